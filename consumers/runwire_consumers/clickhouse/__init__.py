@@ -1,0 +1,1 @@
+"""Everything that talks to ClickHouse: engine, migrations, blocks, sink."""

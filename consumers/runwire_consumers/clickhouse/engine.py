@@ -1,0 +1,223 @@
+"""Start, find and stop the embedded ClickHouse of one folder."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from runwire_consumers.clickhouse import engine_process
+from runwire_consumers.clickhouse.engine_files import write_config, write_private
+
+DATABASE = "runwire"
+# Not 8123/9000: a developer's own server keeps its ports.
+HTTP_PORT, TCP_PORT = 18123, 19000
+_LOG_TAIL_LINES = 15
+
+
+class EngineError(RuntimeError):
+    """The embedded engine did not start, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """What connection.json holds: how to reach the engine of this folder."""
+
+    url: str
+    reader_url: str
+    http_port: int
+    tcp_port: int
+
+
+def read_connection(folder: Path) -> Connection | None:
+    """The addresses last written for this folder; None when it never had an engine."""
+    try:
+        fields = json.loads((folder / "connection.json").read_text())
+        return Connection(**fields)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class Engine:
+    """One embedded ClickHouse: a child process that serves HTTP and native TCP on loopback.
+
+    Threads: with die_with_parent the kernel watches the *thread* that called start().
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        ports: tuple[int, int] = (HTTP_PORT, TCP_PORT),
+        die_with_parent: bool = False,
+    ) -> None:
+        self.folder = folder.absolute()
+        self._ports = ports  # for the first start; 0 takes any
+        self._die_with_parent = die_with_parent
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log_path(self) -> Path:
+        """Where the engine writes what goes wrong; begins anew at each start."""
+        return self.folder / "engine.log"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of whoever serves the folder now, this object or another one."""
+        return _lock_holder(self.folder)
+
+    def start(self) -> Connection:
+        """Write the configuration and start the process; returns before it answers.
+
+        Raises: EngineError when the engine is not installed or the folder is already served.
+        """
+        if importlib.util.find_spec("chdb") is None:
+            raise EngineError(engine_process.MISSING_ENGINE)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        holder = _lock_holder(self.folder)
+        if holder is not None:
+            raise EngineError(self._busy(holder))
+        connection = self._configure()
+        command = [sys.executable, "-m", engine_process.__name__, str(self.folder)]
+        if self._die_with_parent:
+            command += ["--parent", str(os.getpid())]
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        return connection
+
+    def wait_ready(self, timeout_s: float = 60.0) -> Connection:
+        """Return once the engine answers a query with the writer's password.
+
+        Raises: EngineError with the tail of the engine's log.
+        Blocks: up to timeout_s (a first start takes about 4 s).
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            connection = read_connection(self.folder)
+            if connection is not None and _answers(connection.url):
+                return connection
+            code = None if self._process is None else self._process.poll()
+            if code is not None:
+                raise EngineError(self._ended(code))
+            if time.monotonic() > deadline:
+                raise EngineError(f"no answer within {timeout_s:g} s{self._tail()}")
+            time.sleep(0.05)
+
+    def alive(self) -> bool:
+        """Whether some process serves the folder, this object's child or another's."""
+        if self._process is not None:
+            self._process.poll()  # reap, so that an ended child does not linger
+        return _lock_holder(self.folder) is not None
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Send SIGTERM, then SIGKILL after timeout_s; no effect when nothing was started here.
+
+        Blocks: up to timeout_s.
+        """
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def _configure(self) -> Connection:
+        earlier = read_connection(self.folder)
+        wanted = self._ports
+        passwords = secrets.token_hex(16), secrets.token_hex(16)
+        if earlier is not None:
+            wanted = (earlier.http_port, earlier.tcp_port)
+            passwords = _password(earlier.url), _password(earlier.reader_url)
+        http_port, tcp_port = _free_ports(wanted)
+        host = f"127.0.0.1:{http_port}/{DATABASE}"
+        connection = Connection(
+            url=f"http://writer:{passwords[0]}@{host}",
+            reader_url=f"http://reader:{passwords[1]}@{host}",
+            http_port=http_port,
+            tcp_port=tcp_port,
+        )
+        write_config(self.folder, ports=(http_port, tcp_port), passwords=passwords)
+        fields = {name: getattr(connection, name) for name in Connection.__slots__}
+        write_private(self.folder / "connection.json", json.dumps(fields, indent=1))
+        return connection
+
+    def _busy(self, holder: int) -> str:
+        return (
+            f"another engine (pid {holder}) already serves {self.folder}: use it, stop it with "
+            f"`runwire down`, or choose another folder with RUNWIRE_DIR"
+        )
+
+    def _ended(self, code: int) -> str:
+        if code == engine_process.EXIT_MISSING:
+            return engine_process.MISSING_ENGINE
+        if code == engine_process.EXIT_BUSY:
+            return self._busy(_lock_holder(self.folder) or 0)
+        how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
+        if -code == signal.SIGILL:
+            how += " (illegal instruction: the wheel needs a CPU with AVX2)"
+        return f"{how}{self._tail()}"
+
+    def _tail(self) -> str:
+        try:
+            lines = self.log_path.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        except OSError:
+            lines = []
+        shown = "\n  ".join(lines) or "(empty)"
+        return f"; the end of {self.log_path}:\n  {shown}"
+
+
+def _lock_holder(folder: Path) -> int | None:
+    try:
+        with (folder / "engine.lock").open("r") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(lock.read() or 0)
+    except OSError:
+        pass
+    return None
+
+
+def _password(url: str) -> str:
+    return urlsplit(url).password or ""
+
+
+def _free_ports(wanted: tuple[int, int]) -> tuple[int, int]:
+    """The wanted ports where nobody listens, others where somebody does."""
+    with socket.socket() as http, socket.socket() as tcp:
+        for listener, port in zip((http, tcp), wanted, strict=True):
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                listener.bind(("127.0.0.1", 0))
+        return http.getsockname()[1], tcp.getsockname()[1]
+
+
+def _answers(url: str) -> bool:
+    """Whether our own engine answers there: another one would refuse the password."""
+    parts = urlsplit(url)
+    request = urllib.request.Request(f"http://{parts.hostname}:{parts.port}/?query=SELECT+1")
+    request.add_header("X-ClickHouse-User", parts.username or "")
+    request.add_header("X-ClickHouse-Key", parts.password or "")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except OSError:
+        return False

@@ -1,0 +1,73 @@
+"""The files the embedded engine reads at its start: config.xml and users.xml."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+# The engine itself logs in as `default` over loopback, so that user must exist without a
+# password; these two grants are all the listener needs, and an anonymous client can do nothing
+# with them. `readonly` 2 and not 1: clients must be able to set formats and limits.
+_USERS = """<clickhouse>
+  <profiles><default/><reading><readonly>2</readonly></reading></profiles>
+  <quotas><default/></quotas>
+  <users>
+    <default>
+      <password></password><networks><ip>127.0.0.1</ip></networks>
+      <profile>default</profile><quota>default</quota>
+      <grants>
+        <query>GRANT SYSTEM LISTEN ON *.*</query>
+        <query>GRANT SELECT ON system.numbers</query>
+      </grants>
+    </default>
+    <writer>
+      <password_sha256_hex>{writer}</password_sha256_hex><networks><ip>127.0.0.1</ip></networks>
+      <profile>default</profile><quota>default</quota>
+    </writer>
+    <reader>
+      <password_sha256_hex>{reader}</password_sha256_hex><networks><ip>127.0.0.1</ip></networks>
+      <profile>reading</profile><quota>default</quota>
+      <grants><query>GRANT SELECT ON runwire.*</query></grants>
+    </reader>
+  </users>
+</clickhouse>
+"""
+
+_CONFIG = """<clickhouse>
+  <logger><level>warning</level><console>1</console></logger>
+  <listen_host>127.0.0.1</listen_host>
+  <http_port>{http_port}</http_port>
+  <tcp_port>{tcp_port}</tcp_port>
+  <path>{data}/</path>
+  <users_config>{users}</users_config>
+  <query_log>
+    <database>system</database><table>query_log</table>
+    <ttl>event_date + INTERVAL 3 DAY DELETE</ttl>
+    <flush_interval_milliseconds>7500</flush_interval_milliseconds>
+  </query_log>
+  <backups><allowed_path>{data}/backups/</allowed_path></backups>
+</clickhouse>
+"""
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace the file in one step, readable by its owner alone."""
+    partial = path.with_name(path.name + ".new")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    partial.replace(path)
+
+
+def write_config(folder: Path, *, ports: tuple[int, int], passwords: tuple[str, str]) -> None:
+    """Write config.xml and users.xml for (http, tcp) ports and (writer, reader) passwords."""
+    writer, reader = (hashlib.sha256(password.encode()).hexdigest() for password in passwords)
+    write_private(folder / "users.xml", _USERS.format(writer=writer, reader=reader))
+    config = _CONFIG.format(
+        http_port=ports[0],
+        tcp_port=ports[1],
+        data=escape(str(folder / "data")),
+        users=escape(str(folder / "users.xml")),
+    )
+    write_private(folder / "config.xml", config)

@@ -1,0 +1,125 @@
+"""Bring a database to the tables and views of this version: numbered SQL, forward only."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib import resources
+
+from clickhouse_connect.driver.client import Client
+
+from runwire_consumers.clickhouse.client import CALL_ERRORS, first_line
+from runwire_consumers.core.errors import Fatal
+
+_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+# Skipped whole: a ; inside a string, a quoted name or a comment ends no statement.
+_TOKEN = re.compile(
+    r"'(?:[^'\\]|\\.|'')*'|`(?:[^`\\]|\\.)*`|\"(?:[^\"\\]|\\.)*\"|--[^\n]*|/\*.*?\*/|;", re.DOTALL
+)
+_RECORD = """
+CREATE TABLE IF NOT EXISTS {database}.schema_migrations {on_cluster}
+(version UInt32, name String, checksum String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))
+ENGINE = {replicated}ReplacingMergeTree(applied_at) ORDER BY version
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file of `migrations/`."""
+
+    version: int
+    name: str
+    text: str
+
+    @property
+    def checksum(self) -> str:
+        """Of the file as released; guards against editing what some database already ran."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:32]
+
+
+def migrations() -> list[Migration]:
+    """All migrations of this version in order."""
+    folder = resources.files(__package__) / "migrations"
+    files = sorted((f for f in folder.iterdir() if _NAME.fullmatch(f.name)), key=lambda f: f.name)
+    return [Migration(int(f.name[:4]), f.name[:-4], f.read_text("utf-8")) for f in files]
+
+
+def statements(text: str) -> list[str]:
+    """The SQL text cut at its semicolons, without comments."""
+    parts, current, end = [], [], 0
+    for token in _TOKEN.finditer(text):
+        current.append(text[end : token.start()])
+        end = token.end()
+        if token[0] == ";":
+            parts.append("".join(current).strip())
+            current = []
+        elif not token[0].startswith(("--", "/*")):
+            current.append(token[0])
+    parts.append("".join([*current, text[end:]]).strip())
+    return [part for part in parts if part]
+
+
+def apply(client: Client, *, cluster: str | None = None) -> list[str]:
+    """Run the migrations this database lacks; the names of those run.
+
+    With `cluster`, tables are made ON CLUSTER with Replicated engines (not run in our tests:
+    the embedded engine has no Keeper).
+    Raises: Fatal when a migration fails or an applied one was changed.
+    """
+    database = client.database or "runwire"
+    words = {
+        "{database}": f"`{database}`",
+        "{on_cluster}": f"ON CLUSTER `{cluster}`" if cluster else "",
+        "{replicated}": "Replicated" if cluster else "",
+    }
+    _run(client, _fill(_RECORD, words), "schema_migrations")
+    known = _applied(client, database)
+    done = []
+    for migration in migrations():
+        checksum = known.pop(migration.version, None)
+        if checksum == migration.checksum:
+            continue
+        if checksum is not None:
+            raise Fatal(
+                f"migration {migration.name} was applied to `{database}` with another text: "
+                f"never edit a released migration, add a new one"
+            )
+        for statement in statements(migration.text):
+            _run(client, _fill(statement, words), migration.name)
+        row = [migration.version, migration.name, migration.checksum]
+        client.insert("schema_migrations", [row], column_names=["version", "name", "checksum"])
+        done.append(migration.name)
+    if known:
+        newest = max(known)
+        raise Fatal(
+            f"`{database}` was migrated by a newer runwire (migration {newest:04d}): "
+            f"upgrade runwire on this machine"
+        )
+    return done
+
+
+def pending(client: Client) -> list[str]:
+    """Names of the migrations this database lacks."""
+    database = client.database or "runwire"
+    recorded = client.command("EXISTS TABLE schema_migrations")
+    known = _applied(client, database) if recorded else {}
+    return [m.name for m in migrations() if m.version not in known]
+
+
+def _applied(client: Client, database: str) -> dict[int, str]:
+    query = f"SELECT version, checksum FROM `{database}`.schema_migrations FINAL"
+    return {int(version): str(checksum) for version, checksum in client.query(query).result_rows}
+
+
+def _fill(text: str, words: dict[str, str]) -> str:
+    for word, replacement in words.items():
+        text = text.replace(word, replacement)
+    return text
+
+
+def _run(client: Client, statement: str, name: str) -> None:
+    try:
+        client.command(statement)
+    except CALL_ERRORS as error:
+        raise Fatal(f"migration {name} failed and can be run again: {first_line(error)}") from error

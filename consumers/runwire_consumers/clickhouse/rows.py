@@ -1,0 +1,223 @@
+"""Turn the events of a batch into one Native block per table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import numpy as np
+
+from runwire_consumers.clickhouse import native
+from runwire_consumers.clickhouse.native import Array, Column
+from runwire_schemas import identity
+from runwire_schemas.events import DeadLetter, Event, Heartbeat, LogEvent, ParamEvent, RunEvent
+from runwire_schemas.metric_decode import MetricColumns
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+# What the table keeps of a dead letter's bytes; the dead-letter file or topic keeps all.
+DEAD_VALUE_BYTES_MAX = 64 * 1024
+
+# A worker sees the same few runs, writers and metrics all day.
+run_key = lru_cache(65_536)(identity.run_key)
+metric_id = lru_cache(65_536)(identity.metric_id)
+writer_key = lru_cache(65_536)(identity.writer_key)
+attempt_key = lru_cache(65_536)(identity.attempt_key)
+
+
+def metric_rows(batches: Sequence[MetricColumns]) -> bytes:
+    """All points of the batches as one block for `metrics`."""
+    lengths = np.array([batch.points for batch in batches])
+    names, per_batch = _dictionary([name for batch in batches for name in batch.names])
+    starts = np.cumsum([0, *(len(batch.names) for batch in batches)])[:-1]
+    metric = np.concatenate(
+        [per_batch[start : start + len(batch.names)][batch.name_idx]
+         for start, batch in zip(starts, batches, strict=True)]
+    )  # fmt: skip
+    ids = np.array([metric_id(name) for name in names], "<u8")
+
+    def spread(values: Sequence[int], dtype: str) -> Array:
+        return np.repeat(np.array(values, dtype), lengths)
+
+    def joined(field: Callable[[MetricColumns], Array]) -> Array:
+        return np.concatenate([field(batch) for batch in batches])
+
+    columns = _who_columns(batches, lengths)
+    columns += [
+        native.numbers("metric_id", "UInt64", ids[metric]),
+        native.low_cardinality("metric", names, metric),
+        native.numbers("rank", "Int64", spread([b.rank for b in batches], "<i8")),
+        native.numbers("attempt", "UInt64", spread(_attempts(batches), "<u8")),
+        native.numbers("writer", "UInt64", spread(_writers(batches), "<u8")),
+        native.numbers("step", "Int64", joined(lambda b: b.step)),
+        native.numbers("seq", "Int64", joined(lambda b: b.seq)),
+        native.numbers("at", "DateTime64(3)", joined(lambda b: b.at_ms)),
+        native.numbers("value", "Float64", joined(lambda b: b.value)),
+    ]
+    return native.block(columns)
+
+
+def batch_rows(batches: Sequence[MetricColumns], append_at_ns: int) -> bytes:
+    """One row per metric batch for `batches`."""
+
+    def numbers(name: str, kind: str, value: Callable[[MetricColumns], int]) -> Column:
+        return native.numbers(name, kind, [value(batch) for batch in batches])
+
+    columns = _who_columns(batches, np.ones(len(batches), "i8"))
+    columns += [
+        numbers("rank", "Int64", lambda b: b.rank),
+        native.numbers("attempt", "UInt64", _attempts(batches)),
+        native.numbers("writer", "UInt64", _writers(batches)),
+        numbers("batch_seq", "Int64", lambda b: b.batch_seq),
+        numbers("points", "UInt64", lambda b: b.points),
+        numbers("first_seq", "Int64", lambda b: b.first_seq),
+        numbers("last_seq", "Int64", lambda b: b.last_seq),
+        numbers("first_step", "Int64", lambda b: int(b.step.min())),
+        numbers("last_step", "Int64", lambda b: int(b.step.max())),
+        numbers("first_at", "DateTime64(3)", lambda b: int(b.at_ms.min())),
+        numbers("last_at", "DateTime64(3)", lambda b: int(b.at_ms.max())),
+        _instants("append_at", [append_at_ns] * len(batches)),
+    ]
+    return native.block(columns)
+
+
+def run_rows(events: Sequence[RunEvent], append_at_ns: int) -> bytes:
+    """One row per event for `run_events`."""
+    texts = (
+        *("status", "status_reason", "name", "group", "job_type", "notes", "parent_run_id"),
+        *("summary", "metric_defs"),
+    )
+    numbers = ("exit_code", "world_size", "last_step", "resumed_from_step", "accepted")
+    columns = _event_columns(events, append_at_ns)
+    columns += [
+        native.strings("attempt_name", [e.attempt for e in events]),
+        native.strings("writer_name", [e.writer for e in events]),
+        native.strings("reporter", [e.reporter or "" for e in events]),
+        native.strings("event", [e.event for e in events]),
+        native.numbers("has_tags", "Bool", [e.tags is not None for e in events]),
+        native.string_maps("tags", [e.tags or {} for e in events]),
+        native.numbers("has_dropped", "Bool", [e.dropped is not None for e in events]),
+        native.count_maps("dropped", [e.dropped or {} for e in events]),
+        native.numbers("has_environment", "Bool", [e.environment is not None for e in events]),
+        native.string_maps("environment", [e.environment or {} for e in events]),
+    ]
+    columns += [native.nullable_strings(f, [getattr(e, f) for e in events]) for f in texts]
+    columns += [
+        native.nullable_numbers(f, "Int64", [getattr(e, f) for e in events]) for f in numbers
+    ]
+    return native.block(columns)
+
+
+def param_rows(events: Sequence[ParamEvent], append_at_ns: int) -> bytes:
+    """One row per event for `params`."""
+    columns = _event_columns(events, append_at_ns)
+    columns += [native.strings(f, [getattr(e, f) for e in events]) for f in ("key", "value")]
+    return native.block(columns)
+
+
+def heartbeat_rows(events: Sequence[Heartbeat], append_at_ns: int) -> bytes:
+    """One row per event for `heartbeats`."""
+    progress = [e.last_progress_at_ns for e in events]
+    columns = _event_columns(events, append_at_ns)
+    columns += [
+        native.strings("writer_name", [e.writer for e in events]),
+        native.nullable_numbers("last_step", "Int64", [e.last_step for e in events]),
+        native.nullable_numbers(
+            "last_progress_at",
+            "DateTime64(3)",
+            [None if at is None else at // 1_000_000 for at in progress],
+        ),
+        native.strings("phase", [e.phase for e in events]),
+        native.numbers("accepted", "Int64", [e.accepted for e in events]),
+        native.count_maps("dropped", [e.dropped for e in events]),
+        native.strings("host", [e.host for e in events]),
+        native.numbers("pid", "Int64", [e.pid for e in events]),
+        native.numbers("spool_bytes", "Int64", [e.spool_bytes for e in events]),
+    ]
+    return native.block(columns)
+
+
+def log_rows(events: Sequence[LogEvent], append_at_ns: int) -> bytes:
+    """One row per event for `logs`."""
+    texts = ("stream", "name", "level", "text")
+    columns = _event_columns(events, append_at_ns)
+    columns += [native.nullable_numbers("step", "Int64", [e.step for e in events])]
+    columns += [native.strings(f, [getattr(e, f) for e in events]) for f in texts]
+    return native.block(columns)
+
+
+def dead_rows(letters: Sequence[DeadLetter]) -> bytes:
+    """One row per letter for `dead_letters`, with the beginning of its bytes."""
+    columns = _who_columns(letters, np.ones(len(letters), "i8"))
+    columns += [
+        native.numbers("writer", "UInt64", [writer_key(writer_of(e)) for e in letters]),
+        _instants("at", [e.at_ns for e in letters]),
+        native.strings("key", [e.key for e in letters]),
+        native.strings("value", [e.value[:DEAD_VALUE_BYTES_MAX] for e in letters]),
+        native.numbers("value_bytes", "UInt64", [len(e.value) for e in letters]),
+    ]
+    texts, numbers = ("id", "stream", "partition", "reason"), ("offset", "last_offset", "points")
+    columns += [native.strings(f, [getattr(e, f) for e in letters]) for f in texts]
+    columns += [native.numbers(f, "Int64", [getattr(e, f) for e in letters]) for f in numbers]
+    return native.block(columns)
+
+
+def writer_of(letter: DeadLetter) -> str:
+    """Who wrote the record: its Kafka key, or the first part of a spool partition."""
+    return letter.key.decode(errors="replace") or letter.partition.split("/", 1)[0]
+
+
+# Table and block builder of each event kind.
+EVENT_TABLES: Mapping[str, tuple[str, Callable[[Any, int], bytes]]] = {
+    "run": ("run_events", run_rows),
+    "param": ("params", param_rows),
+    "heartbeat": ("heartbeats", heartbeat_rows),
+    "log": ("logs", log_rows),
+}
+
+
+def _event_columns(
+    events: Sequence[RunEvent | ParamEvent | Heartbeat | LogEvent], append_at_ns: int
+) -> list[Column]:
+    return [
+        *_who_columns(events, np.ones(len(events), "i8")),
+        native.numbers("rank", "Int64", [e.rank for e in events]),
+        native.numbers("attempt", "UInt64", [attempt_key(e.attempt) for e in events]),
+        native.numbers("writer", "UInt64", [writer_key(e.writer) for e in events]),
+        native.numbers("seq", "Int64", [e.seq for e in events]),
+        _instants("at", [e.at_ns for e in events]),
+        _instants("append_at", [append_at_ns] * len(events)),
+    ]
+
+
+def _who_columns(events: Sequence[Event] | Sequence[MetricColumns], lengths: Array) -> list[Column]:
+    """Project and run, each event's repeated `lengths` times."""
+    projects, project = _dictionary([e.project for e in events])
+    runs, run = _dictionary([(e.project, e.run_id) for e in events])
+    ids, run_id = _dictionary([e.run_id for e in events])
+    return [
+        native.low_cardinality("project", projects, np.repeat(project, lengths)),
+        native.low_cardinality("run_id", ids, np.repeat(run_id, lengths)),
+        native.keys128("run_key", [run_key(*r) for r in runs], np.repeat(run, lengths)),
+    ]
+
+
+def _dictionary(values: Sequence[K]) -> tuple[list[K], Array]:
+    """The distinct values, and the position of each value among them."""
+    places: dict[K, int] = {}
+    index = [places.setdefault(value, len(places)) for value in values]
+    return list(places), np.array(index, "i8")
+
+
+def _attempts(batches: Sequence[MetricColumns]) -> list[int]:
+    return [attempt_key(batch.attempt) for batch in batches]
+
+
+def _writers(batches: Sequence[MetricColumns]) -> list[int]:
+    return [writer_key(batch.writer) for batch in batches]
+
+
+def _instants(name: str, at_ns: Sequence[int]) -> Column:
+    return native.numbers(name, "DateTime64(3)", [at // 1_000_000 for at in at_ns])

@@ -1,0 +1,160 @@
+"""The sink into ClickHouse: one Native block per table and batch, each under the batch's token."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from clickhouse_connect.driver.client import Client
+
+from runwire_consumers.clickhouse import rows
+from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
+from runwire_consumers.clickhouse.migrate import pending
+from runwire_consumers.clickhouse.tombstones import deleted_runs
+from runwire_consumers.core.batch import Batch
+from runwire_consumers.core.clock import Clock, SystemClock
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.errors import Fatal, Rejection, RowsRejected
+from runwire_schemas.events import Event
+
+# A late spool of a deleted run may write this long after `runwire delete`; views hide it anyway.
+TOMBSTONES_REFRESH_S = 5.0
+
+
+class _OfRun(Protocol):
+    @property
+    def project(self) -> str: ...
+    @property
+    def run_id(self) -> str: ...
+
+
+T = TypeVar("T", bound=_OfRun)
+
+
+class ClickHouseSink:
+    """Writes batches idempotently: the same batch under the same token changes nothing.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+        self._url = url
+        self._clock = clock or SystemClock()
+        self._client: Client | None = None
+        self._deleted: set[tuple[str, str]] = set()
+        self._deleted_at_s: float | None = None
+        # Rows left out because their run was deleted, by kind ("metric" counts points).
+        self.rows_of_deleted_runs: Counter[str] = Counter()
+
+    def check(self) -> None:
+        """Prove that a write could work now.
+
+        Raises: Retryable when nobody answers, Fatal for a wrong password or missing migrations.
+        """
+        try:
+            missing = pending(self._connected())
+            self._refresh_tombstones()
+        except CALL_ERRORS as error:
+            raise explain(error, self._url) from error
+        if missing:
+            raise Fatal(f"the database lacks {', '.join(missing)}: run `runwire migrate`")
+
+    def write(self, batch: Batch) -> None:
+        """Write all rows of the batch; on return they are readable and on disk.
+
+        Raises: Retryable, RowsRejected, Fatal.
+        Blocks: until ClickHouse answers, at most for client.py's answer limit per table.
+        """
+        try:
+            self._connected()
+            self._refresh_tombstones()
+            for table, block in self._blocks(batch):
+                self._insert(table, block, batch.token)
+        except CALL_ERRORS as error:
+            raise explain(error, self._url) from error
+
+    def close(self, deadline: Deadline) -> None:
+        """Release the connections."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            self._client = connect(self._url)
+        return self._client
+
+    def _insert(self, table: str, block: bytes, token: str) -> None:
+        self._connected().raw_insert(
+            table,
+            insert_block=block,
+            fmt="Native",
+            settings={
+                "async_insert": 0,
+                # Reads use FINAL anyway; collapsing at insert too would cost a third of its time.
+                "optimize_on_insert": 0,
+                "insert_deduplicate": 1,
+                "insert_deduplication_token": f"{token}:{table}",
+                "deduplicate_blocks_in_dependent_materialized_views": 1,
+            },
+        )
+
+    def _blocks(self, batch: Batch) -> list[tuple[str, bytes]]:
+        """Every table's block, all built before the first is sent.
+
+        Runs come before points: a reader then never sees points of an unknown attempt.
+        """
+        blocks: list[tuple[str, bytes]] = []
+        rejected: list[Rejection] = []
+        for kind, events in batch.events.items():
+            if kind not in rows.EVENT_TABLES:
+                reason = f"this version has no table for {kind} records"
+                rejected += [Rejection(kind, index, reason) for index in range(len(events))]
+        for kind, (table, build) in rows.EVENT_TABLES.items():
+            events = self._alive(kind, batch.events.get(kind, []))
+            if events:
+                try:
+                    blocks.append((table, build(events, batch.append_at_ns)))
+                except (ValueError, OverflowError):
+                    rejected += _unencodable(kind, batch.events[kind], build)
+        metrics = self._alive("metric", [m for m in batch.metrics if m.points])
+        if metrics:
+            blocks.append(("metrics", rows.metric_rows(metrics)))
+            blocks.append(("batches", rows.batch_rows(metrics, batch.append_at_ns)))
+        if batch.dead:
+            blocks.append(("dead_letters", rows.dead_rows(batch.dead)))
+        if rejected:
+            raise RowsRejected(rejected)
+        return blocks
+
+    def _alive(self, kind: str, events: Sequence[T]) -> list[T]:
+        """The events without those of deleted runs, which are counted."""
+        if not self._deleted:
+            return list(events)
+        kept = []
+        for event in events:
+            if (event.project, event.run_id) in self._deleted:
+                self.rows_of_deleted_runs[kind] += getattr(event, "points", 1)
+            else:
+                kept.append(event)
+        return kept
+
+    def _refresh_tombstones(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if self._deleted_at_s is None or now_s - self._deleted_at_s >= TOMBSTONES_REFRESH_S:
+            self._deleted = deleted_runs(self._connected())
+            self._deleted_at_s = now_s
+
+
+def _unencodable(
+    kind: str, events: Sequence[Event], build: Callable[[Any, int], bytes]
+) -> list[Rejection]:
+    """Which events no block can hold (text that is no Unicode, numbers beyond 64 bits)."""
+    found = []
+    for index, event in enumerate(events):
+        try:
+            build([event], 0)
+        except (ValueError, OverflowError) as error:
+            found.append(Rejection(kind, index, str(error)))
+    return found

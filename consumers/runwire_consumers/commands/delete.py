@@ -1,0 +1,74 @@
+"""`runwire delete RUN`: hide a run for good and remove its rows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
+
+SUMMARY = "delete a run and everything it logged, for good"
+EXAMPLE = "runwire delete a1b2c3d4 --yes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `delete`."""
+    parser.add_argument("run", metavar="RUN", help="the whole run id")
+    parser.add_argument("--project", help="when the id exists in several projects")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--json", action="store_true", help="print what was deleted as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, then delete; 1 when the answer is no."""
+    from runwire_consumers.clickhouse.client import connect
+    from runwire_consumers.clickhouse.tombstones import delete_run
+    from runwire_consumers.stack.control import writer_url
+    from runwire_schemas import paths
+
+    client = connect(writer_url(paths.state_dir(args.dir)))
+    try:
+        found = _find(client, args.run, args.project)
+        if not args.yes and not _confirmed(found):
+            print("nothing was deleted", file=sys.stderr)
+            return 1
+        delete_run(client, found["project"], found["run_id"])
+    finally:
+        client.close()
+    if args.json:
+        print(json.dumps({"project": found["project"], "run_id": found["run_id"]}))
+    else:
+        print(f"deleted run {found['run_id']} of {found['project']}; what arrives late stays out")
+    return 0
+
+
+def _find(client: Client, run_id: str, project: str | None) -> dict[str, Any]:
+    """The run with exactly this id: no prefix here, a typo must not delete a neighbour."""
+    from runwire_consumers.stack.errors import StackError
+
+    sql = "SELECT project, run_id, name, status, last_step FROM v_runs WHERE run_id = %(run_id)s"
+    if project:
+        sql += " AND project = %(project)s"
+    parameters = {"run_id": run_id, "project": project or ""}
+    found = list(client.query(sql, parameters=parameters).named_results())
+    if not found:
+        raise StackError(f"no run has the id {run_id!r}; `runwire runs` lists them")
+    if len(found) > 1:
+        projects = ", ".join(sorted(row["project"] for row in found))
+        raise StackError(f"{run_id!r} exists in several projects ({projects}); give --project", 2)
+    return dict(found[0])
+
+
+def _confirmed(found: dict[str, Any]) -> bool:
+    """Raises: StackError when nobody can be asked."""
+    from runwire_consumers.stack.errors import StackError
+
+    if not sys.stdin.isatty():
+        raise StackError("deleting needs a yes: stdin is no terminal, so give --yes", 2)
+    step = "no step" if found["last_step"] is None else f"step {found['last_step']}"
+    label = f"{found['run_id']} ({found['name'] or 'no name'}, {found['status']}, {step})"
+    print(f"Delete run {label} of project {found['project']} for good? [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

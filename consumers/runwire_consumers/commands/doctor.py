@@ -1,0 +1,30 @@
+"""`runwire doctor`: checks every part and says what to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+SUMMARY = "check every part of the installation and say what to do"
+EXAMPLE = "runwire doctor --json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `doctor`."""
+    parser.add_argument("--json", action="store_true", help="print a JSON array of checks")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line a check; 1 when one fails."""
+    from runwire_consumers.stack.checkup import FAIL, examine
+    from runwire_schemas import paths
+
+    findings = examine(paths.state_dir(args.dir))
+    if args.json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            advice = f"\n       -> {finding.advice}" if finding.advice else ""
+            print(f"{finding.level:<5} {finding.check}: {finding.found}{advice}")
+    return 1 if any(finding.level == FAIL for finding in findings) else 0

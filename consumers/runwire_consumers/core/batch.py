@@ -1,0 +1,178 @@
+"""A batch: decoded rows plus the exact spans they came from, which is its identity.
+
+A batch never changes once it has a token: the same token with other content would be
+dropped silently by the store. `Batch.without` is the one exception, and it is repeatable:
+a sink refuses the same rows again.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from runwire_consumers.core.clock import Clock
+from runwire_consumers.core.dead_letters import letter_of
+from runwire_consumers.core.errors import Rejection
+from runwire_consumers.core.source import Record, Span
+from runwire_schemas.events import DeadLetter, Event
+from runwire_schemas.metric_decode import MetricColumns
+
+T = TypeVar("T")
+Decoded = Event | MetricColumns
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """When a batch closes, whichever comes first.
+
+    Source: design 4.3 (1 s or 1 M rows); 64 MB bounds what a worker holds of long log lines.
+    """
+
+    age_s: float = 1.0
+    rows: int = 1_000_000
+    bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a sink writes in one go.
+
+    `origins[kind]` runs parallel to `events[kind]` (for "metric": to `metrics`) and says which
+    record each came from. `append_at_ns` is the greatest of its records: the watermark.
+    """
+
+    token: str
+    spans: Mapping[str, Span]
+    append_at_ns: int
+    events: Mapping[str, list[Event]] = field(default_factory=dict)
+    metrics: list[MetricColumns] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    origins: Mapping[str, list[Record]] = field(default_factory=dict)
+
+    @property
+    def points(self) -> int:
+        """Points in all metric columns."""
+        return sum(columns.points for columns in self.metrics)
+
+    @property
+    def rows(self) -> int:
+        """Rows of every kind, dead letters included."""
+        return self.points + sum(map(len, self.events.values())) + len(self.dead)
+
+    def without(self, rejections: Iterable[Rejection]) -> "Batch":
+        """Return this batch with the rejected rows turned into dead letters."""
+        reasons: dict[str, dict[int, str]] = defaultdict(dict)
+        for rejection in rejections:
+            reasons[rejection.kind][rejection.index] = rejection.reason
+        dead = list(self.dead)
+        for kind, by_index in reasons.items():
+            rows: list[MetricColumns] | list[Event]
+            rows = self.metrics if kind == "metric" else self.events[kind]
+            for index, reason in sorted(by_index.items()):
+                dead.append(_rejected(self, self.origins[kind][index], rows[index], reason))
+        events = {kind: _kept(rows, reasons[kind]) for kind, rows in self.events.items()}
+        origins = {kind: _kept(rows, reasons[kind]) for kind, rows in self.origins.items()}
+        metrics = _kept(self.metrics, reasons["metric"])
+        return replace(self, events=events, metrics=metrics, dead=dead, origins=origins)
+
+
+def _kept(rows: list[T], out: Mapping[int, str]) -> list[T]:
+    return [row for index, row in enumerate(rows) if index not in out] if out else rows
+
+
+def _rejected(batch: Batch, record: Record, row: Decoded, reason: str) -> DeadLetter:
+    letter = letter_of(record, f"rejected by the sink: {reason}", at_ns=batch.append_at_ns)
+    points = row.points if isinstance(row, MetricColumns) else letter.points
+    return replace(letter, points=points, project=row.project, run_id=row.run_id)
+
+
+class BatchBuilder:
+    """Gathers decoded records until a limit closes the batch."""
+
+    def __init__(self, limits: BatchLimits, clock: Clock) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._begin()
+
+    def _begin(self) -> None:
+        self._spans: dict[str, Span] = {}
+        self._events: dict[str, list[Event]] = {}
+        self._metrics: list[MetricColumns] = []
+        self._origins: dict[str, list[Record]] = {}
+        self._bad: list[tuple[Record, str]] = []
+        self._append_at_ns = 0
+        self._rows = 0
+        self._bytes = 0
+        self._opened_s = 0.0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no record was added since the last batch."""
+        return not self._spans
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a limit is reached."""
+        return not self.is_empty and (
+            self._rows >= self._limits.rows
+            or self._bytes >= self._limits.bytes
+            or self.left_s <= 0.0
+        )
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the age limit; the whole limit while empty."""
+        if self.is_empty:
+            return self._limits.age_s
+        return max(0.0, self._opened_s + self._limits.age_s - self._clock.monotonic_s())
+
+    @property
+    def spans(self) -> Mapping[str, Span]:
+        """What the open batch covers; a view that the next `add` changes."""
+        return self._spans
+
+    @property
+    def rows(self) -> int:
+        """Rows in the open batch."""
+        return self._rows
+
+    def add(self, record: Record, decoded: Decoded) -> None:
+        """Add a record that could be decoded."""
+        self._cover(record)
+        if isinstance(decoded, MetricColumns):
+            self._metrics.append(decoded)
+            self._rows += decoded.points
+        else:
+            self._events.setdefault(record.stream, []).append(decoded)
+            self._rows += 1
+        self._origins.setdefault(record.stream, []).append(record)
+
+    def add_bad(self, record: Record, reason: str) -> None:
+        """Add a record that becomes a dead letter."""
+        self._cover(record)
+        self._bad.append((record, reason))
+        self._rows += 1
+
+    def close(self, token: str) -> Batch:
+        """Return the batch under its token and begin the next one."""
+        dead = [letter_of(record, why, at_ns=self._append_at_ns) for record, why in self._bad]
+        batch = Batch(
+            token=token,
+            spans=self._spans,
+            append_at_ns=self._append_at_ns,
+            events=self._events,
+            metrics=self._metrics,
+            dead=dead,
+            origins=self._origins,
+        )
+        self._begin()
+        return batch
+
+    def _cover(self, record: Record) -> None:
+        if self.is_empty:
+            self._opened_s = self._clock.monotonic_s()
+        span = self._spans.get(record.partition)
+        first = span.first if span else record.offset
+        self._spans[record.partition] = Span(first, record.last_offset)
+        self._append_at_ns = max(self._append_at_ns, record.append_at_ns)
+        self._bytes += len(record.value)

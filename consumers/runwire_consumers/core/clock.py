@@ -1,0 +1,61 @@
+"""Time as the worker sees it, handed in so that tests own it."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time for stamps, monotonic time for waiting."""
+
+    def unix_ns(self) -> int:
+        """Return nanoseconds since the epoch, UTC."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Return seconds that only move forward."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait. Blocks: `seconds`."""
+        ...
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    def unix_ns(self) -> int:
+        """Return nanoseconds since the epoch, UTC."""
+        return time.time_ns()
+
+    def monotonic_s(self) -> float:
+        """Return seconds that only move forward."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait. Blocks: `seconds`."""
+        time.sleep(max(0.0, seconds))
+
+
+class MemoryClock:
+    """A clock that moves only when told to, or by exactly what is slept."""
+
+    def __init__(self, unix_ns: int = 1_700_000_000_000_000_000) -> None:
+        self._unix_ns = unix_ns
+        self._monotonic_s = 0.0
+
+    def unix_ns(self) -> int:
+        """Return nanoseconds since the epoch, UTC."""
+        return self._unix_ns
+
+    def monotonic_s(self) -> float:
+        """Return seconds that only move forward."""
+        return self._monotonic_s
+
+    def sleep(self, seconds: float) -> None:
+        """Move the clock by `seconds` at once."""
+        self.advance(seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Move both times forward."""
+        self._monotonic_s += seconds
+        self._unix_ns += int(seconds * 1e9)

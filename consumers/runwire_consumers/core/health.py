@@ -1,0 +1,118 @@
+"""`/healthz` and `/metrics` of a worker, on loopback."""
+
+import contextlib
+import json
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from runwire_consumers.core.clock import Clock
+from runwire_consumers.core.selfmetrics import SelfMetrics
+
+HOST = "127.0.0.1"
+
+
+@dataclass(slots=True)
+class Health:
+    """How the worker fares: state is starting, replaying, running, retrying, stopping or failed.
+
+    Stuck means: rows wait, and for `stuck_after_s` no write has succeeded or the loop stood still.
+    Threads: the worker writes, the HTTP thread reads; each field is replaced in one go.
+    """
+
+    clock: Clock
+    stuck_after_s: float = 120.0
+    state: str = "starting"
+    reason: str = ""
+    pending: int = 0
+    last_write_s: float | None = None
+    progress_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Count the time without progress from now on."""
+        self.progress_s = self.clock.monotonic_s()
+
+    def idle(self) -> None:
+        """Nothing waits: that is progress."""
+        self.progress_s = self.clock.monotonic_s()
+        self.pending = 0
+
+    def wrote(self) -> None:
+        """A batch was written and committed."""
+        self.last_write_s = self.progress_s = self.clock.monotonic_s()
+        self.pending = 0
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a person or a supervisor should look."""
+        return self.clock.monotonic_s() - self.progress_s > self.stuck_after_s
+
+    def answer(self) -> tuple[int, dict[str, Any]]:
+        """Return the HTTP status and the JSON body of /healthz."""
+        now_s = self.clock.monotonic_s()
+        age_s = None if self.last_write_s is None else round(now_s - self.last_write_s, 3)
+        body: dict[str, Any] = {
+            "state": "stuck" if self.is_stuck else self.state,
+            "last_write_age_s": age_s,
+            "pending": self.pending,
+        }
+        if self.reason:
+            body["reason"] = self.reason
+        return (503 if self.is_stuck or self.state == "failed" else 200), body
+
+
+class HealthServer:
+    """Serves both pages from a daemon thread until closed.
+
+    Raises: OSError when the port cannot be had; port 0 takes a free one.
+    """
+
+    def __init__(self, health: Health, metrics: SelfMetrics, port: int) -> None:
+        handler = type("Handler", (_Pages,), {"health": health, "metrics": metrics})
+        self._server = ThreadingHTTPServer((HOST, port), handler)
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        self._thread = Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.2},
+            name="runwire-health",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop serving. Blocks: for at most one poll of the serving thread."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=2)
+
+
+class _Pages(BaseHTTPRequestHandler):
+    health: Health
+    metrics: SelfMetrics
+    timeout = 5  # seconds; a client that says nothing must not hold a thread for ever
+
+    def do_GET(self) -> None:
+        """Answer one request."""
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._send(200, CONTENT_TYPE_LATEST, generate_latest(self.metrics.registry))
+        elif path == "/healthz":
+            status, body = self.health.answer()
+            self._send(status, "application/json", json.dumps(body).encode() + b"\n")
+        else:
+            self._send(404, "text/plain", b"/metrics and /healthz are served here\n")
+
+    def _send(self, status: int, content_type: str, body: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Stay silent: a scrape every few seconds is no news."""

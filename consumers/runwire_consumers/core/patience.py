@@ -1,0 +1,106 @@
+"""Trying the same thing again: pause, back off, stay answerable to signals."""
+
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+from runwire_consumers.core.backoff import Backoff
+from runwire_consumers.core.clock import Clock
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.health import Health
+from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.source import Source
+from runwire_consumers.core.stop import Stop
+
+T = TypeVar("T")
+_log = logging.getLogger("runwire.worker")
+
+SLICE_S = 0.1  # how long a wait may keep a signal from being noticed
+STOPPING_WAIT_S = 0.5  # a shutdown has little time: try often
+
+
+class OutOfTime(Exception):  # noqa: N818 - the outcome of a shutdown, not a fault
+    """The shutdown deadline passed before the work was done."""
+
+
+class Patience:
+    """Repeats what raises Retryable until it works or the shutdown's deadline is over.
+
+    The one deadline begins when the wish to stop is first noticed here or by `begin_shutdown`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        backoff: Backoff,
+        clock: Clock,
+        stop: Stop,
+        shutdown_s: float,
+        health: Health,
+        metrics: SelfMetrics,
+    ) -> None:
+        self._source = source
+        self._backoff = backoff
+        self._clock = clock
+        self._stop = stop
+        self._shutdown_s = shutdown_s
+        self._health = health
+        self._metrics = metrics
+        self._deadline: Deadline | None = None
+        self._reason = ""
+
+    def begin_shutdown(self) -> Deadline:
+        """Return the deadline of the shutdown; the first call starts its clock."""
+        if self._deadline is None:
+            self._deadline = Deadline(self._shutdown_s, clock=self._clock)
+        return self._deadline
+
+    def insist(self, action: Callable[[], T]) -> T:
+        """Do it until it works and return its result.
+
+        Blocks: without limit before a stop, then at most until the deadline.
+        Raises: OutOfTime, and whatever else the action raises.
+        """
+        state = self._health.state
+        while True:
+            try:
+                result = action()
+            except Retryable as error:
+                self._metrics.add("runwire_worker_retries_total")
+                wait_s = self._backoff.next_s(error.after_s)
+                self._tell(error.reason, wait_s)
+                self._wait(wait_s)
+            else:
+                if self._reason:
+                    _log.info("working again after: %s", self._reason)
+                    self._reason = self._health.reason = ""
+                    self._health.state = state
+                    self._backoff.reset()
+                return result
+
+    def _tell(self, reason: str, wait_s: float) -> None:
+        self._health.state, self._health.reason = "retrying", reason
+        if reason != self._reason:  # once per cause, not once per try
+            _log.warning("%s; trying again in %.1f s, nothing is lost", reason, wait_s)
+            self._reason = reason
+
+    def _wait(self, seconds: float) -> None:
+        self._source.pause()
+        end_s = self._clock.monotonic_s() + seconds
+        was_stopping = self._stop.is_requested
+        while (left_s := end_s - self._clock.monotonic_s()) > 0:
+            if self._stop.is_requested:
+                deadline = self.begin_shutdown()
+                if deadline.is_over:
+                    raise OutOfTime
+                if not was_stopping:
+                    break  # the wish to stop came during this wait: one try at once
+                end_s = min(end_s, self._clock.monotonic_s() + min(STOPPING_WAIT_S, left_s))
+                left_s = min(left_s, deadline.left_s)
+            self._clock.sleep(min(SLICE_S, left_s))
+            with contextlib.suppress(Retryable):
+                self._source.poll(0.0)  # paused: yields nothing, keeps the membership
+        self._source.resume()

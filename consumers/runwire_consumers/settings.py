@@ -1,0 +1,78 @@
+"""The worker's settings: one frozen table, read once from the environment and handed down."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+Protocol = Literal["exactly-once", "at-least-once-unsafe"]
+PROTOCOLS: tuple[Protocol, ...] = ("exactly-once", "at-least-once-unsafe")
+PREFIX = "RUNWIRE_WORKER_"
+URL_VARIABLE = "RUNWIRE_CLICKHOUSE_URL"
+DEFAULT_METRICS_PORT = 9464  # Prometheus' registered port of OpenTelemetry exporters
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker can be told; each field is RUNWIRE_WORKER_<NAME> in the environment."""
+
+    batch_age_s: float = _setting(1.0, "a batch closes this long after its first record")
+    batch_rows: int = _setting(1_000_000, "or with so many rows")
+    batch_bytes: int = _setting(64 * 1024 * 1024, "or with so many encoded bytes")
+    retry_max_s: float = _setting(5.0, "longest wait between tries of the same batch")
+    shutdown_s: float = _setting(10.0, "time for the last flush after a first signal")
+    stuck_after_s: float = _setting(120.0, "rows waiting this long turn /healthz to 503")
+    dead_letters_max: int = _setting(1000, "the worker stops when so many letters are kept")
+    metrics_port: int = _setting(
+        DEFAULT_METRICS_PORT,
+        "/metrics and /healthz on loopback; a free port when taken, 0 switches them off",
+    )
+    protocol: Protocol = field(
+        default="exactly-once",
+        metadata={"meaning": "at-least-once-unsafe, for the fault harness only, duplicates rows"},
+    )
+    unsafe_commit_every: int = _setting(
+        20, "with the unsafe protocol, write cursors at every n-th batch only"
+    )
+    kill_at: str = _setting("", "for the fault harness: <point>:<n>, where the worker kills itself")
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a field."""
+    return PREFIX + name.upper()
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> WorkerSettings:
+    """Read the settings; what is not set keeps its default.
+
+    Raises: ValueError naming the variable, its value and what is expected.
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    for setting in fields(WorkerSettings):
+        text = environ.get(variable(setting.name), "")
+        if text:
+            values[setting.name] = _parsed(variable(setting.name), text, type(setting.default))
+    settings = WorkerSettings(**values)
+    if settings.protocol not in PROTOCOLS:
+        raise ValueError(
+            f"{variable('protocol')}={settings.protocol!r}: use one of {', '.join(PROTOCOLS)}"
+        )
+    return settings
+
+
+def _parsed(name: str, text: str, kind: type) -> Any:
+    if kind is str:
+        return text
+    try:
+        number = kind(text)
+    except ValueError:
+        number = -1
+    if not number >= 0:
+        expected = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{name}={text!r}: use {expected} that is not negative")
+    return number

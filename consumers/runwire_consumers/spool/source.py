@@ -1,0 +1,257 @@
+"""The spool as a source: the worker reads the folders of local writers without a broker.
+
+A record is one cut of one series of one writer; its partition is "<writer>/<series>" and its
+offsets are the spool's sequence numbers. What was polled and not yet committed is kept in a book,
+so that an intent can name every cut it holds and a restart can rebuild exactly those.
+"""
+
+import json
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from runwire_consumers.core.clock import Clock, SystemClock
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.source import Pending, Record, Span
+from runwire_consumers.spool.folders import Folders
+from runwire_consumers.spool.journal import CutRange, Intent, Journal
+from runwire_schemas.spool.cut import Cut
+from runwire_schemas.spool.format import SpoolBusy, SpoolError
+from runwire_schemas.spool.reader import FolderReader
+
+_log = logging.getLogger("runwire.spool")
+
+METRIC_SERIES = "metric"
+POLL_S = 0.1  # how often an idle spool is looked at
+GATHER_S = 0.25  # after little news, wait for more: each cut costs a row of bookkeeping
+MUCH_BYTES = 256 * 1024  # news of this size make the next look worth while at once
+POINTS_MAX = 1_000_000  # of one poll: about one batch
+IDLE_SHARE = 3  # rest at least so many times as long as a look took
+
+
+class SpoolSource:
+    """Reads every local folder under `<root>/spool`.
+
+    `save_every` writes cursors only at every n-th commit; anything but 1 is for the fault harness.
+    Threads: one.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        journal: Journal,
+        *,
+        clock: Clock | None = None,
+        save_every: int = 1,
+    ) -> None:
+        self._journal = journal
+        self._clock = clock or SystemClock()
+        self._folders = Folders(root, self._clock)
+        self._save_every = save_every
+        self._commits = 0
+        self._unsaved: set[str] = set()
+        self._book: dict[str, deque[tuple[CutRange, int]]] = {}
+        self._replayed: list[Record] = []
+        self._intent: Intent | None = None
+        self._is_paused = False
+        self._look_s = float("-inf")
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        """Return new cuts, or first those of a pending intent. Blocks: at most `timeout_s`."""
+        if self._replayed:
+            replayed, self._replayed = self._replayed, []
+            return replayed
+        if self._is_paused or self._journal.pending is not None:
+            self._clock.sleep(timeout_s)
+            return []
+        end_s = self._clock.monotonic_s() + timeout_s
+        while True:
+            now_s = self._clock.monotonic_s()
+            if now_s >= self._look_s:
+                self._folders.rescan()
+                records = self._gather(now_s)
+                if records:
+                    return records
+            left_s = end_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                return []
+            self._clock.sleep(min(left_s, max(0.0, self._look_s - self._clock.monotonic_s())))
+
+    def pending(self) -> Pending | None:
+        """Return the open intent with its records rebuilt.
+
+        Raises: Retryable when another process holds one of its folders, SpoolError when a folder
+        is there and its records are not.
+        """
+        intent = self._journal.pending
+        if intent is None:
+            return None
+        self._intent = intent
+        present = self._present(intent)
+        # A cursor beyond a cut exists only if the insert had succeeded: the commit had begun.
+        begun = any(reader.positions[cut.series] > cut.last_seq for cut, reader in present.items())
+        records: list[Record] = []
+        for cut, reader in present.items():
+            for again in self._rebuild(cut, reader):
+                records += _records(again, intent.append_at_ns)
+        if begun or not records:
+            _log.info("batch %s needs no second insert, its commit is finished now", intent.token)
+            self._settle(intent, present)
+            return None
+        self._replayed = records
+        spans: dict[str, Span] = {}
+        for record in records:
+            old = spans.get(record.partition)
+            spans[record.partition] = Span(old.first if old else record.offset, record.last_offset)
+        return Pending(intent.token, spans, intent.append_at_ns)
+
+    def intend(self, spans: Mapping[str, Span]) -> str:
+        """Write down which cuts of which folders make this batch; return its token."""
+        cuts: list[CutRange] = []
+        append_at_ns = 0
+        for partition, span in spans.items():
+            inside = [entry for entry in self._book[partition] if entry[0].last_seq <= span.last]
+            if not inside or inside[0][0].first_seq != span.first:
+                raise SpoolError(f"intent for {partition} {span}, which was not polled like that")
+            append_at_ns = max(append_at_ns, *(stamp for _, stamp in inside))
+            cuts += _merged(cut for cut, _ in inside)
+        self._intent = self._journal.intend(append_at_ns, cuts)
+        return self._intent.token
+
+    def commit(self, spans: Mapping[str, Span]) -> None:
+        """Advance and save the cursors of the intent's folders, then mark it done."""
+        if self._intent is None:
+            raise SpoolError("commit without an intent: call intend first")
+        for partition, span in spans.items():
+            entries = self._book.get(partition)
+            while entries and entries[0][0].last_seq <= span.last:
+                entries.popleft()
+            if not entries:
+                self._book.pop(partition, None)
+        present = {cut: self._folders.get(cut.folder) for cut in self._intent.cuts}
+        self._settle(self._intent, {c: r for c, r in present.items() if r is not None})
+
+    def pause(self) -> None:
+        """Yield nothing until `resume`; the folders stay locked."""
+        self._is_paused = True
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        self._is_paused = False
+
+    def close(self, deadline: Deadline) -> None:
+        """Release folders and journal."""
+        self._folders.close()
+        self._journal.close()
+
+    def _gather(self, begin_s: float) -> list[Record]:
+        records: list[Record] = []
+        points = size = 0
+        while points < POINTS_MAX:
+            found = self._folders.sweep()
+            now_ns = self._clock.unix_ns()
+            news = 0
+            for name, cuts in found:
+                for cut in cuts:
+                    records += _records(cut, now_ns)
+                    self._enter(name, cut, now_ns)
+                    points += cut.points
+                    news += len(cut.value)
+            size += news
+            if news < MUCH_BYTES:
+                break
+        end_s = self._clock.monotonic_s()
+        rest_s = 0.0 if size >= MUCH_BYTES else GATHER_S if records else POLL_S
+        self._look_s = end_s + max(rest_s, IDLE_SHARE * (end_s - begin_s) if rest_s else 0.0)
+        return records
+
+    def _enter(self, folder: str, cut: Cut, stamp_ns: int) -> None:
+        span = (cut.first_seq, cut.last_seq, cut.batch_seq)
+        entry = CutRange(folder, cut.writer, cut.series, *span)
+        self._book.setdefault(_partition(cut), deque()).append((entry, stamp_ns))
+
+    def _present(self, intent: Intent) -> dict[CutRange, FolderReader]:
+        present: dict[CutRange, FolderReader] = {}
+        for cut in intent.cuts:
+            try:
+                present[cut] = self._folders.open(cut.folder)
+            except SpoolBusy as error:
+                raise Retryable(0.5, f"batch {intent.token} must be written first: {error}") from (
+                    error
+                )
+            except SpoolError as error:
+                _log.warning(
+                    "part of batch %s cannot be written again, its folder is gone: %s",
+                    intent.token,
+                    error,
+                )
+        return present
+
+    def _rebuild(self, cut: CutRange, reader: FolderReader) -> list[Cut]:
+        """Return the cuts of a range, none when its commit had begun.
+
+        The reader moves past them in memory, so that the next range counts on from there; on disk
+        its cursor moves with the commit.
+        """
+        if reader.positions[cut.series] > cut.last_seq:
+            return []
+        cuts: list[Cut] = []
+        first = cut.first_seq
+        while first <= cut.last_seq:  # one call yields at most what one segment holds
+            cuts += reader.replay(cut.series, first, cut.last_seq, batch_seq=cut.batch_seq)
+            first = cuts[-1].last_seq + 1
+        reader.advance(cut.series, cut.last_seq + 1, batch_seq=cut.batch_seq + 1)
+        return cuts
+
+    def _settle(self, intent: Intent, present: Mapping[CutRange, FolderReader]) -> None:
+        for cut, reader in present.items():
+            reader.advance(cut.series, cut.last_seq + 1, batch_seq=cut.batch_seq + 1)
+            self._unsaved.add(cut.folder)
+        self._commits += 1
+        if self._commits % self._save_every == 0:
+            for name in self._unsaved:
+                if self._folders.get(name) is not None:
+                    self._folders.save(name)
+            self._unsaved.clear()
+        self._journal.done(intent)
+        self._intent = None
+
+
+def _partition(cut: Cut) -> str:
+    return f"{cut.writer}/{cut.series}"
+
+
+def _records(cut: Cut, append_at_ns: int) -> Iterator[Record]:
+    """Yield the record of a cut, and one for the damage found in it."""
+    key = cut.writer.encode()
+    place = (_partition(cut), cut.first_seq, cut.last_seq, append_at_ns)
+    if cut.value:
+        yield Record(cut.kind, *place, cut.value, key, cut.points)
+    if cut.damage or cut.points_lost or not cut.value:
+        reasons = [damage.reason for damage in cut.damage]
+        kept = [
+            {
+                "segment": damage.segment,
+                "offset": damage.offset,
+                "size": damage.size,
+                "data": damage.data.hex(),
+            }
+            for damage in cut.damage
+        ]
+        why = "; ".join(reasons) or f"{cut.points_lost} points before seq {cut.last_seq} are lost"
+        value = json.dumps(kept).encode()
+        yield Record(cut.kind, *place, value, key, cut.points_lost, why, 1)
+
+
+def _merged(cuts: Iterable[CutRange]) -> list[CutRange]:
+    """Join neighbours of the series whose cuts are single records; metric cuts stay apart."""
+    merged: list[CutRange] = []
+    for cut in cuts:
+        last = merged[-1] if merged else None
+        if last is not None and cut.series != METRIC_SERIES and cut.first_seq == last.last_seq + 1:
+            merged[-1] = last._replace(last_seq=cut.last_seq)
+        else:
+            merged.append(cut)
+    return merged

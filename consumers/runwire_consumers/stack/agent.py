@@ -1,0 +1,66 @@
+"""The watching agent, as far as the stack starts it: when trainers live and none watches them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from runwire_consumers.stack import state
+from runwire_consumers.stack.logs import open_log
+from runwire_schemas import paths
+from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
+
+
+def live_trainers(root: Path) -> list[str]:
+    """Run ids of the trainers that hold their writer lock now."""
+    found = []
+    for folder in list_folders(root):
+        try:
+            meta = read_meta(folder)
+        except (OSError, ValueError):
+            continue  # a folder being removed, or one that `spool verify` reports
+        if meta.role == "trainer" and writer_alive(folder):
+            found.append(meta.run_id)
+    return found
+
+
+def running(root: Path) -> list[int]:
+    """Pids of the agents that hold a lock of this data folder."""
+    pids = []
+    for file in sorted(paths.agents_dir(root).glob("*.lock")):
+        try:
+            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            digits = re.search(rb"\d+", os.pread(fd, 4096, 0))
+            pids.append(int(digits[0]) if digits else 0)
+        finally:
+            os.close(fd)
+    return pids
+
+
+def ensure(root: Path) -> bool:
+    """Start an agent if trainers live; it ends by itself when another one holds its lock."""
+    if not live_trainers(root):
+        return False
+    log = open_log(state.logs_dir(root) / "agent.log")
+    try:
+        subprocess.Popen(
+            [sys.executable, "-m", "runwire.agent", "--dir", str(root), "--exit-when-idle"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+            env={**os.environ, "RUNWIRE_DIR": str(root)},
+        )
+    finally:
+        os.close(log)
+    return True

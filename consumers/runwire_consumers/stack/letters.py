@@ -1,0 +1,83 @@
+"""Dead letters of the embedded worker: where they lie, and how one is tried again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runwire_consumers.clickhouse.client import connect
+from runwire_consumers.clickhouse.sink import ClickHouseSink
+from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
+from runwire_consumers.core.clock import SystemClock
+from runwire_consumers.core.dead_letters import FileDeadLetters
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.decoding import decode_record
+from runwire_consumers.core.errors import Retryable, RowsRejected
+from runwire_consumers.core.source import Record
+from runwire_schemas import paths
+from runwire_schemas.errors import DecodeError
+from runwire_schemas.events import DeadLetter
+
+
+def folder(root: Path) -> Path:
+    """Where the embedded worker of this data folder keeps its dead letters."""
+    return paths.embedded_dir(root) / "dead_letters"
+
+
+def replay(
+    url: str, kept: FileDeadLetters, letters: list[DeadLetter]
+) -> tuple[list[str], dict[str, str]]:
+    """Store the letters that can be stored now; ids stored, and id -> reason of the others.
+
+    The insert token is made of the letter's id, and rows carry their natural key, so doing it
+    twice changes nothing. A letter is forgotten only after its rows are stored.
+    Raises: Retryable when ClickHouse does not answer; what was stored until then is forgotten.
+    """
+    sink = ClickHouseSink(url)
+    stored: list[str] = []
+    failed: dict[str, str] = {}
+    try:
+        sink.check()
+        for letter in letters:
+            try:
+                sink.write(batch_of(letter))
+                stored.append(letter.id)
+            except (DecodeError, RowsRejected) as error:
+                failed[letter.id] = str(error)
+    finally:
+        sink.close(Deadline(5.0))
+        if stored:
+            _forget(url, kept, stored)
+    return stored, failed
+
+
+def batch_of(letter: DeadLetter) -> Batch:
+    """The batch that stores this letter's record. Raises: DecodeError."""
+    if not letter.value:
+        raise DecodeError("the record's bytes are damaged beyond its schema: there is nothing left")
+    record = Record(
+        stream=letter.stream,
+        partition=letter.partition,
+        offset=letter.offset,
+        last_offset=letter.last_offset,
+        append_at_ns=letter.at_ns,
+        value=letter.value,
+        key=letter.key,
+        points=letter.points,
+    )
+    builder = BatchBuilder(BatchLimits(), SystemClock())
+    builder.add(record, decode_record(record))
+    return builder.close(f"replay:{letter.id}")
+
+
+def _forget(url: str, kept: FileDeadLetters, stored: list[str]) -> None:
+    try:
+        client = connect(url)
+        try:
+            client.command(
+                "DELETE FROM dead_letters WHERE id IN %(ids)s", parameters={"ids": stored}
+            )
+        finally:
+            client.close()
+    except Retryable:
+        return  # they are replayed again next time, which changes nothing
+    kept.remove(set(stored))

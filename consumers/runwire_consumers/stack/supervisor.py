@@ -1,0 +1,189 @@
+"""The process behind `runwire up`: starts engine and worker, restarts what crashes.
+
+It holds the folder's stack lock for as long as it lives; its children die with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from runwire_consumers.clickhouse.engine import Connection, Engine
+from runwire_consumers.stack import lock, logs, state
+from runwire_consumers.stack.backoff import Backoff
+from runwire_consumers.stack.errors import StackError
+from runwire_consumers.stack.worker_process import WorkerProcess
+from runwire_schemas import paths
+
+TICK_S = 0.2
+WORKER_READY_S = 60.0
+# A predecessor killed a moment ago may still hold the lock, or its engine the data folder.
+LOCK_TIMEOUT_S = 5.0
+ENGINE_TAKEOVER_S = 20.0
+ALREADY_RUNNING = 3
+LOG_CHECK_TICKS = 50
+
+
+class _StopRequested(Exception):  # noqa: N818 - a request, not an error
+    """SIGTERM or SIGINT."""
+
+
+class Supervisor:
+    """The stack of one folder, from the first child's start to the last one's end."""
+
+    def __init__(self, root: Path, metrics_port: int | None) -> None:
+        self._root = root
+        self._engine = Engine(paths.embedded_dir(root), die_with_parent=True)
+        self._connection: Connection | None = None
+        self._worker = WorkerProcess(root, metrics_port)
+        self._state = state.StackState(pid=os.getpid())
+        self._backoff = {"engine": Backoff(), "worker": Backoff()}
+
+    def run(self) -> int:
+        """Bring the stack up and keep it up until a signal. Blocks: until then."""
+        signal.signal(signal.SIGTERM, _request_stop)
+        signal.signal(signal.SIGINT, _request_stop)
+        try:
+            self._start()
+            self._watch()
+        except _StopRequested:
+            self._stop("stopping")
+        except Exception as error:
+            self._state.error = str(error) or type(error).__name__
+            self._stop(state.FAILED)
+            if not type(error).__module__.startswith("runwire"):
+                raise
+            print(error, file=sys.stderr, flush=True)
+            return 1
+        state.state_file(self._root).unlink(missing_ok=True)
+        return 0
+
+    def _start(self) -> None:
+        self._say("starting the ClickHouse engine")
+        self._start_engine()
+        self._say("applying migrations")
+        self._migrate()
+        self._say("starting the worker")
+        self._start_worker()
+        deadline = time.monotonic() + WORKER_READY_S
+        while not self._worker.ready():
+            if not self._worker.alive():
+                code = self._worker.exit_code
+                raise StackError(f"the worker ended with status {code} at its start")
+            if time.monotonic() > deadline:
+                raise StackError(f"the worker did not answer within {WORKER_READY_S:.0f} s")
+            time.sleep(TICK_S)
+        self._say(state.READY)
+
+    def _start_engine(self) -> None:
+        """Start it; a killed predecessor's engine may hold the folder a moment longer."""
+        deadline = time.monotonic() + ENGINE_TAKEOVER_S
+        while self._engine.alive() and time.monotonic() < deadline:
+            time.sleep(TICK_S)
+        try:
+            self._engine.start()
+            self._connection = self._engine.wait_ready()
+        except BaseException:
+            self._engine.stop()
+            raise
+        self._backoff["engine"].started(time.monotonic())
+
+    def _migrate(self) -> None:
+        from runwire_consumers.clickhouse.client import connect
+        from runwire_consumers.clickhouse.migrate import apply
+
+        assert self._connection is not None, "the engine is ready before it is migrated"
+        client = connect(self._connection.url, create=True)
+        try:
+            for name in apply(client):
+                print(f"applied {name}", flush=True)
+        finally:
+            client.close()
+
+    def _start_worker(self) -> None:
+        self._worker.start()
+        self._backoff["worker"].started(time.monotonic())
+
+    def _watch(self) -> None:
+        ticks = 0
+        while True:
+            time.sleep(TICK_S)
+            changed = self._revive("engine", self._engine.alive, self._start_engine)
+            changed |= self._revive("worker", self._worker.alive, self._start_worker)
+            if changed:
+                self._say(self._state.stage)
+            ticks += 1
+            if ticks % LOG_CHECK_TICKS == 0:
+                for log in state.logs_dir(self._root).glob("*.log"):
+                    logs.cap(log)
+
+    def _revive(self, name: str, alive: Callable[[], bool], start: Callable[[], None]) -> bool:
+        """Restart a dead child when its delay is over; whether the state changed."""
+        part = self._state.engine if name == "engine" else self._state.worker
+        backoff, now = self._backoff[name], time.monotonic()
+        if alive():
+            return False
+        if part.pid is not None:  # seen for the first time
+            delay_s = backoff.crashed(now)
+            part.pid, part.note = None, f"ended unexpectedly; starts again in {delay_s:.1f} s"
+            print(f"{name} {part.note}", file=sys.stderr, flush=True)
+            return True
+        if not backoff.may_start(now):
+            return False
+        part.restarts += 1
+        try:
+            start()
+            part.note = ""
+        except _StopRequested:
+            raise
+        except Exception as error:  # the next attempt may succeed: a port, memory, disk space
+            delay_s = backoff.crashed(time.monotonic())
+            part.note = f"{str(error).splitlines()[0]}; tries again in {delay_s:.1f} s"
+            print(f"{name} {part.note}", file=sys.stderr, flush=True)
+        return True
+
+    def _stop(self, stage: str) -> None:
+        """Worker first, so that it flushes into a live engine; a second signal skips the wait."""
+        self._say(stage)
+        try:
+            self._worker.stop()
+        except _StopRequested:
+            print("second signal: not waiting for the worker's flush", file=sys.stderr, flush=True)
+        self._engine.stop()
+        self._say(stage)
+
+    def _say(self, stage: str) -> None:
+        self._state.stage = stage
+        self._state.engine.pid = self._engine.pid
+        self._state.engine.port = self._connection.http_port if self._connection else None
+        self._state.worker.pid = self._worker.pid
+        self._state.worker.port = self._worker.port
+        state.write_state(self._root, self._state)
+        print(stage, flush=True)
+
+
+def _request_stop(_signum: int, _frame: FrameType | None) -> None:
+    raise _StopRequested
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry of the supervisor process."""
+    parser = argparse.ArgumentParser(prog="runwire-supervisor")
+    parser.add_argument("--dir", required=True)
+    parser.add_argument("--metrics-port", type=int)
+    args = parser.parse_args(argv)
+    root = paths.state_dir(args.dir)
+    held = lock.acquire(root, LOCK_TIMEOUT_S)
+    if held is None:
+        return ALREADY_RUNNING
+    return Supervisor(root, args.metrics_port).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

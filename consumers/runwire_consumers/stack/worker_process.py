@@ -1,0 +1,101 @@
+"""The worker as a child process of the supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from runwire_consumers.stack import lifeline, state
+from runwire_consumers.stack.logs import open_log
+
+STOP_S = 20.0
+
+
+class WorkerProcess:
+    """Starts `python -m runwire_consumers clickhouse`, asks its health, stops it."""
+
+    def __init__(self, root: Path, metrics_port: int | None) -> None:
+        self._root = root
+        self.port = metrics_port or free_port()
+        self.log = state.logs_dir(root) / "worker.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Its pid while it lives."""
+        return self._process.pid if self._process is not None and self.alive() else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended; None while it runs or before its first start."""
+        return self._process.poll() if self._process is not None else None
+
+    def start(self) -> None:
+        """Start it, tied to this process: SIGKILL, since a worker repeats what it had begun."""
+        log = open_log(self.log)
+        arguments = ["clickhouse", "--dir", str(self._root), "--metrics-port", str(self.port)]
+        try:
+            self._process = subprocess.Popen(
+                lifeline.command("runwire_consumers", *arguments, signum=signal.SIGKILL),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env={**os.environ, "RUNWIRE_DIR": str(self._root)},
+                # Ctrl-C in a terminal is for the supervisor; it stops the worker in order.
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def ready(self) -> bool:
+        """Whether it reads and writes, or tries to."""
+        answer = ask_health(self.port)
+        return answer is not None and answer.get("state") not in {None, "starting", "failed"}
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL. Blocks: at most `STOP_S` and a moment."""
+        if self._process is None or not self.alive():
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.wait()
+
+
+def ask_health(port: int) -> dict[str, Any] | None:
+    """What /healthz says; None when nobody answers. Blocks: at most 2 s."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
+            body = answer.read()
+    except urllib.error.HTTPError as error:  # 503: it answers, and says what is wrong
+        body = error.read()
+    except OSError:
+        return None
+    try:
+        fields = json.loads(body)
+    except ValueError:
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,184 @@
+"""Composition: which source feeds which sink, and what stands around the loop."""
+
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from runwire_consumers.clickhouse.sink import ClickHouseSink
+from runwire_consumers.core import kill_points
+from runwire_consumers.core.batch import Batch, BatchLimits
+from runwire_consumers.core.clock import SystemClock
+from runwire_consumers.core.dead_letters import FileDeadLetters
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.health import Health, HealthServer
+from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.sink import Sink
+from runwire_consumers.core.stop import Stop
+from runwire_consumers.core.worker import Worker, WorkerOptions
+from runwire_consumers.settings import WorkerSettings
+from runwire_consumers.spool.journal import IntentJournal, Journal, NoJournal
+from runwire_consumers.spool.source import SpoolSource
+from runwire_schemas.paths import connection_file, embedded_dir
+
+_log = logging.getLogger("runwire.worker")
+
+JOURNAL_DIR = "journal"
+DEAD_LETTERS_DIR = "dead-letters"
+STATE_FILE = "worker.json"
+FILES_MAX = 65_536  # a spool of thousands of writers keeps a few files open for each
+
+
+class LazySink:
+    """Opens its sink at the first use, and anew when the address changes.
+
+    The embedded engine may come later than the worker, or come back on another port.
+    """
+
+    def __init__(self, address: Callable[[], str], open_sink: Callable[[str], Sink]) -> None:
+        self._address = address
+        self._open_sink = open_sink
+        self._sink: Sink | None = None
+        self._opened = ""
+
+    def check(self) -> None:
+        """Open and check the sink."""
+        self._with_sink(lambda sink: sink.check())
+
+    def write(self, batch: Batch) -> None:
+        """Open the sink if need be and write."""
+        self._with_sink(lambda sink: sink.write(batch))
+
+    def close(self, deadline: Deadline) -> None:
+        """Close what is open."""
+        if self._sink is not None:
+            self._sink.close(deadline)
+            self._sink = None
+
+    def _with_sink(self, action: Callable[[Sink], None]) -> None:
+        if self._sink is None:
+            self._opened = self._address()
+            self._sink = self._open_sink(self._opened)
+        try:
+            action(self._sink)
+        except Retryable:
+            with contextlib.suppress(Retryable):
+                if self._address() != self._opened:
+                    self.close(Deadline(1.0))
+            raise
+
+
+def embedded_url(root: Path) -> str:
+    """Return the address of the embedded engine.
+
+    Raises: Retryable while `runwire up` has not written it yet.
+    """
+    path = connection_file(root)
+    try:
+        return str(json.loads(path.read_text())["url"])
+    except (OSError, ValueError, KeyError) as error:
+        raise Retryable(
+            0.5, f"no ClickHouse yet: {path} is not readable ({error!r}); is `runwire up` running?"
+        ) from error
+
+
+def run_clickhouse(root: Path, url: str | None, settings: WorkerSettings) -> int:
+    """Run the worker spool to ClickHouse until a signal; return the exit status.
+
+    Raises: AlreadyRunning when another worker holds the folder.
+    """
+    kill_points.arm(settings.kill_at)
+    _allow_many_files()
+    embedded = embedded_dir(root)
+    clock, stop, metrics = SystemClock(), Stop(), SelfMetrics()
+    source = _spool_source(root, settings)
+    sink = LazySink(lambda: url or embedded_url(root), ClickHouseSink)
+    letters = FileDeadLetters(embedded / DEAD_LETTERS_DIR, limit=settings.dead_letters_max)
+    health = Health(clock, stuck_after_s=settings.stuck_after_s)
+    worker = Worker(
+        source,
+        sink,
+        letters,
+        options=worker_options(settings),
+        clock=clock,
+        stop=stop,
+        metrics=metrics,
+        health=health,
+    )
+    with _signals(stop), _pages(health, metrics, settings.metrics_port) as port:
+        _write_state(embedded / STATE_FILE, port)
+        return worker.run()
+
+
+def worker_options(settings: WorkerSettings) -> WorkerOptions:
+    """Translate the settings for the loop."""
+    limits = BatchLimits(
+        age_s=settings.batch_age_s, rows=settings.batch_rows, bytes=settings.batch_bytes
+    )
+    return WorkerOptions(
+        limits=limits,
+        retry_max_s=settings.retry_max_s,
+        shutdown_s=settings.shutdown_s,
+        new_token_per_try=settings.protocol == "at-least-once-unsafe",
+    )
+
+
+def _spool_source(root: Path, settings: WorkerSettings) -> SpoolSource:
+    locked = IntentJournal(embedded_dir(root) / JOURNAL_DIR)
+    for notice in locked.notices:
+        _log.warning("%s", notice)
+    journal: Journal = locked
+    save_every = 1
+    if settings.protocol == "at-least-once-unsafe":
+        _log.warning("protocol at-least-once-unsafe: for the fault harness only, rows may double")
+        journal, save_every = NoJournal(beside=locked), settings.unsafe_commit_every
+    return SpoolSource(root, journal, save_every=save_every)
+
+
+@contextlib.contextmanager
+def _signals(stop: Stop) -> Iterator[None]:
+    def handle(*_: object) -> None:
+        stop.signal()
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _pages(health: Health, metrics: SelfMetrics, port: int) -> Iterator[int]:
+    """Serve /healthz and /metrics; yield the port, 0 when they are off."""
+    if port == 0:
+        yield 0
+        return
+    try:
+        server = HealthServer(health, metrics, port)
+    except OSError as error:
+        server = HealthServer(health, metrics, 0)
+        _log.warning("port %d cannot be had (%s); /metrics is on %d", port, error, server.port)
+    try:
+        yield server.port
+    finally:
+        server.close()
+
+
+def _write_state(path: Path, port: int) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({"pid": os.getpid(), "metrics_port": port}) + "\n")
+    fresh.replace(path)
+
+
+def _allow_many_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

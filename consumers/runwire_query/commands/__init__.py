@@ -1,0 +1,1 @@
+"""The read commands: `sql`, `runs`, `show`, `tail`."""

@@ -1,0 +1,47 @@
+"""A curve in one line of text."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+BARS = "▁▂▃▄▅▆▇█"
+GAP = " "  # no finite value there
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """Draw the values left to right; NaN and Inf leave a gap. Longer curves are averaged."""
+    if not values or width < 1:
+        return ""
+    points = shrink(values, width)
+    finite = [value for value in points if math.isfinite(value)]
+    if not finite:
+        return GAP * len(points)
+    low, high = min(finite), max(finite)
+    return "".join(_bar(value, low, high) for value in points)
+
+
+def shrink(values: Sequence[float], width: int) -> list[float]:
+    """At most `width` values: the mean of the finite ones of each slice, NaN where none is."""
+    count = len(values)
+    if count <= width:
+        return [float(value) for value in values]
+    edges = [index * count // width for index in range(width + 1)]
+    slices = [values[start:stop] for start, stop in itertools.pairwise(edges)]
+    return [_mean([value for value in part if math.isfinite(value)]) for part in slices]
+
+
+def _mean(values: Sequence[float]) -> float:
+    # Divided first: the sum of values near the largest double must not become infinite.
+    return sum(value / len(values) for value in values) if values else math.nan
+
+
+def _bar(value: float, low: float, high: float) -> str:
+    if not math.isfinite(value):
+        return GAP
+    if high == low:
+        return BARS[len(BARS) // 2]
+    span = high / 2 - low / 2  # halved: the span of two extreme doubles overflows
+    share = (value / 2 - low / 2) / span if span else 0.0
+    return BARS[min(len(BARS) - 1, int(share * len(BARS)))]

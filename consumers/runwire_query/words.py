@@ -1,0 +1,57 @@
+"""Numbers and times as people read them."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+STATUS_COLOURS = {
+    "running": 36,
+    "finished": 32,
+    "interrupted": 33,
+    "preempted": 33,
+    "failed": 31,
+    "killed": 31,
+    "lost": 31,
+}
+
+
+def number(value: float | None) -> str:
+    """Six significant digits, no trailing zeros."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Inf" if value > 0 else "-Inf")
+    return f"{value:.6g}"
+
+
+def age(since: datetime | None, now: datetime) -> str:
+    """How long ago, in one unit."""
+    if since is None:
+        return "-"
+    seconds = max(0.0, (now - as_utc(since)).total_seconds())
+    return duration(seconds)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in its largest fitting unit."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def as_utc(moment: datetime) -> datetime:
+    """The same instant with a zone; the server's naive times are UTC."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def instant(moment: datetime | None) -> str:
+    """ISO 8601 with seconds, or a dash."""
+    return "-" if moment is None else as_utc(moment).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def coloured(status: str, *, colour: bool) -> str:
+    """A status word in its colour."""
+    code = STATUS_COLOURS.get(status)
+    return f"\x1b[{code}m{status}\x1b[0m" if colour and code is not None else status

@@ -1,0 +1,215 @@
+"""The demo behind `make demo`: install, start the embedded stack, train, look at the run, stop.
+
+Everything it makes lies in two folders of the checkout that git ignores: `.venv-demo` (the virtual
+environment) and `.demo` (the spool, the database and the picture). Only the standard library is
+needed to start it. Ctrl-C at any moment stops the trainer, shows the interrupted run and takes the
+stack down; a second Ctrl-C skips the showing.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv-demo"
+DATA = ROOT / ".demo"
+PICTURE = DATA / "curve.png"
+ARRIVAL_S = 30.0
+# A trainer that is told to stop finishes its step and the run; far more than both take.
+STOP_S = 20.0
+
+SIZES = """\
+  torch               2 to 3 GB on Linux x86-64, where it brings CUDA libraries; less elsewhere
+  ClickHouse engine   about 180 MB (the chdb-core wheel)
+  everything else     about 150 MB (pyarrow, pandas, numpy, matplotlib, ...)
+Installed, that is 1 GB, and 5 GB more when torch is downloaded."""
+ARRIVED_SQL = (
+    "SELECT sum(accepted) AS a, sum(pending) AS p FROM v_completeness WHERE run_id = '{run}'"
+)
+CURVE_SQL = (
+    "SELECT intDiv(step, {width}) * {width} AS from_step, round(avg(value), 3) AS train_loss, "
+    "count() AS steps FROM v_series WHERE run_id = '{run}' AND metric = 'train/loss' "
+    "GROUP BY from_step ORDER BY from_step"
+)
+
+
+def say(text: str) -> None:
+    print(f"\n=== {text}", flush=True)
+
+
+def raise_interrupt(signum: int, frame: object) -> None:  # noqa: ARG001
+    raise KeyboardInterrupt
+
+
+def environment(run_id: str) -> dict[str, str]:
+    """Return this process's environment with the demo's settings and no other runwire ones."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RUNWIRE_")}
+    path = f"{VENV / 'bin'}{os.pathsep}{kept.get('PATH', os.defpath)}"
+    return kept | {"RUNWIRE_DIR": str(DATA), "RUNWIRE_RUN_ID": run_id, "PATH": path}
+
+
+def run(command: list[str], env: dict[str, str] | None = None) -> int:
+    """Run one command to its end; when we are interrupted it gets SIGINT and time to finish.
+
+    The command has a process group of its own: a terminal's Ctrl-C reaches this process alone,
+    which then asks exactly once. A second Ctrl-C kills the command.
+    """
+    process = subprocess.Popen(command, cwd=ROOT, env=env, process_group=0)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=STOP_S)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            process.kill()
+            process.wait()
+        raise
+
+
+def step(title: str, command: list[str], env: dict[str, str]) -> int:
+    say(title)
+    print("$ " + shlex.join([Path(command[0]).name, *command[1:]]), flush=True)
+    return run(command, env)
+
+
+def find_torch() -> str | None:
+    """Return the folder this interpreter would import torch from, without importing it."""
+    code = "import importlib.util as u; s = u.find_spec('torch'); print(s.origin if s else '')"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    origin = found.stdout.strip()
+    return str(Path(origin).parents[1]) if origin else None
+
+
+def install() -> None:
+    """Make `.venv-demo` and install runwire and torch into it; a second call only checks."""
+    torch_folder = find_torch()
+    python = VENV / "bin" / "python"
+    stamp = VENV / ".installed"
+    wanted = (ROOT / "pyproject.toml").read_text()
+    if stamp.exists() and stamp.read_text() == wanted:
+        say(f"using {VENV.name}, made by an earlier demo (remove it to install afresh)")
+        return
+    say("installing into .venv-demo")
+    print(f"This downloads, once:\n{SIZES}")
+    if torch_folder:
+        print(f"torch is here already ({torch_folder}): it is used and not downloaded.")
+    print("Ctrl-C now if that is too much; a second `make demo` goes on from there.", flush=True)
+    try:
+        import ensurepip  # noqa: F401
+    except ImportError:
+        sys.exit(
+            "error: this Python cannot make virtual environments with pip (module ensurepip is "
+            "missing).\nOn Debian and Ubuntu: sudo apt install python3-venv, then `make demo`."
+        )
+    venv.create(VENV, with_pip=True, symlinks=True)
+    if torch_folder:
+        for site in VENV.glob("lib/python*/site-packages"):
+            (site / "torch-from-outside.pth").write_text(torch_folder + "\n")
+    pip = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    pip += ["--progress-bar", "off"] if not sys.stdout.isatty() else []
+    if not torch_folder:
+        check(run([*pip, "torch"]), "pip install torch")
+    check(run([*pip, "--editable", ".[embedded,query]"]), "pip install runwire")
+    stamp.write_text(wanted)
+
+
+def check(code: int, what: str) -> None:
+    if code:
+        sys.exit(f"error: `{what}` failed with exit code {code}; its message is above.")
+
+
+def wait_until_stored(env: dict[str, str], run_id: str) -> None:
+    """Wait until the pipeline has stored every point that the trainer's log() accepted."""
+    sql = ARRIVED_SQL.format(run=run_id)
+    end = time.monotonic() + ARRIVAL_S
+    while time.monotonic() < end:
+        answer = subprocess.run(
+            ["runwire", "sql", "--format", "json", sql],
+            cwd=ROOT, env=env, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if answer.returncode == 0 and is_complete(answer.stdout):
+            return
+        time.sleep(0.5)
+    print(f"note: not everything arrived within {ARRIVAL_S:.0f} s; `runwire status` tells more.")
+
+
+def is_complete(answer: str) -> bool:
+    rows = json.loads(answer)
+    row = rows[0] if rows else {}
+    return int(row.get("a") or 0) > 0 and int(row.get("p") or 0) == 0
+
+
+def show(env: dict[str, str], run_id: str, minutes: float) -> None:
+    wait_until_stored(env, run_id)
+    command = ["runwire", "show", run_id, "--plot", str(PICTURE.relative_to(ROOT))]
+    check(step("the run", command, env), "runwire show")
+    width = 500 if minutes >= 1 else 100
+    sql = CURVE_SQL.format(run=run_id, width=width)
+    check(step("the same run in SQL", ["runwire", "sql", sql], env), "runwire sql")
+    print(f"\nlearning curves: {PICTURE.relative_to(ROOT)}")
+
+
+def stop(env: dict[str, str]) -> int:
+    """Take the stack down; a Ctrl-C meanwhile cannot stop it half way."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    return step("stopping the stack", ["runwire", "down"], env)
+
+
+def train_and_show(env: dict[str, str], run_id: str, minutes: float) -> bool:
+    """Train, then show the run. Returns whether training was interrupted."""
+    trainer = [str(VENV / "bin" / "python"), "examples/char_gpt.py", "--minutes", str(minutes)]
+    interrupted = False
+    try:
+        title = f"training for {minutes:g} minutes (importing torch takes a moment)"
+        check(step(title, [*trainer, "--name", "char-gpt"], env), "char_gpt.py")
+    except KeyboardInterrupt:
+        interrupted = True
+        say("interrupted; here is what was recorded (Ctrl-C again to skip)")
+    try:
+        show(env, run_id, minutes)
+    except KeyboardInterrupt:
+        interrupted = True
+    return interrupted
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=2.0, help="how long to train")
+    minutes = parser.parse_args().minutes
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        sys.exit(f"error: runwire runs on Python 3.11 to 3.13; this is {sys.version.split()[0]}.")
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, raise_interrupt)
+    run_id = time.strftime("demo-%Y%m%d-%H%M%S")
+    env = environment(run_id)
+    os.environ["PATH"] = env["PATH"]  # where `runwire` is looked up
+    interrupted, started = False, False
+    try:
+        install()
+        started = True
+        check(step("starting the embedded stack", ["runwire", "up"], env), "runwire up")
+        interrupted = train_and_show(env, run_id, minutes)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        if started:
+            stop(env)
+    if interrupted:
+        print("\nstopped; `make demo` starts again where the installation ended")
+        return 130
+    print("\nlook again:  .venv-demo/bin/runwire up --dir .demo")
+    print(f"             .venv-demo/bin/runwire show {run_id} --dir .demo")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

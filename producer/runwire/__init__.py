@@ -1,0 +1,145 @@
+"""Telemetry for ML training: `import runwire`, `runwire.init()`, `runwire.log()`.
+
+Nothing raises after `init`; what `log` accepted survives the death of this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from runwire.errors import ConfigError, RunwireError
+from runwire.report import FlushReport
+from runwire.run import Run
+from runwire.settings import Settings
+from runwire.start import active_run, current, init, sdk_version, start_run
+from runwire_schemas.spool.format import SpoolError
+
+__version__ = sdk_version()
+
+__all__ = [
+    "init",
+    "start_run",
+    "active_run",
+    "log",
+    "log_metric",
+    "log_metrics",
+    "log_param",
+    "log_params",
+    "log_text",
+    "set_tag",
+    "set_tags",
+    "add_tags",
+    "define_metric",
+    "phase",
+    "capture_exception",
+    "mark_preempting",
+    "flush",
+    "finish",
+    "Run",
+    "Settings",
+    "FlushReport",
+    "RunwireError",
+    "ConfigError",
+    "SpoolError",
+]
+
+
+def log(
+    data: Mapping[str, Any],
+    step: int | None = None,
+    *,
+    commit: bool = True,
+    ts: Any = None,
+    sync: bool = False,
+) -> None:
+    """Log scalars of the current run at `step`, the next one when it is None."""
+    current().log(data, step, commit=commit, ts=ts, sync=sync)
+
+
+def log_metric(key: str, value: Any, step: int | None = None) -> None:
+    """Log one scalar of the current run."""
+    current().log_metric(key, value, step)
+
+
+def log_metrics(data: Mapping[str, Any], step: int | None = None) -> None:
+    """Log scalars of the current run, as `log`."""
+    current().log_metrics(data, step)
+
+
+def log_param(key: str, value: Any) -> None:
+    """Set one parameter of the current run."""
+    current().log_param(key, value)
+
+
+def log_params(params: Any) -> None:
+    """Set several parameters of the current run."""
+    current().log_params(params)
+
+
+def log_text(text: str, name: str, step: int | None = None) -> None:
+    """Log a text of the current run."""
+    current().log_text(text, name, step)
+
+
+def set_tag(key: str, value: Any) -> None:
+    """Set one tag of the current run."""
+    current().set_tag(key, value)
+
+
+def set_tags(tags: Mapping[str, Any]) -> None:
+    """Set several tags of the current run."""
+    current().set_tags(tags)
+
+
+def add_tags(*names: str) -> None:
+    """Add tags without values to the current run."""
+    current().add_tags(*names)
+
+
+def define_metric(name: str, **how: Any) -> None:
+    """Say how a metric is summarised and drawn; see `Run.define_metric`."""
+    current().define_metric(name, **how)
+
+
+def phase(name: str) -> None:
+    """Say what the trainer does now."""
+    current().phase(name)
+
+
+def capture_exception(exc: BaseException | None = None) -> None:
+    """Record an exception without ending the run."""
+    current().capture_exception(exc)
+
+
+def mark_preempting(reason: str | None = None) -> None:
+    """Record that the current run is about to be pre-empted."""
+    current().mark_preempting(reason)
+
+
+def flush(timeout: float | None = 5) -> FlushReport:
+    """Force what was logged to the device and wait until it is stored, at most `timeout` s."""
+    return current().flush(timeout)
+
+
+def finish(
+    status: str | None = None, exit_code: int | None = None, timeout: float | None = None
+) -> FlushReport:
+    """End the current run; harmless without one."""
+    run = active_run()
+    return run.finish(status, exit_code, timeout) if run is not None else FlushReport()
+
+
+# `runwire.run`, `.config` and `.summary` are those of the current run, as wandb users expect. The
+# modules of the same names stay importable; only their attributes on the package step aside.
+_OF_CURRENT_RUN = ("run", "config", "summary")
+for _name in _OF_CURRENT_RUN:
+    globals().pop(_name, None)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":
+        return active_run()
+    if name in _OF_CURRENT_RUN:
+        return getattr(current(), name)
+    raise AttributeError(f"module 'runwire' has no attribute {name!r}")

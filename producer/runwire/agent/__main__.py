@@ -1,0 +1,78 @@
+"""`python -m runwire.agent`: be the agent of a data root."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from runwire.agent.loop import Agent
+from runwire_schemas.paths import state_dir
+
+IDLE_S = 10.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Watch until a signal, or until idle if asked. Exit status 0 too when another agent watches.
+
+    Blocks: until then.
+    """
+    args = _parse(argv)
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s agent %(process)d %(levelname)s %(message)s",
+    )
+    agent = Agent(Path(state_dir(args.dir)), exit_when_idle_s=args.exit_when_idle_s)
+    try:
+        taken = agent.lock.acquire()
+    except OSError as error:
+        sys.stderr.write(
+            f"runwire agent: cannot use {agent.root}: {error.strerror or error}. Give a writable "
+            "local folder through --dir or RUNWIRE_DIR.\n"
+        )
+        return 1
+    if not taken:
+        sys.stderr.write(
+            f"runwire agent: process {agent.lock.holder()} already watches {agent.root} "
+            "(it holds the lock); nothing to do.\n"
+        )
+        return 0
+
+    def end(_signum: int, _frame: FrameType | None) -> None:
+        agent.stop.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        # A shell that starts it in the background ignores SIGINT for it: leave that.
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, end)
+    agent.run()
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m runwire.agent",
+        description="Watch the trainers of this machine that write under a data root.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--dir", help="data root (default: RUNWIRE_DIR or the state folder)")
+    parser.add_argument(
+        "--exit-when-idle",
+        dest="exit_when_idle_s",
+        action="store_const",
+        const=IDLE_S,
+        help=f"end when no trainer has lived for {IDLE_S:g} s",
+    )
+    parser.add_argument(
+        "--exit-when-idle-s", dest="exit_when_idle_s", type=float, help="the same with a time"
+    )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

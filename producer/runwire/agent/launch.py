@@ -1,0 +1,151 @@
+"""Starting the agent from a trainer: cheap, silent, and never the trainer's child."""
+
+from __future__ import annotations
+
+import logging
+import os
+import site
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runwire.agent.lock import AgentLock, lock_path
+from runwire.host import boot_id, pid_namespace
+from runwire.settings import Settings
+from runwire_schemas.paths import agents_dir
+
+if TYPE_CHECKING:
+    from runwire.agent.loop import Agent
+
+__all__ = ["agent_environment", "ensure_agent"]
+
+_log = logging.getLogger("runwire")
+LOG_BYTES_MAX = 1024 * 1024
+IDLE_S = 10.0
+# The shell only starts the agent in the background: milliseconds, unless the machine is stuck.
+SHELL_TIMEOUT_S = 2.0
+# What belongs to one rank or to the trainer's interpreter says nothing true about the agent.
+_DROPPED_PREFIXES = ("TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "SLURM_STEP", "SLURM_TASK")
+_DROPPED_NAMES = frozenset(
+    {
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "GROUP_RANK",
+        "ROLE_RANK",
+        "ROLE_WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+        "RUNWIRE_RUN_ID",
+        "PYTHONINSPECT",
+        "PYTHONSTARTUP",
+        "PYTHONWARNINGS",
+        "PYTHONTRACEMALLOC",
+        "PYTHONPROFILEIMPORTTIME",
+    }
+)
+_threads: list[Agent] = []
+
+
+def ensure_agent(root: Path, settings: Settings) -> None:
+    """Have an agent watch `root`. Call it after the writer's folder exists.
+
+    Never raises: a trainer without an agent trains, its end is recorded by the next agent.
+    """
+    try:
+        if settings.agent == "none" or settings.mode == "disabled":
+            return
+        if AgentLock(lock_path(root, boot_id(), pid_namespace())).held():
+            return
+        if settings.agent == "thread":
+            _start_thread(root)
+        else:
+            _start_process(root)
+    except Exception as error:
+        _log.warning(
+            "runwire: no agent could be started for %s: %s: %s. Logging works; heartbeats and the "
+            "record of a killed trainer wait for the next agent (`runwire agent --dir %s`).",
+            root,
+            type(error).__name__,
+            error,
+            root,
+        )
+
+
+def agent_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The trainer's environment without its rank, with a way to import runwire."""
+    clean = {
+        name: value
+        for name, value in environ.items()
+        if name not in _DROPPED_NAMES and not name.startswith(_DROPPED_PREFIXES)
+    }
+    folders = _import_folders()
+    if folders:
+        clean["PYTHONPATH"] = os.pathsep.join(filter(None, [clean.get("PYTHONPATH"), *folders]))
+    return clean
+
+
+def _import_folders() -> list[str]:
+    """Where our packages lie when an interpreter started elsewhere would not find them."""
+    import runwire
+    import runwire_schemas
+
+    found = []
+    for package in (runwire, runwire_schemas):
+        file = package.__file__
+        folder = str(Path(file).resolve().parents[1]) if file else ""
+        usual = [*site.getsitepackages(), site.getusersitepackages()]
+        if folder and folder not in {str(Path(p).resolve()) for p in usual}:
+            found.append(folder)
+    return found
+
+
+def _start_thread(root: Path) -> None:
+    from runwire.agent.loop import run_in_thread
+
+    agent = run_in_thread(root)
+    if agent is not None:
+        _threads.append(agent)
+
+
+def _start_process(root: Path) -> None:
+    import subprocess
+
+    if not sys.executable:
+        raise RuntimeError("this interpreter does not know its own executable")
+    command = [
+        *(sys.executable, "-m", "runwire.agent"),
+        *("--dir", str(root), "--exit-when-idle-s", f"{IDLE_S:g}"),
+    ]
+    log = _open_log(agents_dir(root))
+    try:
+        # A shell in between, gone at once: the agent is adopted by init, so that it is no child
+        # that os.wait() of a trainer could meet, and no zombie of it.
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=agent_environment(os.environ),
+            start_new_session=True,
+            timeout=SHELL_TIMEOUT_S,
+            check=True,
+        )
+    finally:
+        os.close(log)
+
+
+def _open_log(folder: Path) -> int:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "agent.log"
+    try:
+        if path.stat().st_size > LOG_BYTES_MAX:
+            path.replace(folder / "agent.log.1")
+    except FileNotFoundError:
+        pass
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,207 @@
+"""The agent: looks at every trainer's folder, beats for the living, records the dead."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+from runwire import fork
+from runwire.agent.endings import end_fields, heartbeat_fields, mark_ended
+from runwire.agent.folders import Folders
+from runwire.agent.lock import AgentLock, lock_path
+from runwire.host import boot_id, hostname, pid_namespace
+from runwire.spool.writer import SpoolWriter
+from runwire_schemas.spool.format import Meta, SpoolError
+from runwire_schemas.spool.progress import lifecycle_end, progress
+from runwire_schemas.spool.reader import writer_alive
+
+__all__ = ["Agent", "run_in_thread"]
+
+_log = logging.getLogger("runwire.agent")
+SCAN_INTERVAL_S = 0.5  # a dead trainer is noticed within 2 s: four looks
+HEARTBEAT_INTERVAL_S = 5.0
+# A folder of another pid namespace is left to that namespace's agent; ask again this often.
+FOREIGN_INTERVAL_S = 5.0
+
+
+class Agent:
+    """Watches the trainers of one data root on this boot and pid namespace.
+
+    Threads: one; `stop` may be set from anywhere.
+    """
+
+    def __init__(self, root: Path, *, exit_when_idle_s: float | None = None) -> None:
+        self.root = root
+        self.stop = threading.Event()
+        self._boot, self._namespace, self._host = boot_id(), pid_namespace(), hostname()
+        self.lock = AgentLock(lock_path(root, self._boot, self._namespace))
+        self._exit_when_idle_s = exit_when_idle_s
+        self._folders = Folders(root)
+        self._writers: dict[str, SpoolWriter] = {}
+        self._next_beat_s: dict[Path, float] = {}
+        self._busy_at_s = time.monotonic()
+        fork.register(self)
+
+    def run(self) -> None:
+        """Watch until `stop` is set, the root is deleted, or nobody lives any more."""
+        while not self.stop.is_set():
+            now_s = time.monotonic()
+            self.tick(now_s)
+            if not self.lock.still_ours():
+                _log.warning(
+                    "%s was deleted; this agent ends, the next init starts another", self.lock.path
+                )
+                break
+            if self._idle(now_s) and self._may_leave():
+                break
+            self.stop.wait(SCAN_INTERVAL_S)
+        if self.stop.is_set():
+            self._next_beat_s.clear()
+            self.tick(time.monotonic())
+        self.close()
+
+    def tick(self, now_s: float) -> None:
+        """Look at every unsettled folder once."""
+        for folder, meta in self._folders.unsettled().items():
+            try:
+                self._look(folder, meta, now_s)
+            except FileNotFoundError:
+                continue  # delivered and removed between two looks
+            except (OSError, SpoolError, ValueError) as error:
+                # Ask again later, not 2 times a second: the cause is most likely a full disk.
+                self._next_beat_s[folder] = now_s + HEARTBEAT_INTERVAL_S
+                _log.warning("cannot record the state of %s: %s", folder, error)
+
+    def close(self) -> None:
+        """Close this agent's own spool folders and free the lock."""
+        fork.unregister(self)
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+        self.lock.release()
+
+    def _look(self, folder: Path, meta: Meta, now_s: float) -> None:
+        due = now_s >= self._next_beat_s.get(folder, 0.0)
+        same_place = (meta.boot_id, meta.pid_ns) == (self._boot, self._namespace)
+        if not same_place and not due:
+            return
+        # Asked before the records are read: what it wrote before it went is then seen.
+        if writer_alive(folder):
+            if same_place:
+                self._busy_at_s = now_s
+            if due:
+                self._next_beat_s[folder] = now_s + HEARTBEAT_INTERVAL_S
+                if same_place:
+                    fields = heartbeat_fields(meta, progress(folder))
+                    self._writer(meta.mode).append_json("heartbeat", fields)
+        elif same_place or self._adopts(meta):
+            self._settle(folder, meta)
+        else:
+            self._next_beat_s[folder] = now_s + FOREIGN_INTERVAL_S
+
+    def _adopts(self, meta: Meta) -> bool:
+        """Whether a dead writer of another boot or pid namespace has nobody else to record it."""
+        if meta.boot_id != self._boot:
+            return meta.host == self._host  # else a shared file system shows us another machine
+        return not AgentLock(lock_path(self.root, meta.boot_id, meta.pid_ns)).held()
+
+    def _settle(self, folder: Path, meta: Meta) -> None:
+        finished, next_seq = lifecycle_end(folder)
+        status, reason = "finished", "said so itself"
+        if not finished:
+            seen = progress(folder)
+            writer = self._writer(meta.mode)
+            if meta.worker_of is not None:
+                # A forked worker ends with os._exit as a rule; only its last counts matter.
+                writer.append_json("heartbeat", heartbeat_fields(meta, seen, phase="ended"))
+                status, reason = "ended", "a worker process of its trainer"
+            else:
+                fields = end_fields(
+                    meta,
+                    seen,
+                    seq=next_seq,
+                    reporter=writer.meta.writer,
+                    rebooted=meta.boot_id != self._boot,
+                )
+                if writer.append_json("run", fields) < 0:
+                    return  # no room: keep the folder unsettled and try again
+                status, reason = str(fields["status"]), str(fields["status_reason"])
+                _log.info("run %s: %s", meta.run_id, reason)
+            writer.sync()
+            mark_ended(folder, reporter=writer.meta.writer, status=status, reason=reason)
+        self._folders.settle(folder)
+        self._next_beat_s.pop(folder, None)
+
+    def _writer(self, mode: str) -> SpoolWriter:
+        """This agent's own folder for runs of `mode`: what is said of offline runs stays offline.
+
+        Raises: SpoolError when no folder can be made.
+        """
+        writer = self._writers.get(mode)
+        if writer is not None and writer.folder.exists():
+            return writer
+        meta = Meta(
+            writer=os.urandom(16).hex(),
+            role="agent",
+            project="runwire",
+            run_id="agent",
+            attempt="",
+            rank=0,
+            world_size=1,
+            host=self._host,
+            boot_id=self._boot,
+            pid_ns=self._namespace,
+            pid=os.getpid(),
+            started_at_ns=time.time_ns(),
+            mode=mode,
+        )
+        if writer is not None:
+            _log.warning("%s was deleted; going on in a new folder", writer.folder)
+            writer.close()
+        self._writers[mode] = SpoolWriter.create(self.root, meta)
+        return self._writers[mode]
+
+    def _idle(self, now_s: float) -> bool:
+        limit_s = self._exit_when_idle_s
+        return limit_s is not None and now_s - self._busy_at_s >= limit_s
+
+    def _may_leave(self) -> bool:
+        """Free the lock, then look once more: a trainer that came meanwhile saw it held.
+
+        A trainer makes its folder before it asks for an agent, so one of both sees the other.
+        """
+        self.lock.release()
+        self._folders = Folders(self.root)
+        live = any(
+            (meta.boot_id, meta.pid_ns) == (self._boot, self._namespace) and writer_alive(folder)
+            for folder, meta in self._folders.unsettled().items()
+        )
+        if live and self.lock.acquire():
+            self._busy_at_s = time.monotonic()
+            return False
+        return True
+
+    def _after_fork_in_child(self) -> None:
+        """The lock and the folders are the parent's."""
+        self.stop.set()
+        self.lock.release()
+        for writer in self._writers.values():
+            writer.abandon()
+        self._writers.clear()
+
+
+def run_in_thread(root: Path) -> Agent | None:
+    """Watch from a daemon thread of this process; None when another agent does already.
+
+    The exception to "no thread in the trainer": its own SIGKILL goes unrecorded until the next
+    agent looks.
+    """
+    agent = Agent(root)
+    if not agent.lock.acquire(timeout_s=0.0):
+        fork.unregister(agent)
+        return None
+    threading.Thread(target=agent.run, name="runwire-agent", daemon=True).start()
+    return agent

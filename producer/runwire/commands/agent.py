@@ -1,0 +1,26 @@
+"""`runwire agent`: the watching agent in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+
+SUMMARY = "watch the trainers of this machine in the foreground (`init` normally starts it)"
+EXAMPLE = "runwire agent --dir /scratch/telemetry --exit-when-idle"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `agent`."""
+    parser.add_argument(
+        "--exit-when-idle", action="store_true", help="end when no trainer lives any more"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Be the agent until a signal, or until idle. Blocks: until then."""
+    from runwire.agent.__main__ import main
+    from runwire_schemas import paths
+
+    arguments = ["--dir", str(paths.state_dir(args.dir))]
+    if args.exit_when_idle:
+        arguments.append("--exit-when-idle")
+    return main(arguments)

@@ -1,0 +1,157 @@
+"""JSON text for any Python value: never fails, never grows past its limit, always valid JSON."""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["TEXT_BYTES_MAX", "as_mapping", "json_text"]
+
+# One parameter must fit a row that people read; longer values belong into an artifact.
+TEXT_BYTES_MAX = 64 * 1024
+DEPTH_MAX = 8
+# Arrays up to this many elements are written out, longer ones as their repr.
+ELEMENTS_MAX = 1024
+
+
+def json_text(value: object) -> str:
+    """Valid JSON for `value`.
+
+    NaN and infinities become the strings "NaN", "Infinity", "-Infinity"; what JSON cannot say
+    becomes its repr; text beyond 64 KiB is cut with a note.
+    """
+    plain = _plain(value, 0)
+    try:
+        text = json.dumps(plain, ensure_ascii=False, allow_nan=False)
+        size = len(text.encode("utf-8"))
+    except (ValueError, TypeError, RecursionError, UnicodeEncodeError):
+        # Lone surrogates: ASCII escapes keep them and stay valid UTF-8.
+        text = json.dumps(_safe_repr(plain) if not isinstance(plain, str) else plain)
+        size = len(text)
+    if size <= TEXT_BYTES_MAX:
+        return text
+    return _cut(plain if isinstance(plain, str) else text, size)
+
+
+def as_mapping(value: object) -> Mapping[str, Any] | None:
+    """Named fields of a mapping, dataclass, namespace, OmegaConf, pydantic or attrs object.
+
+    None for anything else. Nothing is imported for it: types are known by how they look.
+    """
+    if isinstance(value, Mapping):
+        return {str(k): v for k, v in _omegaconf(value).items()}
+    if isinstance(value, type):
+        return None
+    if _is_omegaconf(value):
+        return as_mapping(_omegaconf(value))
+    fields = getattr(value, "__dataclass_fields__", None) or _attrs_names(value)
+    if fields:
+        return {name: getattr(value, name) for name in fields if hasattr(value, name)}
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        return as_mapping(dump())
+    if type(value).__name__ in ("Namespace", "SimpleNamespace") and hasattr(value, "__dict__"):
+        return {str(k): v for k, v in vars(value).items()}
+    return None
+
+
+def _attrs_names(value: object) -> list[str]:
+    return [a.name for a in getattr(type(value), "__attrs_attrs__", ())]
+
+
+def _is_omegaconf(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "omegaconf"
+
+
+def _omegaconf(value: Any) -> Any:
+    """Interpolations of an OmegaConf container resolved where they can be."""
+    if not _is_omegaconf(value):
+        return value
+    import sys
+
+    to_container: Callable[..., Any] = sys.modules["omegaconf"].OmegaConf.to_container
+    try:
+        return to_container(value, resolve=True)
+    except Exception:  # an interpolation without a value: keep its text
+        return to_container(value, resolve=False)
+
+
+def _plain(value: object, depth: int) -> Any:
+    """`value` out of dict, list, str, int, float, bool and None."""
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, float):
+        return _float(value)
+    if isinstance(value, (str, int)):
+        return value.__str__() if isinstance(value, str) else int(value)
+    if depth >= DEPTH_MAX:  # also where cycles end
+        return _safe_repr(value)
+    try:
+        return _container(value, depth)
+    except Exception:  # properties, iterators and __getattr__ of a user's class may do anything
+        return _safe_repr(value)
+
+
+def _container(value: object, depth: int) -> Any:
+    fields = as_mapping(value)
+    if fields is not None:
+        return {k: _plain(v, depth + 1) for k, v in fields.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, depth + 1) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_plain(v, depth + 1) for v in value), key=str)
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(os.fspath(value))
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value[:TEXT_BYTES_MAX]).decode("utf-8", errors="backslashreplace")
+    array = _array(value)
+    if array is not None:
+        return _plain(array, depth + 1)
+    if isinstance(value, type) or callable(value):
+        module = getattr(value, "__module__", "")
+        name = getattr(value, "__qualname__", "")
+        return f"{module}.{name}" if name else _safe_repr(value)
+    return _safe_repr(value)
+
+
+def _array(value: Any) -> Any:
+    """Numbers of a numpy, torch or similar scalar or small array; None for anything else."""
+    shape = getattr(value, "shape", None)
+    # A DTensor's item() answers with the local part only: its repr says what it is.
+    if shape is None or type(value).__name__ == "DTensor" or not hasattr(value, "tolist"):
+        return None
+    if math.prod(int(n) for n in shape) > ELEMENTS_MAX:
+        return None
+    return value.tolist()
+
+
+def _float(value: float) -> float | str:
+    if math.isfinite(value):
+        return float(value)
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+def _safe_repr(value: object) -> str:
+    try:
+        return repr(value)[:TEXT_BYTES_MAX]
+    except Exception:
+        return f"<{type(value).__name__} whose repr failed>"
+
+
+def _cut(text: str, size: int) -> str:
+    note = f"... [cut by runwire: {size} bytes, at most {TEXT_BYTES_MAX} are kept]"
+    # Escapes and multi-byte characters count up to 6 bytes; halve until the encoding fits.
+    keep = TEXT_BYTES_MAX - len(note) - 2
+    while True:
+        encoded = json.dumps(text[:keep] + note)
+        if len(encoded) <= TEXT_BYTES_MAX:
+            return encoded
+        keep //= 2

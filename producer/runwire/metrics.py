@@ -1,0 +1,295 @@
+"""The hot path: one `log()` call becomes one committed record in the metric series.
+
+Cost per call is what this file is about (benchmarks/caller_cost.py). The fast path looks up the
+tuple of keys, checks types against the last call with these keys, packs doubles, stores the body
+and then one commit word. Whatever is unusual takes `_slow`. No I/O, no thread, no network.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from runwire.metric_store import Layout, MetricStore, Stamp
+from runwire.pending import PendingCalls
+from runwire.spool.series import RecordTooLarge
+from runwire.spool.writer import SpoolWriter
+from runwire.values import (
+    FLOAT_EXACT_MAX,
+    KEY_CHARS_MAX,
+    Unloggable,
+    flatten,
+    is_cuda_scalar,
+    is_packable,
+    to_float,
+)
+from runwire_schemas.spool.format import LAST_WORD
+
+_crc32, _time_ns = zlib.crc32, time.time_ns
+# How often the fast path looks whether the spool still exists.
+CHECK_INTERVAL_NS = 1_000_000_000
+
+
+class MetricLog:
+    """Logs scalars of one writer. Threads: safe; also from a signal handler inside `log`."""
+
+    def __init__(
+        self,
+        writer: SpoolWriter,
+        *,
+        report: Callable[..., None],
+        on_text: Callable[[str, str, int], None],
+        first_step: int = 0,
+    ) -> None:
+        self._writer = writer
+        self._series = writer.series["metric"]
+        self._lock = self._series.lock
+        self._try = self._lock.acquire
+        self._release = self._lock.release
+        self._store = MetricStore(writer)
+        self._layouts = self._store.layouts
+        self._step = first_step
+        self._check_at = 0
+        self._report, self._on_text = report, on_text
+        self._uncommitted: dict[str, Any] = {}
+        self._reentrant: deque[tuple[dict[str, Any], int | None]] = deque()
+        self._cuda = PendingCalls(self._resolved)
+
+    def log(
+        self,
+        data: Mapping[str, Any],
+        step: int | None = None,
+        *,
+        commit: bool = True,
+        ts: Any = None,
+        sync: bool = False,
+    ) -> None:
+        """Log scalars (and text) at `step`, the next one when it is None.
+
+        Raises: nothing unless strict. Blocks: never on I/O; `sync` waits for CUDA values.
+        """
+        try:
+            layout = self._layouts.get(tuple(data))
+            values = tuple(data.values())
+            if (
+                layout is None
+                or tuple(map(type, values)) != layout.types
+                or not commit
+                or ts is not None
+                or (layout.has_int and _beyond_exact(values))
+                or not (step is None or type(step) is int)
+                or self._uncommitted
+                or self._check_at < (at_ns := _time_ns())
+            ):
+                self._slow(data, step, commit=commit, ts=ts, sync=sync)
+                return
+            if not self._try(False) and not self._wait(data, step):
+                return
+            try:
+                series = self._series
+                offset, seq, call, accepted = series.state
+                end = offset + layout.size
+                segment = series.segment
+                if end > series.limit or segment is None or segment.words[offset >> 3]:
+                    self._store_slowly(layout, values, step, at_ns)
+                    return
+                if step is None:
+                    step = self._step
+                accepted += layout.n
+                body = layout.pack(
+                    seq, call, at_ns, step, accepted, layout.number, layout.n, *values
+                )
+                segment.bytes[offset + 8 : end] = body
+                low = layout.low
+                segment.words[offset >> 3] = _crc32(body, low) << 32 | low
+                series.state = (end, seq + 1, call + 1, accepted)
+                segment.words[LAST_WORD] = offset
+                self._step = step + 1
+                layout.last = values
+                layout.last_call = call
+            finally:
+                self._release()
+        except Exception as exc:
+            self._report("log", exc)
+
+    def _slow(
+        self, data: Mapping[str, Any], step: Any, *, commit: bool, ts: Any, sync: bool
+    ) -> None:
+        now = _time_ns()
+        if self._check_at < now:
+            self._check_at = now + CHECK_INTERVAL_NS
+            self._periodic()
+        if not isinstance(data, Mapping):
+            raise Unloggable(f"log() takes a mapping of names to values, not {type(data).__name__}")
+        at_ns = now if ts is None else _instant(ts)
+        step = _whole_step(step)
+        if not commit:
+            self._uncommitted.update(data)
+            self._step = self._step if step is None else step
+            return
+        if self._uncommitted:
+            data, self._uncommitted = {**self._uncommitted, **data}, {}
+        numbers, cuda = self._sort(data, step)
+        if not (self._try(False) or self._wait(numbers, step)):
+            return
+        try:
+            number = self._step if step is None else step
+            self._step = number + 1
+            if cuda:
+                offset, seq, call, accepted = self._series.state
+                self._series.state = (offset, seq, call + 1, accepted)
+                self._cuda.add((call, at_ns, number), cuda)
+            if numbers:
+                names, values = tuple(numbers), tuple(numbers.values())
+                self._store_next(names, values, number, at_ns)
+        finally:
+            self._release()
+        if self._cuda:
+            self._cuda.poll(wait=sync)
+
+    def _sort(
+        self, data: Mapping[str, Any], step: int | None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Split into numbers that can be stored now and CUDA scalars; texts and refusals leave."""
+        numbers: dict[str, Any] = {}
+        cuda: dict[str, Any] = {}
+        for key, value in flatten(data):
+            if len(key) > KEY_CHARS_MAX:
+                self._refuse(
+                    "too_large", ValueError(f"name of {len(key)} characters: {key[:60]}...")
+                )
+            elif isinstance(value, str):
+                self._on_text(key, value, self._step if step is None else step)
+            elif value is None:
+                self._writer.count_dropped("not_a_number")
+            elif is_cuda_scalar(value) and value.numel() == 1:
+                cuda[key] = value
+            else:
+                self._number(numbers, key, value)
+        return numbers, cuda
+
+    def _number(self, numbers: dict[str, Any], key: str, value: Any) -> None:
+        kind = type(value)
+        if kind is float or (is_packable(kind) and kind is not int):
+            numbers[key] = value
+            return
+        try:
+            number = to_float(value)
+        except (Unloggable, OverflowError) as exc:
+            self._refuse("not_a_number", type(exc)(f"{key!r}: {exc}"))
+            return
+        if kind is int and abs(value) > FLOAT_EXACT_MAX and int(number) != value:
+            self._report("log: rounded", ValueError(f"{key!r}: {value} is stored as {number!r}"))
+        numbers[key] = value if kind is int and abs(value) <= FLOAT_EXACT_MAX else number
+
+    def _refuse(self, reason: str, exc: Exception) -> None:
+        self._writer.count_dropped(reason)
+        self._report(f"log: {reason}", exc)
+
+    def _store_slowly(
+        self, layout: Layout, values: tuple[Any, ...], step: int | None, at_ns: int
+    ) -> None:
+        """Store a call whose record needs a new segment. The caller holds the lock."""
+        number = self._step if step is None else step
+        self._step = number + 1
+        self._store_next(layout.names, values, number, at_ns)
+
+    def _store_next(
+        self, names: tuple[str, ...], values: tuple[Any, ...], step: int, at_ns: int
+    ) -> None:
+        call = self._series.state[2]
+        self._store_call((call, at_ns, step), names, values)
+        offset, seq, _, accepted = self._series.state
+        self._series.state = (offset, seq, call + 1, accepted)
+
+    def _store_call(self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        try:
+            self._store.add(stamp, names, values)
+        except (OSError, RecordTooLarge) as exc:
+            reason = self._writer.refused(self._series, exc)
+            self._report(f"log: {reason}", exc, hint=self._writer.advice(reason))
+
+    def _resolved(self, stamp: Stamp, names: Iterable[str], values: Iterable[float] | None) -> None:
+        """Store CUDA values that arrived, or count them when they never will."""
+        keys = tuple(names)
+        if values is None:
+            self._writer.count_dropped("unresolved", len(keys))
+            return
+        with self._lock:
+            self._store_call(stamp, keys, tuple(values))
+
+    def _wait(self, data: Mapping[str, Any], step: int | None) -> bool:
+        """Get the lock that was taken; false when this very thread holds it further up.
+
+        A signal handler may log while it interrupts `log`: waiting would never end, so the call
+        is kept and stored by the next one.
+        """
+        frame = sys._getframe(2)  # noqa: SLF001 - the documented way to see one's own callers
+        own = {MetricLog.log.__code__, MetricLog._slow.__code__, MetricLog._resolved.__code__}
+        while frame := frame.f_back:  # type: ignore[assignment]
+            if frame.f_code in own and frame.f_locals.get("self") is self:
+                self._reentrant.append((dict(data), step))
+                self._check_at = 0
+                return False
+        return self._lock.acquire()
+
+    def _periodic(self) -> None:
+        while self._reentrant:
+            data, step = self._reentrant.popleft()
+            self.log(data, step)
+        segment = self._series.segment
+        if segment is not None and not segment.is_linked():
+            self._writer.recover_deleted()
+
+    def last(self) -> dict[str, Any]:
+        """Return the last value of every metric: what `summary` shows."""
+        with self._lock:
+            return self._store.last()
+
+    @property
+    def step(self) -> int:
+        """The step that the next call without one gets."""
+        return self._step
+
+    @step.setter
+    def step(self, value: int) -> None:
+        self._step = value
+
+    def drain(self) -> None:
+        """Store what waits: uncommitted values, calls of signal handlers, CUDA values."""
+        self._periodic()
+        if self._uncommitted:
+            self.log({}, None)
+        self._cuda.poll(wait=True)
+
+    def reset_after_fork(self) -> None:
+        """Make the lock usable in a child whose parent held it while forking."""
+        self._series.lock = self._lock = threading.Lock()
+        self._try, self._release = self._lock.acquire, self._lock.release
+
+
+def _beyond_exact(values: tuple[Any, ...]) -> bool:
+    return any(type(v) is int and not -FLOAT_EXACT_MAX <= v <= FLOAT_EXACT_MAX for v in values)
+
+
+def _whole_step(step: Any) -> int | None:
+    if step is None or type(step) is int:
+        return step
+    try:
+        whole = int(step)
+    except (TypeError, ValueError):
+        raise Unloggable(f"step must be an integer, not {type(step).__name__}") from None
+    if whole != step:
+        raise Unloggable(f"step must be a whole number, not {step!r}")
+    return whole
+
+
+def _instant(ts: Any) -> int:
+    """Return a datetime or epoch seconds as epoch nanoseconds."""
+    seconds = ts.timestamp() if hasattr(ts, "timestamp") else float(ts)
+    return int(seconds * 1_000_000) * 1000

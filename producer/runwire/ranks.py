@@ -1,0 +1,147 @@
+"""Which place this process has in its job: read from what the launcher left in the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from runwire.errors import ConfigError
+
+__all__ = ["Ranks", "detect_ranks"]
+
+# (rank, world size, local rank, local world size), by launcher.
+_ENV_LAUNCHERS = {
+    "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    "openmpi": (
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
+    "mpich": ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
+    "jsm": (
+        "JSM_NAMESPACE_RANK",
+        "JSM_NAMESPACE_SIZE",
+        "JSM_NAMESPACE_LOCAL_RANK",
+        "JSM_NAMESPACE_LOCAL_SIZE",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """Place of one process in its job.
+
+    `marker` is the variable that only the launcher's children carry: it tells them from it.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    one_node: bool = True
+    launcher: str = "none"
+    marker: str = ""
+
+
+def detect_ranks(environ: Mapping[str, str] | None = None, *, pid: int | None = None) -> Ranks:
+    """Rank and world size, by the first of: torch.distributed, torchrun, SLURM, MPI, single.
+
+    torchrun's RANK wins over SLURM_PROCID: under `sbatch` every worker inherits SLURM_PROCID=0.
+
+    Raises: ConfigError when a launcher's variables contradict each other.
+    """
+    live = _torch_distributed() if environ is None else None
+    environ = os.environ if environ is None else environ
+    for launcher, names in _ENV_LAUNCHERS.items():
+        rank_name, size_name, local_name, local_size_name = names
+        if rank_name not in environ or size_name not in environ:
+            continue
+        if launcher == "slurm" and not _is_slurm_task(environ, os.getpid() if pid is None else pid):
+            continue
+        world_size = _int(environ, size_name, 1)
+        if launcher == "slurm":
+            # NTASKS is of the allocation; a step may run fewer.
+            world_size = _int(environ, "SLURM_STEP_NUM_TASKS", world_size)
+        found = Ranks(
+            rank=_int(environ, rank_name, 0),
+            world_size=world_size,
+            local_rank=_int(environ, local_name, 0),
+            one_node=_one_node(environ, launcher, (local_size_name, world_size)),
+            launcher=launcher,
+            marker=rank_name,
+        )
+        return _checked(_with_live(found, live), (rank_name, size_name))
+    if live is not None:
+        one_node = live[1] == 1 or _master_is_local(environ)
+        return Ranks(rank=live[0], world_size=live[1], one_node=one_node, launcher="torch")
+    return Ranks()
+
+
+def _with_live(found: Ranks, live: tuple[int, int] | None) -> Ranks:
+    if live is None or live[1] == 1 < found.world_size:
+        return found
+    return replace(found, rank=live[0], world_size=live[1])
+
+
+def _checked(ranks: Ranks, names: tuple[str, str]) -> Ranks:
+    if ranks.world_size < 1 or not 0 <= ranks.rank < ranks.world_size:
+        raise ConfigError(
+            f"{names[0]}={ranks.rank} does not fit {names[1]}={ranks.world_size}: a rank must be "
+            "from 0 to world size - 1. Correct the launcher's environment, or unset both for a "
+            "single process."
+        )
+    return ranks
+
+
+def _is_slurm_task(environ: Mapping[str, str], pid: int) -> bool:
+    """False in shells inside an allocation: they carry task variables but are no task."""
+    if environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return False
+    if "SLURM_STEP_ID" in environ or "SLURM_STEP_NUM_TASKS" in environ:
+        return True
+    # The batch script itself: its SLURM_TASK_PID is the script's shell, an ancestor of ours.
+    task_pid = environ.get("SLURM_TASK_PID")
+    return task_pid is None or task_pid == str(pid)
+
+
+def _one_node(environ: Mapping[str, str], launcher: str, local: tuple[str, int]) -> bool:
+    local_size_name, world_size = local
+    if world_size == 1:
+        return True
+    if launcher == "slurm":
+        nodes = _int(environ, "SLURM_STEP_NUM_NODES", _int(environ, "SLURM_NNODES", 0))
+        return nodes == 1
+    local_size = _int(environ, local_size_name, 0)
+    return local_size == world_size or (not local_size and _master_is_local(environ))
+
+
+def _master_is_local(environ: Mapping[str, str]) -> bool:
+    """A rendezvous on the loopback address cannot span nodes."""
+    return environ.get("MASTER_ADDR", "") in ("localhost", "127.0.0.1", "::1")
+
+
+def _int(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(
+            f"environment variable {name}={text!r} must be a whole number: it tells runwire the "
+            "place of this process in its job. Correct or unset it."
+        ) from None
+
+
+def _torch_distributed() -> tuple[int, int] | None:
+    """(rank, world size) of an initialised process group; torch is never imported for it."""
+    dist = sys.modules.get("torch.distributed")
+    try:
+        if dist is not None and dist.is_available() and dist.is_initialized():
+            return int(dist.get_rank()), int(dist.get_world_size())
+    except Exception:  # a half-imported or replaced torch says nothing about ranks
+        return None
+    return None

@@ -1,0 +1,139 @@
+"""Settings of the SDK: one table of fields, resolved once when `init` is called.
+
+Arguments win over the environment, the environment over `./runwire.toml`, that over defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from runwire.errors import ConfigError
+from runwire.settings_sources import (
+    Field,
+    environment_values,
+    parse_value,
+    refuse_unknown,
+    toml_values,
+)
+from runwire_schemas.paths import state_dir
+
+__all__ = ["FIELDS", "Settings"]
+
+GIB = 1024**3
+
+
+# The one table: resolution, documents and the house test read it.
+FIELDS: tuple[Field, ...] = (
+    Field("dir", "path", "", None, "data root: spool, agent files, embedded engine"),
+    Field("project", "text", "", "default", "project that runs belong to"),
+    Field("run_id", "text", "", None, "id of the run; all ranks of one job must share it"),
+    Field(
+        "mode",
+        "choice",
+        "",
+        "online",
+        "offline: nothing is shipped before `runwire sync`; disabled: log nothing",
+        choices=("online", "offline", "disabled"),
+    ),
+    Field("strict", "flag", "", False, "raise what logging calls would otherwise count"),
+    Field(
+        "agent",
+        "choice",
+        "",
+        "process",
+        "who watches the trainer: a process of its own, a thread in it, or nobody",
+        choices=("process", "thread", "none"),
+    ),
+    Field("kafka_bootstrap_servers", "text", "", None, "brokers; unset: the embedded route"),
+    Field("quota_bytes", "bytes", "bytes", 2 * GIB, "spool space of one writer process"),
+    Field("disk_free_ratio_min", "ratio", "", 0.10, "share of the disk that stays free"),
+    Field(
+        "fork_policy",
+        "choice",
+        "",
+        "inherit",
+        "forked children: log as workers of this rank, log nothing, or raise",
+        choices=("inherit", "ignore", "raise"),
+    ),
+    Field("finish_timeout_s", "seconds", "s", 5.0, "longest wait of `finish` at process exit"),
+    Field(
+        "preempt_signals",
+        "names",
+        "",
+        ("SIGTERM",),
+        "signals that announce a pre-emption, comma separated (for example SIGTERM,SIGUSR1)",
+    ),
+    Field("capture_git", "flag", "", True, "record commit, branch and dirty state at init"),
+)
+
+_BY_NAME: dict[str, Field] = {field.name: field for field in FIELDS}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one `init` works with; `FIELDS` holds the meaning of each name."""
+
+    dir: str | None = None
+    project: str = "default"
+    run_id: str | None = None
+    mode: str = "online"
+    strict: bool = False
+    agent: str = "process"
+    kafka_bootstrap_servers: str | None = None
+    quota_bytes: int = 2 * GIB
+    disk_free_ratio_min: float = 0.10
+    fork_policy: str = "inherit"
+    finish_timeout_s: float = 5.0
+    preempt_signals: tuple[str, ...] = ("SIGTERM",)
+    capture_git: bool = True
+
+    @property
+    def root(self) -> Path:
+        """Absolute data root."""
+        return state_dir(self.dir)
+
+    def changed(self) -> dict[str, Any]:
+        """Fields that differ from their default: how a `Settings` argument joins `resolve`."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+
+    @classmethod
+    def resolve(
+        cls,
+        overrides: Mapping[str, object] | None = None,
+        environ: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+    ) -> Settings:
+        """Merge arguments, environment, `./runwire.toml` and defaults, in this precedence.
+
+        Raises: ConfigError naming the value, where it came from and what is accepted.
+        """
+        if sys.platform == "win32":
+            raise ConfigError(
+                "runwire does not run on Windows: its spool needs POSIX file locks. "
+                "Train under WSL2 or Linux, or pass mode='disabled' elsewhere."
+            )
+        environ = os.environ if environ is None else environ
+        values = toml_values(Path(cwd) if cwd is not None else None, _BY_NAME)
+        values.update(environment_values(environ, _BY_NAME))
+        given = {k: v for k, v in (overrides or {}).items() if v is not None}
+        refuse_unknown(given, _BY_NAME, source="argument")
+        for name, value in given.items():
+            values[name] = parse_value(_BY_NAME[name], value, f"argument {name}=")
+        settings = cls(**values)
+        if settings.kafka_bootstrap_servers and settings.mode != "disabled":
+            raise ConfigError(
+                f"kafka_bootstrap_servers is set ({settings.kafka_bootstrap_servers!r}), but the "
+                "Kafka route is not part of this version of runwire. Unset "
+                "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS (or the key in runwire.toml) to use the "
+                "embedded route: `runwire up` reads the spool."
+            )
+        return settings

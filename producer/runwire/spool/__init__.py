@@ -1,0 +1,1 @@
+"""Writer's side of the spool: folders, preallocated segments, records, quota."""

@@ -1,0 +1,128 @@
+"""Decides who may open another segment when space gets short.
+
+First to go are system samples and console lines, then the oldest metric segments nobody reads;
+lifecycle records are never refused here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from pathlib import Path
+
+from runwire.spool.series import Series
+from runwire_schemas.spool.cursor import read_cursor, write_cursor
+from runwire_schemas.spool.format import (
+    HEADER_BYTES,
+    READER_LOCK,
+    SegmentHeader,
+    SpoolError,
+    segment_name,
+)
+
+# Share of the quota that each class may fill: the lowest class goes first.
+_SHARES = {"lifecycle": None, "metric": 1.0, "log": 0.8, "system": 0.8}
+# An absolute cap beside the ratio: on a 10 TB disk 10 % would be a terabyte of refusal.
+_FREE_BYTES_WANTED_MAX = 1024**3
+_FREE_RATIO_MIN = 0.10
+_RETRY_INTERVAL_S = 1.0
+
+
+class QuotaExceeded(OSError):  # noqa: N818 - reads as the reason of a drop
+    """The writer's share of the disk is used up."""
+
+
+class Quota:
+    """Admits or refuses new segments of one writer folder."""
+
+    def __init__(self, folder: Path, bytes_max: int) -> None:
+        self._folder, self._bytes_max = folder, bytes_max
+        self._refused: dict[str, tuple[float, OSError]] = {}
+        # Points in segments deleted to make room, to be counted by the writer.
+        self.dropped_points = 0
+
+    def admit(self, series: Series) -> None:
+        """Raises: QuotaExceeded or OSError when `series` may not open another segment now."""
+        share = _SHARES[series.name]
+        if share is None:
+            return
+        now = time.monotonic()
+        until, last = self._refused.get(series.name, (0.0, None))
+        if last is not None and now < until:
+            raise last  # asking the file system at every call would slow the trainer
+        try:
+            self._check(series, share)
+        except OSError as error:
+            self._refused[series.name] = (now + _RETRY_INTERVAL_S, error)
+            raise
+        self._refused.pop(series.name, None)
+
+    def reason(self, error: OSError) -> str:
+        """Return the drop reason for an error of a segment's creation."""
+        if isinstance(error, QuotaExceeded):
+            return "quota"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return "disk_full"
+        if error.errno in (errno.ENOENT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ESTALE):
+            return "spool_lost"
+        return "other"
+
+    def refuse(self, series: Series, error: OSError) -> None:
+        """Remember a failed creation so that the next calls fail fast."""
+        self._refused[series.name] = (time.monotonic() + _RETRY_INTERVAL_S, error)
+
+    def _check(self, series: Series, share: float) -> None:
+        new = series.next_segment_bytes()
+        usage = shutil.disk_usage(self._folder)
+        wanted = min(usage.total * _FREE_RATIO_MIN, _FREE_BYTES_WANTED_MAX)
+        while self._used() + new > self._bytes_max * share or usage.free - new < wanted:
+            freed = self._drop_oldest(series) if series.name == "metric" else 0
+            if not freed:
+                raise QuotaExceeded(
+                    errno.EDQUOT, "the spool quota is used up and nobody reads the spool"
+                )
+            usage = shutil.disk_usage(self._folder)
+
+    def _used(self) -> int:
+        with os.scandir(self._folder) as entries:
+            return sum(e.stat().st_size for e in entries if e.name.endswith(".seg"))
+
+    def _drop_oldest(self, series: Series) -> int:
+        """Delete the oldest sealed metric segment if nobody reads this folder; return its size."""
+        live = series.segment
+        if live is None:
+            return 0
+        fd = os.open(self._folder / READER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return 0  # a reader is at work and will free space itself
+        else:
+            return self._drop(live.number)
+        finally:
+            os.close(fd)
+
+    def _drop(self, live: int) -> int:
+        names = sorted(path.name for path in self._folder.glob("metric-*"))
+        if not names or names[0] == segment_name("metric", live):
+            return 0
+        try:
+            following = self._header(names[1])
+        except SpoolError:
+            return 0  # damaged: the reader's business
+        cursor = read_cursor(self._folder)
+        self.dropped_points += max(0, following.base_accepted - cursor.accepted)
+        cursor.positions["metric"] = max(cursor.positions["metric"], following.base_seq)
+        cursor.accepted = max(cursor.accepted, following.base_accepted)
+        write_cursor(self._folder, cursor)
+        oldest = self._folder / names[0]
+        size = oldest.stat().st_size
+        oldest.unlink()
+        return size
+
+    def _header(self, name: str) -> SegmentHeader:
+        with (self._folder / name).open("rb") as file:
+            return SegmentHeader.unpack(file.read(HEADER_BYTES))

@@ -1,0 +1,225 @@
+"""Owns the spool folder of one writer process: identity, lock, series, quota, drop counters."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from runwire.spool.quota import Quota
+from runwire.spool.segment import Segment
+from runwire.spool.series import RecordTooLarge, Series
+from runwire_schemas.spool.cursor import Cursor, write_cursor
+from runwire_schemas.spool.format import (
+    KIND_SERIES,
+    META_FILE,
+    SERIES,
+    WRITER_LOCK,
+    Meta,
+    SpoolError,
+)
+
+# Lifecycle records wait here while the disk is full; beyond it even they are counted as dropped.
+WAITING_BYTES_MAX = 8 * 1024 * 1024
+QUOTA_BYTES = 2 * 1024**3
+
+
+class SpoolWriter:
+    """Appends records that survive SIGKILL once `append` returns.
+
+    Threads: safe. A forked child must not use it: call `abandon` there.
+    """
+
+    def __init__(self, folder: Path, meta: Meta, lock_fd: int, quota_bytes: int) -> None:
+        self.folder, self.meta = folder, meta
+        self.dropped: dict[str, int] = {}
+        self.phase = ""
+        self._lock_fd = lock_fd
+        self._quota = Quota(folder, quota_bytes)
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        writer = bytes.fromhex(meta.writer)
+        self.series = {name: Series(folder, name, writer, self._on_new) for name in SERIES}
+
+    @classmethod
+    def create(cls, root: Path, meta: Meta, *, quota_bytes: int = QUOTA_BYTES) -> SpoolWriter:
+        """Make the folder, take its lock, publish it. Raises: SpoolError with what to do."""
+        spool = root / "spool"
+        name = f"{_file_name(meta.run_id)}-r{meta.rank}-{meta.writer[:12]}"
+        final = spool / name
+        if final.exists():
+            raise SpoolError(
+                f"{final} exists: two processes claim writer {meta.writer}. A writer id belongs "
+                "to one process; do not copy one between processes"
+            )
+        try:
+            lock_fd = _publish(spool, name, meta)
+        except OSError as error:
+            raise SpoolError(
+                f"cannot make a spool folder in {spool}: {error.strerror or error}. Give a "
+                "writable local folder with free space through dir= or RUNWIRE_DIR"
+            ) from error
+        return cls(final, meta, lock_fd, quota_bytes)
+
+    def append(self, series: str, kind: int, payload: bytes) -> int:
+        """Append one record and return its sequence number, or -1 when it was dropped."""
+        target = self.series[series]
+        with target.lock:
+            if series == "lifecycle" and self._waiting:
+                self._retry_waiting(target)
+            try:
+                # A class over its share of the quota gets no new segment; the live one fills up.
+                if target.limit - target.state[0] < len(payload) + 32:
+                    self.admit(target)
+                return target.append(kind, payload)
+            except (OSError, RecordTooLarge) as error:
+                reason = self.refused(target, error)
+                if series == "lifecycle" and self._wait(reason, kind, payload):
+                    return -1
+                self.count_dropped(reason)
+        return -1
+
+    def admit(self, series: Series) -> None:
+        """Ask for one more segment, freeing old ones if need be. Raises: OSError when refused."""
+        try:
+            self._quota.admit(series)
+        finally:
+            if self._quota.dropped_points:
+                points, self._quota.dropped_points = self._quota.dropped_points, 0
+                self.count_dropped("quota", points)
+
+    def refused(self, series: Series, error: Exception) -> str:
+        """Return the drop reason for a failed append, and let the next ones fail fast."""
+        if isinstance(error, OSError):
+            self._quota.refuse(series, error)
+            return self._quota.reason(error)
+        return "too_large"
+
+    def advice(self, reason: str) -> str:
+        """Say what a user can do about a drop reason."""
+        return _ADVICE.get(reason, "").format(folder=self.folder)
+
+    def append_json(self, kind: str, fields: Mapping[str, object]) -> int:
+        """Append an event's own fields; identity comes from meta unless `fields` says otherwise."""
+        series, code = KIND_SERIES[kind]
+        stamped = {"at_ns": time.time_ns(), **fields}
+        text = json.dumps(stamped, ensure_ascii=False, separators=(",", ":"))
+        return self.append(series, code, text.encode("utf-8", "surrogatepass"))
+
+    def count_dropped(self, reason: str, n: int = 1) -> None:
+        """Count `n` records or points as dropped, visibly in the live segment's header."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + n
+        self.show_counts()
+
+    def set_phase(self, phase: str) -> None:
+        """Show what the trainer is doing to whoever reads the header."""
+        self.phase = phase
+        self.show_counts()
+
+    def show_counts(self) -> None:
+        """Copy counters and phase into the live metric segment's header."""
+        segment = self.series["metric"].segment
+        if segment is not None:
+            segment.set_counts(self.dropped, self.phase)
+
+    @property
+    def waiting(self) -> int:
+        """Lifecycle records that wait in memory for disk space."""
+        return len(self._waiting)
+
+    def sync(self) -> None:
+        """Force everything appended so far to the device."""
+        for series in self.series.values():
+            with series.lock:
+                if series.segment is not None:
+                    series.segment.sync()
+
+    def close(self) -> None:
+        """Write what waits, close the segments, free the lock; readers see the writer gone."""
+        lifecycle = self.series["lifecycle"]
+        with lifecycle.lock:
+            self._retry_waiting(lifecycle)
+        for series in self.series.values():
+            with series.lock:
+                series.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Drop the lock's descriptor only: what a forked child does with its parent's writer."""
+        if self._lock_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _on_new(self, segment: Segment) -> None:
+        if segment.path.name.startswith("metric-"):
+            segment.set_counts(self.dropped, self.phase)
+
+    def _wait(self, reason: str, kind: int, payload: bytes) -> bool:
+        size = sum(len(waiting) for _, waiting in self._waiting) + len(payload)
+        if reason == "too_large" or size > WAITING_BYTES_MAX:
+            return False
+        self._waiting.append((kind, payload))
+        return True
+
+    def _retry_waiting(self, target: Series) -> None:
+        while self._waiting:
+            kind, payload = self._waiting[0]
+            try:
+                target.append(kind, payload)
+            except OSError:
+                return
+            self._waiting.popleft()
+
+    def recover_deleted(self) -> None:
+        """Start over in a new folder after somebody deleted the old one under a live writer.
+
+        Points of the deleted live segment are counted as lost, those a reader had already taken
+        among them: what was delivered can no longer be told. The caller holds no lock.
+        Raises: SpoolError when no new folder can be made.
+        """
+        metric = self.series["metric"]
+        lost = metric.state[3] - metric.segment.base_accepted if metric.segment else 0
+        states = {name: series.state for name, series in self.series.items()}
+        for series in self.series.values():
+            with series.lock:
+                series.close()
+        folder = self.folder
+        self._lock_fd = _publish(folder.parent, folder.name, self.meta, lock_fd=self._lock_fd)
+        write_cursor(
+            folder, Cursor({name: s[1] for name, s in states.items()}, 0, states["metric"][3])
+        )
+        self.count_dropped("spool_lost", lost)
+
+
+_ADVICE = {
+    "disk_full": "Free space on the disk of {folder}, or set RUNWIRE_DIR to another one.",
+    "quota": "Start `runwire up` so that the spool is read, or raise RUNWIRE_QUOTA_BYTES.",
+    "spool_lost": "{folder} is gone or read-only; set RUNWIRE_DIR to a local writable folder.",
+    "too_large": "Log fewer or shorter values per call.",
+}
+
+
+def _publish(spool: Path, name: str, meta: Meta, *, lock_fd: int = -1) -> int:
+    """Make a writer's folder complete, then give it its name; return the held lock."""
+    hidden = spool / f".new-{meta.writer}"
+    spool.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    spool.mkdir(mode=0o700, exist_ok=True)
+    hidden.mkdir(mode=0o700)
+    if lock_fd >= 0:
+        os.close(lock_fd)
+    lock_fd = os.open(hidden / WRITER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    (hidden / META_FILE).write_text(json.dumps(asdict(meta), indent=1), "utf-8")
+    hidden.rename(spool / name)
+    return lock_fd
+
+
+def _file_name(run_id: str) -> str:
+    """Return a file name part: user-supplied ids never choose paths."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in run_id)[:80]

@@ -1,0 +1,147 @@
+"""Starts runs: resolves settings and identity, opens the spool, starts the watching agent."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike, getpid
+from typing import Any
+
+from runwire import exits, fork, known_runs, notebook
+from runwire.agent.launch import ensure_agent
+from runwire.environment import environment_facts
+from runwire.errors import RunwireError
+from runwire.guard import Guard
+from runwire.host import boot_id, hostname, pid_namespace
+from runwire.identity import Identity, identify
+from runwire.run import Run, tags_of
+from runwire.session import Session
+from runwire.settings import Settings
+from runwire_schemas.spool.format import Meta
+
+_current: Run | None = None
+_started = 0
+
+
+def init(  # noqa: PLR0913 - the surface people know from wandb
+    project: str | None = None,
+    *,
+    name: str | None = None,
+    run_id: str | None = None,
+    config: Any = None,
+    group: str | None = None,
+    job_type: str | None = None,
+    tags: Mapping[str, Any] | Iterable[str] = (),
+    notes: str | None = None,
+    parent: str | Run | None = None,
+    resume: str = "auto",
+    mode: str | None = None,
+    dir: str | PathLike[str] | None = None,  # noqa: A002 - the name people know from wandb
+    all_ranks: bool = False,
+    settings: Settings | None = None,
+) -> Run:
+    """Start a run and make it the current one.
+
+    Ranks of one job share one run without talking to each other; metrics come from rank 0 unless
+    `all_ranks`. `resume` is "auto", "allow", "must" or "never" for a run id that exists already.
+
+    Raises: ConfigError for unusable arguments or settings, SpoolError when the data root cannot
+    be written. Nothing raises afterwards unless strict.
+    """
+    global _current, _started
+    given = settings.changed() if settings is not None else {}
+    given |= {"project": project, "run_id": run_id, "mode": mode, "dir": dir}
+    resolved = Settings.resolve({k: v for k, v in given.items() if v is not None})
+    identity = identify(resolved.project, resolved.run_id, nth=_started)
+    first_step = 0
+    if resolved.mode != "disabled":
+        first_step = _resume(resolved, identity, resume)
+    session = Session(
+        resolved,
+        _meta(resolved, identity),
+        Guard(strict=resolved.strict),
+        environment=environment_facts(git=resolved.capture_git),
+        first_step=first_step,
+        values_wanted=all_ranks or identity.ranks.rank == 0,
+    )
+    about = {"name": name, "group": group, "job_type": job_type, "notes": notes}
+    about["parent_run_id"] = parent.id if isinstance(parent, Run) else parent
+    run = Run(session, tags=tags_of(tags), about=about)
+    if config is not None:
+        run.config.update(config)
+    fork.register(run)
+    exits.install(run, preempt_signals=resolved.preempt_signals)
+    notebook.install(run)
+    if resolved.mode == "online":
+        ensure_agent(resolved.root, resolved)
+    _current = run
+    _started += 1
+    return run
+
+
+def start_run(run_name: str | None = None, *, nested: bool = False, **arguments: Any) -> Run:
+    """Start a run under MLflow's name for it; `nested` makes the current run its parent."""
+    if nested and _current is not None:
+        arguments.setdefault("parent", _current)
+    return init(name=run_name, **arguments)
+
+
+def active_run() -> Run | None:
+    """Return the current run of this process, None before the first `init`."""
+    return _current
+
+
+def current() -> Run:
+    """Return the current run. Raises: RunwireError before the first `init`."""
+    if _current is None:
+        raise RunwireError("there is no run yet: call runwire.init(project=...) first")
+    return _current
+
+
+def attach(settings: Settings, meta: Meta) -> Run:
+    """Return a handle on a run of another process (spawned workers get it by pickling)."""
+    session = Session.attached(settings, meta, Guard(strict=settings.strict))
+    run = Run.attached(session)
+    fork.register(run)
+    return run
+
+
+def _resume(settings: Settings, identity: Identity, resume: str) -> int:
+    root, project, run_id = settings.root, identity.project, identity.run_id
+    attempt = identity.attempt
+    step = known_runs.first_step(root, project, run_id, attempt=attempt, resume=resume)
+    if identity.ranks.rank == 0:
+        try:
+            known_runs.remember(root, project, run_id, attempt=attempt, last_step=None)
+        except OSError:
+            return step  # the spool's own error, which follows, says what to do
+    return step
+
+
+def _meta(settings: Settings, identity: Identity) -> Meta:
+    return Meta(
+        writer=uuid.uuid4().hex,
+        role="trainer",
+        project=identity.project,
+        run_id=identity.run_id,
+        attempt=identity.attempt,
+        rank=identity.ranks.rank,
+        world_size=identity.ranks.world_size,
+        host=hostname(),
+        boot_id=boot_id(),
+        pid_ns=pid_namespace(),
+        pid=getpid(),
+        started_at_ns=time.time_ns(),
+        mode=settings.mode,
+        sdk=sdk_version(),
+    )
+
+
+def sdk_version() -> str:
+    """Return the installed version of runwire."""
+    try:
+        return version("runwire")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,290 @@
+"""Events to bytes and back: Confluent header (0x00, schema id as big-endian u32), then Avro.
+
+Bundled schemas have ids in a reserved high range, so no registry is needed and none collides.
+Bytes from outside end as an event or as DecodeError, whatever they are.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import fastavro
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+from fastavro.types import Schema
+from fastavro.validation import ValidationError
+
+from runwire_schemas.bounds import compile_check
+from runwire_schemas.errors import DecodeError, SchemaError
+from runwire_schemas.events import EVENTS, Event, MetricBatch
+from runwire_schemas.metric_encode import encode_fields
+from runwire_schemas.topics import TOPICS
+from runwire_schemas.varint import encode_longs
+
+BUNDLED_ID_BASE = 0x7F000000
+HEADER_BYTES = 5
+_HEADER = struct.Struct(">BI")
+
+BUNDLED: dict[int, tuple[str, str]] = {
+    BUNDLED_ID_BASE + 1: ("run.v1", "daf10edff2586ac6"),
+    BUNDLED_ID_BASE + 2: ("param.v1", "4ceb162c2ebb80c8"),
+    BUNDLED_ID_BASE + 3: ("metric.v1", "8dc69071044cb53b"),
+    BUNDLED_ID_BASE + 4: ("heartbeat.v1", "1067af081b41db2f"),
+    BUNDLED_ID_BASE + 5: ("log.v1", "4df17f2ae8a6eb7c"),
+    BUNDLED_ID_BASE + 6: ("deadletter.v1", "e4645a9c98b5766a"),
+}
+"""Schema stem and CRC-64-AVRO fingerprint by id. Rows are only ever added: old bytes stay."""
+
+# What fastavro raises on bytes or schemas that do not fit; anything else is our own fault.
+_READ_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    ValueError,
+    struct.error,
+    fastavro.read.SchemaResolutionError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """One schema that messages may be written with."""
+
+    kind: str
+    parsed: Schema
+    fingerprint: str
+    check: Callable[[bytes, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """The schema in force for one kind."""
+
+    parsed: Schema
+    fingerprint: str
+    header: bytes
+    field_names: tuple[str, ...]
+
+
+_learned: dict[int, _Writer] = {}
+
+
+def encode(event: Event) -> bytes:
+    """Return an event as a message. Raises: SchemaError, naming the field that does not fit."""
+    kind = _kind_of_class(type(event))
+    reader = _reader(kind)
+    if isinstance(event, MetricBatch):
+        return reader.header + _metric_body(event)
+    record = {name: getattr(event, name) for name in reader.field_names}
+    out = io.BytesIO()
+    out.write(reader.header)
+    try:
+        fastavro.validate(record, reader.parsed, raise_errors=True)
+        fastavro.schemaless_writer(out, reader.parsed, record)
+    except (*_READ_ERRORS, ValidationError) as error:
+        raise SchemaError(f"{kind} event does not fit its schema: {error}") from error
+    return out.getvalue()
+
+
+def encode_metric_batch(  # noqa: PLR0913 - one argument per field of the record
+    *,
+    project: str,
+    run_id: str,
+    attempt: str,
+    writer: str,
+    rank: int,
+    batch_seq: int,
+    names: Sequence[str],
+    call_seq: Sequence[int],
+    call_step: Sequence[int],
+    call_at_ms: Sequence[int],
+    call_n: Sequence[int],
+    name_idx_bytes: bytes,
+    points: int,
+    value_bytes: bytes,
+) -> bytes:
+    """Return a MetricBatch message whose points are given as ready bytes.
+
+    Shapes: name_idx_bytes holds `points` varints, value_bytes `points` little-endian doubles.
+    Raises: SchemaError when the parts do not fit together.
+    """
+    return _reader("metric").header + encode_fields(
+        project=project,
+        run_id=run_id,
+        attempt=attempt,
+        writer=writer,
+        rank=rank,
+        batch_seq=batch_seq,
+        names=names,
+        call_seq=call_seq,
+        call_step=call_step,
+        call_at_ms=call_at_ms,
+        call_n=call_n,
+        name_idx_bytes=name_idx_bytes,
+        points=points,
+        value_bytes=value_bytes,
+    )
+
+
+def decode(value: bytes) -> Event:
+    """Return the event in a message, in the shape of the schema in force today.
+
+    Raises: DecodeError when the bytes are no such message; nothing else.
+    """
+    writer = _writer(value)
+    writer.check(value, HEADER_BYTES)
+    reader = _reader(writer.kind)
+    same = writer.fingerprint == reader.fingerprint
+    body = io.BytesIO(value)
+    body.seek(HEADER_BYTES)
+    try:
+        record: Any = fastavro.schemaless_reader(
+            body, writer.parsed, None if same else reader.parsed
+        )
+        event = EVENTS[writer.kind](**record)
+    except _READ_ERRORS as error:
+        raise DecodeError(f"{writer.kind} message cannot be read: {error}") from error
+    if isinstance(event, MetricBatch):
+        _check_batch(event)
+    return event
+
+
+def kind_of(value: bytes) -> str:
+    """Return the kind of a message by its header alone. Raises: DecodeError when unknown."""
+    return _writer(value).kind
+
+
+def is_current(value: bytes, kind: str) -> bool:
+    """Tell whether a message was written with exactly the schema in force for `kind`."""
+    return _writer(value).fingerprint == _reader(kind).fingerprint
+
+
+@cache
+def schema_json(kind: str) -> str:
+    """Return the text of the schema in force for a kind. Raises: SchemaError when it has none."""
+    topic = TOPICS.get(kind)
+    if topic is None or topic.schema is None:
+        raise SchemaError(f"kind {kind!r} has no schema")
+    return _schema_text(topic.schema)
+
+
+def learn_schema(schema_id: int, text: str) -> str:
+    """Accept messages that a registry numbered `schema_id`; return their kind.
+
+    Raises: SchemaError when the id is reserved or taken, or the schema is no record of ours.
+    """
+    if schema_id & 0xFF000000 == BUNDLED_ID_BASE:
+        raise SchemaError(f"schema id {schema_id} lies in the range reserved for bundled schemas")
+    try:
+        raw = json.loads(text)
+        kinds = {_full_name(json.loads(schema_json(kind))): kind for kind in EVENTS}
+        writer = _new_writer(kinds[_full_name(raw)], raw)
+    except (*_READ_ERRORS, RecursionError) as error:
+        raise SchemaError(f"schema {schema_id} is no record of runwire: {error!r}") from error
+    known = _learned.setdefault(schema_id, writer)
+    if known.fingerprint != writer.fingerprint:
+        raise SchemaError(f"schema id {schema_id} is taken by another schema")
+    return writer.kind
+
+
+def _metric_body(batch: MetricBatch) -> bytes:
+    if batch.name_idx and not 0 <= min(batch.name_idx) <= max(batch.name_idx) < len(batch.names):
+        raise SchemaError("name_idx of a metric batch points outside of names")
+    try:
+        name_idx_bytes = encode_longs(batch.name_idx)
+        value_bytes = struct.pack(f"<{len(batch.value)}d", *batch.value)
+    except (OverflowError, TypeError, struct.error) as error:
+        raise SchemaError(f"metric batch does not fit its schema: {error}") from error
+    return encode_fields(
+        project=batch.project,
+        run_id=batch.run_id,
+        attempt=batch.attempt,
+        writer=batch.writer,
+        rank=batch.rank,
+        batch_seq=batch.batch_seq,
+        names=batch.names,
+        call_seq=batch.call_seq,
+        call_step=batch.call_step,
+        call_at_ms=batch.call_at_ms,
+        call_n=batch.call_n,
+        name_idx_bytes=name_idx_bytes,
+        points=len(batch.name_idx),
+        value_bytes=value_bytes,
+    )
+
+
+def _check_batch(batch: MetricBatch) -> None:
+    calls = (len(batch.call_seq), len(batch.call_step), len(batch.call_at_ms), len(batch.call_n))
+    if len(set(calls)) != 1:
+        raise DecodeError(f"the call_ arrays have different lengths: {calls}")
+    if batch.call_n and min(batch.call_n) < 0:
+        raise DecodeError("call_n is negative")
+    points = (sum(batch.call_n), len(batch.name_idx), len(batch.value))
+    if len(set(points)) != 1:
+        raise DecodeError(f"call_n, name_idx and value disagree about the points: {points}")
+    if batch.name_idx and not 0 <= min(batch.name_idx) <= max(batch.name_idx) < len(batch.names):
+        raise DecodeError(f"name_idx points outside of the {len(batch.names)} names")
+
+
+def _writer(value: bytes) -> _Writer:
+    if len(value) < HEADER_BYTES:
+        raise DecodeError(f"message has {len(value)} bytes, its header takes {HEADER_BYTES}")
+    magic, schema_id = _HEADER.unpack_from(value)
+    if magic != 0:
+        raise DecodeError(f"message starts with byte {magic:#04x} and not with the header's 0x00")
+    writer = _bundled().get(schema_id) or _learned.get(schema_id)
+    if writer is None:
+        raise DecodeError(f"schema id {schema_id} is unknown; was it written by a newer runwire?")
+    return writer
+
+
+@cache
+def _bundled() -> dict[int, _Writer]:
+    return {
+        schema_id: _new_writer(stem.partition(".")[0], json.loads(_schema_text(stem)))
+        for schema_id, (stem, _) in BUNDLED.items()
+    }
+
+
+def _new_writer(kind: str, raw: Any) -> _Writer:
+    return _Writer(kind, fastavro.parse_schema(raw), schema_fingerprint(raw), compile_check(raw))
+
+
+@cache
+def _reader(kind: str) -> _Reader:
+    text = schema_json(kind)
+    stem = TOPICS[kind].schema
+    schema_id = next(number for number, (name, _) in BUNDLED.items() if name == stem)
+    raw = json.loads(text)
+    names = tuple(field.name for field in fields(EVENTS[kind]))
+    header = _HEADER.pack(0, schema_id)
+    return _Reader(fastavro.parse_schema(raw), schema_fingerprint(raw), header, names)
+
+
+def _kind_of_class(event_class: type[Event]) -> str:
+    for kind, known in EVENTS.items():
+        if known is event_class:
+            return kind
+    raise SchemaError(f"{event_class.__name__} is no event class")
+
+
+def _full_name(raw: Any) -> str:
+    name: str = raw["name"]
+    return name if "." in name else f"{raw.get('namespace', '')}.{name}"
+
+
+def schema_fingerprint(raw: Any) -> str:
+    """Return the CRC-64-AVRO fingerprint of a schema's canonical form."""
+    return fingerprint(to_parsing_canonical_form(raw), "CRC-64-AVRO")
+
+
+def _schema_text(stem: str) -> str:
+    return (files("runwire_schemas") / "avro" / f"{stem}.avsc").read_text(encoding="utf-8")

@@ -1,0 +1,155 @@
+"""The events: immutable facts that travel from a trainer or agent to the store.
+
+One class per Avro record in `avro/`, same fields in the same order; what a field means stands in
+the schema. None in an optional field means "not said", so a later event can complete it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEvent:
+    """A run started, changed or finished, as one writer sees it.
+
+    Of all events of one (run, attempt, writer) the greatest `seq` wins, field by field.
+    """
+
+    project: str
+    run_id: str
+    attempt: str
+    writer: str
+    rank: int
+    seq: int
+    at_ns: int
+    event: str
+    reporter: str | None = None
+    status: str | None = None
+    status_reason: str | None = None
+    exit_code: int | None = None
+    name: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    notes: str | None = None
+    parent_run_id: str | None = None
+    tags: dict[str, str] | None = None
+    world_size: int | None = None
+    last_step: int | None = None
+    resumed_from_step: int | None = None
+    accepted: int | None = None
+    dropped: dict[str, int] | None = None
+    environment: dict[str, str] | None = None
+    summary: str | None = None
+    metric_defs: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParamEvent:
+    """One hyperparameter of a run; `value` is JSON text."""
+
+    project: str
+    run_id: str
+    attempt: str
+    writer: str
+    rank: int
+    seq: int
+    at_ns: int
+    key: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricBatch:
+    """Points of one writer, grouped by log call.
+
+    Shapes: call_* have one item per call, name_idx and value one per point, and
+    sum(call_n) == len(name_idx) == len(value); name_idx points into names.
+    """
+
+    project: str
+    run_id: str
+    attempt: str
+    writer: str
+    rank: int
+    batch_seq: int
+    names: list[str]
+    call_seq: list[int]
+    call_step: list[int]
+    call_at_ms: list[int]
+    call_n: list[int]
+    name_idx: list[int]
+    value: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """An agent's view of one living writer; all counters are cumulative."""
+
+    project: str
+    run_id: str
+    attempt: str
+    writer: str
+    rank: int
+    seq: int
+    at_ns: int
+    last_step: int | None = None
+    last_progress_at_ns: int | None = None
+    phase: str
+    accepted: int
+    dropped: dict[str, int]
+    host: str
+    pid: int
+    spool_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogEvent:
+    """One line or text of a run; stream is stdout, stderr, text or sdk."""
+
+    project: str
+    run_id: str
+    attempt: str
+    writer: str
+    rank: int
+    seq: int
+    at_ns: int
+    step: int | None = None
+    stream: str
+    name: str
+    level: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """Something that could not be stored, kept aside with its coordinates and the reason.
+
+    `id` follows from the coordinates, so storing one twice changes nothing.
+    """
+
+    id: str
+    stream: str
+    partition: str
+    offset: int
+    last_offset: int
+    at_ns: int
+    reason: str
+    points: int
+    key: bytes
+    value: bytes
+    project: str = ""
+    run_id: str = ""
+
+
+Event = RunEvent | ParamEvent | MetricBatch | Heartbeat | LogEvent | DeadLetter
+
+EVENTS: dict[str, type[Event]] = {
+    "run": RunEvent,
+    "param": ParamEvent,
+    "metric": MetricBatch,
+    "heartbeat": Heartbeat,
+    "log": LogEvent,
+    "deadletter": DeadLetter,
+}
+"""Event class by kind; the kinds are those of `topics.TOPICS`."""

@@ -1,0 +1,253 @@
+"""Decodes metric batches with numpy, about twice as fast as fastavro builds lists.
+
+The fast path takes exactly what our encoder writes (the schema in force, each array one positive
+block) and gives up on anything else; then the careful path of `codec` decides. So whatever the
+fast path returns, fastavro would have returned too (a property test compares them).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from runwire_schemas import codec
+from runwire_schemas.bounds import ARRAY_ITEMS_MAX, MESSAGE_BYTES_MAX
+from runwire_schemas.errors import DecodeError
+from runwire_schemas.events import MetricBatch
+from runwire_schemas.varint import VARINT_BYTES_MAX, read_long
+
+_Int64s = npt.NDArray[np.int64]
+_NONE = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MetricColumns:
+    """One metric batch with one item per point.
+
+    Shapes: seq, step, at_ms int64[points], name_idx int32[points], value float64[points].
+    The arrays may be read-only views of the message.
+    """
+
+    project: str
+    run_id: str
+    attempt: str
+    writer: str
+    rank: int
+    batch_seq: int
+    names: list[str]
+    seq: _Int64s
+    step: _Int64s
+    at_ms: _Int64s
+    name_idx: npt.NDArray[np.int32]
+    value: npt.NDArray[np.float64]
+
+    @property
+    def points(self) -> int:
+        """Return the number of points."""
+        return len(self.value)
+
+    @property
+    def first_seq(self) -> int:
+        """Return the least call number, 0 without points."""
+        return int(self.seq.min()) if len(self.seq) else 0
+
+    @property
+    def last_seq(self) -> int:
+        """Return the greatest call number, -1 without points."""
+        return int(self.seq.max()) if len(self.seq) else -1
+
+
+class _Unexpected(Exception):  # noqa: N818 - never leaves this module
+    """Not the shape the fast path knows; says nothing about right or wrong."""
+
+
+def decode_metric_batch(value: bytes) -> MetricColumns:
+    """Return the points of a metric message.
+
+    Raises: DecodeError when the bytes are no such message; nothing else.
+    """
+    if codec.is_current(value, "metric") and len(value) <= MESSAGE_BYTES_MAX:
+        try:
+            return _fast(value)
+        except (_Unexpected, DecodeError, UnicodeDecodeError):
+            pass
+    event = codec.decode(value)
+    if not isinstance(event, MetricBatch):
+        raise DecodeError(f"message is a {codec.kind_of(value)} event and no metric batch")
+    return columns_of(event)
+
+
+def columns_of(batch: MetricBatch) -> MetricColumns:
+    """Return a decoded batch as columns."""
+    return _expand(
+        (batch.project, batch.run_id, batch.attempt, batch.writer),
+        (batch.rank, batch.batch_seq),
+        names=batch.names,
+        calls=[
+            np.array(column, np.int64)
+            for column in (batch.call_seq, batch.call_step, batch.call_at_ms, batch.call_n)
+        ],
+        name_idx=np.array(batch.name_idx, np.int64),
+        value=np.array(batch.value, np.float64),
+    )
+
+
+def _fast(data: bytes) -> MetricColumns:
+    at = codec.HEADER_BYTES
+    texts = []
+    for _ in range(4):
+        text, at = _text(data, at)
+        texts.append(text)
+    rank, at = read_long(data, at)
+    batch_seq, at = read_long(data, at)
+    if not -(1 << 31) <= rank < 1 << 31:
+        raise _Unexpected
+    names, at = _names(data, at)
+    octets = np.frombuffer(data, np.uint8)
+    calls = []
+    for _ in range(4):
+        column, at = _longs(data, octets, at)
+        calls.append(column)
+    name_idx, at = _longs(data, octets, at)
+    value, at = _doubles(data, at)
+    call_n, points = calls[3], len(value)
+    if at != len(data) or len({len(column) for column in calls}) != 1 or len(name_idx) != points:
+        raise _Unexpected
+    # Each is at most `points` before they are added, so that the sum cannot overflow.
+    if len(call_n) and (call_n.min() < 0 or call_n.max() > points):
+        raise _Unexpected
+    if int(call_n.sum()) != points:
+        raise _Unexpected
+    if points and (name_idx.min() < 0 or name_idx.max() >= len(names)):
+        raise _Unexpected
+    return _expand(
+        (texts[0], texts[1], texts[2], texts[3]),
+        (rank, batch_seq),
+        names=names,
+        calls=calls,
+        name_idx=name_idx,
+        value=value,
+    )
+
+
+def _expand(
+    texts: tuple[str, str, str, str],
+    numbers: tuple[int, int],
+    *,
+    names: list[str],
+    calls: list[_Int64s],
+    name_idx: _Int64s,
+    value: npt.NDArray[np.float64],
+) -> MetricColumns:
+    call_seq, call_step, call_at_ms, call_n = calls
+    return MetricColumns(
+        project=texts[0],
+        run_id=texts[1],
+        attempt=texts[2],
+        writer=texts[3],
+        rank=numbers[0],
+        batch_seq=numbers[1],
+        names=names,
+        seq=np.repeat(call_seq, call_n),
+        step=np.repeat(call_step, call_n),
+        at_ms=np.repeat(call_at_ms, call_n),
+        name_idx=name_idx.astype(np.int32),
+        value=value,
+    )
+
+
+def _text(data: bytes, at: int) -> tuple[str, int]:
+    size, at = read_long(data, at)
+    end = at + size
+    if size < 0 or end > len(data):
+        raise _Unexpected
+    return data[at:end].decode(), end
+
+
+def _names(data: bytes, at: int) -> tuple[list[str], int]:
+    count, at = read_long(data, at)
+    if not 0 <= count <= min(len(data) - at, ARRAY_ITEMS_MAX):
+        raise _Unexpected
+    names = []
+    for _ in range(count):
+        name, at = _text(data, at)
+        names.append(name)
+    return names, at if count == 0 else _end(data, at)
+
+
+def _end(data: bytes, at: int) -> int:
+    """Step over the 0 that ends an array."""
+    if at >= len(data) or data[at] != 0:
+        raise _Unexpected
+    return at + 1
+
+
+def _doubles(data: bytes, at: int) -> tuple[npt.NDArray[np.float64], int]:
+    count, at = read_long(data, at)
+    if count == 0:
+        return np.empty(0, np.float64), at
+    if not 0 < count <= (len(data) - at) // 8:
+        raise _Unexpected
+    return np.frombuffer(data, "<f8", count, at), _end(data, at + 8 * count)
+
+
+def _longs(data: bytes, octets: npt.NDArray[np.uint8], at: int) -> tuple[_Int64s, int]:
+    count, at = read_long(data, at)
+    if count == 0:
+        return _NONE, at
+    if not 0 < count <= min(len(data) - at, ARRAY_ITEMS_MAX):
+        raise _Unexpected
+    width = 1
+    while at + width < len(data) and data[at + width - 1] > 127 and width < VARINT_BYTES_MAX:
+        width += 1
+    # Columns of one width are the rule: indexes, counts, times, most sequence numbers.
+    raw = _even(octets[at : at + width * count], count, width)
+    used = width * count
+    if raw is None:
+        raw, used = _uneven(octets[at : at + VARINT_BYTES_MAX * count], count)
+    # Undo zigzag; 0 - 1 wraps to all ones, which is what the formula wants.
+    numbers = (raw >> np.uint64(1)) ^ (np.uint64(0) - (raw & np.uint64(1)))
+    return numbers.view(np.int64), _end(data, at + used)
+
+
+def _even(window: npt.NDArray[np.uint8], count: int, width: int) -> npt.NDArray[np.uint64] | None:
+    """Return `count` varints of `width` bytes each, None when they are not of that width."""
+    if len(window) < width * count or width == VARINT_BYTES_MAX:
+        return None
+    if width == 1:
+        return window.astype(np.uint64) if window.max() < 128 else None
+    rows = window.reshape(count, width)
+    if rows[:, -1].max() > 127 or rows[:, :-1].min() < 128:
+        return None
+    groups = (rows & np.uint8(127)).astype(np.uint64)
+    raw = groups[:, 0]
+    for k in range(1, width):
+        raw = raw | groups[:, k] << np.uint64(7 * k)
+    return raw
+
+
+def _uneven(window: npt.NDArray[np.uint8], count: int) -> tuple[npt.NDArray[np.uint64], int]:
+    """Return `count` varints from the start of `window` and the bytes they take."""
+    ends = np.flatnonzero(window < 128)[:count]
+    if len(ends) < count:
+        raise _Unexpected
+    starts = np.empty_like(ends)
+    starts[0] = 0
+    np.add(ends[:-1], 1, out=starts[1:])
+    lengths = ends - starts + 1
+    longest, shortest = int(lengths.max()), int(lengths.min())
+    if longest > VARINT_BYTES_MAX:
+        raise _Unexpected
+    if longest == VARINT_BYTES_MAX and window[ends[lengths == longest]].max() > 1:
+        raise _Unexpected  # more than 64 bits
+    raw = np.zeros(count, np.uint64)
+    for k in range(longest):
+        if k < shortest:
+            raw |= (window[starts + k] & np.uint8(127)).astype(np.uint64) << np.uint64(7 * k)
+        else:
+            longer = np.flatnonzero(lengths > k)
+            group = (window[starts[longer] + k] & np.uint8(127)).astype(np.uint64)
+            raw[longer] |= group << np.uint64(7 * k)
+    return raw, int(ends[-1]) + 1

@@ -1,0 +1,49 @@
+"""Where runwire keeps its files on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def state_dir(explicit: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder that holds everything runwire keeps on disk; it is not created here.
+
+    Source: `explicit`, else $RUNWIRE_DIR, else $XDG_STATE_HOME/runwire, else
+    ~/.local/state/runwire. Empty values count as not given.
+    """
+    if explicit is not None and os.fspath(explicit):
+        return _absolute(explicit)
+    chosen = os.environ.get("RUNWIRE_DIR")
+    if chosen:
+        return _absolute(chosen)
+    xdg = os.environ.get("XDG_STATE_HOME", "")
+    # The XDG rules: a relative XDG_STATE_HOME is invalid and to be ignored.
+    if Path(xdg).is_absolute():
+        return Path(xdg) / "runwire"
+    return _absolute("~/.local/state/runwire")
+
+
+def spool_dir(root: Path) -> Path:
+    """Return the folder whose entries are the spool folders of single writers."""
+    return root / "spool"
+
+
+def agents_dir(root: Path) -> Path:
+    """Return the folder of the node agents' locks and logs."""
+    return root / "agents"
+
+
+def embedded_dir(root: Path) -> Path:
+    """Return the folder of the embedded engine, its worker and their journal."""
+    return root / "embedded"
+
+
+def connection_file(root: Path) -> Path:
+    """Return the file that says how to reach the embedded engine."""
+    return embedded_dir(root) / "connection.json"
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    # absolute(), not resolve(): a link that a user made stays visible in messages.
+    return Path(os.path.expanduser(path)).absolute()  # noqa: PTH111 - unknown ~user stays as is

@@ -1,0 +1,211 @@
+"""Reads spool folders: which exist, whether their writer lives, what was committed since.
+
+Exactly one reader per folder, the holder of reader.lock; it alone advances and deletes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+from runwire_schemas.spool.cursor import Cursor, read_cursor, write_cursor
+from runwire_schemas.spool.cut import Cut
+from runwire_schemas.spool.format import (
+    FORMAT_VERSION,
+    META_FILE,
+    READER_LOCK,
+    SERIES,
+    WRITER_LOCK,
+    Meta,
+    SpoolBusy,
+    SpoolError,
+)
+from runwire_schemas.spool.series import SeriesReader
+
+_META_FIELDS = frozenset(field.name for field in fields(Meta))
+
+
+def list_folders(root: Path) -> list[Path]:
+    """Return the complete writer folders under `root`/spool; empty when there is no spool yet."""
+    spool = root / "spool"
+    try:
+        with os.scandir(spool) as entries:
+            names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+    except FileNotFoundError:
+        return []
+    return [spool / name for name in sorted(names)]
+
+
+def read_meta(folder: Path) -> Meta:
+    """Return who writes this folder. Raises: SpoolError when meta.json is absent or unusable."""
+    try:
+        raw = json.loads((folder / META_FILE).read_text("utf-8"))
+        version = raw["format"]
+        if version == FORMAT_VERSION:
+            return Meta(**{key: value for key, value in raw.items() if key in _META_FIELDS})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpoolError(f"{folder} is no readable spool folder: {error}") from error
+    raise SpoolError(
+        f"{folder} has spool format {version}, this runwire reads {FORMAT_VERSION}: use the "
+        "version that wrote it"
+    )
+
+
+def writer_alive(folder: Path) -> bool:
+    """Tell whether a process holds writer.lock; the kernel frees it on any kind of death."""
+    try:
+        fd = os.open(folder / WRITER_LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+class FolderReader:
+    """The one reader of a spool folder.
+
+    Raises: SpoolBusy when another process reads it, SpoolError when it is no spool folder.
+    """
+
+    def __init__(self, folder: Path, *, sync: bool = True) -> None:
+        self.folder = folder
+        self.meta = read_meta(folder)
+        self.batch_seq = 0
+        self._lock_fd = os.open(folder / READER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock_fd)
+            raise SpoolBusy(f"another process reads {folder}") from None
+        self._sync = sync
+        self._series = {name: self._reader(name) for name in SERIES}
+        self._committed_batch_seq = 0
+        self._committed_accepted = 0
+        self._accepted_after: dict[int, int] = {}
+        self._delivered: dict[str, int] = {}
+        self._writer_gone = False
+        self._exhausted = False
+        self._load()
+
+    def _reader(self, series: str) -> SeriesReader:
+        return SeriesReader(self.folder, series, self.meta, sync=self._sync)
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Return the committed position of each series: the next sequence number to deliver."""
+        return {name: reader.committed for name, reader in self._series.items()}
+
+    def cut(self) -> list[Cut]:
+        """Return the next committed records of all series; empty when there is nothing new."""
+        if not self._writer_gone:
+            # Asked before reading: what a writer committed before it went is then seen below.
+            self._writer_gone = not writer_alive(self.folder)
+        cuts: list[Cut] = []
+        for name, reader in self._series.items():
+            fresh = reader.next_cuts(self.batch_seq, writer_gone=self._writer_gone)
+            if name == "metric" and fresh:
+                self._accepted_after[fresh[-1].last_seq + 1] = reader.accepted
+                self.batch_seq += 1
+            if fresh:
+                self._delivered[name] = fresh[-1].last_seq + 1
+            cuts += fresh
+        self._exhausted = self._writer_gone and not cuts
+        return cuts
+
+    def replay(self, series: str, first_seq: int, last_seq: int, *, batch_seq: int) -> list[Cut]:
+        """Rebuild exactly the cut that covered [first_seq, last_seq], before it is committed.
+
+        Raises: SpoolError when its records are no longer there.
+        """
+        reader = self._reader(series)
+        reader.seek(first_seq, accepted=self._committed_accepted)
+        try:
+            cuts = reader.replay(last_seq, batch_seq)
+        finally:
+            reader.close()
+        if not cuts:
+            raise SpoolError(f"{self.folder}: {series} records {first_seq}-{last_seq} are gone")
+        if series == "metric":
+            self._accepted_after[last_seq + 1] = reader.accepted
+        return cuts
+
+    def rewind(self) -> None:
+        """Read again from the committed positions."""
+        for name, reader in self._series.items():
+            accepted = self._committed_accepted if name == "metric" else 0
+            reader.seek(reader.committed, accepted=accepted)
+        self.batch_seq = self._committed_batch_seq
+        self._accepted_after.clear()
+        self._delivered.clear()
+        self._exhausted = False
+
+    def advance(self, series: str, next_seq: int, *, batch_seq: int | None = None) -> None:
+        """Commit in memory: everything of `series` before `next_seq` is stored elsewhere.
+
+        `batch_seq` is the number for the next metric cut.
+        """
+        reader = self._series[series]
+        if next_seq <= reader.committed:
+            return
+        reader.committed = next_seq
+        if series == "metric":
+            for seq in [seq for seq in self._accepted_after if seq <= next_seq]:
+                self._committed_accepted = max(
+                    self._committed_accepted, self._accepted_after.pop(seq)
+                )
+            if batch_seq is not None:
+                self._committed_batch_seq = max(self._committed_batch_seq, batch_seq)
+                self.batch_seq = max(self.batch_seq, batch_seq)
+        if reader.position < next_seq:
+            reader.seek(next_seq, accepted=self._committed_accepted)
+
+    def save(self) -> None:
+        """Write the committed positions beside the segments, then delete what they cover."""
+        cursor = Cursor(self.positions, self._committed_batch_seq, self._committed_accepted)
+        write_cursor(self.folder, cursor)
+        for reader in self._series.values():
+            for path in reader.consumed_segments(reader.committed):
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+                reader.forget(path)
+
+    @property
+    def drained(self) -> bool:
+        """Tell whether the writer is gone and everything it committed is delivered and advanced."""
+        return self._exhausted and all(
+            self._series[name].committed >= seq for name, seq in self._delivered.items()
+        )
+
+    def remove(self) -> None:
+        """Delete the folder of a writer that is gone and wholly delivered."""
+        hidden = self.folder.with_name("." + self.folder.name)
+        with contextlib.suppress(FileNotFoundError):
+            self.folder.rename(hidden)  # nobody lists it half deleted
+        shutil.rmtree(hidden, ignore_errors=True)
+        self.close()
+
+    def close(self) -> None:
+        """Release the folder."""
+        for reader in self._series.values():
+            reader.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def _load(self) -> None:
+        cursor = read_cursor(self.folder)
+        self._committed_batch_seq = self.batch_seq = cursor.batch_seq
+        self._committed_accepted = cursor.accepted
+        for name, reader in self._series.items():
+            accepted = cursor.accepted if name == "metric" else 0
+            reader.seek(cursor.positions[name], accepted=accepted)

@@ -1,0 +1,75 @@
+"""Avro's variable-length integers: zigzag, then 7 bits per byte, low group first.
+
+Pure standard library, because the trainer's side uses it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runwire_schemas.errors import DecodeError
+
+VARINT_BYTES_MAX = 10
+# 14 bits at a time: one look-up per two bytes. _LAST ends an integer, _MORE is followed by more.
+_LAST = tuple(
+    bytes((pair,)) if pair < 128 else bytes((pair & 127 | 128, pair >> 7))
+    for pair in range(1 << 14)
+)
+_MORE = tuple(bytes((pair & 127 | 128, pair >> 7 | 128)) for pair in range(1 << 14))
+
+
+def encode_long(number: int) -> bytes:
+    """Return the varint of a signed 64-bit integer. Raises: OverflowError when it is larger."""
+    if 0 <= number < 8192:
+        return _LAST[number << 1]
+    return encode_longs((number,))
+
+
+def encode_longs(numbers: Iterable[int]) -> bytes:
+    """Return the varints of integers, one after the other. Raises: OverflowError."""
+    parts: list[bytes] = []
+    add = parts.append
+    for number in numbers:
+        rest = number << 1 if number >= 0 else ~number << 1 | 1
+        if rest > 16383:
+            if rest >> 64:
+                raise OverflowError(f"{number} does not fit a signed 64-bit integer")
+            while rest > 16383:
+                add(_MORE[rest & 16383])
+                rest >>= 14
+        add(_LAST[rest])
+    return b"".join(parts)
+
+
+def encode_text(text: str) -> bytes:
+    """Return an Avro string: its length, then UTF-8."""
+    data = text.encode()
+    return encode_long(len(data)) + data
+
+
+def read_long(data: bytes | memoryview, at: int) -> tuple[int, int]:
+    """Return the varint at position `at` and the position after it.
+
+    Raises: DecodeError when it is cut off or longer than a 64-bit integer can be.
+    """
+    end = len(data)
+    if 0 <= at < end:
+        byte = data[at]
+        if byte < 128:
+            return (byte >> 1) ^ -(byte & 1), at + 1
+    raw = shift = 0
+    position = at
+    while True:
+        if position >= end:
+            raise DecodeError(f"integer at byte {at} is cut off")
+        byte = data[position]
+        position += 1
+        raw |= (byte & 127) << shift
+        if byte < 128:
+            break
+        shift += 7
+        if shift > 63:
+            raise DecodeError(f"integer at byte {at} is longer than 64 bits")
+    if raw >> 64:
+        raise DecodeError(f"integer at byte {at} is longer than 64 bits")
+    return (raw >> 1) ^ -(raw & 1), position

@@ -1,0 +1,162 @@
+"""What every test gets: a clean environment, a seed, and a check that nothing is left behind.
+
+Settings that steer the tests themselves start with `RUNWIRE_TEST_`, plus `RUNWIRE_FAULTS`; every
+other `RUNWIRE_` variable is removed, so that a developer's shell never decides a result.
+"""
+
+import atexit
+import os
+import random
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support.engine import clickhouse_server, clickhouse_url  # noqa: F401 - fixtures for all
+
+KEPT_PREFIXES = ("RUNWIRE_TEST_", "RUNWIRE_FAULTS")
+SEED_VARIABLE = "RUNWIRE_TEST_SEED"
+SESSION_VARIABLE = "RUNWIRE_TEST_SESSION"
+# A stopped child may need a moment to be gone; one that needs longer was not waited for.
+CHILD_GRACE_S = 3.0
+# The guard swallows these for users; in a test they are mistakes of ours.
+PROGRAMMING_ERRORS = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the seed once, where subprocesses and support code can read it."""
+    config.addinivalue_line(
+        "markers", "swallows: this test makes the guard swallow a programming error on purpose"
+    )
+    os.environ.setdefault(SEED_VARIABLE, str(random.SystemRandom().randrange(2**32)))
+    os.environ[SESSION_VARIABLE] = uuid.uuid4().hex
+    atexit.register(_fail_on_strays, os.getpid())
+
+
+def pytest_report_header() -> str:
+    seed = os.environ[SEED_VARIABLE]
+    return f"seed: {seed} (repeat with {SEED_VARIABLE}={seed})"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say the seed again beside the failures: the header has scrolled away by then."""
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(pytest_report_header())
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    """The seed of this session, for everything random in a test."""
+    return int(os.environ[SEED_VARIABLE])
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting, home or state folder of the developer reaches a test; agents start on demand."""
+    home = tmp_path_factory.mktemp("home")
+    # Settings of matplotlib and others that would otherwise rebuild a cache for every test.
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("RUNWIRE_") and not name.startswith(KEPT_PREFIXES):
+                patch.delenv(name)
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_JOB_ID", "SLURM_PROCID"):
+            patch.delenv(name, raising=False)
+        patch.setenv("HOME", str(home))
+        patch.setenv("XDG_STATE_HOME", str(home / "state"))
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        patch.setenv("MPLCONFIGDIR", str(cache / "matplotlib"))
+        patch.setenv("RUNWIRE_AGENT", "none")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_child_left(_clean_environment: None) -> Iterator[None]:
+    """A test that leaves a child process behind fails, and the child is ended.
+
+    Servers that a session or module fixture keeps are up before this looks for the first time.
+    """
+    before = set(psutil.Process().children(recursive=True))
+    yield
+    left = [c for c in psutil.Process().children(recursive=True) if c not in before]
+    _, left = psutil.wait_procs([c for c in left if _runs(c)], timeout=CHILD_GRACE_S)
+    names = [describe(child) for child in left if _runs(child)]
+    for child in left:
+        child.kill()
+    psutil.wait_procs(left, timeout=CHILD_GRACE_S)
+    if names:
+        pytest.fail("the test left child processes behind: " + "; ".join(names))
+
+
+@pytest.fixture(autouse=True)
+def _no_swallowed_mistake(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A programming error that the guard swallowed fails the test that provoked it."""
+    from runwire.guard import Guard
+
+    swallowed: list[BaseException] = []
+    report = Guard.report
+
+    def remember(self: Guard, kind: str, exc: BaseException, *, hint: str = "") -> None:
+        if isinstance(exc, PROGRAMMING_ERRORS):
+            swallowed.append(exc)
+        report(self, kind, exc, hint=hint)
+
+    monkeypatch.setattr(Guard, "report", remember)
+    yield
+    if swallowed and request.node.get_closest_marker("swallows") is None:
+        raise AssertionError(f"the guard swallowed {swallowed[0]!r}") from swallowed[0]
+
+
+def _fail_on_strays(owner: int) -> None:
+    """A process of this session that outlives it fails the session, wherever it was reparented.
+
+    Registered first with atexit, hence run last: after the session's servers were stopped there.
+    """
+    if os.getpid() != owner:  # a forked child that ended without os._exit
+        return
+    mark = os.environ[SESSION_VARIABLE]
+    strays = [p for p in psutil.process_iter() if p.pid != os.getpid() and _is_of(p, mark)]
+    _, strays = psutil.wait_procs(strays, timeout=CHILD_GRACE_S)
+    for stray in strays:
+        print(f"error: a process of these tests outlived them: {describe(stray)}", flush=True)
+        stray.kill()
+    if strays:
+        os._exit(pytest.ExitCode.TESTS_FAILED)  # an exception here would not change the status
+
+
+def describe(process: psutil.Process) -> str:
+    try:
+        return f"pid {process.pid}: {' '.join(process.cmdline())[:200]}"
+    except psutil.Error:
+        return f"pid {process.pid}"
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _is_of(process: psutil.Process, mark: str) -> bool:
+    try:
+        # Only processes that started with the mark: this process's own parents never have it.
+        return process.environ().get(SESSION_VARIABLE) == mark and _runs(process)
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture
+def repository() -> Path:
+    """Root of the checkout."""
+    return Path(__file__).parents[1]

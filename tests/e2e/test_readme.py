@@ -1,0 +1,103 @@
+"""The commands and programs in the README work as they stand, in the order in which they stand.
+
+Python blocks are always run; shell blocks when `<!-- runnable -->` stands above them. Lines that
+install packages are skipped: the environment that runs the test has them.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from house.checks import ROOT
+
+BLOCK = re.compile(r"^(<!-- runnable -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ARRIVAL_S = 60.0
+BLOCK_S = 180.0
+LEFT_SQL = "SELECT sum(accepted) AS accepted, sum(pending) AS pending FROM v_completeness"
+
+
+def runnable_blocks(text: str) -> list[tuple[str, str]]:
+    """(language, code) of the blocks that a test runs."""
+    found = [(language, code, bool(mark)) for mark, language, code in BLOCK.findall(text)]
+    return [(language, code) for language, code, marked in found if language == "python" or marked]
+
+
+class Shell:
+    """A user's terminal: one folder, one data root, the environment's commands on the path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.env = os.environ | {"RUNWIRE_DIR": str(folder / "data"), "PATH": path}
+        self.env["RUNWIRE_AGENT"] = "process"
+
+    def run(self, language: str, code: str) -> str:
+        """Run one block and return what it printed; it must succeed."""
+        lines = [line for line in code.splitlines() if not line.startswith("pip install")]
+        command = (
+            [sys.executable, "-c"] if language == "python" else ["bash", "-euo", "pipefail", "-c"]
+        )
+        done = subprocess.run(
+            [*command, "\n".join(lines)], cwd=self.folder, env=self.env, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=BLOCK_S,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{code}\nprinted:\n{done.stdout}\n{self.logs()}"
+        return done.stdout
+
+    def wait_until_stored(self) -> None:
+        """What a reader does by reading on: give the pipeline its seconds."""
+        end = time.monotonic() + ARRIVAL_S
+        answer = ""
+        while time.monotonic() < end:
+            answer = self.run("sh", f'runwire sql --format json "{LEFT_SQL}"')
+            rows = json.loads(answer)
+            if rows and int(rows[0]["accepted"] or 0) > 0 and int(rows[0]["pending"] or 0) == 0:
+                return
+            time.sleep(0.5)
+        pytest.fail(f"not everything arrived within {ARRIVAL_S:.0f} s: {answer}\n{self.logs()}")
+
+    def logs(self) -> str:
+        files = sorted((self.folder / "data").rglob("*.log"))
+        return "\n".join(f"--- {file.name}\n{file.read_text()[-2000:]}" for file in files)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    terminal = Shell(tmp_path)
+    yield terminal
+    subprocess.run(["runwire", "down"], env=terminal.env, check=False, capture_output=True)
+
+
+@pytest.mark.engine
+def test_the_readme_works(shell: Shell) -> None:
+    """Up, a trainer, runs, SQL, status, down: each block succeeds and shows the run."""
+    printed = ""
+    blocks = runnable_blocks((ROOT / "README.md").read_text())
+    assert [language for language, _ in blocks] == ["sh", "python", "sh"]
+    for language, code in blocks:
+        if "runwire sql" in code:
+            shell.wait_until_stored()
+        printed += shell.run(language, code)
+    assert "train/loss" in printed
+    assert "first" in printed
+    assert "finished" in printed
+
+
+def test_the_trainer_of_the_producer_readme_works(shell: Shell) -> None:
+    """It logs without `runwire up` and leaves its points in the spool."""
+    shell.env["RUNWIRE_AGENT"] = "none"
+    blocks = runnable_blocks((ROOT / "producer" / "README.md").read_text())
+    assert [language for language, _ in blocks] == ["python"]
+    shell.run(*blocks[0])
+    assert "cats" in shell.run("sh", "runwire spool ls")
+
+
+def test_unmarked_shell_blocks_are_left_alone() -> None:
+    text = "```sh\nrm x\n```\n<!-- runnable -->\n```sh\nls\n```\n```python\nx = 1\n```\n"
+    assert runnable_blocks(text) == [("sh", "ls\n"), ("python", "x = 1\n")]

@@ -1,0 +1,36 @@
+"""The settings in the documents are the settings in the code."""
+
+from house.checks import ROOT, table_rows
+
+from runwire.settings import FIELDS
+
+
+def sdk_rows() -> dict[str, list[str]]:
+    return {field.env: [shown(field.default), field.meaning] for field in FIELDS}
+
+
+def shown(default: object) -> str:
+    """A default as it would be written into the environment."""
+    if default is None:
+        return "unset"
+    if isinstance(default, bool):
+        return "`1`" if default else "`0`"
+    if isinstance(default, tuple):
+        return "`" + ",".join(str(part) for part in default) + "`"
+    return f"`{default}`"
+
+
+def as_table(rows: dict[str, list[str]]) -> str:
+    return "\n".join(f"| `{name}` | " + " | ".join(cells) + " |" for name, cells in rows.items())
+
+
+def test_the_sdk_settings_are_documented() -> None:
+    text = (ROOT / "producer" / "README.md").read_text()
+    assert table_rows(text, "RUNWIRE_") == sdk_rows(), f"expected:\n{as_table(sdk_rows())}"
+
+
+def test_a_wrong_row_is_found() -> None:
+    text = as_table(sdk_rows())
+    assert table_rows(text, "RUNWIRE_") == sdk_rows()
+    assert table_rows(text.replace("`2147483648`", "`5`"), "RUNWIRE_") != sdk_rows()
+    assert table_rows(text.replace("| `RUNWIRE_DIR`", "| `RUNWIRE_DIRS`"), "RUNWIRE_") != sdk_rows()

@@ -1,0 +1,121 @@
+"""A real ClickHouse for tests: from the environment, a container, or the embedded engine.
+
+Use in a conftest: `from support.engine import clickhouse_server, clickhouse_url  # noqa: F401`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib.util
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+IMAGE = "clickhouse/clickhouse-server:26.8"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running ClickHouse; `reader_url` and `folder` only where we started it ourselves."""
+
+    url: str
+    kind: str
+    reader_url: str | None = None
+    folder: Path | None = None
+
+
+@pytest.fixture(scope="session")
+def clickhouse_server() -> Server:
+    """The one server of this test session."""
+    found = _server()
+    if isinstance(found, Server):
+        return found
+    if os.environ.get("RUNWIRE_TEST_REQUIRE_SERVERS") == "1":
+        pytest.fail(f"RUNWIRE_TEST_REQUIRE_SERVERS=1 and {found}")
+    pytest.skip(found)
+
+
+@pytest.fixture
+def clickhouse_url(clickhouse_server: Server) -> Iterator[str]:
+    """The url of an empty database with all migrations, dropped after the test."""
+    url = fresh_database(clickhouse_server)
+    yield url
+    drop_database(clickhouse_server, url)
+
+
+def fresh_database(server: Server) -> str:
+    """Make an empty migrated database; its url."""
+    from runwire_consumers.clickhouse.client import connect
+    from runwire_consumers.clickhouse.migrate import apply
+
+    url = f"{server.url.rsplit('/', 1)[0]}/rw_test_{uuid.uuid4().hex[:12]}"
+    client = connect(url, create=True)
+    apply(client)
+    client.close()
+    return url
+
+
+def drop_database(server: Server, url: str) -> None:
+    """Remove what fresh_database made."""
+    from runwire_consumers.clickhouse.client import connect
+
+    client = connect(server.url, create=True)
+    client.command(f"DROP DATABASE `{url.rsplit('/', 1)[1]}` SYNC")
+    client.close()
+
+
+@functools.cache
+def _server() -> Server | str:
+    """The first that is there, or the sentence that says why none is."""
+    url = os.environ.get("RUNWIRE_TEST_CLICKHOUSE_URL")
+    if url:
+        return Server(url, "environment")
+    if _docker_answers():
+        return _container()
+    if importlib.util.find_spec("chdb") is None:
+        return (
+            "no ClickHouse: RUNWIRE_TEST_CLICKHOUSE_URL is unset, no Docker answers and chdb-core "
+            "is not installed (pip install 'runwire[embedded]')"
+        )
+    return _embedded()
+
+
+def _docker_answers() -> bool:
+    try:
+        import docker  # type: ignore[import-untyped]
+
+        docker.from_env(timeout=2).ping()
+    except Exception:
+        return False
+    return True
+
+
+def _container() -> Server:
+    try:
+        from testcontainers.community.clickhouse import ClickHouseContainer
+    except ImportError:
+        from testcontainers.clickhouse import ClickHouseContainer
+    container = ClickHouseContainer(IMAGE, username="writer", password="test", dbname="runwire")
+    container.start()
+    atexit.register(container.stop)
+    host, port = container.get_container_host_ip(), container.get_exposed_port(8123)
+    return Server(f"http://writer:test@{host}:{port}/runwire", "container")
+
+
+def _embedded() -> Server:
+    from runwire_consumers.clickhouse.engine import Engine
+
+    folder = Path(tempfile.mkdtemp(prefix="runwire-test-"))
+    engine = Engine(folder, ports=(0, 0), die_with_parent=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(engine.stop)
+    engine.start()
+    connection = engine.wait_ready()
+    return Server(connection.url, "embedded", connection.reader_url, folder)

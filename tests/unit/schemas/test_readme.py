@@ -1,0 +1,57 @@
+"""schemas/README.md says what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import runwire_schemas
+from runwire_schemas.codec import BUNDLED
+from runwire_schemas.topics import TOPICS, Topic
+
+SCHEMAS = Path(__file__).parents[3] / "schemas"
+README = (SCHEMAS / "README.md").read_text(encoding="utf-8")
+DAY_MS = 24 * 60 * 60 * 1000
+
+
+def topic_row(topic: Topic) -> str:
+    schema = f"`avro/{topic.schema}.avsc`" if topic.schema else "comes later"
+    days = topic.retention_ms // DAY_MS
+    return (
+        f"| `{topic.name}` | {schema} | {topic.key} | {topic.partitions} | {days} days "
+        f"| {topic.owner} | {topic.meaning} |"
+    )
+
+
+def table_rows(first_cell: str) -> list[str]:
+    return [line for line in README.splitlines() if re.match(rf"\| {first_cell}", line)]
+
+
+def test_topics_table() -> None:
+    """The table of topics is TOPICS, row by row."""
+    assert table_rows("`runwire[.]") == [topic_row(topic) for topic in TOPICS.values()]
+
+
+def test_ids_table() -> None:
+    """The table of bundled ids is BUNDLED."""
+    rows = [f"| {number} | `avro/{stem}.avsc` |" for number, (stem, _) in BUNDLED.items()]
+
+    assert table_rows("2130") == rows
+
+
+def test_named_files_exist() -> None:
+    """Every file of the package that the text names is there."""
+    named = set(re.findall(r"`((?:runwire_schemas|avro)/[\w./]+)`", README))
+    root = Path(runwire_schemas.__file__).parent
+
+    assert named
+    for name in named:
+        assert (SCHEMAS / name).exists() or (root / name).exists(), name
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_code_runs(block: str) -> None:
+    """Each block runs as it stands."""
+    exec(compile(block, "schemas/README.md", "exec"), {"__name__": "readme"})  # noqa: S102

@@ -1,0 +1,149 @@
+"""Settings: precedence, types, and refusals that say what to do."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from runwire.errors import ConfigError
+from runwire.settings import FIELDS, Settings
+
+SAMPLES: dict[str, tuple[object, str, object]] = {
+    "dir": ("/a", "/b", "/b"),
+    "project": ("p", "q", "q"),
+    "run_id": ("r", "s", "s"),
+    "mode": ("offline", "DISABLED", "disabled"),
+    "strict": (False, "yes", True),
+    "agent": ("none", "thread", "thread"),
+    "quota_bytes": (10, "3MiB", 3 * 1024**2),
+    "disk_free_ratio_min": (0.5, "0.25", 0.25),
+    "fork_policy": ("raise", "ignore", "ignore"),
+    "finish_timeout_s": (1.0, "2.5", 2.5),
+    "preempt_signals": (("SIGUSR1",), "SIGTERM,SIGUSR1", ("SIGTERM", "SIGUSR1")),
+    "capture_git": (True, "off", False),
+}
+
+
+def resolve(
+    overrides: dict[str, object] | None = None,
+    environ: dict[str, str] | None = None,
+    cwd: Path = Path("/nonexistent"),
+) -> Settings:
+    return Settings.resolve(overrides, environ or {}, cwd)
+
+
+def test_nothing_given_means_the_table_of_defaults() -> None:
+    """The dataclass and the table cannot drift apart."""
+    settings = resolve()
+    assert {f.name: f.default for f in FIELDS} == {
+        f.name: getattr(settings, f.name) for f in FIELDS
+    }
+    assert settings == Settings()
+    assert settings.changed() == {}
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_arguments_win_over_environment_over_file(name: str, tmp_path: Path) -> None:
+    """Each source is used exactly when no stronger one speaks."""
+    argument, text, parsed = SAMPLES[name]
+    flags = {"strict": "true", "capture_git": "false"}
+    toml = f"{name} = {flags.get(name) or repr(text)}\n"
+    (tmp_path / "runwire.toml").write_text(toml)
+    environ = {f"RUNWIRE_{name.upper()}": text}
+    assert getattr(resolve(cwd=tmp_path), name) == parsed
+    (tmp_path / "runwire.toml").write_text("project = 'from-file'\n")
+    assert getattr(resolve(environ=environ, cwd=tmp_path), name) == parsed
+    assert getattr(resolve({name: argument}, environ, tmp_path), name) == argument
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    """`RUNWIRE_MODE= python train.py` is how people switch a variable off."""
+    assert resolve(environ={"RUNWIRE_MODE": "", "RUNWIRE_QUOTA_BYTES": " "}) == Settings()
+
+
+def test_disabled_switches_everything_off() -> None:
+    """RUNWIRE_DISABLED is the panic switch: it also wins where Kafka would be refused."""
+    environ = {"RUNWIRE_DISABLED": "1", "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "k:9092"}
+    assert resolve(environ=environ).mode == "disabled"
+    assert resolve(environ={"RUNWIRE_DISABLED": "0"}).mode == "online"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mode", "onlin"),
+        ("mode", 3),
+        ("strict", "maybe"),
+        ("strict", 2),
+        ("quota_bytes", "-5"),
+        ("quota_bytes", 0),
+        ("quota_bytes", "2 parsecs"),
+        ("quota_bytes", True),
+        ("quota_bytes", 1.5),
+        ("disk_free_ratio_min", 1),
+        ("disk_free_ratio_min", "nan"),
+        ("finish_timeout_s", -1),
+        ("preempt_signals", "SIGNOTHING"),
+        ("preempt_signals", 15),
+        ("dir", ""),
+        ("dir", b"/x"),
+        ("project", 7),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_accepted(name: str, value: object) -> None:
+    """The message alone is enough to correct the mistake."""
+    with pytest.raises(ConfigError) as caught:
+        resolve({name: value})
+    message = str(caught.value)
+    field = next(f for f in FIELDS if f.name == name)
+    assert name in message
+    assert repr(value) in message
+    assert field.accepts in message
+
+
+def test_a_wrong_variable_names_itself() -> None:
+    with pytest.raises(ConfigError, match="environment variable RUNWIRE_MODE is 'on'"):
+        resolve(environ={"RUNWIRE_MODE": "on"})
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    """A typo in a file or argument is refused: it would otherwise silently not apply."""
+    (tmp_path / "runwire.toml").write_text("projekt = 'x'\n")
+    with pytest.raises(ConfigError, match="Did you mean 'project'"):
+        resolve(cwd=tmp_path)
+    with pytest.raises(ConfigError, match="Did you mean 'run_id'"):
+        resolve({"runid": "x"})
+
+
+def test_keys_of_other_parts_may_share_the_file(tmp_path: Path) -> None:
+    (tmp_path / "runwire.toml").write_text("clickhouse_url = 'http://h'\nworker_threads = 2\n")
+    assert resolve(cwd=tmp_path) == Settings()
+
+
+@pytest.mark.parametrize("content", [b"project = ", b"\xff\xfe"])
+def test_a_broken_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "runwire.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match="is not valid TOML"):
+        resolve(cwd=tmp_path)
+
+
+def test_an_unknown_variable_warns_with_the_nearest(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning only: the variable may be meant for another version on the same machine."""
+    with caplog.at_level(logging.WARNING, logger="runwire"):
+        resolve(environ={"RUNWIRE_PROJEKT": "x", "RUNWIRE_CLICKHOUSE_URL": "y"})
+    assert "RUNWIRE_PROJEKT" in caplog.text
+    assert "RUNWIRE_PROJECT" in caplog.text
+    assert "CLICKHOUSE" not in caplog.text
+
+
+def test_kafka_is_refused_with_the_way_out() -> None:
+    """Silently logging to nowhere would be worse than not starting."""
+    with pytest.raises(ConfigError, match="Unset RUNWIRE_KAFKA_BOOTSTRAP_SERVERS"):
+        resolve(environ={"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "k:9092"})
+
+
+def test_a_settings_object_joins_as_its_changes() -> None:
+    """Fields left at their default do not hide the environment."""
+    given = Settings(agent="none").changed()
+    settings = resolve(given, {"RUNWIRE_PROJECT": "p"})
+    assert (settings.agent, settings.project) == ("none", "p")
