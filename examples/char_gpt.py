@@ -99,6 +99,9 @@ def learning_rate(config: dict, step: int, progress: float) -> float:
 
 
 def train(config: dict, name: str | None) -> None:
+    # So small a model gains little from more threads, and threads that wait for each other crawl
+    # as soon as anything else needs a core.
+    torch.set_num_threads(1)
     torch.manual_seed(config["seed"])
     text = read_text()
     alphabet = sorted(set(text))

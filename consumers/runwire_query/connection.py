@@ -20,6 +20,7 @@ CONNECT_TIMEOUT_S = 5
 QUERY_TIMEOUT_S = 300
 STREAM_SETTINGS = {"output_format_json_array_of_rows": 1, "output_format_arrow_string_as_string": 1}
 AUTH_CODES = {"194", "516"}  # REQUIRED_PASSWORD, AUTHENTICATION_FAILED
+UNKNOWN_TABLE = "60"
 NO_DATABASE = {"81"}  # UNKNOWN_DATABASE
 
 
@@ -133,7 +134,12 @@ def readable(error: Exception, address: Address) -> Exception:
         return QueryError(
             f"{address.place} has no runwire tables yet; `runwire up` or `runwire migrate`"
         )
-    return QueryError(server_sentence(text))
+    sentence = server_sentence(text)
+    if code is not None and code.group(1) == UNKNOWN_TABLE and "'v_" in sentence:
+        sentence += (
+            " Either it is misspelt (`runwire sql 'SHOW TABLES'`), or run `runwire migrate`."
+        )
+    return QueryError(sentence)
 
 
 def server_sentence(text: str) -> str:
@@ -143,4 +149,7 @@ def server_sentence(text: str) -> str:
     sentence = re.sub(r"\s*\(version [^)]*(\)[^)]*)?\)", "", sentence)
     sentence = re.sub(r"\s*\(for url [^)]*\)", "", sentence)
     sentence = re.sub(r"(:|\.) (In scope|While processing|while executing) .*", ".", sentence)
+    sentence = re.sub(r"\s*FORMAT [A-Za-z]+\.", ".", sentence)  # ours, not the user's
+    # A syntax error lists every token that could stand there: no help, half a screen.
+    sentence = re.sub(r"\. Expected one of: .*", ".", sentence, flags=re.DOTALL)
     return sentence.strip()

@@ -12,10 +12,9 @@ from runwire.errors import ConfigError, RunwireError
 from runwire.report import FlushReport
 from runwire.run import Run
 from runwire.settings import Settings
-from runwire.start import active_run, current, init, sdk_version, start_run
+from runwire.start import active_run, current, init, start_run
+from runwire.version import VERSION as __version__
 from runwire_schemas.spool.format import SpoolError
-
-__version__ = sdk_version()
 
 __all__ = [
     "init",

@@ -3,6 +3,7 @@
     end of the process                      status        by
     last line, sys.exit(0)                  finished      atexit
     sys.exit(n != 0)                        failed (n)    atexit; `sys.exit` is wrapped to learn n
+    sys.exit(143), sys.exit(130)            preempted, interrupted: 128 + SIGTERM or SIGINT
     exception                               failed        sys.excepthook, then atexit
     KeyboardInterrupt (Ctrl-C)              interrupted   sys.excepthook, then atexit
     exception in a thread                   finished      atexit; the reason names the thread
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import atexit
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -131,7 +133,10 @@ def _exit_outcome(code: object) -> Outcome:
     if code is None or code == 0:
         return Outcome(status="finished", exit_code=0)
     if isinstance(code, int):
-        return Outcome(status="failed", reason=f"exited with code {code}", exit_code=code & 0xFF)
+        # 128 + signal is how programs say which signal they gave way to.
+        status = {128 + signal.SIGTERM: "preempted", 128 + signal.SIGINT: "interrupted"}.get(code)
+        reason = f"exited with code {code}"
+        return Outcome(status=status or "failed", reason=reason, exit_code=code & 0xFF)
     # Python prints any other object and exits with 1.
     return Outcome(status="failed", reason=redact_text(str(code)[:500]), exit_code=1)
 

@@ -101,7 +101,7 @@ class MetricStore:
         total = self._series.state[3] + len(names)
         wide = {"call": call, "at_ns": at_ns, "step": step, "accepted": total}
         named = {"names": names, "values": [float(v) for v in values]}
-        payload = json.dumps({**wide, **named}).encode()
+        payload = json.dumps({**wide, **named}, ensure_ascii=False).encode("utf-8", "replace")
         if self._series.make_room(len(payload) + 64):
             self._forget_layouts()
         self._series.append(WIDE, payload)
@@ -121,7 +121,7 @@ class MetricStore:
         _, at_ns, step = stamp
         taught = {"id": layout.number, "names": names, "at_ns": at_ns, "step": step}
         taught["accepted"] = self._series.state[3]
-        payload = json.dumps(taught).encode()
+        payload = json.dumps(taught, ensure_ascii=False).encode("utf-8", "replace")
         if self._series.make_room(len(payload) + layout.size + 64):
             self._forget_layouts()
         self._series.append(LAYOUT, payload)

@@ -26,9 +26,21 @@ _previous: dict[int, Callable[[int, FrameType | None], Any] | signal.Handlers] =
 _NEVER = frozenset({"SIGKILL", "SIGSTOP", "SIGINT", "SIGCHLD", "SIGSEGV"})
 
 
+_fork = threading.local()  # the mask of the thread that forks
+_fork_hooked = False
+
+
 def install(run: Preemptible, names: tuple[str, ...]) -> None:
     """Handle the named signals. Ignored ones stay ignored; only the main thread can install."""
+    global _fork_hooked
     _runs.add(run)
+    if not _fork_hooked:
+        _fork_hooked = True
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=_after_fork_in_parent,
+            after_in_child=_after_fork_in_child,
+        )
     if threading.current_thread() is not threading.main_thread():
         return
     for name in names:
@@ -55,6 +67,28 @@ def uninstall(run: Preemptible) -> None:
         if signal.getsignal(signum) is _handler:
             signal.signal(signum, before)
             del _previous[signum]
+
+
+def _before_fork() -> None:
+    """Python forgets a signal that reaches a child before its interpreter is ready.
+
+    With the default action such a child would have died; held back, it still does.
+    """
+    _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _previous)
+
+
+def _after_fork_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
+
+
+def _after_fork_in_child() -> None:
+    """A child (a DataLoader worker) owns no run: it dies of SIGTERM as if we were not here."""
+    _runs.clear()
+    for signum, before in _previous.items():
+        if signal.getsignal(signum) is _handler:
+            signal.signal(signum, before)
+    _previous.clear()
+    signal.pthread_sigmask(signal.SIG_SETMASK, _fork.mask)
 
 
 def _handler(signum: int, frame: FrameType | None) -> None:

@@ -217,12 +217,12 @@ class Run:
     def _end(self, outcome: Outcome, timeout: float) -> FlushReport:
         if self._ended is not None or self._session.is_foreign():
             return self._session.report()
+        if outcome.traceback:
+            self._emit_text("exception", outcome.traceback, None, level="error")
         self._ended = outcome
         report = FlushReport()
         with self.guard.catching("finish"):
             self._session.drain()
-            if outcome.traceback:
-                self._emit_text("exception", outcome.traceback, None, level="error")
             counts = self._session.counts()
             self._emit("run", {"event": "finished", **_described(outcome), **counts})
             report = self._session.wait_stored(timeout)
@@ -261,6 +261,7 @@ class Run:
             fields = {"event": "finished", **_described(outcome), **counts}
             self._session.append_from_signal("run", fields)
         elif self._ended is None:
+            self._session.set_phase("preempting")  # if it is killed meanwhile, the agent sees why
             fields = {"event": "updated", "status_reason": f"pre-empting: signal {signum}"}
             self._session.append_from_signal("run", fields)
 

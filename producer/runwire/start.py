@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike, getpid
 from typing import Any
 
@@ -19,6 +18,7 @@ from runwire.identity import Identity, identify
 from runwire.run import Run, tags_of
 from runwire.session import Session
 from runwire.settings import Settings
+from runwire.version import VERSION
 from runwire_schemas.spool.format import Meta
 
 _current: Run | None = None
@@ -135,13 +135,5 @@ def _meta(settings: Settings, identity: Identity) -> Meta:
         pid=getpid(),
         started_at_ns=time.time_ns(),
         mode=settings.mode,
-        sdk=sdk_version(),
+        sdk=VERSION,
     )
-
-
-def sdk_version() -> str:
-    """Return the installed version of runwire."""
-    try:
-        return version("runwire")
-    except PackageNotFoundError:
-        return "unknown"

@@ -6,30 +6,27 @@ Bytes from outside end as an event or as DecodeError, whatever they are.
 
 from __future__ import annotations
 
-import io
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-import fastavro
-from fastavro.schema import fingerprint, to_parsing_canonical_form
-from fastavro.types import Schema
-from fastavro.validation import ValidationError
-
-from runwire_schemas.bounds import compile_check
 from runwire_schemas.errors import DecodeError, SchemaError
 from runwire_schemas.events import EVENTS, Event, MetricBatch
 from runwire_schemas.metric_encode import encode_fields
 from runwire_schemas.topics import TOPICS
 from runwire_schemas.varint import encode_longs
 
+# fastavro is imported by avro_records, in functions: metric batches are written without it, so
+# the spool's reader stays as light as the trainer needs it.
+
 BUNDLED_ID_BASE = 0x7F000000
 HEADER_BYTES = 5
 _HEADER = struct.Struct(">BI")
+_AVRO_DIR = Path(__file__).parent / "avro"  # importlib.resources is slow to import
 
 BUNDLED: dict[int, tuple[str, str]] = {
     BUNDLED_ID_BASE + 1: ("run.v1", "daf10edff2586ac6"),
@@ -41,57 +38,36 @@ BUNDLED: dict[int, tuple[str, str]] = {
 }
 """Schema stem and CRC-64-AVRO fingerprint by id. Rows are only ever added: old bytes stay."""
 
-# What fastavro raises on bytes or schemas that do not fit; anything else is our own fault.
-_READ_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    TypeError,
-    ValueError,
-    struct.error,
-    fastavro.read.SchemaResolutionError,
-)
-
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
     """One schema that messages may be written with."""
 
     kind: str
-    parsed: Schema
     fingerprint: str
-    check: Callable[[bytes, int], None]
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Reader:
-    """The schema in force for one kind."""
+class _Current:
+    """What marks a message of the schema in force for one kind."""
 
-    parsed: Schema
     fingerprint: str
     header: bytes
-    field_names: tuple[str, ...]
 
 
 _learned: dict[int, _Writer] = {}
 
 
 def encode(event: Event) -> bytes:
-    """Return an event as a message. Raises: SchemaError, naming the field that does not fit."""
+    """Return an event as a message. Raises: SchemaError when a value does not fit its field."""
     kind = _kind_of_class(type(event))
-    reader = _reader(kind)
     if isinstance(event, MetricBatch):
-        return reader.header + _metric_body(event)
-    record = {name: getattr(event, name) for name in reader.field_names}
-    out = io.BytesIO()
-    out.write(reader.header)
-    try:
-        fastavro.validate(record, reader.parsed, raise_errors=True)
-        fastavro.schemaless_writer(out, reader.parsed, record)
-    except (*_READ_ERRORS, ValidationError) as error:
-        raise SchemaError(f"{kind} event does not fit its schema: {error}") from error
-    return out.getvalue()
+        return _current(kind).header + _metric_body(event)
+    from runwire_schemas import avro_records
+
+    record = {field.name: getattr(event, field.name) for field in fields(event)}
+    return _current(kind).header + avro_records.write(schema_json(kind), record)
 
 
 def encode_metric_batch(  # noqa: PLR0913 - one argument per field of the record
@@ -116,7 +92,7 @@ def encode_metric_batch(  # noqa: PLR0913 - one argument per field of the record
     Shapes: name_idx_bytes holds `points` varints, value_bytes `points` little-endian doubles.
     Raises: SchemaError when the parts do not fit together.
     """
-    return _reader("metric").header + encode_fields(
+    return _current("metric").header + encode_fields(
         project=project,
         run_id=run_id,
         attempt=attempt,
@@ -139,19 +115,13 @@ def decode(value: bytes) -> Event:
 
     Raises: DecodeError when the bytes are no such message; nothing else.
     """
+    from runwire_schemas import avro_records
+
     writer = _writer(value)
-    writer.check(value, HEADER_BYTES)
-    reader = _reader(writer.kind)
-    same = writer.fingerprint == reader.fingerprint
-    body = io.BytesIO(value)
-    body.seek(HEADER_BYTES)
-    try:
-        record: Any = fastavro.schemaless_reader(
-            body, writer.parsed, None if same else reader.parsed
-        )
-        event = EVENTS[writer.kind](**record)
-    except _READ_ERRORS as error:
-        raise DecodeError(f"{writer.kind} message cannot be read: {error}") from error
+    same = writer.fingerprint == _current(writer.kind).fingerprint
+    reader = None if same else schema_json(writer.kind)
+    record = avro_records.read(value, HEADER_BYTES, writer=writer.text, reader=reader)
+    event = EVENTS[writer.kind](**record)
     if isinstance(event, MetricBatch):
         _check_batch(event)
     return event
@@ -164,7 +134,7 @@ def kind_of(value: bytes) -> str:
 
 def is_current(value: bytes, kind: str) -> bool:
     """Tell whether a message was written with exactly the schema in force for `kind`."""
-    return _writer(value).fingerprint == _reader(kind).fingerprint
+    return _writer(value).fingerprint == _current(kind).fingerprint
 
 
 @cache
@@ -183,12 +153,14 @@ def learn_schema(schema_id: int, text: str) -> str:
     """
     if schema_id & 0xFF000000 == BUNDLED_ID_BASE:
         raise SchemaError(f"schema id {schema_id} lies in the range reserved for bundled schemas")
-    try:
-        raw = json.loads(text)
-        kinds = {_full_name(json.loads(schema_json(kind))): kind for kind in EVENTS}
-        writer = _new_writer(kinds[_full_name(raw)], raw)
-    except (*_READ_ERRORS, RecursionError) as error:
-        raise SchemaError(f"schema {schema_id} is no record of runwire: {error!r}") from error
+    from runwire_schemas import avro_records
+
+    fingerprint = avro_records.fingerprint_of(text)
+    kinds = {_full_name(schema_json(kind)): kind for kind in EVENTS}
+    kind = kinds.get(_full_name(text))
+    if kind is None:
+        raise SchemaError(f"schema {schema_id} is {_full_name(text)!r}, no record of runwire")
+    writer = _Writer(kind, fingerprint, text)
     known = _learned.setdefault(schema_id, writer)
     if known.fingerprint != writer.fingerprint:
         raise SchemaError(f"schema id {schema_id} is taken by another schema")
@@ -249,24 +221,18 @@ def _writer(value: bytes) -> _Writer:
 @cache
 def _bundled() -> dict[int, _Writer]:
     return {
-        schema_id: _new_writer(stem.partition(".")[0], json.loads(_schema_text(stem)))
-        for schema_id, (stem, _) in BUNDLED.items()
+        schema_id: _Writer(stem.partition(".")[0], fingerprint, _schema_text(stem))
+        for schema_id, (stem, fingerprint) in BUNDLED.items()
     }
 
 
-def _new_writer(kind: str, raw: Any) -> _Writer:
-    return _Writer(kind, fastavro.parse_schema(raw), schema_fingerprint(raw), compile_check(raw))
-
-
 @cache
-def _reader(kind: str) -> _Reader:
-    text = schema_json(kind)
-    stem = TOPICS[kind].schema
-    schema_id = next(number for number, (name, _) in BUNDLED.items() if name == stem)
-    raw = json.loads(text)
-    names = tuple(field.name for field in fields(EVENTS[kind]))
-    header = _HEADER.pack(0, schema_id)
-    return _Reader(fastavro.parse_schema(raw), schema_fingerprint(raw), header, names)
+def _current(kind: str) -> _Current:
+    topic = TOPICS.get(kind)
+    for schema_id, (stem, fingerprint) in BUNDLED.items():
+        if topic is not None and stem == topic.schema:
+            return _Current(fingerprint, _HEADER.pack(0, schema_id))
+    raise SchemaError(f"kind {kind!r} has no schema")
 
 
 def _kind_of_class(event_class: type[Event]) -> str:
@@ -276,15 +242,13 @@ def _kind_of_class(event_class: type[Event]) -> str:
     raise SchemaError(f"{event_class.__name__} is no event class")
 
 
-def _full_name(raw: Any) -> str:
+def _full_name(text: str) -> str:
+    raw: Any = json.loads(text)
+    if not isinstance(raw, dict) or "name" not in raw:
+        return str(raw)
     name: str = raw["name"]
     return name if "." in name else f"{raw.get('namespace', '')}.{name}"
 
 
-def schema_fingerprint(raw: Any) -> str:
-    """Return the CRC-64-AVRO fingerprint of a schema's canonical form."""
-    return fingerprint(to_parsing_canonical_form(raw), "CRC-64-AVRO")
-
-
 def _schema_text(stem: str) -> str:
-    return (files("runwire_schemas") / "avro" / f"{stem}.avsc").read_text(encoding="utf-8")
+    return (_AVRO_DIR / f"{stem}.avsc").read_text(encoding="utf-8")

@@ -1,8 +1,11 @@
 """The settings in the documents are the settings in the code."""
 
+import dataclasses
+
 from house.checks import ROOT, table_rows
 
 from runwire.settings import FIELDS
+from runwire_consumers.settings import WorkerSettings, variable
 
 
 def sdk_rows() -> dict[str, list[str]]:
@@ -34,3 +37,15 @@ def test_a_wrong_row_is_found() -> None:
     assert table_rows(text, "RUNWIRE_") == sdk_rows()
     assert table_rows(text.replace("`2147483648`", "`5`"), "RUNWIRE_") != sdk_rows()
     assert table_rows(text.replace("| `RUNWIRE_DIR`", "| `RUNWIRE_DIRS`"), "RUNWIRE_") != sdk_rows()
+
+
+def worker_rows() -> dict[str, list[str]]:
+    return {
+        variable(setting.name): [shown(setting.default or None), setting.metadata["meaning"]]
+        for setting in dataclasses.fields(WorkerSettings)
+    }
+
+
+def test_the_worker_settings_are_documented() -> None:
+    text = (ROOT / "consumers" / "README.md").read_text()
+    assert table_rows(text, "RUNWIRE_") == worker_rows(), f"expected:\n{as_table(worker_rows())}"

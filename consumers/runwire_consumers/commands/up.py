@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics-port",
         type=int,
         metavar="PORT",
-        help="port of the worker's /metrics and /healthz (default: a free one)",
+        help="port of the worker's /metrics and /healthz (default: 9464, or a free one)",
     )
     parser.add_argument("--json", action="store_true", help="print the addresses as JSON")
 
@@ -30,6 +31,12 @@ def run(args: argparse.Namespace) -> int:
     from runwire_consumers.stack import agent, control, lock, state
     from runwire_schemas import paths
 
+    if os.environ.get("RUNWIRE_CLICKHOUSE_URL"):
+        print(
+            "note: RUNWIRE_CLICKHOUSE_URL is set, so `runwire sql` asks that server and not the "
+            "embedded one; unset it to see what is logged here",
+            file=sys.stderr,
+        )
     root = paths.state_dir(args.dir)
     control.prepare(root)
     running = lock.holder(root)

@@ -12,7 +12,7 @@ Name = Literal[
     "runwire_worker_replayed_batches_total",
     "runwire_worker_retries_total",
     "runwire_worker_dead_letters_total",
-    "runwire_worker_dead_letters",
+    "runwire_worker_kept_dead_letters",
     "runwire_worker_pending_rows",
     "runwire_worker_delay_seconds",
     "runwire_worker_last_write_timestamp_seconds",
@@ -34,7 +34,7 @@ SELF_METRICS: Mapping[Name, tuple[str, tuple[str, ...], str]] = {
         ("reason",),
         "records set aside by this process: decode, damage or rejected",
     ),
-    "runwire_worker_dead_letters": ("gauge", (), "records set aside and kept, all restarts"),
+    "runwire_worker_kept_dead_letters": ("gauge", (), "records set aside and kept, all restarts"),
     "runwire_worker_pending_rows": ("gauge", (), "rows read and not yet committed"),
     "runwire_worker_delay_seconds": (
         "gauge",

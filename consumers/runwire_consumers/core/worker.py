@@ -108,7 +108,7 @@ class Worker:
         return status
 
     def _serve(self) -> int:
-        self._metrics.set("runwire_worker_dead_letters", self._dead_letters.count())
+        self._metrics.set("runwire_worker_kept_dead_letters", self._dead_letters.count())
         self._replay()
         self._health.state = "running"
         while not self._stop.is_requested:
@@ -242,7 +242,7 @@ class Worker:
         new = self._dead_letters.flush()
         if new:
             _log.warning("%d records set aside as dead letters: %s", new, batch.dead[-1].reason)
-            self._metrics.set("runwire_worker_dead_letters", self._dead_letters.count())
+            self._metrics.set("runwire_worker_kept_dead_letters", self._dead_letters.count())
 
     def _account(self, batch: Batch) -> None:
         self._health.wrote()

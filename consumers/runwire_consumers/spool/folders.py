@@ -30,6 +30,7 @@ class Folders:
         self._root = root
         self._clock = clock
         self._readers: dict[str, FolderReader] = {}
+        self._inodes: dict[str, int] = {}
         self._hot: dict[str, None] = {}
         self._idle: deque[str] = deque()
         self._closed: dict[str, float] = {}  # name -> when to look at it again
@@ -50,6 +51,7 @@ class Folders:
         if reader is None:
             reader = FolderReader(spool_dir(self._root) / name)
             self._readers[name] = reader
+            self._inodes[name] = reader.folder.stat().st_ino
             self._hot[name] = None
         return reader
 
@@ -118,6 +120,7 @@ class Folders:
             return []
         if mtime_ns != self._mtime_ns:  # an entry came or went
             self._mtime_ns = mtime_ns
+            self._lose_replaced()
             names = {folder.name for folder in list_folders(self._root)}
             for gone in set(self._closed) - names:
                 del self._closed[gone]
@@ -139,6 +142,16 @@ class Folders:
             self._hot.pop(name, None)
             reader.remove()
         return cuts
+
+    def _lose_replaced(self) -> None:
+        """Let go of folders that were deleted; a live writer makes a new one of the same name."""
+        for name, reader in list(self._readers.items()):
+            try:
+                same = reader.folder.stat().st_ino == self._inodes[name]
+            except FileNotFoundError:
+                same = False
+            if not same:
+                self._lose(name)
 
     def _lose(self, name: str) -> None:
         _log.warning("spool folder %s was deleted while it was being read", name)

@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runwire_consumers.stack import state
 from runwire_consumers.stack.logs import open_log
 from runwire_schemas import paths
+from runwire_schemas.spool.format import ENDED_FILE, SpoolError
 from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
 
 
@@ -21,11 +21,22 @@ def live_trainers(root: Path) -> list[str]:
     for folder in list_folders(root):
         try:
             meta = read_meta(folder)
-        except (OSError, ValueError):
+        except (OSError, SpoolError):
             continue  # a folder being removed, or one that `spool verify` reports
         if meta.role == "trainer" and writer_alive(folder):
             found.append(meta.run_id)
     return found
+
+
+def _needed(root: Path) -> bool:
+    """Whether a trainer lives, or one ended without an agent that took note."""
+    for folder in list_folders(root):
+        try:
+            if read_meta(folder).role == "trainer" and not (folder / ENDED_FILE).exists():
+                return True
+        except (OSError, SpoolError):
+            continue
+    return False
 
 
 def running(root: Path) -> list[int]:
@@ -47,10 +58,13 @@ def running(root: Path) -> list[int]:
 
 
 def ensure(root: Path) -> bool:
-    """Start an agent if trainers live; it ends by itself when another one holds its lock."""
-    if not live_trainers(root):
+    """Start an agent if there is a trainer to watch or an end to record; whether it was started.
+
+    It ends by itself when idle, or when another one was faster.
+    """
+    if running(root) or not _needed(root):
         return False
-    log = open_log(state.logs_dir(root) / "agent.log")
+    log = open_log(paths.agents_dir(root) / "agent.log")
     try:
         subprocess.Popen(
             [sys.executable, "-m", "runwire.agent", "--dir", str(root), "--exit-when-idle"],

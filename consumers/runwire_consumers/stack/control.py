@@ -75,7 +75,7 @@ def wait_ready(
 
     Blocks: at most `READY_S`. Raises: StackError with the reason and the end of the log.
     """
-    deadline, said = time.monotonic() + READY_S, ""
+    deadline, since, said = time.monotonic() + READY_S, time.time(), ""
     while True:
         now = state.read_state(root)
         if now is not None and now.pid == process.pid:
@@ -88,10 +88,14 @@ def wait_ready(
         if code == ALREADY_RUNNING:
             return None
         if code is not None:
-            raise StackError(_failure(root, process.pid, f"the supervisor ended ({code})"))
+            raise StackError(
+                _failure(root, process.pid, since, reason=f"the supervisor ended ({code})")
+            )
         if time.monotonic() > deadline:
             process.terminate()
-            raise StackError(_failure(root, process.pid, f"not ready after {READY_S:.0f} s"))
+            raise StackError(
+                _failure(root, process.pid, since, reason=f"not ready after {READY_S:.0f} s")
+            )
         time.sleep(POLL_S)
 
 
@@ -109,14 +113,14 @@ def wait_other_ready(root: Path, say: Callable[[str], None]) -> state.StackState
     raise StackError(f"the running stack is not ready; see {log_file(root)}")
 
 
-def _failure(root: Path, pid: int, reason: str) -> str:
+def _failure(root: Path, pid: int, since: float, *, reason: str) -> str:
     now = state.read_state(root)
     if now is not None and now.pid == pid and now.error:
         reason = now.error
     lines = [f"the stack in {root} did not start: {reason}"]
     for log in sorted(state.logs_dir(root).glob("*.log")):
         tail = state.log_tail(log, lines=6)
-        if tail:
+        if tail and log.stat().st_mtime >= since:
             lines += [f"--- end of {log}", tail]
     lines.append("What was logged meanwhile is safe in the spool. `runwire doctor` looks closer.")
     return "\n".join(lines)

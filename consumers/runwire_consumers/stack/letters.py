@@ -13,6 +13,7 @@ from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Retryable, RowsRejected
 from runwire_consumers.core.source import Record
+from runwire_consumers.workers import DEAD_LETTERS_DIR
 from runwire_schemas import paths
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
@@ -20,7 +21,7 @@ from runwire_schemas.events import DeadLetter
 
 def folder(root: Path) -> Path:
     """Where the embedded worker of this data folder keeps its dead letters."""
-    return paths.embedded_dir(root) / "dead_letters"
+    return paths.embedded_dir(root) / DEAD_LETTERS_DIR
 
 
 def replay(

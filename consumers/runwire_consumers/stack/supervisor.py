@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -59,7 +60,7 @@ class Supervisor:
             self._stop(state.FAILED)
             if not type(error).__module__.startswith("runwire"):
                 raise
-            print(error, file=sys.stderr, flush=True)
+            _note(str(error))
             return 1
         state.state_file(self._root).unlink(missing_ok=True)
         return 0
@@ -102,7 +103,7 @@ class Supervisor:
         client = connect(self._connection.url, create=True)
         try:
             for name in apply(client):
-                print(f"applied {name}", flush=True)
+                _note(f"applied {name}")
         finally:
             client.close()
 
@@ -116,6 +117,9 @@ class Supervisor:
             time.sleep(TICK_S)
             changed = self._revive("engine", self._engine.alive, self._start_engine)
             changed |= self._revive("worker", self._worker.alive, self._start_worker)
+            # A restarted worker says its port a moment after its start.
+            if self._state.worker.port is None:
+                changed |= self._worker.port is not None
             if changed:
                 self._say(self._state.stage)
             ticks += 1
@@ -132,7 +136,7 @@ class Supervisor:
         if part.pid is not None:  # seen for the first time
             delay_s = backoff.crashed(now)
             part.pid, part.note = None, f"ended unexpectedly; starts again in {delay_s:.1f} s"
-            print(f"{name} {part.note}", file=sys.stderr, flush=True)
+            _note(f"{name} {part.note}")
             return True
         if not backoff.may_start(now):
             return False
@@ -145,7 +149,7 @@ class Supervisor:
         except Exception as error:  # the next attempt may succeed: a port, memory, disk space
             delay_s = backoff.crashed(time.monotonic())
             part.note = f"{str(error).splitlines()[0]}; tries again in {delay_s:.1f} s"
-            print(f"{name} {part.note}", file=sys.stderr, flush=True)
+            _note(f"{name} {part.note}")
         return True
 
     def _stop(self, stage: str) -> None:
@@ -154,7 +158,7 @@ class Supervisor:
         try:
             self._worker.stop()
         except _StopRequested:
-            print("second signal: not waiting for the worker's flush", file=sys.stderr, flush=True)
+            _note("second signal: not waiting for the worker's flush")
         self._engine.stop()
         self._say(stage)
 
@@ -165,7 +169,12 @@ class Supervisor:
         self._state.worker.pid = self._worker.pid
         self._state.worker.port = self._worker.port
         state.write_state(self._root, self._state)
-        print(stage, flush=True)
+        _note(stage)
+
+
+def _note(text: str) -> None:
+    """One line of the supervisor's log."""
+    print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} supervisor {text}", flush=True)
 
 
 def _request_stop(_signum: int, _frame: FrameType | None) -> None:

@@ -12,9 +12,10 @@ from runwire_consumers.core.dead_letters import FileDeadLetters
 from runwire_consumers.stack import agent, letters, lock, state
 from runwire_consumers.stack.worker_process import ask_health
 from runwire_schemas import paths
+from runwire_schemas.spool.cursor import read_cursor
 from runwire_schemas.spool.format import SpoolError
 from runwire_schemas.spool.progress import progress
-from runwire_schemas.spool.reader import list_folders, read_cursor, read_meta, writer_alive
+from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
 
 DELAY = "runwire_worker_delay_seconds"
 
@@ -99,10 +100,9 @@ def pending(root: Path) -> list[dict[str, Any]]:
                 "last_step": None,
             },
         )
-        stored = cursor.get("accepted", 0)
         entry["writers"] += 1
         entry["live_writers"] += writer_alive(folder)
-        entry["pending_points"] += max(0, done.accepted - (stored if type(stored) is int else 0))
+        entry["pending_points"] += max(0, done.accepted - cursor.accepted)
         entry["spool_bytes"] += done.bytes
         if done.last_step is not None:
             entry["last_step"] = max(done.last_step, entry["last_step"] or done.last_step)

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -15,6 +14,8 @@ from typing import Any
 
 from runwire_consumers.stack import lifeline, state
 from runwire_consumers.stack.logs import open_log
+from runwire_consumers.workers import STATE_FILE
+from runwire_schemas import paths
 
 STOP_S = 20.0
 
@@ -24,7 +25,7 @@ class WorkerProcess:
 
     def __init__(self, root: Path, metrics_port: int | None) -> None:
         self._root = root
-        self.port = metrics_port or free_port()
+        self._metrics_port = metrics_port
         self.log = state.logs_dir(root) / "worker.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -38,10 +39,24 @@ class WorkerProcess:
         """How it ended; None while it runs or before its first start."""
         return self._process.poll() if self._process is not None else None
 
+    @property
+    def port(self) -> int | None:
+        """Where its pages are, once it has said so; it takes another port than a taken one."""
+        try:
+            text = (paths.embedded_dir(self._root) / STATE_FILE).read_text(encoding="utf-8")
+            fields = json.loads(text)
+            return int(fields["metrics_port"]) if fields["pid"] == self.pid else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def start(self) -> None:
         """Start it, tied to this process: SIGKILL, since a worker repeats what it had begun."""
         log = open_log(self.log)
-        arguments = ["clickhouse", "--dir", str(self._root), "--metrics-port", str(self.port)]
+        arguments = ["clickhouse", "--dir", str(self._root)]
+        if self._metrics_port is not None:
+            arguments += ["--metrics-port", str(self._metrics_port)]
+        # This stack's worker feeds this stack's engine, whatever server the user's queries go to.
+        environment = {k: v for k, v in os.environ.items() if k != "RUNWIRE_CLICKHOUSE_URL"}
         try:
             self._process = subprocess.Popen(
                 lifeline.command("runwire_consumers", *arguments, signum=signal.SIGKILL),
@@ -49,7 +64,7 @@ class WorkerProcess:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env={**os.environ, "RUNWIRE_DIR": str(self._root)},
+                env={**environment, "RUNWIRE_DIR": str(self._root)},
                 # Ctrl-C in a terminal is for the supervisor; it stops the worker in order.
                 start_new_session=True,
             )
@@ -62,7 +77,8 @@ class WorkerProcess:
 
     def ready(self) -> bool:
         """Whether it reads and writes, or tries to."""
-        answer = ask_health(self.port)
+        port = self.port
+        answer = ask_health(port) if port else None
         return answer is not None and answer.get("state") not in {None, "starting", "failed"}
 
     def stop(self) -> None:
@@ -92,10 +108,3 @@ def ask_health(port: int) -> dict[str, Any] | None:
     except ValueError:
         return None
     return fields if isinstance(fields, dict) else None
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

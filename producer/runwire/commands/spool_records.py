@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from runwire_schemas.spool.cursor import read_cursor
 from runwire_schemas.spool.format import (
     JSON_KINDS,
     LAYOUT,
@@ -20,7 +21,7 @@ from runwire_schemas.spool.format import (
     segment_name,
 )
 from runwire_schemas.spool.progress import progress
-from runwire_schemas.spool.reader import read_cursor, read_meta, writer_alive
+from runwire_schemas.spool.reader import read_meta, writer_alive
 from runwire_schemas.spool.scan import Damage, Scan, SpoolRecord, open_scan
 from runwire_schemas.spool.series import segment_numbers
 
@@ -33,8 +34,6 @@ def describe(folder: Path) -> dict[str, Any] | None:
         meta, done, cursor = read_meta(folder), progress(folder), read_cursor(folder)
     except (SpoolError, OSError) as error:
         return {"folder": folder.name, "error": str(error)} if folder.exists() else None
-    delivered = cursor.get("accepted", 0)
-    dropped = sum(done.dropped.values())
     return {
         "folder": folder.name,
         "error": "",
@@ -48,8 +47,8 @@ def describe(folder: Path) -> dict[str, Any] | None:
         "host": meta.host,
         "last_step": done.last_step,
         "accepted_points": done.accepted,
-        "pending_points": max(0, done.accepted - (delivered if isinstance(delivered, int) else 0)),
-        "dropped_points": dropped,
+        "pending_points": max(0, done.accepted - cursor.accepted),
+        "dropped_points": sum(done.dropped.values()),
         "bytes": done.bytes,
     }
 

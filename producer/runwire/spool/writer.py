@@ -109,7 +109,8 @@ class SpoolWriter:
         series, code = KIND_SERIES[kind]
         stamped = {"at_ns": time.time_ns(), **fields}
         text = json.dumps(stamped, ensure_ascii=False, separators=(",", ":"))
-        return self.append(series, code, text.encode("utf-8", "surrogatepass"))
+        # Lone surrogates (file names, broken tokenizers) are no text that Avro could carry.
+        return self.append(series, code, text.encode("utf-8", "replace"))
 
     def count_dropped(self, reason: str, n: int = 1) -> None:
         """Count `n` records or points as dropped, visibly in the live segment's header."""

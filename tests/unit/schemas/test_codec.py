@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.schemas import strategies as gen
 
-from runwire_schemas import codec
+from runwire_schemas import avro_records, codec
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
 from runwire_schemas.errors import DecodeError, SchemaError
 from runwire_schemas.events import EVENTS, LogEvent, MetricBatch, ParamEvent
@@ -162,7 +162,7 @@ def test_bundled_ids_never_change_meaning(schema_id: int) -> None:
     """The fingerprint beside each id is that of the file, so an id keeps its meaning forever."""
     stem, fingerprint = codec.BUNDLED[schema_id]
 
-    assert fingerprint == codec.schema_fingerprint(json.loads(codec._schema_text(stem)))
+    assert fingerprint == avro_records.fingerprint_of(codec._schema_text(stem))
     assert stem.partition(".")[0] in TOPICS
 
 
@@ -196,8 +196,11 @@ def test_messages_of_other_schema_versions_resolve(monkeypatch: pytest.MonkeyPat
     ("schema_id", "text", "says"),
     [
         (codec.BUNDLED_ID_BASE + 200, "{}", "reserved"),
-        (1, "not json", "no record"),
+        (1, "not json", "no Avro schema"),
         (1, '"string"', "no record"),
+        (1, "[]", "no record"),
+        (1, "5", "no Avro schema"),
+        (1, '{"type": "record", "name": "Param"}', "no Avro schema"),
         (1, '{"type": "record", "name": "Other", "fields": []}', "no record"),
     ],
 )

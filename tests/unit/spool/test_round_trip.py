@@ -204,3 +204,19 @@ def test_progress_needs_no_help_from_the_writer(tmp_path: Path) -> None:
     writer.append_json("run", {"event": "finished", "status": "finished"})
     assert lifecycle_end(writer.folder) == (True, 1)
     writer.close()
+
+
+def test_names_and_texts_with_lone_surrogates(tmp_path: Path) -> None:
+    """Text that is no UTF-8 becomes readable instead of stopping the reader."""
+    writer = new_writer(tmp_path)
+    log = metric_log(writer)
+    log.log({"bad\ud800name": 1.0, "text": "x\udfff"})
+    log.log({"bad\ud800name": 2.0})
+    cuts = read_all(FolderReader(writer.folder))
+    assert [(name, value) for name, _, _, value in points(cuts)] == [
+        ("bad?name", 1.0),
+        ("bad?name", 2.0),
+    ]
+    assert sorted(cut.kind for cut in cuts) == ["log", "metric"]
+    assert not any(cut.damage for cut in cuts)
+    writer.close()

@@ -99,9 +99,7 @@ CREATE TABLE IF NOT EXISTS {database}.writer_progress {on_cluster}
     rank Int32,
     attempt UInt64,
     writer UInt64,
-    first_step SimpleAggregateFunction(min, Int64),
     last_step SimpleAggregateFunction(max, Int64),
-    first_at SimpleAggregateFunction(min, DateTime64(3, 'UTC')),
     last_at SimpleAggregateFunction(max, DateTime64(3, 'UTC')),
     append_at SimpleAggregateFunction(max, DateTime64(3, 'UTC')),
     INDEX by_run_id run_id TYPE bloom_filter GRANULARITY 1
@@ -115,9 +113,7 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.writer_progress_mv {on_cluster
 TO {database}.writer_progress AS
 SELECT
     any(project) AS project, run_key, any(run_id) AS run_id, rank, attempt, writer,
-    min(first_step) AS first_step,
     max(last_step) AS last_step,
-    min(first_at) AS first_at,
     max(last_at) AS last_at,
     max(append_at) AS append_at
 FROM {database}.batches
@@ -165,16 +161,20 @@ ORDER BY (run_key, attempt, writer, seq, reporter)
 SETTINGS non_replicated_deduplication_window = 10000,
     replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
 
--- One row per attempt: what numbers attempts and says where a later one resumed.
+-- One row per attempt, from its run events and from its batches: what numbers attempts and says
+-- from which step on a later one replaced an earlier one.
 CREATE TABLE IF NOT EXISTS {database}.attempts {on_cluster}
 (
     project SimpleAggregateFunction(any, LowCardinality(String)),
     run_key UInt128,
     run_id SimpleAggregateFunction(any, LowCardinality(String)),
     attempt UInt64,
-    attempt_name SimpleAggregateFunction(any, String),
-    started_at SimpleAggregateFunction(min, DateTime64(3, 'UTC')),
+    attempt_name SimpleAggregateFunction(max, String),
+    started_at SimpleAggregateFunction(min, Nullable(DateTime64(3, 'UTC'))),
     resumed_from_step SimpleAggregateFunction(max, Nullable(Int64)),
+    first_at SimpleAggregateFunction(min, Nullable(DateTime64(3, 'UTC'))),
+    first_step SimpleAggregateFunction(min, Nullable(Int64)),
+    last_step SimpleAggregateFunction(max, Nullable(Int64)),
     INDEX by_run_id run_id TYPE bloom_filter GRANULARITY 1
 )
 ENGINE = {replicated}AggregatingMergeTree
@@ -182,13 +182,23 @@ ORDER BY (run_key, attempt)
 SETTINGS non_replicated_deduplication_window = 10000,
     replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.attempts_mv {on_cluster}
+CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.attempts_of_events_mv {on_cluster}
 TO {database}.attempts AS
 SELECT
-    any(project) AS project, run_key, any(run_id) AS run_id, attempt, any(attempt_name) AS attempt_name,
-    min(at) AS started_at,
+    any(project) AS project, run_key, any(run_id) AS run_id, attempt, max(attempt_name) AS attempt_name,
+    min(toNullable(at)) AS started_at,
     max(resumed_from_step) AS resumed_from_step
 FROM {database}.run_events
+GROUP BY run_key, attempt;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.attempts_of_batches_mv {on_cluster}
+TO {database}.attempts AS
+SELECT
+    any(project) AS project, run_key, any(run_id) AS run_id, attempt,
+    min(toNullable(first_at)) AS first_at,
+    min(toNullable(first_step)) AS first_step,
+    max(toNullable(last_step)) AS last_step
+FROM {database}.batches
 GROUP BY run_key, attempt;
 
 CREATE TABLE IF NOT EXISTS {database}.params {on_cluster}

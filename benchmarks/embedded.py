@@ -1,0 +1,48 @@
+"""Starts a real engine and worker for a benchmark, in a folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runwire_consumers.clickhouse.client import connect
+from runwire_consumers.clickhouse.engine import Engine
+from runwire_consumers.clickhouse.migrate import apply
+from runwire_schemas.paths import embedded_dir
+
+
+@contextlib.contextmanager
+def engine() -> Iterator[tuple[Path, Any]]:
+    """A data root with a running engine and applied migrations; yields (root, client)."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        started = Engine(embedded_dir(root))
+        started.start()
+        try:
+            client = connect(started.wait_ready().url, create=True)
+            apply(client)
+            yield root, client
+        finally:
+            started.stop()
+
+
+@contextlib.contextmanager
+def worker(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process on `root`."""
+    log = (root / "worker.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "runwire_consumers", "clickhouse", "--dir", str(root)],
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()

@@ -1,0 +1,87 @@
+"""Avro bodies by fastavro: the one module that imports it, and only when a codec needs it.
+
+Schemas go in and out as JSON text; everything derived from one is computed once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import fastavro
+from fastavro.read import SchemaResolutionError
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+from fastavro.types import Schema
+from fastavro.validation import ValidationError
+
+from runwire_schemas.bounds import compile_check
+from runwire_schemas.errors import DecodeError, SchemaError
+
+# More than the schemas that one process meets; a bound, because a registry may name many.
+_SCHEMAS_MAX = 256
+# What fastavro raises on bytes, values or schemas that do not fit; the rest is our own fault.
+_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+    SchemaResolutionError,
+    ValidationError,
+)
+
+
+def write(schema: str, record: dict[str, Any]) -> bytes:
+    """Return the Avro body of a record. Raises: SchemaError when a value does not fit."""
+    out = io.BytesIO()
+    parsed = _parsed(schema)
+    try:
+        fastavro.validate(record, parsed, raise_errors=True)
+        fastavro.schemaless_writer(out, parsed, record)
+    except _ERRORS as error:
+        raise SchemaError(f"event does not fit its schema: {error}") from error
+    return out.getvalue()
+
+
+def read(value: bytes, start: int, *, writer: str, reader: str | None) -> dict[str, Any]:
+    """Return the record at `start`, which must end where `value` ends.
+
+    `reader` None: in the writer's own shape. Raises: DecodeError; nothing else.
+    """
+    _check(writer)(value, start)
+    body = io.BytesIO(value)
+    body.seek(start)
+    try:
+        record: Any = fastavro.schemaless_reader(
+            body, _parsed(writer), None if reader is None else _parsed(reader)
+        )
+    except _ERRORS as error:
+        raise DecodeError(f"record cannot be read: {error}") from error
+    found: dict[str, Any] = record
+    return found
+
+
+def fingerprint_of(schema: str) -> str:
+    """Return the CRC-64-AVRO fingerprint of a schema's canonical form. Raises: SchemaError."""
+    try:
+        _check(schema)
+        return fingerprint(to_parsing_canonical_form(_parsed(schema)), "CRC-64-AVRO")
+    except _ERRORS as error:
+        raise SchemaError(f"this is no Avro schema: {error!r}") from error
+
+
+@lru_cache(_SCHEMAS_MAX)
+def _parsed(schema: str) -> Schema:
+    return fastavro.parse_schema(json.loads(schema))
+
+
+@lru_cache(_SCHEMAS_MAX)
+def _check(schema: str) -> Callable[[bytes, int], None]:
+    return compile_check(json.loads(schema))

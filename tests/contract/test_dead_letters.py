@@ -1,0 +1,114 @@
+"""What every place for dead letters promises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.builders import AT_NS, bad_record
+
+from runwire_consumers.core.dead_letters import (
+    LETTERS_FILE,
+    DeadLetters,
+    FileDeadLetters,
+    MemoryDeadLetters,
+    letter_of,
+)
+from runwire_consumers.core.errors import DeadLetterLimit
+from runwire_schemas.events import DeadLetter
+
+Open = Callable[[int], DeadLetters]
+
+
+@pytest.fixture(params=["memory", "file"])
+def open_letters(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
+    """Opens the same letters with a limit, as a restarted process would."""
+    if request.param == "file":
+        return lambda limit: FileDeadLetters(tmp_path / "dead-letters", limit=limit)
+    shared: dict[str, DeadLetter] = {}
+    return lambda limit: MemoryDeadLetters(shared, limit=limit)
+
+
+def letter(offset: int) -> DeadLetter:
+    return letter_of(bad_record(offset), f"reason {offset} with \n and ü", at_ns=AT_NS)
+
+
+def test_letters_come_back_as_they_were(open_letters: Open) -> None:
+    """Every field and byte survives, oldest first."""
+    letters = open_letters(10)
+    for offset in (3, 1):
+        letters.put(letter(offset))
+    assert letters.flush() == 2
+    assert open_letters(10).read() == [letter(3), letter(1)]
+
+
+def test_nothing_is_kept_before_the_flush(open_letters: Open) -> None:
+    open_letters(10).put(letter(0))
+    assert open_letters(10).count() == 0
+
+
+def test_the_same_coordinates_count_once(open_letters: Open) -> None:
+    """Within one process and across restarts."""
+    for _ in range(2):
+        letters = open_letters(10)
+        for _ in range(2):
+            letters.put(letter(0))
+            letters.flush()
+        assert letters.count() == 1
+    assert len(open_letters(10).read()) == 1
+
+
+def test_ids_tell_coordinates_apart() -> None:
+    ids = {letter(offset).id for offset in range(100)}
+    assert len(ids) == 100
+
+
+def test_the_limit_survives_restarts(open_letters: Open) -> None:
+    """Those below the limit are kept; known letters are no reason to stop."""
+    letters = open_letters(2)
+    for offset in range(3):
+        letters.put(letter(offset))
+    with pytest.raises(DeadLetterLimit, match="RUNWIRE_WORKER_DEAD_LETTERS_MAX"):
+        letters.flush()
+    letters = open_letters(2)
+    assert letters.count() == 2
+    letters.put(letter(1))
+    assert letters.flush() == 0
+    letters.put(letter(9))
+    with pytest.raises(DeadLetterLimit):
+        letters.flush()
+    assert {kept.offset for kept in open_letters(2).read()} == {0, 1}
+
+
+def test_a_torn_line_loses_only_itself(tmp_path: Path) -> None:
+    """A crash at any byte of an append leaves the letters before it, and room for the next."""
+    folder = tmp_path / "letters"
+    first = FileDeadLetters(folder)
+    first.put(letter(0))
+    first.flush()
+    whole = (folder / LETTERS_FILE).read_bytes()
+    first.put(letter(1))
+    first.flush()
+    data = (folder / LETTERS_FILE).read_bytes()
+    for length in range(len(whole), len(data) - 1):
+        (folder / LETTERS_FILE).write_bytes(data[:length])
+        letters = FileDeadLetters(folder)
+        assert letters.count() == 1
+        letters.put(letter(1))
+        letters.put(letter(2))
+        assert letters.flush() == 2
+        assert [kept.offset for kept in letters.read()] == [0, 1, 2]
+
+
+def test_letters_removed_by_another_process_are_noticed(tmp_path: Path) -> None:
+    """The command line replays letters while the worker runs; the worker's count follows."""
+    worker = FileDeadLetters(tmp_path, limit=2)
+    for offset in range(2):
+        worker.put(letter(offset))
+    worker.flush()
+    assert FileDeadLetters(tmp_path).remove({letter(0).id, "unknown"}) == 1
+    assert worker.count() == 1
+    worker.put(letter(5))
+    assert worker.flush() == 1
+    assert [kept.offset for kept in worker.read()] == [1, 5]

@@ -1,0 +1,82 @@
+"""Writes the README of this folder from a long campaign, when RUNWIRE_FAULTS_REPORT is set."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from pathlib import Path
+
+from faults.verdict import Verdict
+
+Outcome = tuple[Verdict, Counter[str]]
+VARIABLE = "RUNWIRE_FAULTS_REPORT"
+PATH = Path(__file__).parent / "README.md"
+ROWS = (
+    ("points acknowledged by `log()`", "accepted"),
+    ("points of calls in flight when their process died", "in_flight"),
+    ("points stored, by natural key in `v_metrics`", "stored"),
+    ("**points lost**", "lost"),
+    ("**points twice in `v_metrics`**", "duplicates"),
+    ("rows inserted twice, by a sum that no merge can hide", "inserted_twice"),
+    ("rows that FINAL removes from the raw tables at the end", "removed_by_final"),
+    ("sum of `batches`", "batches_sum"),
+    ("repeated rows of `batches`", "batches_repeated"),
+    ("series whose rollup differs from the points", "rollup_mismatches"),
+    ("texts stored", "texts"),
+    ("parameters stored", "params"),
+    ("dead letters", "dead_letters"),
+)
+
+
+def write(safe: Outcome, control: Outcome, *, seed: int) -> None:
+    """Print the table, and replace the README when asked to."""
+    text = document(safe, control, seed=seed)
+    print(text)
+    if os.environ.get(VARIABLE):
+        PATH.write_text(text, "utf-8")
+
+
+def document(safe: Outcome, control: Outcome, *, seed: int) -> str:
+    """The README as text."""
+    lines = [
+        "# Faults",
+        "",
+        (
+            "Real processes, killed and starved on purpose. `fuzz_trainer.py` logs what `ledger.py` "
+            "says and acknowledges each call that returned; `campaign.py` kills trainer, worker and "
+            "engine by SIGKILL from one seed; `verdict.py` compares acknowledgements and store."
+        ),
+        "",
+        "Written by the long form, not by hand. The command:",
+        "",
+        "```",
+        (
+            f"RUNWIRE_FAULTS=long {VARIABLE}=1 RUNWIRE_FAULTS_SEED={seed} "
+            "python -m pytest tests/faults/test_kill_fuzz.py -k hundred -s"
+        ),
+        "```",
+        "",
+        "A seed repeats the plan (victims, modes, delays), not the scheduling of the kernel.",
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, embedded engine.",
+        "",
+        "| | exactly-once | control: protocol off |",
+        "|---|---:|---:|",
+        f"| kills | {safe[1].total()} | {control[1].total()} |",
+    ]
+    for meaning, name in ROWS:
+        figures = (getattr(outcome[0], name) for outcome in (safe, control))
+        lines.append(f"| {meaning} | " + " | ".join(f"{figure:,}" for figure in figures) + " |")
+    lines += ["", "Kills by victim (exactly-once / control):", ""]
+    for victim in sorted(set(safe[1]) | set(control[1])):
+        lines.append(f"* {victim}: {safe[1][victim]} / {control[1][victim]}")
+    lines += [
+        "",
+        (
+            "The control runs the worker with `RUNWIRE_WORKER_PROTOCOL=at-least-once-unsafe`: no "
+            "journal, random insert tokens, cursors saved at every 20th batch. It shows that the "
+            "harness sees duplicates; that `v_metrics` has none even so is the natural key at work."
+        ),
+        "",
+    ]
+    return "\n".join(lines)

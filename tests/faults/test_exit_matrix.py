@@ -1,0 +1,198 @@
+"""Every way in which a trainer can end, as a real process: status, exit code and points."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runwire.agent.loop import Agent
+from runwire_schemas import codec
+from runwire_schemas.events import Heartbeat, LogEvent, MetricBatch, RunEvent
+from runwire_schemas.spool.reader import FolderReader, list_folders
+
+TRAINERS = Path(__file__).parent / "trainers"
+TIMEOUT_S = 60
+
+
+@dataclass
+class Ending:
+    """What a trainer left: its return code and everything in its spool."""
+
+    returncode: int
+    stderr: str
+    runs: list[RunEvent] = field(default_factory=list)
+    logs: list[LogEvent] = field(default_factory=list)
+    beats: list[Heartbeat] = field(default_factory=list)
+    points: dict[str, int] = field(default_factory=dict)
+
+    def last(self, name: str, run_id: str | None = None) -> Any:
+        """Value of a run field: the greatest seq that says something wins."""
+        said = [
+            (e.seq, getattr(e, name))
+            for e in self.runs
+            if getattr(e, name) is not None and run_id in (None, e.run_id)
+        ]
+        return max(said)[1] if said else None
+
+
+def train(
+    root: Path, script: str, *arguments: str, signals: tuple[tuple[str, int], ...] = ()
+) -> Ending:
+    """Run a trainer, send each signal when its word was printed, then read what it left."""
+    environ = os.environ | {"RUNWIRE_DIR": str(root), "RUNWIRE_CAPTURE_GIT": "0"}
+    process = subprocess.Popen(
+        [sys.executable, str(TRAINERS / f"{script}.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            for word, signum in signals:
+                assert process.stdout.readline().strip() == word
+                process.send_signal(signum)
+            _, stderr = process.communicate(timeout=TIMEOUT_S)
+        finally:
+            process.kill()
+    agent = Agent(root)
+    agent.tick(0.0)
+    agent.close()
+    return read(root, Ending(process.returncode, stderr))
+
+
+def read(root: Path, ending: Ending) -> Ending:
+    for folder in list_folders(root):
+        reader = FolderReader(folder, sync=False)
+        while cuts := reader.cut():
+            for cut in cuts:
+                event = codec.decode(cut.value)
+                if isinstance(event, RunEvent):
+                    ending.runs.append(event)
+                elif isinstance(event, LogEvent):
+                    ending.logs.append(event)
+                elif isinstance(event, Heartbeat):
+                    ending.beats.append(event)
+                elif isinstance(event, MetricBatch):
+                    for index in event.name_idx:
+                        name = event.names[index]
+                        ending.points[name] = ending.points.get(name, 0) + 1
+        reader.close()
+    return ending
+
+
+READY_TERM = (("ready", signal.SIGTERM),)
+
+# script, signals, return code, status, recorded exit code, points
+MATRIX: list[tuple[str, tuple[tuple[str, int], ...], int, str, int | None, dict[str, int]]] = [
+    ("finishes", (), 0, "finished", 0, {"loss": 10}),
+    ("finishes_in_a_block", (), 0, "finished", 0, {"loss": 1}),
+    ("exits_with_3", (), 3, "failed", 3, {"loss": 1}),
+    ("exits_with_3_in_a_block", (), 3, "failed", 3, {"loss": 1}),
+    ("exits_with_a_message", (), 1, "failed", 1, {}),
+    ("catches_its_exit", (), 0, "finished", 0, {"loss": 1}),
+    ("raises", (), 1, "failed", 1, {"loss": 1}),
+    ("raises_in_a_thread", (), 0, "finished", 0, {}),
+    ("waits", (("ready", signal.SIGINT),), -2, "interrupted", 130, {"loss": 1}),
+    ("waits", READY_TERM, -15, "preempted", 143, {"loss": 1}),
+    ("waits", (("ready", signal.SIGKILL),), -9, "killed", None, {"loss": 1}),
+    ("waits_in_c", READY_TERM, -15, "preempted", 143, {"loss": 1}),
+    ("waits_in_c", (("ready", signal.SIGKILL),), -9, "killed", None, {"loss": 1}),
+    ("waits_with_handler", READY_TERM, 7, "preempted", 7, {"saved": 1}),
+    ("waits_composed", READY_TERM, 0, "preempted", 0, {"saved": 1}),
+    (
+        "waits_then_saves",
+        (("ready", signal.SIGTERM), ("saving", signal.SIGKILL)),
+        -9,
+        "preempted",
+        None,
+        {"loss": 1},
+    ),
+    ("leaves_by_os_exit", (), 4, "killed", None, {"loss": 1}),
+    ("crashes_in_c", (), -6, "killed", None, {"loss": 1}),
+    ("forks", (), 0, "finished", 0, {"loss": 2, "child": 1}),
+    ("forks_and_child_raises", (), 0, "finished", 0, {"loss": 1}),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "signals", "returncode", "status", "exit_code", "points"),
+    MATRIX,
+    ids=[f"{row[0]}-{row[3]}" for row in MATRIX],
+)
+def test_each_end_is_recorded_and_keeps_its_exit_code(
+    tmp_path: Path,
+    *,
+    script: str,
+    signals: tuple[tuple[str, int], ...],
+    returncode: int,
+    status: str,
+    exit_code: int | None,
+    points: dict[str, int],
+) -> None:
+    """The process ends as it would without runwire, and the run says how; no point is lost."""
+    ending = train(tmp_path, script, signals=signals)
+    assert ending.returncode == returncode, ending.stderr
+    assert ending.last("status") == status
+    assert ending.last("exit_code") == exit_code
+    assert ending.points == points
+    trainer = sum(n for name, n in points.items() if name != "child")
+    assert (ending.last("accepted") or 0) == trainer
+
+
+def test_an_exception_is_kept_without_its_secrets(tmp_path: Path) -> None:
+    """Type and message stand in the reason, the traceback in the logs; Python prints as ever."""
+    ending = train(tmp_path, "raises")
+    assert ending.last("status_reason").startswith("ValueError: cannot connect")
+    text = "".join(log.text for log in ending.logs)
+    assert "Traceback" in text
+    recorded = text + ending.last("status_reason")
+    assert "hunter2" not in recorded
+    assert ending.stderr.count("ValueError: cannot connect") == 1
+
+
+def test_a_dead_thread_is_named_in_the_reason(tmp_path: Path) -> None:
+    """The process ends well, as Python sees it; the reader still learns of the thread."""
+    ending = train(tmp_path, "raises_in_a_thread")
+    assert "thread 'loader'" in ending.last("status_reason")
+    assert "lost batch" in ending.last("status_reason")
+
+
+def test_the_reason_of_a_killed_run_says_how_far_it_came(tmp_path: Path) -> None:
+    ending = train(tmp_path, "waits", signals=(("ready", signal.SIGKILL),))
+    assert "ended without finishing the run" in ending.last("status_reason")
+    assert "last step 0" in ending.last("status_reason")
+    assert ending.last("reporter")
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    """nohup and some launchers rely on it."""
+    signals = (("ready", signal.SIGTERM), ("still here", signal.SIGKILL))
+    ending = train(tmp_path, "waits_ignoring", signals=signals)
+    assert ending.returncode == -9
+    assert ending.last("status") == "killed"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_workers_log_into_the_run_and_never_end_it(tmp_path: Path, method: str) -> None:
+    """Points of all processes arrive; only the trainer finishes the run."""
+    ending = train(tmp_path, "loads_with_workers", method)
+    assert ending.returncode == 0, ending.stderr
+    assert ending.points == {"batch": 2, "loss": 1}
+    assert ending.last("status") == "finished"
+    assert len([e for e in ending.runs if e.event == "finished"]) == 1
+    assert {b.phase for b in ending.beats} == {"ended"}
+    assert sum(b.accepted for b in ending.beats) == 2
+
+
+def test_two_runs_of_one_process_end_on_their_own(tmp_path: Path) -> None:
+    ending = train(tmp_path, "runs_twice")
+    assert ending.returncode == 1
+    assert ending.last("status", "first") == "finished"
+    assert ending.last("status", "second") == "failed"

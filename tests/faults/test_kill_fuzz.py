@@ -1,0 +1,105 @@
+"""kill -9 at random moments: every acknowledged point is stored exactly once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+from faults import results
+from faults.campaign import Campaign, victims
+from faults.verdict import Verdict, judge
+from support.faults import Stack
+
+pytestmark = pytest.mark.engine
+
+SEED_VARIABLE = "RUNWIRE_FAULTS_SEED"
+LONG = os.environ.get("RUNWIRE_FAULTS") == "long"
+LONG_KILLS = int(os.environ.get("RUNWIRE_FAULTS_KILLS", "120"))
+
+
+@pytest.fixture(autouse=True)
+def _engine_is_there() -> None:
+    """The fuzz kills its engine, so it needs one of its own."""
+    if importlib.util.find_spec("chdb") is None:
+        sentence = "chdb-core is not installed (pip install 'runwire[embedded]')"
+        if os.environ.get("RUNWIRE_TEST_REQUIRE_SERVERS") == "1":
+            pytest.fail(f"RUNWIRE_TEST_REQUIRE_SERVERS=1 and {sentence}")
+        pytest.skip(sentence)
+
+
+@pytest.fixture
+def fuzz_seed(seed: int) -> int:
+    """The seed of this fuzz, printed so that it can be run again."""
+    chosen = int(os.environ.get(SEED_VARIABLE, seed))
+    print(f"repeat with {SEED_VARIABLE}={chosen}")
+    return chosen
+
+
+def fuzz(
+    root: Path,
+    plan: list[str],
+    rng: random.Random,
+    *,
+    protocol: str = "exactly-once",
+    **how: object,
+) -> tuple[Verdict, Campaign]:
+    """Run a campaign and judge what is stored in the end."""
+    begin_s = time.monotonic()
+    with Stack(root, protocol=protocol) as stack:
+        campaign = Campaign(stack, rng, **how)  # type: ignore[arg-type]
+        campaign.run(plan)
+        verdict = judge(stack.url, stack.acks)
+    print(f"{dict(campaign.kills)} in {time.monotonic() - begin_s:.0f} s: {verdict}")
+    return verdict, campaign
+
+
+def assert_exactly_once(verdict: Verdict) -> None:
+    assert verdict.faults[:20] == []
+    assert verdict.stored == verdict.accepted + verdict.in_flight > 0
+    assert (verdict.lost, verdict.duplicates) == (0, 0)
+    assert (verdict.removed_by_final, verdict.inserted_twice) == (0, 0)
+    assert (verdict.batches_sum, verdict.batches_repeated) == (verdict.stored, 0)
+    assert (verdict.rollup_mismatches, verdict.dead_letters) == (0, 0)
+
+
+SHORT = {
+    "single": ["trainer", "after-intent", "engine", "worker"],
+    "threads": ["after-insert", "trainer", "before-intent", "engine"],
+    "forks": ["trainer", "after-commit", "trainer", "worker"],
+}
+
+
+@pytest.mark.parametrize("mode", SHORT)
+def test_every_acknowledged_point_is_stored_once(mode: str, tmp_path: Path, fuzz_seed: int) -> None:
+    """Trainer, worker and engine die; nothing is lost and nothing is there twice."""
+    rng = random.Random(f"{fuzz_seed} {mode}")
+    verdict, campaign = fuzz(tmp_path, SHORT[mode], rng, modes=(mode,))
+    assert campaign.kills.total() == len(SHORT[mode])
+    assert_exactly_once(verdict)
+
+
+def test_without_the_protocol_rows_are_there_twice(tmp_path: Path, fuzz_seed: int) -> None:
+    """The control: the same harness sees duplicates once intents and tokens are switched off."""
+    rng = random.Random(f"{fuzz_seed} control")
+    plan = ["after-insert", "worker", "after-commit"]
+    verdict, _ = fuzz(tmp_path, plan, rng, protocol="at-least-once-unsafe", modes=("single",))
+    assert verdict.inserted_twice > 0
+    # The natural key is the second net: readers see each point once all the same.
+    assert (verdict.lost, verdict.duplicates) == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LONG, reason="RUNWIRE_FAULTS=long runs it (make faults)")
+def test_a_hundred_kills(tmp_path: Path, fuzz_seed: int) -> None:
+    """A long campaign over all modes and victims, and its control."""
+    rng = random.Random(f"{fuzz_seed} long")
+    verdict, campaign = fuzz(tmp_path / "long", victims(rng, LONG_KILLS), rng)
+    plan = [*victims(rng, 12), "after-insert", "worker"]
+    control, unsafe = fuzz(tmp_path / "control", plan, rng, protocol="at-least-once-unsafe")
+    results.write((verdict, campaign.kills), (control, unsafe.kills), seed=fuzz_seed)
+    assert_exactly_once(verdict)
+    assert control.inserted_twice > 0

@@ -1,0 +1,11 @@
+"""Calls something that calls sys.exit, and goes on."""
+
+import sys
+
+import runwire
+
+runwire.init("exits")
+try:
+    sys.exit(4)
+except SystemExit:
+    runwire.log({"loss": 1.0})

@@ -1,0 +1,6 @@
+"""Ends its run with the block, then goes on."""
+
+import runwire
+
+with runwire.init("exits") as run:
+    run.log({"loss": 1.0})

@@ -1,0 +1,67 @@
+"""When a batch closes, and what it knows of its origins."""
+
+from __future__ import annotations
+
+from support.builders import AT_NS, batch_of, metric_record, param_event, record, run_event
+
+from runwire_consumers.core.batch import BatchBuilder, BatchLimits
+from runwire_consumers.core.clock import MemoryClock
+from runwire_consumers.core.decoding import decode_record
+from runwire_consumers.core.errors import Rejection
+from runwire_consumers.core.source import Span
+
+
+def test_age_counts_from_the_first_record() -> None:
+    """An empty batch never ages; one record starts the clock."""
+    clock = MemoryClock()
+    builder = BatchBuilder(BatchLimits(age_s=1.0), clock)
+    clock.advance(100)
+    assert (builder.is_due, builder.left_s) == (False, 1.0)
+    item = metric_record(0)
+    builder.add(item, decode_record(item))
+    clock.advance(0.75)
+    assert (builder.is_due, builder.left_s) == (False, 0.25)
+    clock.advance(0.25)
+    assert builder.is_due
+    builder.close("t")
+    assert not builder.is_due
+
+
+def test_rows_and_bytes_close_a_batch() -> None:
+    item = metric_record(0, calls=5)
+    for limits in (BatchLimits(rows=10), BatchLimits(bytes=len(item.value))):
+        builder = BatchBuilder(limits, MemoryClock())
+        assert not builder.is_due
+        builder.add(item, decode_record(item))
+        assert builder.is_due
+    builder = BatchBuilder(BatchLimits(rows=11, bytes=len(item.value) + 1), MemoryClock())
+    builder.add(item, decode_record(item))
+    assert not builder.is_due
+
+
+def test_spans_and_watermark_cover_all_records() -> None:
+    """Spans run per partition from the first to the last offset; the newest append time counts."""
+    batch = batch_of(
+        [
+            metric_record(0, calls=3),
+            metric_record(3, calls=2),
+            record(run_event(), 8, append_at_ns=AT_NS + 5),
+            record(param_event(), 9, partition=f"{run_event().writer}/run"),
+        ]
+    )
+    assert dict(batch.spans) == {
+        "p/metric": Span(0, 4),
+        f"{run_event().writer}/run": Span(8, 9),
+    }
+    assert (batch.append_at_ns, batch.points, batch.rows) == (AT_NS + 5, 10, 12)
+
+
+def test_rejected_rows_leave_with_their_origin() -> None:
+    """`without` moves exactly the named rows to the dead letters and keeps lists parallel."""
+    batch = batch_of([metric_record(0), metric_record(1), metric_record(2), record(run_event(), 0)])
+    rest = batch.without([Rejection("metric", 1, "no"), Rejection("run", 0, "nor this")])
+    assert [columns.first_seq for columns in rest.metrics] == [0, 2]
+    assert [item.offset for item in rest.origins["metric"]] == [0, 2]
+    assert (rest.events["run"], rest.origins["run"]) == ([], [])
+    assert [(letter.stream, letter.points) for letter in rest.dead] == [("metric", 2), ("run", 0)]
+    assert (rest.token, rest.spans) == (batch.token, batch.spans)

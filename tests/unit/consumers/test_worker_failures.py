@@ -1,0 +1,317 @@
+"""The worker's failure table, row by row, and its shutdown; memory source, sink and clock."""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from support.builders import Bench, bad_record, metric_record, record, run_event
+
+from runwire_consumers.core.batch import Batch, BatchLimits
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.errors import Rejection, Retryable, RowsRejected
+from runwire_consumers.core.sink import MemorySink
+from runwire_consumers.core.source import MemorySource, Pending, Record, Span
+
+
+def test_everything_is_written_once_and_committed() -> None:
+    """Records of all partitions arrive, the offsets pass them, the exit status is 0."""
+    bench = Bench()
+    bench.log.append([metric_record(0), metric_record(1), record(run_event(), 0)])
+    assert bench.start().run() == 0
+    assert bench.store.points == 4
+    assert bench.store.count("run") == 1
+    assert bench.log.committed == {"p/metric": 2, f"{run_event().writer}/run": 1}
+    assert bench.log.intent is None
+    assert bench.health.state == "stopping"
+
+
+def test_a_record_that_cannot_be_decoded_is_a_dead_letter() -> None:
+    """DecodeError: the record is kept with reason and coordinates, its neighbours are written."""
+    bench = Bench()
+    bench.log.append([metric_record(0), bad_record(1), metric_record(2)])
+    assert bench.start().run() == 0
+    (letter,) = bench.letters.values()
+    assert (letter.stream, letter.partition, letter.offset) == ("metric", "p/metric", 1)
+    assert (letter.points, letter.value) == (7, b"\x00poison")
+    assert "cannot be decoded" in letter.reason
+    assert bench.store.points == 4
+    assert bench.store.count("deadletter") == 1
+    assert bench.log.committed == {"p/metric": 3}
+    assert bench.metrics.value("runwire_worker_dead_letters_total", reason="decode") == 1
+
+
+def test_a_damaged_record_is_a_dead_letter_without_being_decoded() -> None:
+    bench = Bench()
+    damaged = record(run_event(), 0, damage="flipped bit at 17", index=1)
+    bench.log.append([damaged])
+    assert bench.start().run() == 0
+    assert [letter.reason for letter in bench.letters.values()] == ["flipped bit at 17"]
+    assert bench.store.count("run") == 0
+
+
+def test_the_dead_letter_limit_stops_the_worker(caplog: pytest.LogCaptureFixture) -> None:
+    """At the limit nothing is committed, now and after a restart, until a person acts."""
+    bench = Bench(letters_max=2)
+    bench.log.append([bad_record(offset) for offset in range(3)])
+    assert bench.start().run() == 1
+    assert "runwire dead-letters" in caplog.text
+    assert bench.health.answer()[0] == 503
+    assert bench.log.committed == {}
+    assert bench.start().run() == 1
+    assert (len(bench.letters), bench.log.committed) == (2, {})
+    bench.letters_max = 3
+    assert bench.start().run() == 0
+    assert (len(bench.letters), bench.log.committed) == (3, {"p/metric": 3})
+
+
+def test_letters_are_durable_before_the_write_and_the_commit() -> None:
+    """When the sink sees a batch, its dead letters are kept already."""
+    bench = Bench()
+    bench.log.append([bad_record(0), metric_record(1)])
+    seen: list[int] = []
+
+    class Watching(MemorySink):
+        def write(self, batch: Batch) -> None:
+            seen.append(len(bench.letters))
+            super().write(batch)
+
+    assert bench.start(sink=Watching(bench.store)).run() == 0
+    assert seen == [1]
+
+
+def test_retryable_writes_the_same_batch_again_with_the_same_token() -> None:
+    """Nothing is committed between the tries; waits grow to the cap."""
+    bench = Bench()
+    bench.log.append([metric_record(0)])
+    worker = bench.start()
+    committed: list[dict[str, int]] = []
+
+    class Failing(MemorySink):
+        tokens: list[tuple[str, float]] = []  # noqa: RUF012 - one test, one instance
+
+        def write(self, batch: Batch) -> None:
+            committed.append(dict(bench.log.committed))
+            self.tokens.append((batch.token, bench.clock.monotonic_s()))
+            super().write(batch)
+
+    sink = Failing(bench.store)
+    sink.failures = [Retryable(0.1, "engine is away") for _ in range(7)]
+    worker = bench.start(sink=sink)
+    assert worker.run() == 0
+    tokens = {token for token, _ in sink.tokens}
+    assert (len(sink.tokens), tokens) == (8, {"memory:1"})
+    assert committed == [{}] * 8
+    times = [at_s for _, at_s in sink.tokens]
+    waits = [round(b - a, 3) for a, b in pairwise(times)]
+    assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert bench.metrics.value("runwire_worker_retries_total") == 7
+
+
+def test_health_says_retrying_and_then_stuck() -> None:
+    bench = Bench()
+    bench.log.append([metric_record(0)])
+    answers: list[tuple[int, str]] = []
+
+    class Failing(MemorySink):
+        def write(self, batch: Batch) -> None:
+            status, body = bench.health.answer()
+            answers.append((status, body["state"]))
+            super().write(batch)
+
+    sink = Failing(bench.store)
+    sink.failures = [Retryable(1.0, "engine is away") for _ in range(40)]
+    assert bench.start(sink=sink).run() == 0
+    assert answers[1] == (200, "retrying")
+    assert answers[-1] == (503, "stuck")
+    assert bench.health.answer()[0] == 200
+
+
+def test_the_unsafe_protocol_takes_a_new_token_for_every_try() -> None:
+    """The control of the fault harness must be able to duplicate."""
+    bench = Bench(new_token_per_try=True)
+    bench.log.append([metric_record(0)])
+
+    class Unsure(MemorySink):
+        def write(self, batch: Batch) -> None:
+            super().write(batch)
+            if len(bench.store.writes) < 3:
+                raise Retryable(0.1, "the answer got lost")
+
+    assert bench.start(sink=Unsure(bench.store)).run() == 0
+    assert bench.store.points == 6
+
+
+def test_rejected_rows_are_set_aside_and_the_rest_is_written() -> None:
+    """RowsRejected: same token, the other rows, then the commit."""
+    bench = Bench()
+    bench.log.append([metric_record(0), metric_record(1, calls=3), record(run_event(), 0)])
+    worker = bench.start()
+    bench.sink.failures = [
+        RowsRejected([Rejection("metric", 1, "too odd")]),
+        Retryable(0.1, "away"),
+        RowsRejected([Rejection("run", 0, "also odd")]),
+    ]
+    assert worker.run() == 0
+    assert bench.store.writes == ["memory:1"]
+    assert (bench.store.points, bench.store.count("run")) == (2, 0)
+    reasons = {letter.reason: letter for letter in bench.letters.values()}
+    odd = reasons["rejected by the sink: too odd"]
+    assert (odd.offset, odd.last_offset, odd.points, odd.run_id) == (1, 3, 6, "run-1")
+    assert reasons["rejected by the sink: also odd"].run_id == "run-1"
+    assert bench.log.committed["p/metric"] == 4
+    assert bench.metrics.value("runwire_worker_dead_letters_total", reason="rejected") == 2
+
+
+def test_anything_else_ends_the_worker_uncommitted(caplog: pytest.LogCaptureFixture) -> None:
+    """One log entry with the coordinates, status 1, intent and offsets as they were."""
+    bench = Bench()
+    bench.log.append([metric_record(0)])
+    worker = bench.start()
+    bench.sink.failures = [KeyError("surprise")]
+    assert worker.run() == 1
+    errors = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
+    assert len(errors) == 1
+    assert "memory:1: p/metric 0-0" in errors[0].getMessage()
+    assert bench.log.committed == {}
+    assert bench.log.intent == Pending("memory:1", {"p/metric": Span(0, 0)}, 1_700_000_000 * 10**9)
+
+
+def test_a_failing_decoder_is_not_a_dead_letter() -> None:
+    """Only DecodeError sets a record aside; a bug in the decoder must be seen."""
+    bench = Bench()
+    bench.log.append([metric_record(0)])
+    worker = bench.start()
+
+    def broken(_: Record) -> Any:
+        raise IndexError
+
+    worker._decode = broken
+    assert worker.run() == 1
+    assert (bench.letters, bench.log.committed) == ({}, {})
+
+
+def test_an_intent_is_replayed_exactly_before_anything_new() -> None:
+    """After a crash in mid-write the same spans come with the same token, then the rest."""
+    bench = Bench(limits=BatchLimits(rows=4))
+    bench.log.append([metric_record(offset) for offset in range(2)])
+    worker = bench.start()
+    bench.sink.failures = [RuntimeError("crash before the insert")]
+    assert worker.run() == 1
+    bench.log.append([metric_record(offset) for offset in range(2, 5)])
+    assert bench.start().run() == 0
+    first, *_ = bench.store.batches.values()
+    assert (first.token, dict(first.spans)) == ("memory:1", {"p/metric": Span(0, 1)})
+    assert bench.store.points == 10
+    assert bench.metrics.value("runwire_worker_replayed_batches_total") == 1
+
+
+def test_a_crash_after_the_insert_stores_nothing_twice() -> None:
+    bench = Bench()
+    bench.log.append([metric_record(0), bad_record(1)])
+
+    class DiesAfterwards(MemorySink):
+        def write(self, batch: Batch) -> None:
+            super().write(batch)
+            raise RuntimeError("crash after the insert")
+
+    assert bench.start(sink=DiesAfterwards(bench.store)).run() == 1
+    assert bench.start().run() == 0
+    assert bench.store.writes == ["memory:1", "memory:1"]
+    assert (bench.store.points, len(bench.letters)) == (2, 1)
+
+
+def test_a_replay_that_cannot_be_rebuilt_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """The same token with other content would lose rows silently: stop instead."""
+    bench = Bench()
+    bench.log.append([metric_record(0), metric_record(1)])
+    worker = bench.start()
+    bench.sink.failures = [RuntimeError("crash")]
+    assert worker.run() == 1
+    del bench.log.records["p/metric"][0]
+    assert bench.start().run() == 1
+    assert "cannot be rebuilt" in caplog.text
+    assert bench.store.writes == []
+
+
+def test_a_source_that_asks_for_patience_is_asked_again() -> None:
+    bench = Bench()
+    bench.log.append([metric_record(0)])
+
+    class Hesitant(MemorySource):
+        failures = 3
+
+        def intend(self, spans: Any) -> str:
+            self.failures -= 1
+            if self.failures >= 0:
+                raise Retryable(0.1, "the disk is full")
+            return super().intend(spans)
+
+    assert bench.start(source=Hesitant(bench.log)).run() == 0
+    assert bench.store.points == 2
+
+
+def test_a_shutdown_gives_up_at_its_deadline(caplog: pytest.LogCaptureFixture) -> None:
+    """With the sink away the worker leaves in time, commits nothing and says what is left."""
+    bench = Bench()
+    bench.log.append([metric_record(0)])
+
+    class Away(MemorySink):
+        def write(self, batch: Batch) -> None:
+            bench.stop.is_requested = True
+            raise Retryable(0.1, "engine is away")
+
+    start_s = bench.clock.monotonic_s()
+    assert bench.start(sink=Away(bench.store)).run() == 1
+    assert "2 rows that were read are not committed" in caplog.text
+    assert 9.9 <= bench.clock.monotonic_s() - start_s <= 12.5
+    assert bench.log.committed == {}
+    assert bench.log.intent is not None
+    assert bench.start().run() == 0
+    assert bench.store.points == 2
+
+
+def test_a_first_signal_flushes_what_was_read() -> None:
+    """The open batch is not old enough, but it is written before the worker goes."""
+    bench = Bench(limits=BatchLimits(age_s=1e9))
+    bench.log.append([metric_record(0)])
+    assert bench.start().run() == 0
+    assert bench.store.points == 2
+
+
+def test_a_second_signal_skips_the_flush_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    """It interrupts even a hanging write; the next start writes the batch."""
+    bench = Bench()
+    bench.log.append([metric_record(0)])
+
+    class Hanging(MemorySink):
+        def write(self, batch: Batch) -> None:
+            bench.stop.signal()
+            bench.stop.signal()
+            raise AssertionError("not reached")
+
+    assert bench.start(sink=Hanging(bench.store)).run() == 1
+    assert "second signal: the flush is skipped; 2 rows" in caplog.text
+    assert bench.log.committed == {}
+    assert bench.start().run() == 0
+    assert bench.store.points == 2
+
+
+def test_both_ends_are_released_even_when_one_refuses() -> None:
+    bench = Bench()
+    closed: list[str] = []
+
+    class Source(MemorySource):
+        def close(self, deadline: Deadline) -> None:
+            closed.append("source")
+            raise OSError("cannot close")
+
+    class Sink(MemorySink):
+        def close(self, deadline: Deadline) -> None:
+            closed.append("sink")
+
+    worker = bench.start(source=Source(bench.log), sink=Sink(bench.store), polls=1)
+    assert worker.run() == 0
+    assert closed == ["source", "sink"]
