@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def percentile(sorted_values: Sequence[float], share: float) -> float:
@@ -30,7 +31,7 @@ def machine() -> str:
     """One line about where this ran."""
     model = platform.machine()
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as info:
             names = [line.partition(":")[2].strip() for line in info if "model name" in line]
             model = names[0] if names else model
     except OSError:

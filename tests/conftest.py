@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from support.engine import clickhouse_server, clickhouse_url  # noqa: F401 - fixtures for all
 
 KEPT_PREFIXES = ("RUNWIRE_TEST_", "RUNWIRE_FAULTS")

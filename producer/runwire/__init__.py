@@ -13,7 +13,7 @@ from runwire.report import FlushReport
 from runwire.run import Run
 from runwire.settings import Settings
 from runwire.start import active_run, current, init, start_run
-from runwire.version import VERSION as __version__
+from runwire.version import __version__
 from runwire_schemas.spool.format import SpoolError
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "RunwireError",
     "ConfigError",
     "SpoolError",
+    "__version__",
 ]
 
 

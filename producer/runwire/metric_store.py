@@ -9,6 +9,7 @@ import json
 import struct
 from typing import Any
 
+from runwire.spool.segment import Segment
 from runwire.spool.series import RecordTooLarge
 from runwire.spool.writer import SpoolWriter
 from runwire_schemas.spool.format import LAYOUT, METRIC, METRIC_HEAD, WIDE
@@ -16,6 +17,7 @@ from runwire_schemas.spool.format import LAYOUT, METRIC, METRIC_HEAD, WIDE
 _INTEGERS = frozenset((int,))
 # More layouts than this in one segment: names travel inside each record instead.
 LAYOUTS_MAX = 4096
+_FORGOTTEN = 1 << 62
 
 Stamp = tuple[int, int, int]  # call number, at_ns, step
 
@@ -32,6 +34,7 @@ class Layout:
         "names",
         "number",
         "pack",
+        "segment",
         "size",
         "types",
     )
@@ -45,6 +48,7 @@ class Layout:
         self.set_types(types)
         self.last: tuple[Any, ...] = ()
         self.last_call = -1
+        self.segment: Segment | None = None
 
     def set_types(self, types: tuple[type, ...]) -> None:
         """Remember the types that the fast path accepts unseen."""
@@ -126,10 +130,15 @@ class MetricStore:
             self._forget_layouts()
         self._series.append(LAYOUT, payload)
         self._next_layout += 1
+        layout.segment = self._series.segment
         self.layouts[names] = layout
         return layout
 
     def _forget_layouts(self) -> None:
         """A new segment knows no layouts: keep their last values, then teach them anew."""
         self._last = self.last()
+        for layout in self.layouts.values():
+            # Another thread may have looked it up already: no segment has room for this size, so
+            # its call comes back to `add` instead of using a number the segment does not know.
+            layout.size = _FORGOTTEN
         self.layouts.clear()

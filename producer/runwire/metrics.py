@@ -95,7 +95,13 @@ class MetricLog:
                 offset, seq, call, accepted = series.state
                 end = offset + layout.size
                 segment = series.segment
-                if end > series.limit or segment is None or segment.words[offset >> 3]:
+                # Another thread may have opened a segment, which knows no layout of the old one.
+                if (
+                    end > series.limit
+                    or segment is None
+                    or segment is not layout.segment
+                    or segment.words[offset >> 3]
+                ):
                     self._store_slowly(layout, values, step, at_ns)
                     return
                 if step is None:

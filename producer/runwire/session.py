@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 import weakref
@@ -45,6 +46,8 @@ class Session:
         self._writer: SpoolWriter | None = None
         self._metrics: MetricLog | None = None
         self._closed = FlushReport()
+        # In a process that inherited the run: opens its own writer at the first record.
+        self._open_late: Callable[[], bool] | None = None
         self._owner_pid = meta.pid if owner else -1
         if owner and settings.mode != "disabled":
             self._writer = SpoolWriter.create(settings.root, meta, quota_bytes=settings.quota_bytes)
@@ -84,6 +87,8 @@ class Session:
 
     def append(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Append one event of this writer."""
+        if self._open_late is not None:
+            self._open_late()
         if self._writer is not None:
             self._writer.append_json(kind, fields)
 
@@ -178,17 +183,31 @@ class Session:
         if policy == "ignore" or self.settings.mode == "disabled":
             return _accept_unseen
 
-        def open_then_log(*args: Any, **kwargs: Any) -> None:
+        lock, is_opening = threading.RLock(), False
+
+        def open_now() -> bool:
+            """Open the writer once; false for a signal handler that interrupts the opening."""
+            nonlocal is_opening
             if policy == "raise":
                 raise RunwireError(
                     "this forked child logs to its parent's run, which fork_policy='raise' forbids"
                 )
-            run.log = _accept_unseen
-            with self.guard.catching("opening a spool in a forked child"):
-                self.open_worker()
-                run.log = self.bind_log(run)
-            run.log(*args, **kwargs)
+            with lock:
+                if is_opening:
+                    return False
+                if self._open_late is open_now:
+                    is_opening, opened = True, _accept_unseen
+                    with self.guard.catching("opening a spool in a forked child"):
+                        self.open_worker()
+                        opened = self.bind_log(run)
+                    run.log, self._open_late, is_opening = opened, None, False
+            return True
 
+        def open_then_log(*args: Any, **kwargs: Any) -> None:
+            if open_now():
+                run.log(*args, **kwargs)
+
+        self._open_late = open_now
         return open_then_log
 
     def open_worker(self) -> None:

@@ -18,7 +18,7 @@ from runwire.identity import Identity, identify
 from runwire.run import Run, tags_of
 from runwire.session import Session
 from runwire.settings import Settings
-from runwire.version import VERSION
+from runwire.version import __version__
 from runwire_schemas.spool.format import Meta
 
 _current: Run | None = None
@@ -135,5 +135,5 @@ def _meta(settings: Settings, identity: Identity) -> Meta:
         pid=getpid(),
         started_at_ns=time.time_ns(),
         mode=settings.mode,
-        sdk=VERSION,
+        sdk=__version__,
     )

@@ -1,3 +1,3 @@
 """The version, written down: asking the installed metadata would cost every trainer 20 ms."""
 
-VERSION = "0.1.0"
+__version__ = "0.1.0"

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.builders import AT_NS, bad_record
 
 from runwire_consumers.core.dead_letters import (
     LETTERS_FILE,
@@ -17,6 +16,7 @@ from runwire_consumers.core.dead_letters import (
 )
 from runwire_consumers.core.errors import DeadLetterLimit
 from runwire_schemas.events import DeadLetter
+from support.builders import AT_NS, bad_record
 
 Open = Callable[[int], DeadLetters]
 

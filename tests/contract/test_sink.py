@@ -7,6 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+
+from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
+from runwire_consumers.core.clock import MemoryClock
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.decoding import decode_record
+from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.sink import MemorySink, MemoryStore, Sink
 from support.builders import (
     bad_record,
     batch_of,
@@ -18,13 +25,6 @@ from support.builders import (
     record,
     run_event,
 )
-
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
-from runwire_consumers.core.clock import MemoryClock
-from runwire_consumers.core.deadline import Deadline
-from runwire_consumers.core.decoding import decode_record
-from runwire_consumers.core.errors import Retryable
-from runwire_consumers.core.sink import MemorySink, MemoryStore, Sink
 
 TODAY_NS = time.time_ns()
 TABLES = {

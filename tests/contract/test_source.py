@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import pytest
-from support.builders import record, run_event
-from support.spools import metric_log, new_writer
 
 from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.source import MemoryLog, MemorySource, Record, Source, Span
 from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import SpoolSource
+from support.builders import record, run_event
+from support.spools import metric_log, new_writer
 
 
 class Rig(ABC):

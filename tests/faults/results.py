@@ -43,9 +43,10 @@ def document(safe: Outcome, control: Outcome, *, seed: int) -> str:
         "# Faults",
         "",
         (
-            "Real processes, killed and starved on purpose. `fuzz_trainer.py` logs what `ledger.py` "
-            "says and acknowledges each call that returned; `campaign.py` kills trainer, worker and "
-            "engine by SIGKILL from one seed; `verdict.py` compares acknowledgements and store."
+            "Real processes, killed and starved on purpose. `fuzz_trainer.py` logs what "
+            "`ledger.py` says and acknowledges each call that returned; `campaign.py` kills "
+            "trainer, worker and engine by SIGKILL from one seed; `verdict.py` compares "
+            "acknowledgements and store."
         ),
         "",
         "Written by the long form, not by hand. The command:",

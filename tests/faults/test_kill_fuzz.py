@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from faults import results
 from faults.campaign import Campaign, victims
 from faults.verdict import Verdict, judge

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from clickhouse_connect.driver.client import Client
-from faults import ledger
 
+from faults import ledger
 from runwire_consumers.clickhouse.client import connect
 
 _CALLS = f"""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from house.checks import ROOT, missing_commands, missing_paths, missing_targets
 
 DOCUMENTS = sorted(

@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from house.checks import (
     ROOT,
     banned_names,

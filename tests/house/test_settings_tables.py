@@ -3,7 +3,6 @@
 import dataclasses
 
 from house.checks import ROOT, table_rows
-
 from runwire.settings import FIELDS
 from runwire_consumers.settings import WorkerSettings, variable
 

@@ -9,7 +9,6 @@ import atexit
 import contextlib
 import functools
 import gc
-import gc
 import importlib.util
 import os
 import shutil

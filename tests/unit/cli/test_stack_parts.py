@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from runwire_consumers.commands import dead_letters
 from runwire_consumers.stack import checkup, control, lock, logs, state, survey
 from runwire_consumers.stack.backoff import MAX_DELAY_S, Backoff

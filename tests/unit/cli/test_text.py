@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from runwire_query import words
 from runwire_query.connection import Address, readable, server_sentence
 from runwire_query.sparkline import BARS, GAP, sparkline

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from support.builders import AT_NS, batch_of, metric_record, param_event, record, run_event
-
 from runwire_consumers.core.batch import BatchBuilder, BatchLimits
 from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Rejection
 from runwire_consumers.core.source import Span
+from support.builders import AT_NS, batch_of, metric_record, param_event, record, run_event
 
 
 def test_age_counts_from_the_first_record() -> None:

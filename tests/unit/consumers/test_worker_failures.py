@@ -7,13 +7,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from support.builders import Bench, bad_record, metric_record, record, run_event
 
 from runwire_consumers.core.batch import Batch, BatchLimits
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Rejection, Retryable, RowsRejected
 from runwire_consumers.core.sink import MemorySink
 from runwire_consumers.core.source import MemorySource, Pending, Record, Span
+from support.builders import Bench, bad_record, metric_record, record, run_event
 
 
 def test_everything_is_written_once_and_committed() -> None:

@@ -10,7 +10,6 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.schemas import strategies as gen
 
 from runwire_schemas import avro_records, codec
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
@@ -18,6 +17,7 @@ from runwire_schemas.errors import DecodeError, SchemaError
 from runwire_schemas.events import EVENTS, LogEvent, MetricBatch, ParamEvent
 from runwire_schemas.topics import TOPICS
 from runwire_schemas.varint import encode_long, encode_longs
+from unit.schemas import strategies as gen
 
 KINDS = sorted(EVENTS)
 HEAD = {"project": "p", "run_id": "r", "attempt": "a", "writer": "w", "rank": 0}

@@ -10,12 +10,12 @@ from typing import Any
 
 import fastavro
 import pytest
-from unit.schemas.strategies import same
 
 import runwire_schemas
 from runwire_schemas import codec, metric_decode
 from runwire_schemas.events import EVENTS, Event, MetricBatch
 from runwire_schemas.topics import TOPICS
+from unit.schemas.strategies import same
 
 ROOT = Path(runwire_schemas.__file__).parent
 EXAMPLES = sorted((ROOT / "examples").rglob("*.json"))

@@ -11,11 +11,11 @@ import fastavro
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.schemas.strategies import NUMBERS, TEXT
 
 from runwire_schemas import identity, paths, topics, varint
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import EVENTS
+from unit.schemas.strategies import NUMBERS, TEXT
 
 
 def test_state_dir_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit.schemas import strategies as gen
-from unit.schemas.test_codec import BAD_BATCHES, BATCH, LOG, batch_body
 
 from runwire_schemas import codec, metric_decode
 from runwire_schemas.bounds import ARRAY_ITEMS_MAX
@@ -21,6 +19,8 @@ from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import MetricBatch
 from runwire_schemas.metric_decode import MetricColumns, columns_of, decode_metric_batch
 from runwire_schemas.varint import encode_long
+from unit.schemas import strategies as gen
+from unit.schemas.test_codec import BAD_BATCHES, BATCH, LOG, batch_body
 
 ARRAYS = ("seq", "step", "at_ms", "name_idx", "value")
 

@@ -7,11 +7,11 @@ import random
 from pathlib import Path
 
 import pytest
-from support.spools import metric_log, new_writer
 
 from runwire_schemas.spool.cut import Cut
 from runwire_schemas.spool.format import HEADER_BYTES
 from runwire_schemas.spool.reader import FolderReader
+from support.spools import metric_log, new_writer
 
 CALLS = 400
 

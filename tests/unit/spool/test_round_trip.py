@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.spools import metric_log, new_writer
 
 from runwire.metric_store import LAYOUTS_MAX
 from runwire_schemas import codec
@@ -17,6 +16,7 @@ from runwire_schemas.spool.cut import Cut
 from runwire_schemas.spool.format import SpoolBusy, SpoolError
 from runwire_schemas.spool.progress import lifecycle_end, progress
 from runwire_schemas.spool.reader import FolderReader, read_meta, writer_alive
+from support.spools import metric_log, new_writer
 
 
 def read_all(reader: FolderReader) -> list[Cut]:

@@ -1,0 +1,141 @@
+"""The embedded engine as a process: what it keeps, what it refuses, how it says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("chdb", reason="chdb-core is not installed")
+
+from runwire_consumers.clickhouse import engine as engine_module
+from runwire_consumers.clickhouse.client import connect
+from runwire_consumers.clickhouse.engine import Engine, EngineError, read_connection
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    made = Engine(tmp_path / "embedded", ports=(0, 0), die_with_parent=True)
+    yield made
+    made.stop()
+
+
+def test_data_passwords_and_ports_outlive_a_restart(engine: Engine) -> None:
+    """After SIGTERM and a new start the same url reads the same rows."""
+    first = engine.start()
+    engine.wait_ready()
+    client = connect(first.url, create=True)
+    client.command("CREATE TABLE t (x UInt8) ENGINE = MergeTree ORDER BY x")
+    client.command("INSERT INTO t VALUES (7)")
+    client.close()
+    engine.stop()
+    assert not engine.alive()
+
+    assert engine.start() == first
+    engine.wait_ready()
+    client = connect(first.url)
+    assert client.query("SELECT x FROM t").result_rows == [(7,)]
+    client.close()
+
+
+def test_only_the_owner_may_read_the_passwords(engine: Engine) -> None:
+    """connection.json holds what the contract names, mode 0600; the log holds no password."""
+    connection = engine.start()
+    engine.wait_ready()
+    path = engine.folder / "connection.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    fields = json.loads(path.read_text())
+    assert set(fields) == {"url", "reader_url", "http_port", "tcp_port"}
+    password = connection.url.split(":")[2].split("@")[0]
+    assert password not in engine.log_path.read_text()
+    assert password not in (engine.folder / "users.xml").read_text()
+
+
+def test_a_second_engine_is_refused(engine: Engine) -> None:
+    """The sentence names the process that has the folder and what to do."""
+    engine.start()
+    engine.wait_ready()
+    with pytest.raises(EngineError, match=rf"another engine \(pid {engine.pid}\).*runwire down"):
+        Engine(engine.folder).start()
+    assert engine.alive()
+
+
+def test_a_taken_port_is_replaced(engine: Engine) -> None:
+    """Somebody else listens on the port of the last time: another one is taken and written."""
+    first = engine.start()
+    engine.wait_ready()
+    engine.stop()
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", first.http_port))
+        taken.listen()
+        second = engine.start()
+        engine.wait_ready()
+    assert second.http_port != first.http_port
+    assert second.tcp_port == first.tcp_port
+    assert read_connection(engine.folder) == second
+
+
+def test_a_failed_start_shows_the_log(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine said last is in the error."""
+    monkeypatch.setattr(engine_module, "write_config", lambda folder, **_: _broken(folder))
+    engine.start()
+    with pytest.raises(EngineError, match=r"(?s)ended.*engine\.log.*config\.xml"):
+        engine.wait_ready()
+
+
+def _broken(folder: Path) -> None:
+    (folder / "config.xml").write_text("<clickhouse><oops></clickhouse>")
+
+
+def test_a_missing_wheel_is_named(tmp_path: Path) -> None:
+    """Without chdb-core the error is the pip command."""
+    hide = (
+        "import sys; sys.modules['chdb'] = None\n"
+        "from runwire_consumers.clickhouse import engine_process\n"
+        f"sys.exit(engine_process.main([{str(tmp_path)!r}]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", hide], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 3
+    assert "pip install 'runwire[embedded]'" in ended.stderr
+
+
+def test_the_engine_ends_with_its_parent(tmp_path: Path) -> None:
+    """SIGKILL of the process that started it with die_with_parent ends the engine too."""
+    starter = (
+        "from pathlib import Path; import sys, time\n"
+        "from runwire_consumers.clickhouse.engine import Engine\n"
+        f"e = Engine(Path({str(tmp_path)!r}), ports=(0, 0), die_with_parent=True)\n"
+        "e.start(); e.wait_ready(); print(e.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(200):
+        if not Engine(tmp_path).alive():
+            break
+        subprocess.run(["sleep", "0.05"], check=True)
+    assert not Engine(tmp_path).alive(), f"engine {pid} outlived its parent"
+
+
+def test_sigterm_stops_it(engine: Engine) -> None:
+    """SIGTERM from anybody ends the engine; wait_ready then says how it ended."""
+    engine.start()
+    engine.wait_ready()
+    pid = engine.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)
+    engine.stop()
+    assert not engine.alive()
