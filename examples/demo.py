@@ -22,6 +22,7 @@ VENV = ROOT / ".venv-demo"
 DATA = ROOT / ".demo"
 PICTURE = DATA / "curve.png"
 ARRIVAL_S = 30.0
+AGENT_LEAVES_S = 20.0
 # A trainer that is told to stop finishes its step and the run; far more than both take.
 STOP_S = 20.0
 
@@ -74,9 +75,14 @@ def run(command: list[str], env: dict[str, str] | None = None) -> int:
         raise
 
 
+def quoted(argument: str) -> str:
+    """Quote for a shell; SQL, with its single quotes, reads best in double ones."""
+    return f'"{argument}"' if "'" in argument else shlex.quote(argument)
+
+
 def step(title: str, command: list[str], env: dict[str, str]) -> int:
     say(title)
-    print("$ " + shlex.join([Path(command[0]).name, *command[1:]]), flush=True)
+    print("$ " + " ".join([Path(command[0]).name, *map(quoted, command[1:])]), flush=True)
     return run(command, env)
 
 
@@ -161,7 +167,18 @@ def stop(env: dict[str, str]) -> int:
     """Take the stack down; a Ctrl-C meanwhile cannot stop it half way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    return step("stopping the stack", ["runwire", "down"], env)
+    code = step("stopping the stack", ["runwire", "down"], env)
+    end = time.monotonic() + AGENT_LEAVES_S
+    while agent_lives(env) and time.monotonic() < end:
+        time.sleep(0.5)
+    return code
+
+
+def agent_lives(env: dict[str, str]) -> bool:
+    """The agent leaves by itself, some seconds after the last trainer."""
+    command = ["runwire", "status", "--json"]
+    answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    return answer.returncode == 0 and bool(json.loads(answer.stdout)["agent"]["alive"])
 
 
 def train_and_show(env: dict[str, str], run_id: str, minutes: float) -> bool:

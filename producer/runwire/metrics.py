@@ -23,10 +23,14 @@ from runwire.values import (
     FLOAT_EXACT_MAX,
     KEY_CHARS_MAX,
     Unloggable,
+    beyond_exact,
     flatten,
+    instant_ns,
     is_cuda_scalar,
     is_packable,
+    no_mapping,
     to_float,
+    whole_step,
 )
 from runwire_schemas.spool.format import LAST_WORD
 
@@ -81,7 +85,7 @@ class MetricLog:
                 or tuple(map(type, values)) != layout.types
                 or not commit
                 or ts is not None
-                or (layout.has_int and _beyond_exact(values))
+                or (layout.has_int and beyond_exact(values))
                 or not (step is None or type(step) is int)
                 or self._uncommitted
                 or self._check_at < (at_ns := _time_ns())
@@ -121,7 +125,7 @@ class MetricLog:
             finally:
                 self._release()
         except Exception as exc:
-            self._report("log", exc)
+            self._report("log", exc if isinstance(data, Mapping) else no_mapping(data))
 
     def _slow(
         self, data: Mapping[str, Any], step: Any, *, commit: bool, ts: Any, sync: bool
@@ -131,9 +135,9 @@ class MetricLog:
             self._check_at = now + CHECK_INTERVAL_NS
             self._periodic()
         if not isinstance(data, Mapping):
-            raise Unloggable(f"log() takes a mapping of names to values, not {type(data).__name__}")
-        at_ns = now if ts is None else _instant(ts)
-        step = _whole_step(step)
+            raise no_mapping(data)
+        at_ns = now if ts is None else instant_ns(ts)
+        step = whole_step(step)
         if not commit:
             self._uncommitted.update(data)
             self._step = self._step if step is None else step
@@ -150,7 +154,7 @@ class MetricLog:
                 offset, seq, call, accepted = self._series.state
                 self._series.state = (offset, seq, call + 1, accepted)
                 self._cuda.add((call, at_ns, number), cuda)
-            if numbers:
+            if numbers or not data:  # a call without values still shows how far the trainer is
                 names, values = tuple(numbers), tuple(numbers.values())
                 self._store_next(names, values, number, at_ns)
         finally:
@@ -277,25 +281,3 @@ class MetricLog:
         """Make the lock usable in a child whose parent held it while forking."""
         self._series.lock = self._lock = threading.Lock()
         self._try, self._release = self._lock.acquire, self._lock.release
-
-
-def _beyond_exact(values: tuple[Any, ...]) -> bool:
-    return any(type(v) is int and not -FLOAT_EXACT_MAX <= v <= FLOAT_EXACT_MAX for v in values)
-
-
-def _whole_step(step: Any) -> int | None:
-    if step is None or type(step) is int:
-        return step
-    try:
-        whole = int(step)
-    except (TypeError, ValueError):
-        raise Unloggable(f"step must be an integer, not {type(step).__name__}") from None
-    if whole != step:
-        raise Unloggable(f"step must be a whole number, not {step!r}")
-    return whole
-
-
-def _instant(ts: Any) -> int:
-    """Return a datetime or epoch seconds as epoch nanoseconds."""
-    seconds = ts.timestamp() if hasattr(ts, "timestamp") else float(ts)
-    return int(seconds * 1_000_000) * 1000

@@ -85,3 +85,32 @@ def _dtensor(value: Any) -> float:
     if all(type(p).__name__ == "Replicate" for p in value.placements):
         return float(value.to_local().item())
     raise Unloggable("a sharded DTensor; call .full_tensor() on every rank and log its .item()")
+
+
+def no_mapping(data: object) -> Unloggable:
+    """Return the refusal of an argument that names no values."""
+    return Unloggable(f"log() takes a mapping of names to values, not {type(data).__name__}")
+
+
+def beyond_exact(values: tuple[Any, ...]) -> bool:
+    """Tell whether an int among `values` might not fit a double exactly."""
+    return any(type(v) is int and not -FLOAT_EXACT_MAX <= v <= FLOAT_EXACT_MAX for v in values)
+
+
+def whole_step(step: Any) -> int | None:
+    """Return a step as int. Raises: Unloggable when it is no whole number."""
+    if step is None or type(step) is int:
+        return step
+    try:
+        whole = int(step)
+    except (TypeError, ValueError):
+        raise Unloggable(f"step must be an integer, not {type(step).__name__}") from None
+    if whole != step:
+        raise Unloggable(f"step must be a whole number, not {step!r}")
+    return whole
+
+
+def instant_ns(ts: Any) -> int:
+    """Return a datetime or epoch seconds as epoch nanoseconds."""
+    seconds = ts.timestamp() if hasattr(ts, "timestamp") else float(ts)
+    return int(seconds * 1_000_000) * 1000

@@ -28,7 +28,8 @@ POLL_S = 0.1  # how often an idle spool is looked at
 GATHER_S = 0.25  # after little news, wait for more: each cut costs a row of bookkeeping
 MUCH_BYTES = 256 * 1024  # news of this size make the next look worth while at once
 POINTS_MAX = 1_000_000  # of one poll: about one batch
-IDLE_SHARE = 3  # rest at least so many times as long as a look took
+IDLE_SHARE = 3  # rest so many times as long as a look took ...
+REST_S_MAX = 0.5  # ... but not longer than this: news must be seen within a second
 
 
 class SpoolSource:
@@ -163,8 +164,11 @@ class SpoolSource:
             if news < MUCH_BYTES:
                 break
         end_s = self._clock.monotonic_s()
-        rest_s = 0.0 if size >= MUCH_BYTES else GATHER_S if records else POLL_S
-        self._look_s = end_s + max(rest_s, IDLE_SHARE * (end_s - begin_s) if rest_s else 0.0)
+        if size >= MUCH_BYTES:
+            self._look_s = end_s
+        else:
+            took_s = min(REST_S_MAX, IDLE_SHARE * (end_s - begin_s))
+            self._look_s = end_s + max(GATHER_S if records else POLL_S, took_s)
         return records
 
     def _enter(self, folder: str, cut: Cut, stamp_ns: int) -> None:

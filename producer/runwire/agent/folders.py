@@ -57,7 +57,7 @@ class Folders:
                 meta = read_meta(folder)
             except SpoolError as error:
                 if (folder / "meta.json").exists():
-                    _log.warning("%s is not watched: %s", folder, error)
+                    _log.warning("not watched: %s", error)
                 self._settled.add(folder)
                 continue
             if meta.role != "trainer" or os.path.lexists(folder / ENDED_FILE):

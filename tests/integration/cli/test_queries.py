@@ -1,0 +1,154 @@
+"""The read commands on runs that a real trainer logged into a real stack."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+
+import pyarrow as pa
+import pytest
+
+pytestmark = pytest.mark.engine
+
+TRAIN = """
+import math, runwire
+for number, name in enumerate(["alpha", "beta"]):
+    run = runwire.init(project="p", run_id=f"run-{number}", name=name,
+                       config={"lr": 0.1, "opt": {"name": "adam"}}, tags={"team": "red"})
+    for step in range(40):
+        run.log({"train/loss": 2.0 / (step + 1), "nan": math.nan, "lr": 0.1})
+    run.finish()
+"""
+
+
+@pytest.fixture(scope="module")
+def logged(stack):
+    """The stack after two finished runs of 120 points each have arrived."""
+    stack.train(TRAIN)
+    deadline = time.monotonic() + 60
+    while json.loads(stack("status", "--json").stdout)["runs"]:
+        assert time.monotonic() < deadline, "the points did not arrive"
+        time.sleep(0.3)
+    return stack
+
+
+def test_sql_prints_the_same_answer_in_every_format(logged):
+    """table, csv, json and arrow carry the same two rows."""
+    query = "SELECT run_id, count() AS n FROM v_metrics GROUP BY run_id ORDER BY run_id"
+    expected = [("run-0", 120), ("run-1", 120)]
+    rows = csv.DictReader(io.StringIO(logged("sql", "--format", "csv", query).stdout))
+    assert [(row["run_id"], int(row["n"])) for row in rows] == expected
+    rows = json.loads(logged("sql", "--json", query).stdout)
+    assert [(row["run_id"], row["n"]) for row in rows] == expected
+    table = logged("sql", query).stdout.splitlines()
+    assert table[2:] == ["run-0   120", "run-1   120"]
+
+
+def test_sql_arrow_is_a_readable_stream(logged, tmp_path):
+    """The arrow bytes open with pyarrow, types kept."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "runwire.cli", "sql", "--format", "arrow"]
+    query = "SELECT step, value FROM v_metrics WHERE run_id = 'run-0' AND metric = 'lr'"
+    raw = subprocess.run(
+        [*command, query, "--dir", str(logged.root)], capture_output=True, check=True
+    ).stdout
+    table = pa.ipc.open_stream(raw).read_all()
+    assert table.num_rows == 40
+    assert table.schema.field("value").type == pa.float64()
+
+
+def test_sql_tells_errors_and_emptiness_in_words(logged):
+    """A wrong query is one readable line and status 1; no rows is a sentence."""
+    wrong = logged("sql", "SELECT nothing FROM v_runs", check=False)
+    assert wrong.returncode == 1
+    assert "nothing" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    assert "DB::Exception" not in wrong.stderr
+    empty = logged("sql", "SELECT run_id FROM v_runs WHERE run_id = 'x'")
+    assert empty.stdout.startswith("no rows")
+
+
+def test_sql_cannot_write(logged):
+    """The command reads with the reader's rights."""
+    assert logged("sql", "DROP TABLE runwire.metrics", check=False).returncode == 1
+
+
+def test_runs_lists_and_filters(logged):
+    """Newest first, by project and status; an empty list is a sentence."""
+    rows = json.loads(logged("runs", "--json").stdout)
+    assert [row["run_id"] for row in rows] == ["run-1", "run-0"]
+    assert {row["status"] for row in rows} == {"finished"}
+    shown = logged("runs", "--project", "p", "--limit", "1").stdout
+    assert "beta" in shown
+    assert "alpha" not in shown
+    assert "no runs that match" in logged("runs", "--status", "failed").stdout
+
+
+def test_show_has_params_metrics_and_completeness(logged):
+    """By id, by prefix or by name the same page."""
+    page = logged("show", "run-0").stdout
+    for word in ("finished", "alpha", "lr", "opt", "train/loss", "team=red", "complete: all 120"):
+        assert word in page
+    assert "█" in page
+    assert logged("show", "alpha").stdout.splitlines()[0] == page.splitlines()[0]
+    fields = json.loads(logged("show", "run-0", "--metric", "loss", "--json").stdout)
+    assert [row["metric"] for row in fields["metrics"]] == ["train/loss"]
+    assert fields["metrics"][0]["value"] == pytest.approx(0.05)
+    assert fields["metrics"][0]["max"] == pytest.approx(2.0)
+
+
+def test_show_refuses_to_guess(logged):
+    """A prefix of several runs lists them; an unknown one points at `runwire runs`."""
+    several = logged("show", "run-", check=False)
+    assert several.returncode == 1
+    assert "run-0" in several.stderr
+    assert "run-1" in several.stderr
+    assert "`runwire runs`" in logged("show", "nobody", check=False).stderr
+
+
+def test_show_draws_a_picture(logged, tmp_path):
+    """--plot writes a PNG, in a folder that need not exist."""
+    picture = tmp_path / "new" / "curves.png"
+    logged("show", "run-0", "--plot", str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    wrong = logged("show", "run-0", "--plot", str(tmp_path / "x.nothing"), check=False)
+    assert wrong.returncode == 1
+    assert "cannot write the picture" in wrong.stderr
+
+
+def test_tail_ends_with_the_run(logged):
+    """tail of a finished run prints its last calls and ends by itself."""
+    done = logged("tail", "run-0", "--metric", "loss", "--lines", "3")
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["37", "38", "39"]
+    assert "finished" in done.stderr
+    calls = [json.loads(line) for line in logged("tail", "run-0", "--json").stdout.splitlines()]
+    assert calls[-1]["step"] == 39
+    assert set(calls[-1]["values"]) == {"train/loss", "nan", "lr"}
+
+
+def test_migrate_says_that_nothing_is_missing(logged):
+    """A second migration changes nothing; --print changes nothing either and shows the SQL."""
+    assert json.loads(logged("migrate", "--json").stdout)["applied"] == []
+    assert "CREATE TABLE" in logged("migrate", "--print").stdout
+
+
+def test_delete_asks_and_then_hides_the_run(stack):
+    """Without a yes nothing happens; with it the run is gone from every view."""
+    stack.train(
+        "import runwire\nwith runwire.init(project='p', run_id='gone') as run: run.log({'a': 1})"
+    )
+    deadline = time.monotonic() + 60
+    while "gone" not in stack("runs", "--json").stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+    asked = stack("delete", "gone", check=False)
+    assert asked.returncode == 2
+    assert "--yes" in asked.stderr
+    assert stack("delete", "gon", "--yes", check=False).returncode == 1
+    assert "gone" in stack("delete", "gone", "--yes").stdout
+    assert "gone" not in stack("runs", "--json").stdout
+    assert stack("delete", "gone", "--yes", check=False).returncode == 1
