@@ -32,7 +32,8 @@ SIZES = """\
   everything else     about 150 MB (pyarrow, pandas, numpy, matplotlib, ...)
 Installed, that is 1 GB, and 5 GB more when torch is downloaded."""
 ARRIVED_SQL = (
-    "SELECT sum(accepted) AS a, sum(pending) AS p FROM v_completeness WHERE run_id = '{run}'"
+    "SELECT sum(accepted) AS accepted, sum(pending) AS pending "
+    "FROM v_completeness WHERE run_id = '{run}'"
 )
 CURVE_SQL = (
     "SELECT intDiv(step, {width}) * {width} AS from_step, round(avg(value), 3) AS train_loss, "
@@ -132,29 +133,27 @@ def check(code: int, what: str) -> None:
         sys.exit(f"error: `{what}` failed with exit code {code}; its message is above.")
 
 
-def wait_until_stored(env: dict[str, str], run_id: str) -> None:
-    """Wait until the pipeline has stored every point that the trainer's log() accepted."""
-    sql = ARRIVED_SQL.format(run=run_id)
-    end = time.monotonic() + ARRIVAL_S
+def wait_until_stored(env: dict[str, str], run_id: str, limit_s: float) -> bool:
+    """Wait until every point that log() accepted is stored. Returns whether any was accepted."""
+    command = ["runwire", "sql", "--format", "json", ARRIVED_SQL.format(run=run_id)]
+    end = time.monotonic() + limit_s
+    accepted = 0
     while time.monotonic() < end:
-        answer = subprocess.run(
-            ["runwire", "sql", "--format", "json", sql],
-            cwd=ROOT, env=env, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if answer.returncode == 0 and is_complete(answer.stdout):
-            return
+        answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        row = json.loads(answer.stdout)[0] if answer.returncode == 0 else {}
+        accepted = int(row.get("accepted") or 0)
+        if accepted and not int(row.get("pending") or 0):
+            return True
         time.sleep(0.5)
-    print(f"note: not everything arrived within {ARRIVAL_S:.0f} s; `runwire status` tells more.")
+    if accepted:
+        print(f"note: not everything arrived in {limit_s:.0f} s; `runwire status` tells more.")
+    return accepted > 0
 
 
-def is_complete(answer: str) -> bool:
-    rows = json.loads(answer)
-    row = rows[0] if rows else {}
-    return int(row.get("a") or 0) > 0 and int(row.get("p") or 0) == 0
-
-
-def show(env: dict[str, str], run_id: str, minutes: float) -> None:
-    wait_until_stored(env, run_id)
+def show(env: dict[str, str], run_id: str, minutes: float, *, interrupted: bool) -> None:
+    if not wait_until_stored(env, run_id, 5.0 if interrupted else ARRIVAL_S) and interrupted:
+        print("nothing: the run had not started yet")
+        return
     command = ["runwire", "show", run_id, "--plot", str(PICTURE.relative_to(ROOT))]
     check(step("the run", command, env), "runwire show")
     width = 500 if minutes >= 1 else 100
@@ -192,7 +191,7 @@ def train_and_show(env: dict[str, str], run_id: str, minutes: float) -> bool:
         interrupted = True
         say("interrupted; here is what was recorded (Ctrl-C again to skip)")
     try:
-        show(env, run_id, minutes)
+        show(env, run_id, minutes, interrupted=interrupted)
     except KeyboardInterrupt:
         interrupted = True
     return interrupted

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 
 BARS = "▁▂▃▄▅▆▇█"
+FLAT = 1e-12  # relative: what is left of equal values after averaging is noise
 GAP = " "  # no finite value there
 
 
@@ -40,8 +41,8 @@ def _mean(values: Sequence[float]) -> float:
 def _bar(value: float, low: float, high: float) -> str:
     if not math.isfinite(value):
         return GAP
-    if high == low:
+    if high / 2 - low / 2 <= FLAT * max(abs(high), abs(low)):
         return BARS[len(BARS) // 2]
     span = high / 2 - low / 2  # halved: the span of two extreme doubles overflows
-    share = (value / 2 - low / 2) / span if span else 0.0
+    share = (value / 2 - low / 2) / span
     return BARS[min(len(BARS) - 1, int(share * len(BARS)))]

@@ -75,8 +75,15 @@ def _dispatch(arguments: list[str]) -> int:
     if name not in commands:
         return _complain(_unknown(name, commands), MISUSE)
     module = _load(commands[name])
-    args = build_parser(name, module).parse_args(arguments[1:])
-    return module.run(args)
+    return module.run(_parse(build_parser(name, module), arguments[1:]))
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Options may stand between the words: `spool cat --limit 3 RUN`."""
+    try:
+        return parser.parse_intermixed_args(arguments)
+    except TypeError:  # a parser that hands the rest of the line on, such as `exec -- COMMAND`
+        return parser.parse_args(arguments)
 
 
 def find_commands() -> dict[str, str]:

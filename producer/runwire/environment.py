@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,7 +52,7 @@ def environment_facts(
     folder = _cwd() if cwd is None else os.fspath(cwd)
     system = os.uname()
     facts = {
-        "python": platform.python_version(),
+        "python": sys.version.partition(" ")[0],
         "python_implementation": sys.implementation.name,
         "executable": sys.executable or "",
         "platform": f"{system.sysname} {system.release} {system.machine}",

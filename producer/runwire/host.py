@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ class Launcher:
 
 def hostname() -> str:
     """Name of this host as the kernel knows it."""
-    return socket.gethostname()
+    return os.uname().nodename
 
 
 def boot_id(proc: Path = PROC) -> str:

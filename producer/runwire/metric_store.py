@@ -116,7 +116,8 @@ class MetricStore:
     ) -> Layout | None:
         types = tuple(map(type, values))
         layout = self.layouts.get(names)
-        if layout is not None:
+        # Ctrl-C right after a segment was opened leaves layouts of the old one.
+        if layout is not None and layout.segment is self._series.segment:
             layout.set_types(types)
             return layout
         if len(self.layouts) >= LAYOUTS_MAX:

@@ -197,10 +197,12 @@ class Session:
                     return False
                 if self._open_late is open_now:
                     is_opening, opened = True, _accept_unseen
-                    with self.guard.catching("opening a spool in a forked child"):
-                        self.open_worker()
-                        opened = self.bind_log(run)
-                    run.log, self._open_late, is_opening = opened, None, False
+                    try:
+                        with self.guard.catching("opening a spool in a forked child"):
+                            self.open_worker()
+                            opened = self.bind_log(run)
+                    finally:
+                        run.log, self._open_late, is_opening = opened, None, False
             return True
 
         def open_then_log(*args: Any, **kwargs: Any) -> None:

@@ -37,7 +37,7 @@ FIELDS: tuple[Field, ...] = (
         "choice",
         "",
         "online",
-        "offline: nothing is shipped before `runwire sync`; disabled: log nothing",
+        "offline: keep the run in the spool, store nothing; disabled: log nothing",
         choices=("online", "offline", "disabled"),
     ),
     Field("strict", "flag", "", False, "raise what logging calls would otherwise count"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import os
@@ -150,6 +149,8 @@ def refuse_unknown(given: Iterable[str], table: Mapping[str, Field], *, source: 
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
+    import difflib  # only an error pays for it
+
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
 

@@ -96,7 +96,7 @@ def test_the_trainer_of_the_producer_readme_works(shell: Shell) -> None:
     blocks = runnable_blocks((ROOT / "producer" / "README.md").read_text())
     assert [language for language, _ in blocks] == ["python"]
     shell.run(*blocks[0])
-    assert "cats" in shell.run("sh", "runwire spool ls")
+    assert "1 pts" in shell.run("sh", "runwire spool ls")
 
 
 def test_unmarked_shell_blocks_are_left_alone() -> None:

@@ -113,7 +113,9 @@ class Engine:
             if code is not None:
                 raise EngineError(self._ended(code))
             if time.monotonic() > deadline:
-                raise EngineError(f"no answer within {timeout_s:g} s{self._tail()}")
+                raise EngineError(
+                    f"the embedded engine did not answer in {timeout_s:g} s{self._tail()}"
+                )
             time.sleep(0.05)
 
     def alive(self) -> bool:
@@ -171,7 +173,7 @@ class Engine:
         how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
         if -code == signal.SIGILL:
             how += " (illegal instruction: the wheel needs a CPU with AVX2)"
-        return f"{how}{self._tail()}"
+        return f"the embedded engine {how}{self._tail()}"
 
     def _tail(self) -> str:
         try:

@@ -155,19 +155,19 @@ def _metrics(
 
 
 def _completeness(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Sums over ranks: accepted = stored + dead-lettered + dropped + pending."""
+    """Sums over ranks: accepted = stored + dead-lettered + pending."""
     if not rows:
         return ""
     total = {
         name: sum(_count(row[name]) for row in rows)
         for name in ("accepted", "stored", "dead_lettered", "dropped", "pending")
     }
-    if total["pending"] <= 0 and not total["dropped"] and not total["dead_lettered"]:
-        return f"\ncomplete: all {total['accepted']:,} accepted points are stored"
+    dropped = f"; {total['dropped']:,} dropped, see v_completeness" if total["dropped"] else ""
+    if total["pending"] <= 0 and not total["dead_lettered"]:
+        return f"\ncomplete: all {total['accepted']:,} accepted points are stored{dropped}"
     return (
         f"\npoints: {total['accepted']:,} accepted = {total['stored']:,} stored"
-        f" + {total['dead_lettered']:,} dead-lettered + {total['dropped']:,} dropped"
-        f" + {total['pending']:,} pending"
+        f" + {total['dead_lettered']:,} dead-lettered + {total['pending']:,} pending{dropped}"
     )
 
 

@@ -42,6 +42,7 @@ class Agent:
         self._folders = Folders(root)
         self._writers: dict[str, SpoolWriter] = {}
         self._next_beat_s: dict[Path, float] = {}
+        self._retry_at_s: dict[Path, float] = {}
         self._busy_at_s = time.monotonic()
         fork.register(self)
 
@@ -66,13 +67,15 @@ class Agent:
     def tick(self, now_s: float) -> None:
         """Look at every unsettled folder once."""
         for folder, meta in self._folders.unsettled().items():
+            if now_s < self._retry_at_s.get(folder, now_s):
+                continue
             try:
                 self._look(folder, meta, now_s)
             except FileNotFoundError:
                 continue  # delivered and removed between two looks
             except (OSError, SpoolError, ValueError) as error:
-                # Ask again later, not 2 times a second: the cause is most likely a full disk.
-                self._next_beat_s[folder] = now_s + HEARTBEAT_INTERVAL_S
+                # Not twice a second: the cause is most likely a full disk.
+                self._retry_at_s[folder] = now_s + HEARTBEAT_INTERVAL_S
                 _log.warning("cannot record the state of %s: %s", folder, error)
 
     def close(self) -> None:
@@ -110,8 +113,9 @@ class Agent:
 
     def _settle(self, folder: Path, meta: Meta) -> None:
         finished, next_seq = lifecycle_end(folder)
-        status, reason = "finished", "said so itself"
-        if not finished:
+        if finished:
+            reporter, status, reason = "", "finished", "the trainer said so itself"
+        else:
             seen = progress(folder)
             writer = self._writer(meta.mode)
             if meta.worker_of is not None:
@@ -131,9 +135,11 @@ class Agent:
                 status, reason = str(fields["status"]), str(fields["status_reason"])
                 _log.info("run %s: %s", meta.run_id, reason)
             writer.sync()
-            mark_ended(folder, reporter=writer.meta.writer, status=status, reason=reason)
+            reporter = writer.meta.writer
+        mark_ended(folder, reporter=reporter, status=status, reason=reason)
         self._folders.settle(folder)
         self._next_beat_s.pop(folder, None)
+        self._retry_at_s.pop(folder, None)
 
     def _writer(self, mode: str) -> SpoolWriter:
         """This agent's own folder for runs of `mode`: what is said of offline runs stays offline.

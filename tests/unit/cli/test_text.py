@@ -33,6 +33,7 @@ def test_a_rising_curve_rises():
 def test_a_flat_curve_is_flat_and_nan_is_a_gap():
     """Equal values share one bar; what is not finite is left out."""
     assert len(set(sparkline([3.0] * 10))) == 1
+    assert len(set(sparkline([0.1] * 1000, 7))) == 1
     assert sparkline([1.0, math.nan, 2.0]) == BARS[0] + GAP + BARS[-1]
     assert sparkline([math.nan]) == GAP
     assert sparkline([]) == ""

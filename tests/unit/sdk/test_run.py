@@ -66,7 +66,7 @@ def test_a_run_from_start_to_finish(root: Path) -> None:
     assert (report.spooled, report.pending) == (2, 2)
     found = events(root)
     runs = [e for e in found if isinstance(e, RunEvent)]
-    assert [e.event for e in runs][0] == "started"
+    assert runs[0].event == "started"
     assert runs[0].name == "n"
     assert runs[0].tags == {"x": ""}
     assert runs[-1].event == "finished"
