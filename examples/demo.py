@@ -156,7 +156,7 @@ def show(env: dict[str, str], run_id: str, minutes: float, *, interrupted: bool)
         return
     command = ["runwire", "show", run_id, "--plot", str(PICTURE.relative_to(ROOT))]
     check(step("the run", command, env), "runwire show")
-    width = 500 if minutes >= 1 else 100
+    width = 250 if minutes >= 1 else 50
     sql = CURVE_SQL.format(run=run_id, width=width)
     check(step("the same run in SQL", ["runwire", "sql", sql], env), "runwire sql")
     print(f"\nlearning curves: {PICTURE.relative_to(ROOT)}")

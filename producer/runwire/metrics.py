@@ -17,6 +17,7 @@ from typing import Any
 
 from runwire.metric_store import Layout, MetricStore, Stamp
 from runwire.pending import PendingCalls
+from runwire.spool.quota import QuotaExceeded
 from runwire.spool.series import RecordTooLarge
 from runwire.spool.writer import SpoolWriter
 from runwire.values import (
@@ -32,7 +33,7 @@ from runwire.values import (
     to_float,
     whole_step,
 )
-from runwire_schemas.spool.format import LAST_WORD
+from runwire_schemas.spool.format import LAST_WORD, SpoolError
 
 _crc32, _time_ns = zlib.crc32, time.time_ns
 # How often the fast path looks whether the spool still exists.
@@ -60,6 +61,7 @@ class MetricLog:
         self._step = first_step
         self._check_at = 0
         self._report, self._on_text = report, on_text
+        self._given_up = 0
         self._uncommitted: dict[str, Any] = {}
         self._reentrant: deque[tuple[dict[str, Any], int | None]] = deque()
         self._cuda = PendingCalls(self._resolved)
@@ -108,8 +110,7 @@ class MetricLog:
                 ):
                     self._store_slowly(layout, values, step, at_ns)
                     return
-                if step is None:
-                    step = self._step
+                step = self._step if step is None else step
                 accepted += layout.n
                 body = layout.pack(
                     seq, call, at_ns, step, accepted, layout.number, layout.n, *values
@@ -120,8 +121,7 @@ class MetricLog:
                 series.state = (end, seq + 1, call + 1, accepted)
                 segment.words[LAST_WORD] = offset
                 self._step = step + 1
-                layout.last = values
-                layout.last_call = call
+                layout.last, layout.last_call = values, call
             finally:
                 self._release()
         except Exception as exc:
@@ -223,6 +223,11 @@ class MetricLog:
         except (OSError, RecordTooLarge) as exc:
             reason = self._writer.refused(self._series, exc)
             self._report(f"log: {reason}", exc, hint=self._writer.advice(reason))
+        if self._writer.given_up != self._given_up:
+            given_up, self._given_up = self._writer.given_up - self._given_up, self._writer.given_up
+            full = QuotaExceeded(f"the oldest {given_up} unread points gave way to newer ones")
+            reason = "disk_full" if "disk_full" in self._writer.dropped else "quota"
+            self._report("keeping every point", full, hint=self._writer.advice(reason))
 
     def _resolved(self, stamp: Stamp, names: Iterable[str], values: Iterable[float] | None) -> None:
         """Store CUDA values that arrived, or count them when they never will."""
@@ -253,8 +258,20 @@ class MetricLog:
             data, step = self._reentrant.popleft()
             self.log(data, step)
         segment = self._series.segment
-        if segment is not None and not segment.is_linked():
-            self._writer.recover_deleted()
+        if self._writer.is_homeless or (segment is not None and not segment.is_linked()):
+            self._recover_deleted()
+
+    def _recover_deleted(self) -> None:
+        try:
+            lost = self._writer.recover_deleted()
+        except SpoolError as error:
+            self._report("log: spool_lost", error)
+            return
+        gone = SpoolError(
+            f"{self._writer.folder} was deleted while this run wrote to it; up to {lost} "
+            "points in it are lost, a new folder takes the next ones"
+        )
+        self._report("keeping the spool", gone, hint=self._writer.advice("deleted"))
 
     def last(self) -> dict[str, Any]:
         """Return the last value of every metric: what `summary` shows."""

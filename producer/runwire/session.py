@@ -50,7 +50,7 @@ class Session:
         self._open_late: Callable[[], bool] | None = None
         self._owner_pid = meta.pid if owner else -1
         if owner and settings.mode != "disabled":
-            self._writer = SpoolWriter.create(settings.root, meta, quota_bytes=settings.quota_bytes)
+            self._writer = self._create_writer()
 
     def bind_log(self, run: Any) -> Callable[..., None]:
         """Return the function behind `run.log`."""
@@ -150,8 +150,9 @@ class Session:
         if writer is None:
             return self._closed
         spooled = writer.series["metric"].state[3]
-        acked = min(spooled, read_cursor(writer.folder).accepted)
-        return FlushReport(spooled, acked, spooled - acked, writer.waiting, dict(writer.dropped))
+        passed = min(spooled, read_cursor(writer.folder).accepted)
+        acked = max(0, passed - writer.given_up - writer.deleted)
+        return FlushReport(spooled, acked, spooled - passed, writer.waiting, dict(writer.dropped))
 
     def close(self) -> Callable[..., None]:
         """Close the writer; return what `run.log` does from now on."""
@@ -221,8 +222,14 @@ class Session:
             started_at_ns=time.time_ns(),
             worker_of=self.meta.rank,
         )
-        self._writer = SpoolWriter.create(
-            self.settings.root, self.meta, quota_bytes=self.settings.quota_bytes
+        self._writer = self._create_writer()
+
+    def _create_writer(self) -> SpoolWriter:
+        return SpoolWriter.create(
+            self.settings.root,
+            self.meta,
+            quota_bytes=self.settings.quota_bytes,
+            free_ratio_min=self.settings.disk_free_ratio_min,
         )
 
     @classmethod

@@ -68,7 +68,7 @@ def rig(kind: str, request: pytest.FixtureRequest) -> Rig:
     def count(kind: str) -> int:
         client = connect(url)
         try:
-            return int(client.query(f"SELECT count() FROM {TABLES[kind]}").first_row[0])
+            return int(client.query(f"SELECT count() FROM {TABLES[kind]}").result_rows[0][0])
         finally:
             client.close()
 

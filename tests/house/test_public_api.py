@@ -18,7 +18,9 @@ LIGHT_SCHEMAS = ["paths", "identity", "errors", "spool.format", "spool.reader"]
 def surface() -> list[str]:
     """`runwire.<name>` of all public names, and the public members of `Run`."""
     names = [f"runwire.{name}" for name in runwire.__all__]
-    members = [f"runwire.Run.{name}" for name in dir(runwire.Run) if not name.startswith("_")]
+    # Of an instance: what is bound per run for speed, such as `log`, is no class attribute.
+    with runwire.init(mode="disabled") as run:
+        members = [f"runwire.Run.{name}" for name in dir(run) if not name.startswith("_")]
     return sorted(names) + sorted(members)
 
 

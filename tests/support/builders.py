@@ -99,8 +99,7 @@ def metric_record(offset: int, *, calls: int = 1, partition: str = "p/metric") -
 
 def bad_record(offset: int, *, partition: str = "p/metric") -> Record:
     """A record that no codec can read."""
-    span = {"offset": offset, "last_offset": offset, "append_at_ns": AT_NS}
-    return Record(stream="metric", partition=partition, value=b"\x00poison", points=7, **span)
+    return Record("metric", partition, offset, offset, AT_NS, b"\x00poison", points=7)
 
 
 def batch_of(records: Sequence[Record], token: str = "test:1") -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def _announce(root: Path, now: object, args: argparse.Namespace, *, fresh: bool)
         }
         print(json.dumps(fields))
         return 0
-    where = "" if args.dir is None else f" --dir {args.dir}"
+    where = "" if args.dir is None else f" --dir {shlex.quote(args.dir)}"
     said = "runwire is up" if fresh else f"runwire is already running (pid {now.pid})"
     http, tcp = (f"127.0.0.1:{address.get(name)}" for name in ("http_port", "tcp_port"))
     lines = [
@@ -107,7 +108,11 @@ def _announce(root: Path, now: object, args: argparse.Namespace, *, fresh: bool)
         f"  password     user `reader`, in reader_url of {paths.connection_file(root)}",
         f"  worker       http://127.0.0.1:{now.worker.port}/metrics",
         "next:",
-        *([f"  export RUNWIRE_DIR={root}   # so that training scripts log here"] if where else []),
+        *(
+            [f"  export RUNWIRE_DIR={shlex.quote(str(root))}   # so that training scripts log here"]
+            if where
+            else []
+        ),
         f"  runwire runs{where}",
         f'  runwire sql{where} "SELECT run_id, status, last_step FROM v_runs"',
         f"  runwire down{where}",

@@ -11,7 +11,8 @@ from pathlib import Path
 from runwire_consumers.core.clock import Clock
 from runwire_schemas.paths import spool_dir
 from runwire_schemas.spool.cut import Cut
-from runwire_schemas.spool.format import SpoolBusy, SpoolError
+from runwire_schemas.spool.format import ENDED_FILE, SpoolBusy, SpoolError
+from runwire_schemas.spool.progress import lifecycle_end
 from runwire_schemas.spool.reader import FolderReader, list_folders
 
 _log = logging.getLogger("runwire.spool")
@@ -20,6 +21,8 @@ ROUTE = "local"
 RESCAN_S = 0.2
 BUSY_RETRY_S = 0.5
 FOREIGN_RETRY_S = 5.0  # a folder of another route, or one that is not readable
+# The agent looks twice a second and may just be starting; the points are stored either way.
+AGENT_GRACE_S = 10.0
 IDLE_BUDGET_S = 0.03  # of each sweep; about 300 idle folders
 
 
@@ -35,6 +38,7 @@ class Folders:
         self._idle: deque[str] = deque()
         self._closed: dict[str, float] = {}  # name -> when to look at it again
         self._told: set[str] = set()
+        self._drained_s: dict[str, float] = {}
         self._scanned_s = float("-inf")
         self._mtime_ns = -1
 
@@ -137,11 +141,26 @@ class Folders:
         except Exception as error:
             error.add_note(f"while reading spool folder {reader.folder}")
             raise
-        if not cuts and reader.drained:
+        if not cuts and reader.drained and self._is_settled(name, reader):
             del self._readers[name]
             self._hot.pop(name, None)
+            self._drained_s.pop(name, None)
             reader.remove()
         return cuts
+
+    def _is_settled(self, name: str, reader: FolderReader) -> bool:
+        """Whether nobody needs a drained folder any more.
+
+        The agent learns from it that a trainer died, and says so; without an agent nobody will.
+        """
+        if reader.meta.role != "trainer" or (reader.folder / ENDED_FILE).exists():
+            return True
+        now_s = self._clock.monotonic_s()
+        since_s = self._drained_s.get(name)
+        if since_s is None:
+            self._drained_s[name] = now_s
+            return reader.meta.worker_of is None and lifecycle_end(reader.folder)[0]
+        return now_s - since_s >= AGENT_GRACE_S
 
     def _lose_replaced(self) -> None:
         """Let go of folders that were deleted; a live writer makes a new one of the same name."""

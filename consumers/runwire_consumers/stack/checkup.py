@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from runwire_consumers.clickhouse.engine import HTTP_PORT, TCP_PORT
 from runwire_consumers.stack import control, state, survey
 from runwire_consumers.stack.errors import StackError
 from runwire_schemas import paths
@@ -45,7 +47,7 @@ def examine(root: Path) -> list[Finding]:
     findings = [_python(), _platform(), _cpu(), _folder(root), _disk(root), _file_system(root)]
     findings += [_module("chdb", "embedded"), _module("clickhouse_connect", "embedded")]
     findings += [_module("matplotlib", "query"), _stack(parts)]
-    findings += list(_parts(root, parts))
+    findings += [_ports(parts), *_parts(root, parts)]
     findings += [_agent(parts), _dead_letters(parts), _pending(parts), _spool(root)]
     return findings
 
@@ -135,6 +137,21 @@ def _stack(parts: dict[str, Any]) -> Finding:
     if supervisor["stage"] != "ready":
         return Finding(WARN, "stack", str(supervisor["stage"]), "wait a moment and ask again")
     return Finding(OK, "stack", f"pid {supervisor['pid']}")
+
+
+def _ports(parts: dict[str, Any]) -> Finding:
+    """Whether the usual ports are ours or free; the engine takes other ones otherwise."""
+    if parts["engine"]["alive"]:
+        return Finding(OK, "ports", f"http {parts['engine']['port'] or 'of another starter'}")
+    taken = [port for port in (HTTP_PORT, TCP_PORT) if _answers(port)]
+    found = "free" if not taken else f"{taken} taken by others; the engine will choose free ones"
+    return Finding(OK, "ports", found)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _parts(root: Path, parts: dict[str, Any]) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from runwire_schemas.spool.cursor import read_cursor, write_cursor
 from runwire_schemas.spool.format import (
     HEADER_BYTES,
     READER_LOCK,
+    SEGMENT_BYTES_MIN,
     SegmentHeader,
     SpoolError,
     segment_name,
@@ -27,7 +28,8 @@ from runwire_schemas.spool.format import (
 _SHARES = {"lifecycle": None, "metric": 1.0, "log": 0.8, "system": 0.8}
 # An absolute cap beside the ratio: on a 10 TB disk 10 % would be a terabyte of refusal.
 _FREE_BYTES_WANTED_MAX = 1024**3
-_FREE_RATIO_MIN = 0.10
+FREE_RATIO_MIN = 0.10
+_PAGE = 4096
 _RETRY_INTERVAL_S = 1.0
 
 
@@ -38,11 +40,14 @@ class QuotaExceeded(OSError):  # noqa: N818 - reads as the reason of a drop
 class Quota:
     """Admits or refuses new segments of one writer folder."""
 
-    def __init__(self, folder: Path, bytes_max: int) -> None:
-        self._folder, self._bytes_max = folder, bytes_max
+    def __init__(
+        self, folder: Path, bytes_max: int, free_ratio_min: float = FREE_RATIO_MIN
+    ) -> None:
+        self._folder, self._bytes_max, self._free_ratio_min = folder, bytes_max, free_ratio_min
         self._refused: dict[str, tuple[float, OSError]] = {}
-        # Points in segments deleted to make room, to be counted by the writer.
+        # Points in segments deleted to make room, to be counted by the writer under the reason.
         self.dropped_points = 0
+        self.dropped_reason = "quota"
 
     def admit(self, series: Series) -> None:
         """Raises: QuotaExceeded or OSError when `series` may not open another segment now."""
@@ -75,16 +80,29 @@ class Quota:
         self._refused[series.name] = (time.monotonic() + _RETRY_INTERVAL_S, error)
 
     def _check(self, series: Series, share: float) -> None:
-        new = series.next_segment_bytes()
-        usage = shutil.disk_usage(self._folder)
-        wanted = min(usage.total * _FREE_RATIO_MIN, _FREE_BYTES_WANTED_MAX)
-        while self._used() + new > self._bytes_max * share or usage.free - new < wanted:
-            freed = self._drop_oldest(series) if series.name == "metric" else 0
-            if not freed:
-                raise QuotaExceeded(
-                    errno.EDQUOT, "the spool quota is used up and nobody reads the spool"
-                )
+        while True:
             usage = shutil.disk_usage(self._folder)
+            wanted = min(usage.total * self._free_ratio_min, _FREE_BYTES_WANTED_MAX)
+            left = int(self._bytes_max * share) - self._used()
+            room = min(left, int(usage.free - wanted))
+            # The last room is used too, by a segment smaller than its turn would be.
+            if room >= min(series.next_segment_bytes(), SEGMENT_BYTES_MIN):
+                series.limit_next_segment(room // _PAGE * _PAGE)
+                return
+            is_quota = left == room
+            self.dropped_reason = "quota" if is_quota else "disk_full"
+            if series.name != "metric" or not self._drop_oldest(series):
+                raise self._refusal(is_quota, int(wanted))
+
+    def _refusal(self, is_quota: bool, wanted: int) -> OSError:
+        if is_quota:
+            return QuotaExceeded(
+                errno.EDQUOT, "the spool quota is used up and nobody reads the spool"
+            )
+        return OSError(
+            errno.ENOSPC,
+            f"the disk of {self._folder} is full (runwire leaves {wanted / 2**20:.1f} MiB free)",
+        )
 
     def _used(self) -> int:
         with os.scandir(self._folder) as entries:

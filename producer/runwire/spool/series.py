@@ -110,6 +110,10 @@ class Series:
         """Return the size that the next segment will have."""
         return self._next_size
 
+    def limit_next_segment(self, size: int) -> None:
+        """Make the next segment no larger than `size`; one too long record may still need more."""
+        self._next_size = max(SEGMENT_BYTES_MIN, min(self._next_size, size))
+
     def close(self) -> None:
         """Close the live segment; nothing can be appended afterwards."""
         self.limit = 0

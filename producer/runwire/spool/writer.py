@@ -6,13 +6,14 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from runwire.spool.quota import Quota
+from runwire.spool.quota import FREE_RATIO_MIN, Quota
 from runwire.spool.segment import Segment
 from runwire.spool.series import RecordTooLarge, Series
 from runwire_schemas.spool.cursor import Cursor, write_cursor
@@ -36,18 +37,29 @@ class SpoolWriter:
     Threads: safe. A forked child must not use it: call `abandon` there.
     """
 
-    def __init__(self, folder: Path, meta: Meta, lock_fd: int, quota_bytes: int) -> None:
+    def __init__(self, folder: Path, meta: Meta, lock_fd: int, quota: Quota) -> None:
         self.folder, self.meta = folder, meta
+        # Points given up to make room for newer ones, and points of a folder that was deleted.
+        self.given_up = self.deleted = 0
+        # The folder was deleted and no new one could be made yet.
+        self.is_homeless = False
         self.dropped: dict[str, int] = {}
         self.phase = ""
         self._lock_fd = lock_fd
-        self._quota = Quota(folder, quota_bytes)
+        self._quota = quota
         self._waiting: deque[tuple[int, bytes]] = deque()
         writer = bytes.fromhex(meta.writer)
         self.series = {name: Series(folder, name, writer, self._on_new) for name in SERIES}
 
     @classmethod
-    def create(cls, root: Path, meta: Meta, *, quota_bytes: int = QUOTA_BYTES) -> SpoolWriter:
+    def create(
+        cls,
+        root: Path,
+        meta: Meta,
+        *,
+        quota_bytes: int = QUOTA_BYTES,
+        free_ratio_min: float = FREE_RATIO_MIN,
+    ) -> SpoolWriter:
         """Make the folder, take its lock, publish it. Raises: SpoolError with what to do."""
         spool = root / "spool"
         name = f"{_file_name(meta.run_id)}-r{meta.rank}-{meta.writer[:12]}"
@@ -60,11 +72,8 @@ class SpoolWriter:
         try:
             lock_fd = _publish(spool, name, meta)
         except OSError as error:
-            raise SpoolError(
-                f"cannot make a spool folder in {spool}: {error.strerror or error}. Give a "
-                "writable local folder with free space through dir= or RUNWIRE_DIR"
-            ) from error
-        return cls(final, meta, lock_fd, quota_bytes)
+            raise _unmakeable(spool, error) from error
+        return cls(final, meta, lock_fd, Quota(final, quota_bytes, free_ratio_min))
 
     def append(self, series: str, kind: int, payload: bytes) -> int:
         """Append one record and return its sequence number, or -1 when it was dropped."""
@@ -91,7 +100,8 @@ class SpoolWriter:
         finally:
             if self._quota.dropped_points:
                 points, self._quota.dropped_points = self._quota.dropped_points, 0
-                self.count_dropped("quota", points)
+                self.given_up += points
+                self.count_dropped(self._quota.dropped_reason, points)
 
     def refused(self, series: Series, error: Exception) -> str:
         """Return the drop reason for a failed append, and let the next ones fail fast."""
@@ -177,8 +187,10 @@ class SpoolWriter:
                 return
             self._waiting.popleft()
 
-    def recover_deleted(self) -> None:
+    def recover_deleted(self) -> int:
         """Start over in a new folder after somebody deleted the old one under a live writer.
+
+        Returns the number of points counted as lost.
 
         Points of the deleted live segment are counted as lost, those a reader had already taken
         among them: what was delivered can no longer be told. The caller holds no lock.
@@ -190,30 +202,47 @@ class SpoolWriter:
         for series in self.series.values():
             with series.lock:
                 series.close()
-        folder = self.folder
-        self._lock_fd = _publish(folder.parent, folder.name, self.meta, lock_fd=self._lock_fd)
-        write_cursor(
-            folder, Cursor({name: s[1] for name, s in states.items()}, 0, states["metric"][3])
-        )
+        self.abandon()
+        self.deleted += lost
         self.count_dropped("spool_lost", lost)
+        self.is_homeless, folder = True, self.folder
+        shutil.rmtree(_hidden(folder.parent, self.meta), ignore_errors=True)  # of a failed try
+        try:
+            self._lock_fd = _publish(folder.parent, folder.name, self.meta)
+            positions = {name: state[1] for name, state in states.items()}
+            write_cursor(folder, Cursor(positions, 0, states["metric"][3]))
+        except OSError as error:
+            raise _unmakeable(folder.parent, error) from error
+        self.is_homeless = False
+        return lost
 
 
 _ADVICE = {
     "disk_full": "Free space on the disk of {folder}, or set RUNWIRE_DIR to another one.",
     "quota": "Start `runwire up` so that the spool is read, or raise RUNWIRE_QUOTA_BYTES.",
     "spool_lost": "{folder} is gone or read-only; set RUNWIRE_DIR to a local writable folder.",
+    "deleted": "Delete runs with `runwire delete RUN`, never their spool folders.",
     "too_large": "Log fewer or shorter values per call.",
 }
 
 
-def _publish(spool: Path, name: str, meta: Meta, *, lock_fd: int = -1) -> int:
+def _unmakeable(spool: Path, error: OSError) -> SpoolError:
+    return SpoolError(
+        f"cannot make a spool folder in {spool}: {error.strerror or error}. Give a "
+        "writable local folder with free space through dir= or RUNWIRE_DIR"
+    )
+
+
+def _hidden(spool: Path, meta: Meta) -> Path:
+    return spool / f".new-{meta.writer}"
+
+
+def _publish(spool: Path, name: str, meta: Meta) -> int:
     """Make a writer's folder complete, then give it its name; return the held lock."""
-    hidden = spool / f".new-{meta.writer}"
+    hidden = _hidden(spool, meta)
     spool.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     spool.mkdir(mode=0o700, exist_ok=True)
     hidden.mkdir(mode=0o700)
-    if lock_fd >= 0:
-        os.close(lock_fd)
     lock_fd = os.open(hidden / WRITER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     (hidden / META_FILE).write_text(json.dumps(asdict(meta), indent=1), "utf-8")

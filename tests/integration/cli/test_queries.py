@@ -6,9 +6,14 @@ import csv
 import io
 import json
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
+
+from runwire_consumers.core.dead_letters import FileDeadLetters, letter_of
+from runwire_consumers.stack import letters
+from support.builders import AT_NS, metric_batch, record
 
 pytestmark = pytest.mark.engine
 
@@ -134,6 +139,37 @@ def test_migrate_says_that_nothing_is_missing(logged):
     """A second migration changes nothing; --print changes nothing either and shows the SQL."""
     assert json.loads(logged("migrate", "--json").stdout)["applied"] == []
     assert "CREATE TABLE" in logged("migrate", "--print").stdout
+
+
+def test_replayed_dead_letters_are_stored_once(stack):
+    """What decodes now is stored and forgotten; again changes nothing; the rest stays, with why."""
+    folder = letters.folder(stack.root)
+    batch = metric_batch(calls=5, names=("loss",), run_id="late", project="p")
+    good = letter_of(record(batch, 0), "disk", at_ns=AT_NS)
+    bad = replace(good, id="ff" * 16, value=b"\x00garbage")
+    _put(folder, good, bad)
+    rows = json.loads(stack("dead-letters", "ls", "--json").stdout)
+    assert {row["id"] for row in rows} == {good.id, bad.id}
+    assert good.id in stack("dead-letters", "show", good.id[:8]).stdout
+    assert json.loads(stack("status", "--json").stdout)["dead_letters"] == 2
+    for _ in range(2):
+        done = stack("dead-letters", "replay", "--all", "--json", check=False)
+        assert done.returncode == 1
+        answer = json.loads(done.stdout)
+        assert (answer["stored"], list(answer["failed"])) == ([good.id], [bad.id])
+        sql = "SELECT count() AS n, sum(value) AS s FROM v_metrics WHERE run_id = 'late'"
+        assert json.loads(stack("sql", "--json", sql).stdout) == [{"n": 5, "s": 10}]
+        _put(folder, good)  # as if a crash came before it was forgotten
+    FileDeadLetters(folder).remove({good.id, bad.id})
+    assert "no dead letters" in stack("dead-letters", "ls").stdout
+    assert stack("dead-letters", "replay", check=False).returncode == 2
+
+
+def _put(folder, *kept):
+    file = FileDeadLetters(folder)
+    for letter in kept:
+        file.put(letter)
+    file.flush()
 
 
 def test_delete_asks_and_then_hides_the_run(stack):

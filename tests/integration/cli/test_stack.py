@@ -136,6 +136,31 @@ def test_a_failing_start_shows_why(cli):
     assert cli.processes() == []
 
 
+def test_up_starts_the_agent_that_a_killed_one_left_missing(cli):
+    """A trainer without an agent gets one from `up`, and its SIGKILL is recorded as killed."""
+    code = (
+        "import runwire, time\n"
+        "run = runwire.init(project='p', run_id='victim')\n"
+        "run.log({'a': 1}); print('ready', flush=True); time.sleep(600)\n"
+    )
+    environment = {**os.environ, "RUNWIRE_DIR": str(cli.root)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    ) as trainer:
+        assert trainer.stdout is not None
+        assert trainer.stdout.readline() == "ready\n"
+        assert status(cli)["agent"]["alive"] is False
+        cli("up")
+        wait_for(lambda: status(cli)["agent"]["alive"])
+        trainer.kill()
+
+    def ended():
+        rows = json.loads(cli("runs", "--json").stdout)
+        return [row["status"] for row in rows] == ["killed"]
+
+    wait_for(ended)
+
+
 def test_points_logged_without_a_stack_arrive_later(cli):
     """Logging works before `up`; the next stack stores every point and empties the spool."""
     cli.train(

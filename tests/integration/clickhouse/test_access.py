@@ -29,7 +29,7 @@ def test_a_wrong_password_is_named(clickhouse_server: Server) -> None:
 def test_a_wrong_database_is_named(clickhouse_server: Server) -> None:
     """Fatal: the sentence names the database and the command that makes one."""
     wrong = f"{clickhouse_server.url.rsplit('/', 1)[0]}/nowhere"
-    with pytest.raises(Fatal, match="no database `nowhere`.*runwire migrate"):
+    with pytest.raises(Fatal, match=r"no database `nowhere`.*runwire migrate"):
         connect(wrong)
 
 
@@ -60,7 +60,7 @@ def test_the_reader_reads_views_and_nothing_else(clickhouse_server: Server) -> N
         "SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'x String')",
         "SELECT * FROM file('/etc/passwd', 'LineAsString')",
     ):
-        with pytest.raises(DatabaseError, match="ACCESS_DENIED|READONLY|privileges"):
+        with pytest.raises(DatabaseError, match=r"ACCESS_DENIED|READONLY|privileges"):
             reader.command(refused)
     writer.command("DROP DATABASE private SYNC")
     for client in (reader, writer):

@@ -89,7 +89,7 @@ def test_points_of_all_names_writers_and_runs_keep_apart(feed: Any) -> None:
                 call_n=[100],
                 name_idx=list(range(100)),
                 value=[number + i / 8 for i in range(100)],
-            )  # fmt: skip
+            )
         )
         wanted |= {(run, names[i], number, number, number + i / 8) for i in range(100)}
     feed.write(*batches)
@@ -115,7 +115,8 @@ def test_numbers_keep_every_bit(feed: Any, points: Points) -> None:
     )
     found = feed.rows("SELECT step, seq, reinterpretAsUInt64(value) FROM v_metrics ORDER BY seq")
     bits = feed.rows(
-        "SELECT reinterpretAsUInt64(arrayJoin([nan, inf, -inf, -0.0, 5e-324, 1.7976931348623157e308]))"
+        "SELECT reinterpretAsUInt64(arrayJoin([nan, inf, -inf, -0.0, 5e-324, "
+        "1.7976931348623157e308]))"
     )
     assert [s for s, _, _ in found] == steps
     assert [q for _, q, _ in found] == [2**62 + i for i in range(6)]

@@ -11,6 +11,7 @@ from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.source import Record, Span
+from runwire_consumers.spool.folders import AGENT_GRACE_S
 from runwire_consumers.spool.journal import IntentJournal, NoJournal
 from runwire_consumers.spool.source import SpoolSource
 from runwire_schemas.spool.reader import FolderReader
@@ -45,15 +46,20 @@ def finish(source: SpoolSource, records: list[Record]) -> None:
 
 
 def test_a_drained_folder_is_deleted(tmp_path: Path) -> None:
-    """When its writer is gone and everything is committed; never before."""
+    """When its writer is gone, everything is committed and the agent had its time; never before."""
     writer = new_writer(tmp_path)
     metric_log(writer).log({"a": 1.0})
-    source = opened(tmp_path)
+    clock = MemoryClock()
+    source = opened(tmp_path, clock)
     records = drain(source)
+    writer.append_json("run", {"event": "finished", "status": "finished"})
     writer.close()
     records += drain(source)
     assert writer.folder.exists()
     finish(source, records)
+    drain(source)
+    assert writer.folder.exists()
+    clock.advance(AGENT_GRACE_S)
     drain(source)
     assert list((tmp_path / "spool").iterdir()) == []
     source.close(Deadline(1))

@@ -186,7 +186,8 @@ CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.attempts_of_events_mv {on_clus
 TO {database}.attempts AS
 SELECT
     any(project) AS project, run_key, any(run_id) AS run_id, attempt, max(attempt_name) AS attempt_name,
-    min(toNullable(at)) AS started_at,
+    minOrNullIf(at, event = 'started') AS started_at,
+    min(toNullable(at)) AS first_at,
     max(resumed_from_step) AS resumed_from_step
 FROM {database}.run_events
 GROUP BY run_key, attempt;

@@ -1,0 +1,223 @@
+"""v_metrics, v_series, v_latest on inputs small enough to check by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runwire_schemas.events import MetricBatch, RunEvent
+from support.builders import run_event
+
+pytestmark = pytest.mark.engine
+
+Points = Callable[..., MetricBatch]
+Attempts = tuple[RunEvent, RunEvent]
+A1 = {"attempt": "attempt-1", "writer": "w1"}
+A2 = {"attempt": "attempt-2", "writer": "w2"}
+METRICS = "SELECT attempt, step, value, is_abandoned FROM v_metrics ORDER BY attempt, seq"
+SERIES = "SELECT step, value FROM v_series ORDER BY metric, rank, step"
+
+
+def test_repeated_steps_are_all_points_and_one_value(feed: Any, points: Points) -> None:
+    """Every point of a repeated step is kept; the series shows the last written of them."""
+    feed.write(points([(0, 1, 1.0), (1, 2, 2.0), (2, 1, 3.0), (3, 1, 4.0)]))
+    assert feed.row("SELECT count(), sum(value) FROM v_metrics") == (4, 10.0)
+    assert feed.rows(SERIES) == [(1, 4.0), (2, 2.0)]
+
+
+def test_repeated_steps_across_batches_and_tokens(feed: Any, points: Points) -> None:
+    """The last written wins, in whatever order the batches arrive and however often."""
+    later, earlier = points([(5, 7, 2.0)]), points([(4, 7, 1.0), (3, 6, 0.5)])
+    for token, batch in {"w:1": later, "w:2": earlier, "w:3": later}.items():
+        feed.write(batch, token=token)
+    assert feed.row("SELECT count() FROM v_metrics") == (3,)
+    assert feed.rows(SERIES) == [(6, 0.5), (7, 2.0)]
+
+
+def test_ranks_never_overwrite_each_other(feed: Any, points: Points) -> None:
+    """The same metric, step and seq of two ranks are two points, two series, two latest."""
+    for rank in (0, 1):
+        feed.write(points([(0, 1, float(rank))], rank=rank, writer=f"w{rank}"))
+    assert feed.rows("SELECT rank, value FROM v_metrics ORDER BY rank") == [(0, 0.0), (1, 1.0)]
+    assert feed.rows("SELECT rank, step, value FROM v_series ORDER BY rank") == [
+        (0, 1, 0.0),
+        (1, 1, 1.0),
+    ]
+    assert feed.rows("SELECT rank, value FROM v_latest ORDER BY rank") == [(0, 0.0), (1, 1.0)]
+
+
+def test_the_same_run_id_in_two_projects_keeps_apart(feed: Any, points: Points) -> None:
+    for project in ("a", "b"):
+        feed.write(points([(0, 1, 1.0)], project=project), run_event(project=project, name=project))
+    assert feed.rows("SELECT project, name FROM v_runs ORDER BY project") == [
+        ("a", "a"),
+        ("b", "b"),
+    ]
+    assert feed.rows("SELECT project, value FROM v_series ORDER BY project") == [
+        ("a", 1.0),
+        ("b", 1.0),
+    ]
+
+
+def test_a_resumed_attempt_abandons_what_came_after(
+    feed: Any, points: Points, attempts: Attempts
+) -> None:
+    """Resumed from step 2: the first attempt's points beyond it are abandoned, not deleted."""
+    feed.write(*attempts, points([(i, i, float(i)) for i in range(5)], **A1))
+    feed.write(run_event(**A2, seq=1, event="updated", status=None, resumed_from_step=2))
+    feed.write(points([(0, 3, 30.0)], **A2))
+    assert feed.rows(METRICS) == [
+        (1, 0, 0.0, 0), (1, 1, 1.0, 0), (1, 2, 2.0, 0), (1, 3, 3.0, 1), (1, 4, 4.0, 1),
+        (2, 3, 30.0, 0),
+    ]  # fmt: skip
+    assert feed.rows(SERIES) == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_without_a_resume_step_the_first_point_decides(
+    feed: Any, points: Points, attempts: Attempts
+) -> None:
+    """No resume event: points at or after the first step of the later attempt are abandoned."""
+    feed.write(*attempts, points([(i, i, float(i)) for i in range(4)], **A1))
+    feed.write(points([(0, 2, 20.0)], **A2))
+    assert [row[3] for row in feed.rows(METRICS)] == [0, 0, 1, 1, 0]
+    assert feed.rows(SERIES) == [(0, 0.0), (1, 1.0), (2, 20.0)]
+
+
+def test_a_later_attempt_without_points_abandons_nothing(
+    feed: Any, points: Points, attempts: Attempts
+) -> None:
+    """A restart that has not logged yet does not empty the curve."""
+    feed.write(*attempts, points([(0, 1, 1.0), (1, 2, 2.0)], **A1))
+    assert feed.rows(SERIES) == [(1, 1.0), (2, 2.0)]
+
+
+def test_the_third_attempt_abandons_points_of_both(
+    feed: Any, points: Points, attempts: Attempts
+) -> None:
+    """What a later attempt went back before is abandoned in every earlier attempt."""
+    third = run_event(
+        attempt="attempt-3", writer="w3", at_ns=attempts[1].at_ns * 2 - attempts[0].at_ns
+    )
+    feed.write(*attempts, third, points([(i, i, 1.0) for i in range(6)], **A1))
+    feed.write(points([(i, i + 4, 2.0) for i in range(3)], **A2))
+    feed.write(points([(0, 2, 3.0)], attempt="attempt-3", writer="w3"))
+    assert feed.rows(SERIES) == [(0, 1.0), (1, 1.0), (2, 3.0)]
+
+
+def test_below_the_resume_step_the_latest_attempt_wins(
+    feed: Any, points: Points, attempts: Attempts
+) -> None:
+    """A later attempt that logs an old step again replaces it in the series."""
+    resumed = run_event(**A2, seq=1, event="updated", status=None, resumed_from_step=5)
+    feed.write(*attempts, resumed, points([(9, 3, 1.0)], **A1), points([(0, 3, 2.0)], **A2))
+    assert feed.rows(SERIES) == [(3, 2.0)]
+    assert [row[3] for row in feed.rows(METRICS)] == [0, 0]
+
+
+def test_attempts_are_numbered_by_first_start(
+    feed: Any, points: Points, attempts: Attempts
+) -> None:
+    """Whichever arrives first, and also when the first attempt's start is told again later."""
+    feed.write(attempts[1], points([(0, 10, 2.0)], **A2))
+    feed.write(attempts[0], points([(0, 1, 1.0)], **A1))
+    assert [row[:2] for row in feed.rows(METRICS)] == [(1, 1), (2, 10)]
+    assert feed.row("SELECT attempt FROM v_runs") == (2,)
+
+
+def test_points_without_a_run_event_are_shown(feed: Any, points: Points) -> None:
+    """A run whose start was lost is still a run with points."""
+    feed.write(points([(0, 1, 1.0)]))
+    assert feed.rows(METRICS) == [(1, 1, 1.0, 0)]
+    assert feed.row("SELECT run_id, status, last_step FROM v_runs") == ("run-1", "running", 1)
+
+
+def test_series_over_chunk_borders(feed: Any, points: Points) -> None:
+    """Steps around zero and around multiples of 65,536, out of order and repeated."""
+    steps = [-65_537, -65_536, -1, 0, 1, 65_535, 65_536, 131_071, 131_072, 2**40]
+    twice = [*steps, *reversed(steps)]
+    feed.write(points([(i, step, float(i)) for i, step in enumerate(twice)]))
+    last = [(step, float(2 * len(steps) - 1 - i)) for i, step in enumerate(steps)]
+    assert feed.rows(SERIES) == last
+
+
+def test_a_long_series_with_one_repeat(feed: Any, points: Points) -> None:
+    """200,000 steps, one of them written twice: each step once, the second writing kept."""
+    count = 200_000
+    feed.write(points([(i, i, 0.0) for i in range(count)]))
+    feed.write(points([(count, 77_777, 1.0)]))
+    assert feed.row("SELECT count(), uniqExact(step), sum(value) FROM v_series") == (
+        count,
+        count,
+        1.0,
+    )
+    assert feed.row("SELECT value FROM v_series WHERE step = 77777") == (1.0,)
+
+
+def test_values_that_are_not_finite(feed: Any, points: Points) -> None:
+    """They are points and may be the latest; least and greatest are of finite values only."""
+    feed.write(points([(0, 0, 1.0), (1, 1, math.inf), (2, 2, -2.0), (3, 3, math.nan)]))
+    step, value, least, greatest = feed.row("SELECT step, value, min, max FROM v_latest")
+    assert (step, least, greatest) == (3, -2.0, 1.0)
+    assert math.isnan(value)
+    assert feed.row("SELECT count() FROM v_series") == (4,)
+
+
+def test_only_not_finite_values_have_no_extremes(feed: Any, points: Points) -> None:
+    feed.write(points([(0, 0, math.nan)]))
+    assert feed.row("SELECT min, max FROM v_latest") == (None, None)
+
+
+def test_latest_is_the_last_written(feed: Any, points: Points) -> None:
+    """Not the greatest step: a metric that goes back is where it is now."""
+    feed.write(points([(0, 10, 1.0), (1, 20, 2.0), (2, 5, 3.0)]))
+    assert feed.row("SELECT step, value, min, max FROM v_latest") == (5, 3.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("view", ["v_metrics", "v_series"])
+def test_names_prune_what_is_read(feed: Any, points: Points, view: str) -> None:
+    """A filter on run, metric or project reaches the table through the view and skips granules."""
+    for run in range(4):
+        for metric in range(4):
+            wanted = [(i, i, 1.0) for i in range(20_000)]
+            feed.write(
+                points(
+                    wanted,
+                    name=f"m{metric}",
+                    run_id=f"run-{run}",
+                    project=f"p{run}",
+                    writer=f"w{run}",
+                )
+            )
+    feed.client.command("OPTIMIZE TABLE metrics FINAL")
+    whole = granules(feed, f"SELECT value FROM {view}")
+    assert whole >= 4 * 4 * 2
+    by_run = granules(feed, f"SELECT value FROM {view} WHERE run_id = 'run-2'")
+    by_project = granules(feed, f"SELECT value FROM {view} WHERE project = 'p2'")
+    by_both = granules(feed, f"SELECT value FROM {view} WHERE run_id = 'run-2' AND metric = 'm1'")
+    by_metric = granules(feed, f"SELECT value FROM {view} WHERE metric = 'm1'")
+    # One run in four, one series in sixteen; a border may add a granule on each side.
+    assert max(by_run, by_project) <= whole / 4 + 2
+    assert by_both <= whole / 16 + 2
+    assert by_metric <= whole / 4 + 8
+    assert feed.row(f"SELECT count() FROM {view} WHERE run_id = 'run-2' AND metric = 'm1'") == (
+        20_000,
+    )
+
+
+def granules(feed: Any, query: str) -> int:
+    """Granules of `metrics` left after every index."""
+    lines = [line.strip(" │├└─") for (line,) in feed.rows(f"EXPLAIN indexes = 1 {query}")]
+    start = next(i for i, line in enumerate(lines) if line.endswith(".metrics)"))
+    left = None
+    for line in lines[start:]:
+        if line.startswith("ReadFromMergeTree") and left is not None:
+            break
+        if line.startswith("Granules:"):
+            left = int(line.removeprefix("Granules:").split("/")[0])
+        elif line.startswith("Parts:") and "Granules:" in line and left is None:
+            left = int(line.split("Granules:")[1])
+    assert left is not None, "\n".join(lines)
+    return left

@@ -1,0 +1,275 @@
+"""v_runs, v_params, v_completeness, v_logs and tombstones on inputs checked by hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runwire_consumers.clickhouse.sink import TOMBSTONES_REFRESH_S, ClickHouseSink
+from runwire_consumers.clickhouse.tombstones import RUN_TABLES, delete_run
+from runwire_consumers.core.batch import Batch
+from runwire_consumers.core.clock import MemoryClock
+from runwire_schemas.events import DeadLetter, MetricBatch
+from support.builders import AT_NS, WRITER, heartbeat, log_event, param_event, run_event
+
+pytestmark = pytest.mark.engine
+
+Points = Callable[..., MetricBatch]
+SECOND = 1_000_000_000
+NOW_NS = time.time_ns()  # heartbeats of long ago expire
+STATUS = "SELECT status, status_reason FROM v_runs"
+
+
+def ended(status: str, seq: int = 9, **overrides: Any) -> Any:
+    return run_event(event="finished", status=status, seq=seq, **overrides)
+
+
+def test_fields_said_last_win_one_by_one(feed: Any) -> None:
+    """An event that says nothing about a field leaves it; tags are replaced as a whole."""
+    feed.write(
+        run_event(name="first", group="g", tags={"a": "1"}, world_size=2),
+        run_event(seq=1, event="updated", status=None, name="second", at_ns=AT_NS + 1_000_000),
+        run_event(seq=2, event="updated", status=None, tags={"b": "2"}, at_ns=AT_NS + 2_000_000),
+    )
+    found = feed.row("SELECT name, group, tags, world_size, status, parent_run_id FROM v_runs")
+    assert found == ("second", "g", {"b": "2"}, 2, "running", None)
+
+
+def test_a_replayed_older_event_changes_nothing(feed: Any) -> None:
+    """The greatest seq of a writer wins, not the latest arrival."""
+    feed.write(ended("failed", status_reason="OOM", exit_code=1))
+    feed.write(run_event())
+    assert feed.row(f"{STATUS}") == ("failed", "OOM")
+    assert feed.row("SELECT exit_code FROM v_runs") == (1,)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["finished", "finished"], "finished"),
+        (["finished", "failed"], "failed"),
+        (["finished", "killed"], "killed"),
+        (["interrupted", "finished"], "interrupted"),
+        (["preempted", "finished"], "preempted"),
+        (["failed", None], "running"),
+        (["finished", None], "running"),
+    ],
+)
+def test_the_status_speaks_for_all_ranks(feed: Any, words: list[str | None], expected: str) -> None:
+    """One bad end outweighs good ones; one writer that has not ended keeps the run running."""
+    for rank, word in enumerate(words):
+        who = {"writer": f"w{rank}", "rank": rank}
+        feed.write(run_event(**who))
+        if word:
+            feed.write(ended(word, **who, at_ns=AT_NS + SECOND, status_reason=f"rank {rank}"))
+    status, writers, finished_at = feed.row("SELECT status, writers, finished_at FROM v_runs")
+    assert (status, writers) == (expected, 2)
+    assert (finished_at is None) == (expected == "running")
+
+
+def test_the_reason_is_of_the_rank_that_decided(feed: Any) -> None:
+    feed.write(run_event(writer="w0"), run_event(writer="w1", rank=1))
+    feed.write(ended("finished", writer="w0", status_reason="done"))
+    feed.write(ended("failed", writer="w1", rank=1, status_reason="CUDA error"))
+    assert feed.row(STATUS) == ("failed", "CUDA error")
+
+
+def beat(feed: Any, run: str, age_s: int, **overrides: Any) -> None:
+    at_ns = NOW_NS - age_s * SECOND
+    event = heartbeat(run_id=run, at_ns=at_ns, writer=f"w-{run}", **overrides)
+    feed.write(event, append_at_ns=at_ns)
+
+
+def started(feed: Any, run: str) -> None:
+    at_ns = NOW_NS - 600 * SECOND
+    feed.write(run_event(run_id=run, writer=f"w-{run}", at_ns=at_ns), append_at_ns=at_ns)
+
+
+def test_lost_is_judged_against_the_watermark(feed: Any) -> None:
+    """A run 61 s behind the newest heartbeat is lost; one 60 s behind is not."""
+    for run, age_s in {"fresh": 0, "slow": 60, "gone": 61}.items():
+        started(feed, run)
+        beat(feed, run, age_s)
+    found = dict(feed.rows("SELECT run_id, status FROM v_runs"))
+    assert found == {"fresh": "running", "slow": "running", "gone": "lost"}
+    (reason,) = feed.row("SELECT status_reason FROM v_runs WHERE run_id = 'gone'")
+    assert reason.startswith("no heartbeat since")
+
+
+def test_a_lagging_pipeline_loses_nobody(feed: Any) -> None:
+    """All heartbeats are an hour old: nobody is behind the others, whatever the clock says."""
+    for run in ("one", "two"):
+        started(feed, run)
+        beat(feed, run, 3600)
+    assert {s for (s,) in feed.rows("SELECT status FROM v_runs")} == {"running"}
+
+
+def test_points_are_a_sign_of_life(feed: Any, points: Points) -> None:
+    """A run whose agent died but whose points still arrive is not lost."""
+    for run in ("fresh", "silent"):
+        started(feed, run)
+    beat(feed, "silent", 300)
+    beat(feed, "fresh", 0)
+    feed.write(points([(0, 1, 1.0)], run_id="silent", writer="w-silent"), append_at_ns=NOW_NS)
+    assert {s for (s,) in feed.rows("SELECT status FROM v_runs")} == {"running"}
+
+
+def test_an_ended_run_is_never_lost(feed: Any) -> None:
+    started(feed, "done")
+    beat(feed, "done", 500)
+    feed.write(ended("finished", run_id="done", writer="w-done", at_ns=NOW_NS - 400 * SECOND))
+    started(feed, "fresh")
+    beat(feed, "fresh", 0)
+    assert feed.row("SELECT status FROM v_runs WHERE run_id = 'done'") == ("finished",)
+
+
+def test_a_second_agent_may_count_from_zero(feed: Any) -> None:
+    """Heartbeats of a new agent have small seqs again: the newest in time counts."""
+    started(feed, "run")
+    beat(feed, "run", 100, seq=500, last_step=5)
+    beat(feed, "run", 10, seq=0, last_step=8)
+    assert feed.row("SELECT last_step FROM v_runs") == (8,)
+    assert feed.row("SELECT count() FROM heartbeats") == (2,)
+
+
+def test_progress_comes_from_points_and_heartbeats(feed: Any, points: Points) -> None:
+    """The greatest step known, when it was made, and the last sign of life."""
+    started(feed, "run")
+    beat(feed, "run", 5, last_step=40, last_progress_at_ns=NOW_NS - 6 * SECOND)
+    feed.write(points([(0, 30, 1.0)], run_id="run", writer="w-run"), append_at_ns=NOW_NS)
+    found = feed.row(
+        "SELECT last_step, toUnixTimestamp64Milli(assumeNotNull(last_progress_at)), "
+        "toUnixTimestamp64Milli(last_seen_at) FROM v_runs"
+    )
+    progress_ms, seen_ms = ((NOW_NS - age * SECOND) // 1_000_000 for age in (6, 5))
+    assert found == (40, progress_ms, seen_ms)
+
+
+def test_the_run_is_its_latest_attempt(feed: Any) -> None:
+    """A resumed run is running again; its name survives, its first start too."""
+    later = {"attempt": "attempt-2", "writer": "w2", "at_ns": AT_NS + 60 * SECOND}
+    feed.write(run_event(name="n"), ended("failed", at_ns=AT_NS + SECOND))
+    feed.write(run_event(**later, resumed_from_step=7))
+    found = feed.row(
+        "SELECT status, attempt, name, finished_at, resumed_from_step, last_step, "
+        "dateDiff('second', first_started_at, started_at) FROM v_runs"
+    )
+    assert found == ("running", 2, "n", None, 7, 7, 60)
+
+
+def test_params_keep_the_last_value(feed: Any) -> None:
+    feed.write(param_event(), param_event(seq=5, value="0.5"), param_event(key="b", value="null"))
+    assert feed.rows("SELECT key, value FROM v_params ORDER BY key") == [
+        ("b", "null"),
+        ("lr", "0.5"),
+    ]
+
+
+def test_logs_read_back(feed: Any) -> None:
+    feed.write(run_event(), log_event(step=4, text="line\n\u00e9"), log_event(seq=4, stream="sdk"))
+    found = feed.rows("SELECT stream, step, text, attempt FROM v_logs ORDER BY seq")
+    assert found == [("stdout", 4, "line\n\u00e9", 1), ("sdk", None, "hello", 1)]
+
+
+def letter(points: int, **overrides: Any) -> DeadLetter:
+    fields: dict[str, Any] = {
+        "id": "x", "stream": "metric", "partition": f"{WRITER}/metric",
+        "offset": 1, "last_offset": 1,
+        "at_ns": AT_NS, "reason": "r", "key": b"", "value": b"v",
+    }  # fmt: skip
+    return DeadLetter(**{**fields, "points": points, **overrides})
+
+
+COMPLETE = (
+    "SELECT rank, accepted, stored, dead_lettered, dropped, pending FROM v_completeness "
+    "ORDER BY rank"
+)
+
+
+def test_the_books_balance(feed: Any, points: Points) -> None:
+    """accepted = stored + dead-lettered + pending, per rank, however often all is replayed."""
+    other = {"writer": "w1", "rank": 1}
+    for token in ("w:1", "w:1", "w:2"):
+        feed.write(
+            points([(0, 0, 1.0), (1, 1, 2.0)]),
+            points([(2, 2, 1.0)], **other),
+            letter(3),
+            ended("finished", accepted=9, dropped={"quota": 4, "nan": 1}),
+            ended("finished", accepted=1, **other),
+            token=token,
+        )
+    assert feed.rows(COMPLETE) == [(0, 9, 2, 3, 5, 4), (1, 1, 1, 0, 0, 0)]
+
+
+def test_writers_of_a_rank_add_up(feed: Any, points: Points) -> None:
+    """Two attempts are two writers: their cumulative counters are summed, not compared."""
+    for number in (1, 2):
+        who = {"writer": f"w{number}", "attempt": f"a{number}"}
+        feed.write(points([(0, number, 1.0)], **who), ended("finished", accepted=2, **who))
+    assert feed.rows(COMPLETE) == [(0, 4, 2, 0, 0, 2)]
+
+
+def test_a_heartbeat_that_lags_makes_no_debt(feed: Any, points: Points) -> None:
+    """While a writer runs, what is stored was accepted, whatever its last heartbeat knew."""
+    at = {"at_ns": NOW_NS}
+    feed.write(
+        heartbeat(accepted=1, **at), points([(i, i, 1.0) for i in range(5)]), append_at_ns=NOW_NS
+    )
+    assert feed.rows(COMPLETE) == [(0, 5, 5, 0, 0, 0)]
+    feed.write(heartbeat(accepted=8, seq=3, at_ns=NOW_NS + SECOND), append_at_ns=NOW_NS)
+    assert feed.rows(COMPLETE) == [(0, 8, 5, 0, 0, 3)]
+
+
+def test_a_deleted_run_is_gone_and_stays_gone(feed: Any, points: Points) -> None:
+    """Views hide it, its rows go, and a late spool of it is dropped and counted."""
+    everything = [
+        run_event(),
+        param_event(),
+        log_event(),
+        points([(0, 0, 1.0), (1, 1, 1.0)]),
+        letter(1),
+    ]
+    feed.write(*everything, run_event(run_id="other"))
+    assert delete_run(feed.client, "tests", "run-1")
+    # The letter knows no run: it stays, it is about bytes nobody could read.
+    for table in set(RUN_TABLES) - {"dead_letters"}:
+        left = feed.row(f"SELECT count() FROM {table} WHERE run_id = 'run-1'")
+        assert left == (0,), table
+
+    clock = MemoryClock()
+    late = ClickHouseSink(feed.url, clock=clock)
+    late.check()
+    batch = feed.write()
+    late.write(_with(batch, everything, points))
+    assert late.rows_of_deleted_runs == {"run": 1, "metric": 2}
+    assert feed.rows("SELECT run_id FROM v_runs") == [("other",)]
+    assert feed.row("SELECT count() FROM metrics") == (0,)
+    late.close(None)  # type: ignore[arg-type]
+
+
+def _with(batch: Batch, events: list[Any], points: Points) -> Batch:
+    from dataclasses import replace
+
+    from runwire_schemas.metric_decode import columns_of
+
+    metrics = [columns_of(e) for e in events if isinstance(e, MetricBatch)]
+    return replace(batch, token="late:1", events={"run": [events[0]]}, metrics=metrics)
+
+
+def test_the_sink_learns_of_a_tombstone_in_time(feed: Any, points: Points) -> None:
+    """Until it refreshes, rows may still come; views hide them all the same."""
+    clock = MemoryClock()
+    sink = ClickHouseSink(feed.url, clock=clock)
+    sink.check()
+    delete_run(feed.client, "tests", "run-1")
+    batch = feed.write()
+    sink.write(_with(batch, [run_event(), points([(0, 0, 1.0)])], points))
+    for view in ("v_runs", "v_metrics", "v_series", "v_latest", "v_completeness"):
+        assert feed.row(f"SELECT count() FROM {view}") == (0,), view
+    clock.advance(TOMBSTONES_REFRESH_S)
+    sink.write(_with(batch, [run_event(), points([(5, 5, 1.0)])], points))
+    assert sink.rows_of_deleted_runs == {"run": 1, "metric": 1}
+    sink.close(None)  # type: ignore[arg-type]
