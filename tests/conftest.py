@@ -128,6 +128,7 @@ def _fail_on_strays(owner: int) -> None:
     mark = os.environ[SESSION_VARIABLE]
     strays = [p for p in psutil.process_iter() if p.pid != os.getpid() and _is_of(p, mark)]
     _, strays = psutil.wait_procs(strays, timeout=CHILD_GRACE_S)
+    strays = [stray for stray in strays if _runs(stray)]
     for stray in strays:
         print(f"error: a process of these tests outlived them: {describe(stray)}", flush=True)
         stray.kill()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -217,7 +216,7 @@ class Session:
         """Open a writer of its own for a process that inherited the run (forked or spawned)."""
         self.meta = replace(
             self.meta,
-            writer=uuid.uuid4().hex,
+            writer=os.urandom(16).hex(),
             pid=os.getpid(),
             started_at_ns=time.time_ns(),
             worker_of=self.meta.rank,

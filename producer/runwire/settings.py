@@ -37,7 +37,7 @@ FIELDS: tuple[Field, ...] = (
         "choice",
         "",
         "online",
-        "offline: keep the run in the spool, store nothing; disabled: log nothing",
+        "offline: start no agent, leave the spool to `runwire up`; disabled: log nothing",
         choices=("online", "offline", "disabled"),
     ),
     Field("strict", "flag", "", False, "raise what logging calls would otherwise count"),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Iterable, Mapping
-from os import PathLike, getpid
+from os import PathLike, getpid, urandom
 from typing import Any
 
 from runwire import exits, fork, known_runs, notebook
@@ -122,7 +121,7 @@ def _resume(settings: Settings, identity: Identity, resume: str) -> int:
 
 def _meta(settings: Settings, identity: Identity) -> Meta:
     return Meta(
-        writer=uuid.uuid4().hex,
+        writer=urandom(16).hex(),
         role="trainer",
         project=identity.project,
         run_id=identity.run_id,

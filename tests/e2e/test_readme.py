@@ -63,6 +63,13 @@ class Shell:
             time.sleep(0.5)
         pytest.fail(f"not everything arrived within {ARRIVAL_S:.0f} s: {answer}\n{self.logs()}")
 
+    def wait_until_the_agent_left(self) -> None:
+        """It leaves by itself, some seconds after the last trainer."""
+        end = time.monotonic() + ARRIVAL_S
+        while json.loads(self.run("sh", "runwire status --json"))["agent"]["alive"]:
+            assert time.monotonic() < end, f"the agent stayed\n{self.logs()}"
+            time.sleep(0.5)
+
     def logs(self) -> str:
         files = sorted((self.folder / "data").rglob("*.log"))
         return "\n".join(f"--- {file.name}\n{file.read_text()[-2000:]}" for file in files)
@@ -72,7 +79,8 @@ class Shell:
 def shell(tmp_path: Path) -> Iterator[Shell]:
     terminal = Shell(tmp_path)
     yield terminal
-    subprocess.run(["runwire", "down"], env=terminal.env, check=False, capture_output=True)
+    terminal.run("sh", "runwire down")
+    terminal.wait_until_the_agent_left()
 
 
 @pytest.mark.engine

@@ -59,8 +59,10 @@ def metric_rows(batches: Sequence[MetricColumns]) -> bytes:
     return native.block(columns)
 
 
-def batch_rows(batches: Sequence[MetricColumns], append_at_ns: int) -> bytes:
-    """One row per metric batch for `batches`."""
+def batch_rows(
+    batches: Sequence[MetricColumns], append_at_ns: int, *, untidy: Sequence[bool]
+) -> bytes:
+    """One row per metric batch for `batches`; `untidy` says which repeat a step."""
 
     def numbers(name: str, kind: str, value: Callable[[MetricColumns], int]) -> Column:
         return native.numbers(name, kind, [value(batch) for batch in batches])
@@ -78,6 +80,7 @@ def batch_rows(batches: Sequence[MetricColumns], append_at_ns: int) -> bytes:
         numbers("last_step", "Int64", lambda b: int(b.step.max())),
         numbers("first_at", "DateTime64(3)", lambda b: int(b.at_ms.min())),
         numbers("last_at", "DateTime64(3)", lambda b: int(b.at_ms.max())),
+        native.numbers("untidy", "Bool", untidy),
         _instants("append_at", [append_at_ns] * len(batches)),
     ]
     return native.block(columns)

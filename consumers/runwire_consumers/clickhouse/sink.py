@@ -11,12 +11,14 @@ from clickhouse_connect.driver.client import Client
 from runwire_consumers.clickhouse import rows
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
 from runwire_consumers.clickhouse.migrate import pending
+from runwire_consumers.clickhouse.tidiness import History, Tidiness
 from runwire_consumers.clickhouse.tombstones import deleted_runs
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.clock import Clock, SystemClock
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Fatal, Rejection, RowsRejected
 from runwire_schemas.events import Event
+from runwire_schemas.metric_decode import MetricColumns
 
 # A late spool of a deleted run may write this long after `runwire delete`; views hide it anyway.
 TOMBSTONES_REFRESH_S = 5.0
@@ -42,6 +44,7 @@ class ClickHouseSink:
         self._url = url
         self._clock = clock or SystemClock()
         self._client: Client | None = None
+        self._tidiness = Tidiness(self._history)
         self._deleted: set[tuple[str, str]] = set()
         self._deleted_at_s: float | None = None
         # Rows left out because their run was deleted, by kind ("metric" counts points).
@@ -71,6 +74,7 @@ class ClickHouseSink:
             self._refresh_tombstones()
             for table, block in self._blocks(batch):
                 self._insert(table, block, batch.token)
+            self._tidiness.keep()
         except CALL_ERRORS as error:
             raise explain(error, self._url) from error
 
@@ -121,7 +125,8 @@ class ClickHouseSink:
         metrics = self._alive("metric", [m for m in batch.metrics if m.points])
         if metrics:
             blocks.append(("metrics", rows.metric_rows(metrics)))
-            blocks.append(("batches", rows.batch_rows(metrics, batch.append_at_ns)))
+            untidy = self._tidiness.judge(metrics)
+            blocks.append(("batches", rows.batch_rows(metrics, batch.append_at_ns, untidy=untidy)))
         if batch.dead:
             blocks.append(("dead_letters", rows.dead_rows(batch.dead)))
         if rejected:
@@ -139,6 +144,21 @@ class ClickHouseSink:
             else:
                 kept.append(event)
         return kept
+
+    def _history(self, batches: Sequence[MetricColumns]) -> History:
+        """The greatest steps stored so far for the runs and ranks of the batches."""
+        runs = sorted({(b.project, b.run_id) for b in batches})
+        numbers = [int.from_bytes(rows.run_key(*run), "little") for run in runs]
+        # As text: the engine reads a literal beyond 64 bits as a float.
+        keys = ",".join(f"toUInt128('{number}')" for number in numbers)
+        found = self._connected().query(
+            "SELECT project, run_id, rank, metric, max(last_step) FROM metric_rollup "
+            f"WHERE run_key IN ({keys}) GROUP BY project, run_id, rank, metric"
+        )
+        history: History = {}
+        for project, run_id, rank, metric, step in found.result_rows:
+            history.setdefault((project, run_id, rank), {})[metric] = step
+        return history
 
     def _refresh_tombstones(self) -> None:
         now_s = self._clock.monotonic_s()

@@ -199,7 +199,9 @@ class SpoolSource:
         The reader moves past them in memory, so that the next range counts on from there; on disk
         its cursor moves with the commit.
         """
-        if reader.positions[cut.series] > cut.last_seq:
+        if reader.positions[cut.series] > cut.last_seq or reader.is_given_up(
+            cut.series, cut.first_seq
+        ):
             return []
         cuts: list[Cut] = []
         first = cut.first_seq

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -81,10 +80,12 @@ class Quota:
 
     def _check(self, series: Series, share: float) -> None:
         while True:
-            usage = shutil.disk_usage(self._folder)
-            wanted = min(usage.total * self._free_ratio_min, _FREE_BYTES_WANTED_MAX)
+            disk = os.statvfs(self._folder)  # shutil would import every compressor for it
+            wanted = min(
+                disk.f_blocks * disk.f_frsize * self._free_ratio_min, _FREE_BYTES_WANTED_MAX
+            )
             left = int(self._bytes_max * share) - self._used()
-            room = min(left, int(usage.free - wanted))
+            room = min(left, int(disk.f_bavail * disk.f_frsize - wanted))
             # The last room is used too, by a segment smaller than its turn would be.
             if room >= min(series.next_segment_bytes(), SEGMENT_BYTES_MIN):
                 series.limit_next_segment(room // _PAGE * _PAGE)
@@ -132,9 +133,10 @@ class Quota:
         except SpoolError:
             return 0  # damaged: the reader's business
         cursor = read_cursor(self._folder)
-        self.dropped_points += max(0, following.base_accepted - cursor.accepted)
-        cursor.positions["metric"] = max(cursor.positions["metric"], following.base_seq)
-        cursor.accepted = max(cursor.accepted, following.base_accepted)
+        delivered = max(cursor.accepted, cursor.skip_accepted)
+        self.dropped_points += max(0, following.base_accepted - delivered)
+        cursor.skip_seq = max(cursor.skip_seq, following.base_seq)
+        cursor.skip_accepted = max(cursor.skip_accepted, following.base_accepted)
         write_cursor(self._folder, cursor)
         oldest = self._folder / names[0]
         size = oldest.stat().st_size

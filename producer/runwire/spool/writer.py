@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -196,6 +195,8 @@ class SpoolWriter:
         among them: what was delivered can no longer be told. The caller holds no lock.
         Raises: SpoolError when no new folder can be made.
         """
+        import shutil  # loads every compressor; a trainer hardly ever gets here
+
         metric = self.series["metric"]
         lost = metric.state[3] - metric.segment.base_accepted if metric.segment else 0
         states = {name: series.state for name, series in self.series.items()}
@@ -210,7 +211,9 @@ class SpoolWriter:
         try:
             self._lock_fd = _publish(folder.parent, folder.name, self.meta)
             positions = {name: state[1] for name, state in states.items()}
-            write_cursor(folder, Cursor(positions, 0, states["metric"][3]))
+            # No cut had a number that high: none of its numbers comes back with other points.
+            batch_seq = positions["metric"]
+            write_cursor(folder, Cursor(positions, batch_seq, states["metric"][3]))
         except OSError as error:
             raise _unmakeable(folder.parent, error) from error
         self.is_homeless = False

@@ -14,11 +14,16 @@ class Cursor:
     """What the reader has stored elsewhere: next sequence number per series.
 
     `batch_seq` numbers the next metric cut; `accepted` counts the points before the position.
+    `skip_seq` and `skip_accepted` are the writer's: metric records before it gave way to newer
+    ones (quota), were counted as dropped and are not to be looked for. They stay apart from the
+    positions, which alone tell a restarted worker whether a batch in doubt was stored.
     """
 
     positions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SERIES, 0))
     batch_seq: int = 0
     accepted: int = 0
+    skip_seq: int = 0
+    skip_accepted: int = 0
 
 
 def read_cursor(folder: Path) -> Cursor:
@@ -29,7 +34,8 @@ def read_cursor(folder: Path) -> Cursor:
     try:
         raw = json.loads((folder / CURSOR_FILE).read_text("utf-8"))
         positions = {name: int(raw["positions"].get(name, 0)) for name in SERIES}
-        return Cursor(positions, int(raw["batch_seq"]), int(raw["accepted"]))
+        counts = (int(raw["batch_seq"]), int(raw["accepted"]))
+        return Cursor(positions, *counts, int(raw["skip_seq"]), int(raw["skip_accepted"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Cursor()
 

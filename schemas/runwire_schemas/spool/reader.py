@@ -95,6 +95,7 @@ class FolderReader:
         self._delivered: dict[str, int] = {}
         self._writer_gone = False
         self._exhausted = False
+        self._skip = (0, 0)
         self._load()
 
     def _reader(self, series: str) -> SeriesReader:
@@ -142,8 +143,7 @@ class FolderReader:
     def rewind(self) -> None:
         """Read again from the committed positions."""
         for name, reader in self._series.items():
-            accepted = self._committed_accepted if name == "metric" else 0
-            reader.seek(reader.committed, accepted=accepted)
+            self._seek(name, reader.committed)
         self.batch_seq = self._committed_batch_seq
         self._accepted_after.clear()
         self._delivered.clear()
@@ -171,7 +171,8 @@ class FolderReader:
 
     def save(self) -> None:
         """Write the committed positions beside the segments, then delete what they cover."""
-        cursor = Cursor(self.positions, self._committed_batch_seq, self._committed_accepted)
+        counts = (self._committed_batch_seq, self._committed_accepted)
+        cursor = Cursor(self.positions, *counts, *self._skip)
         write_cursor(self.folder, cursor)
         for reader in self._series.values():
             for path in reader.consumed_segments(reader.committed):
@@ -206,6 +207,19 @@ class FolderReader:
         cursor = read_cursor(self.folder)
         self._committed_batch_seq = self.batch_seq = cursor.batch_seq
         self._committed_accepted = cursor.accepted
-        for name, reader in self._series.items():
-            accepted = cursor.accepted if name == "metric" else 0
-            reader.seek(cursor.positions[name], accepted=accepted)
+        self._skip = (cursor.skip_seq, cursor.skip_accepted)
+        for name in self._series:
+            self._seek(name, cursor.positions[name])
+
+    def _seek(self, name: str, committed: int) -> None:
+        reader = self._series[name]
+        if name != "metric":
+            reader.seek(committed, accepted=0)
+            return
+        start, accepted = max((committed, self._committed_accepted), self._skip)
+        reader.seek(start, accepted=accepted)
+        reader.committed = committed
+
+    def is_given_up(self, series: str, first_seq: int) -> bool:
+        """Tell whether the writer deleted this record for want of space and counted it dropped."""
+        return series == "metric" and first_seq < self._skip[0]

@@ -28,12 +28,18 @@ for number, name in enumerate(["alpha", "beta"]):
 """
 
 
+def _arrived(stack):
+    waiting = json.loads(stack("status", "--json").stdout)["runs"]
+    ended = json.loads(stack("runs", "--json", "--status", "finished").stdout)
+    return not sum(run["pending_points"] for run in waiting) and len(ended) == 2
+
+
 @pytest.fixture(scope="module")
 def logged(stack):
     """The stack after two finished runs of 120 points each have arrived."""
     stack.train(TRAIN)
     deadline = time.monotonic() + 60
-    while json.loads(stack("status", "--json").stdout)["runs"]:
+    while not _arrived(stack):
         assert time.monotonic() < deadline, "the points did not arrive"
         time.sleep(0.3)
     return stack

@@ -79,7 +79,7 @@ def test_types_people_rely_on(feed: Any) -> None:
 def test_an_edited_migration_is_refused(empty: Client) -> None:
     """The checksum of what was applied must be that of the file."""
     migrate.apply(empty)
-    empty.insert("schema_migrations", [[1, "0001_tables", "edited"]],
+    empty.insert("schema_migrations", [[1, "0001_points", "edited"]],
                  column_names=["version", "name", "checksum"])  # fmt: skip
     with pytest.raises(Fatal, match="never edit a released migration"):
         migrate.apply(empty)

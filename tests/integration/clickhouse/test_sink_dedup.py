@@ -144,7 +144,7 @@ def test_text_that_is_no_unicode_is_rejected_alone(feed: Any) -> None:
 def test_a_missing_migration_is_fatal_before_the_first_row(feed: Any) -> None:
     """check() says which migration and which command."""
     feed.client.command("TRUNCATE TABLE schema_migrations")
-    with pytest.raises(Fatal, match=r"0001_tables.*runwire migrate"):
+    with pytest.raises(Fatal, match=r"0001_points.*runwire migrate"):
         feed.sink.check()
 
 

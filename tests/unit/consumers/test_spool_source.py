@@ -45,20 +45,22 @@ def finish(source: SpoolSource, records: list[Record]) -> None:
     source.commit(spans_of(records))
 
 
-def test_a_drained_folder_is_deleted(tmp_path: Path) -> None:
-    """When its writer is gone, everything is committed and the agent had its time; never before."""
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_drained_folder_is_deleted(tmp_path: Path, *, finished: bool) -> None:
+    """Once its writer is gone and all is committed; the agent has time to see one that died."""
     writer = new_writer(tmp_path)
     metric_log(writer).log({"a": 1.0})
     clock = MemoryClock()
     source = opened(tmp_path, clock)
     records = drain(source)
-    writer.append_json("run", {"event": "finished", "status": "finished"})
+    if finished:
+        writer.append_json("run", {"event": "finished", "status": "finished"})
     writer.close()
     records += drain(source)
     assert writer.folder.exists()
     finish(source, records)
     drain(source)
-    assert writer.folder.exists()
+    assert writer.folder.exists() is not finished
     clock.advance(AGENT_GRACE_S)
     drain(source)
     assert list((tmp_path / "spool").iterdir()) == []

@@ -1,4 +1,4 @@
--- Views of runs and of what the pipeline did with them; see 0002 for the rules.
+-- Views of runs and of what the pipeline did with them; see 0003 for the rules.
 -- Run on the embedded engine 26.9; written for ClickHouse server 26.8, not run there yet.
 
 -- One row per writer: its last word, its last sign of life and whether it went silent.

@@ -1,0 +1,116 @@
+"""Which writers ever repeat a step of a metric: `v_series` must thin only their curves.
+
+Thinning a million points costs ten times what reading them does, and most runs log each metric
+once per step. So the sink notes, in the row that a batch has in `batches`, whether the batch
+repeats a step of its own or goes back behind what its writer sent before. A wrong "repeats" costs
+time in a query and nothing else; a wrong "does not" would show a step twice, so where the past is
+unknown (another worker had the writer, this one was restarted) it is read from the store.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from runwire_consumers.clickhouse.native import Array
+from runwire_schemas.metric_decode import MetricColumns
+
+# Greatest step of each metric, by (project, run_id, rank).
+History = dict[tuple[str, str, int], dict[str, int]]
+# Bounds the memory: about 10 KB for a writer of 50 metrics.
+WRITERS_MAX = 10_000
+
+
+@dataclass(slots=True)
+class _Past:
+    """What a writer has sent so far; `last_steps` is None once it repeated a step."""
+
+    batch_seq: int
+    last_steps: dict[str, int] | None = field(default_factory=dict)
+
+
+class Tidiness:
+    """Judges batches in their order, and remembers them once they are stored.
+
+    Threads: one at a time.
+    """
+
+    def __init__(self, read_history: Callable[[Sequence[MetricColumns]], History]) -> None:
+        self._read_history = read_history
+        self._pasts: OrderedDict[str, _Past] = OrderedDict()
+        self._judged: dict[str, _Past] = {}
+
+    def judge(self, batches: Sequence[MetricColumns]) -> list[bool]:
+        """Whether each batch repeats a step; asked again before `keep`, says the same again."""
+        self._judged = {}
+        unknown = [batch for batch in batches if self._past(batch) is None]
+        history = self._read_history(unknown) if unknown else {}
+        verdicts = []
+        for batch in batches:
+            past = self._judged.get(batch.writer) or self._past(batch)
+            if past is None or past.batch_seq != batch.batch_seq - 1:
+                known = history.get((batch.project, batch.run_id, batch.rank), {})
+                past = _Past(batch.batch_seq - 1, known)
+            last_steps = _followed(past.last_steps, batch)
+            verdicts.append(last_steps is None)
+            self._judged[batch.writer] = _Past(batch.batch_seq, last_steps)
+        return verdicts
+
+    def keep(self) -> None:
+        """The judged batches are stored."""
+        for writer, past in self._judged.items():
+            self._pasts[writer] = past
+            self._pasts.move_to_end(writer)
+        self._judged = {}
+        while len(self._pasts) > WRITERS_MAX:
+            self._pasts.popitem(last=False)
+
+    def _past(self, batch: MetricColumns) -> _Past | None:
+        """What came before the batch, where it is known without asking the store."""
+        if batch.batch_seq == 0:
+            return _Past(-1)
+        past = self._pasts.get(batch.writer)
+        return past if past is not None and past.batch_seq == batch.batch_seq - 1 else None
+
+
+def _followed(last_steps: dict[str, int] | None, batch: MetricColumns) -> dict[str, int] | None:
+    """The greatest steps after the batch; None when it repeats a step."""
+    if last_steps is None or not _each_rises(batch):
+        return None
+    count = len(batch.names)
+    first = np.zeros(count, "i8")
+    last = np.zeros(count, "i8")
+    # Of assignments to the same place the last one stays.
+    first[batch.name_idx[::-1]] = batch.step[::-1]
+    last[batch.name_idx] = batch.step
+    present = np.zeros(count, bool)
+    present[batch.name_idx] = True
+    after = dict(last_steps)
+    for index in np.flatnonzero(present).tolist():
+        name = batch.names[index]
+        if name in last_steps and first[index] <= last_steps[name]:
+            return None
+        after[name] = int(last[index])
+    return after
+
+
+def _each_rises(batch: MetricColumns) -> bool:
+    """Whether the steps of each metric rise strictly within the batch."""
+    rise: Array = np.diff(batch.step)
+    calls: Array = np.diff(batch.seq)
+    if bool(np.all(rise >= 0)) and bool(np.all(rise[calls != 0] > 0)) and bool(np.all(calls >= 0)):
+        return _distinct_in_calls(batch, calls)
+    order = np.argsort(batch.name_idx, kind="stable")
+    step, name = batch.step[order], batch.name_idx[order]
+    return not bool(np.any((np.diff(name) == 0) & (np.diff(step) <= 0)))
+
+
+def _distinct_in_calls(batch: MetricColumns, calls: Array) -> bool:
+    """Whether no call has a name twice; quick where names come in the order of their index."""
+    if bool(np.all(np.diff(batch.name_idx)[calls == 0] > 0)):
+        return True
+    pairs = batch.seq * np.int64(len(batch.names)) + batch.name_idx
+    return len(np.unique(pairs)) == len(pairs)

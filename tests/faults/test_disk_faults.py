@@ -1,0 +1,228 @@
+"""Full disk, quota, unwritable and deleted spool: training goes on and a sentence says what to do.
+
+`log` never raises here; every point is stored or counted as dropped with its reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runwire
+from runwire.report import FlushReport
+from runwire_schemas import codec
+from runwire_schemas.events import MetricBatch, ParamEvent, RunEvent
+from runwire_schemas.spool.format import SpoolError
+from runwire_schemas.spool.reader import FolderReader, list_folders
+
+WIDTH = 10
+MANY = 12_000  # calls of WIDTH points: more than 1 MiB of spool
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root and the right to mount")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Space and folder are looked at on every call, so that no test has to wait for it."""
+    monkeypatch.setattr("runwire.metrics.CHECK_INTERVAL_NS", -1)
+    monkeypatch.setattr("runwire.spool.quota._RETRY_INTERVAL_S", 0.0)
+
+
+def fill(folder: Path) -> Path:
+    """Write a file until nothing more fits; returns it."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert shutil.disk_usage(folder).free == 0
+    return filler
+
+
+def train(run: runwire.Run, calls: int) -> int:
+    """Log `calls` times WIDTH points; returns the number of points."""
+    for step in range(calls):
+        run.log({f"m{index}": float(step) for index in range(WIDTH)}, step)
+    return calls * WIDTH
+
+
+def events(root: Path) -> list[Any]:
+    """Everything that a reader still finds."""
+    found = []
+    for folder in list_folders(root):
+        reader = FolderReader(folder)
+        while cuts := reader.cut():
+            assert not any(cut.damage for cut in cuts)
+            found += [codec.decode(cut.value) for cut in cuts]
+        reader.close()
+    return found
+
+
+def stored(root: Path) -> tuple[int, list[RunEvent]]:
+    """Points and run events that a reader still finds."""
+    found = events(root)
+    points = sum(len(event.value) for event in found if isinstance(event, MetricBatch))
+    return points, [event for event in found if isinstance(event, RunEvent)]
+
+
+def assert_accounted(logged: int, report: FlushReport, reason: str) -> None:
+    """What is not in the spool is counted, and only as this reason."""
+    assert set(report.dropped) == {reason}
+    assert report.pending + report.acked + report.dropped[reason] == logged
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_a_full_disk(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody else fills the disk: points are refused and counted until space is freed."""
+    run = runwire.init("faults", dir=small_disk)
+    logged = train(run, 100)
+    filler = fill(small_disk)
+    logged += train(run, MANY)
+    refused = run.flush(0)
+    assert_accounted(logged, refused, "disk_full")
+    assert "is full" in caplog.text
+    assert "Free space on the disk of" in caplog.text
+    assert caplog.text.count("disk_full") == 1
+    filler.unlink()
+    logged += train(run, 100)
+    report = run.finish()
+    assert report.dropped == refused.dropped
+    points, lifecycle = stored(small_disk)
+    assert points == logged - report.dropped["disk_full"]
+    assert [event.event for event in lifecycle] == ["started", "finished"]
+    assert lifecycle[-1].dropped == report.dropped
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_lifecycle_records_wait_for_space(small_disk: Path) -> None:
+    """Parameters are never dropped for want of space: they wait in memory and arrive later."""
+    run = runwire.init("faults", dir=small_disk)
+    filler = fill(small_disk)
+    for number in range(60):  # more than the lifecycle segment has room for
+        run.log_param(f"p{number}", "x" * 8000)
+    assert run.flush(0).waiting > 0
+    assert run.flush(0).dropped == {}
+    filler.unlink()
+    run.log_param("last", 1)
+    assert run.flush(0).waiting == 0
+    run.finish()
+    found = [event.key for event in events(small_disk) if isinstance(event, ParamEvent)]
+    assert found == [*(f"p{number}" for number in range(60)), "last"]
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_a_small_disk_keeps_the_newest(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The spool itself fills the disk and nobody reads: the oldest points give way, counted."""
+    run = runwire.init("faults", dir=small_disk)
+    logged = train(run, 3 * MANY)
+    report = run.finish()
+    assert_accounted(logged, report, "disk_full")
+    assert "points gave way to newer ones" in caplog.text
+    assert "Free space on the disk of" in caplog.text
+    assert stored(small_disk)[0] == report.pending > 0
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_the_quota_is_reached(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody reads: the spool stays within its quota, keeps the newest points and the lifecycle."""
+    quota = 1024**2
+    monkeypatch.setenv("RUNWIRE_QUOTA_BYTES", str(quota))
+    run = runwire.init("faults", dir=tmp_path)
+    logged = train(run, 3 * MANY)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*.seg")) <= quota
+    report = run.finish()
+    assert_accounted(logged, report, "quota")
+    assert "points gave way to newer ones" in caplog.text
+    assert "Start `runwire up` so that the spool is read, or raise RUNWIRE_QUOTA_BYTES" in (
+        caplog.text
+    )
+    points, lifecycle = stored(tmp_path)
+    assert points == report.pending > 0
+    assert [event.event for event in lifecycle] == ["started", "finished"]
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_the_quota_is_reached_while_a_reader_is_slow(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is taken away under a reader: new points are refused and counted instead."""
+    monkeypatch.setenv("RUNWIRE_QUOTA_BYTES", str(1024**2))
+    run = runwire.init("faults", dir=tmp_path)
+    logged = train(run, 10)
+    reader = FolderReader(list_folders(tmp_path)[0])
+    logged += train(run, 3 * MANY)
+    report = run.finish()
+    reader.close()
+    assert_accounted(logged, report, "quota")
+    assert "log: quota failed" in caplog.text
+    assert stored(tmp_path)[0] == report.pending > 0
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_the_spool_is_deleted_under_a_live_trainer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new folder takes the next points, the deleted ones are counted, the user is told."""
+    run = runwire.init("faults", dir=tmp_path)
+    logged = train(run, 100)
+    shutil.rmtree(tmp_path / "spool")
+    logged += train(run, 100)
+    report = run.finish()
+    assert_accounted(logged, report, "spool_lost")
+    assert "was deleted while this run wrote to it" in caplog.text
+    assert "runwire delete RUN" in caplog.text
+    assert stored(tmp_path)[0] == report.pending == 100 * WIDTH
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_the_spool_is_deleted_and_cannot_be_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Points are counted as lost while there is no place for them, and stored once there is."""
+    run = runwire.init("faults", dir=tmp_path / "root")
+    logged = train(run, 100)
+    shutil.rmtree(tmp_path / "root")
+    (tmp_path / "root").write_text("in the way")
+    logged += train(run, 100)
+    assert "cannot make a spool folder in" in caplog.text
+    assert "Give a writable local folder" in caplog.text
+    (tmp_path / "root").unlink()
+    logged += train(run, 100)
+    report = run.finish()
+    assert_accounted(logged, report, "spool_lost")
+    assert stored(tmp_path / "root")[0] == report.pending == 100 * WIDTH
+
+
+def test_an_unwritable_spool_is_refused_at_init(tmp_path: Path) -> None:
+    """`init` says what it could not make and what to give instead, before training begins."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SpoolError, match=r"cannot make a spool folder in .*: Not a directory"):
+        runwire.init("faults", dir=tmp_path / "file" / "below")
+    with pytest.raises(SpoolError, match=r"Give a writable local folder .* dir= or RUNWIRE_DIR"):
+        runwire.init("faults", dir=tmp_path / "file")
+
+
+def test_a_read_only_file_system_is_refused_at_init(small_disk: Path) -> None:
+    """The operating system's reason is in the sentence."""
+    remount = ["mount", "-o", "remount,ro", str(small_disk)]
+    subprocess.run(remount, check=True)
+    with pytest.raises(SpoolError, match="Read-only file system"):
+        runwire.init("faults", dir=small_disk)
