@@ -213,6 +213,10 @@ class Stack:
             log=self.trainers_log,
         )
 
+    def complaints(self) -> list[str]:
+        """What the trainers were told: nothing, as long as nothing is dropped or refused."""
+        return self.trainers_log.read_text(errors="replace").splitlines()
+
     def journal_bytes(self) -> int:
         """Size of the worker's journal; 0 when there is none."""
         try:

@@ -11,13 +11,13 @@ from clickhouse_connect.driver.client import Client
 from runwire_consumers.clickhouse import rows
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
 from runwire_consumers.clickhouse.migrate import pending
-from runwire_consumers.clickhouse.tidiness import History, Tidiness
+from runwire_consumers.clickhouse.tidiness import NOTE_UNTIDY, History, Tidiness
 from runwire_consumers.clickhouse.tombstones import deleted_runs
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.clock import Clock, SystemClock
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Fatal, Rejection, RowsRejected
-from runwire_schemas.events import Event
+from runwire_schemas.events import Event, RunEvent
 from runwire_schemas.metric_decode import MetricColumns
 
 # A late spool of a deleted run may write this long after `runwire delete`; views hide it anyway.
@@ -49,6 +49,7 @@ class ClickHouseSink:
         self._deleted_at_s: float | None = None
         # Rows left out because their run was deleted, by kind ("metric" counts points).
         self.rows_of_deleted_runs: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
 
     def check(self) -> None:
         """Prove that a write could work now.
@@ -72,9 +73,12 @@ class ClickHouseSink:
         try:
             self._connected()
             self._refresh_tombstones()
+            self._left_out.clear()  # of a try that failed
             for table, block in self._blocks(batch):
                 self._insert(table, block, batch.token)
+            self._note_untidy(batch)
             self._tidiness.keep()
+            self.rows_of_deleted_runs += self._left_out
         except CALL_ERRORS as error:
             raise explain(error, self._url) from error
 
@@ -123,9 +127,9 @@ class ClickHouseSink:
                 except (ValueError, OverflowError):
                     rejected += _unencodable(kind, batch.events[kind], build)
         metrics = self._alive("metric", [m for m in batch.metrics if m.points])
+        untidy = self._tidiness.judge(metrics)
         if metrics:
             blocks.append(("metrics", rows.metric_rows(metrics)))
-            untidy = self._tidiness.judge(metrics)
             blocks.append(("batches", rows.batch_rows(metrics, batch.append_at_ns, untidy=untidy)))
         if batch.dead:
             blocks.append(("dead_letters", rows.dead_rows(batch.dead)))
@@ -140,17 +144,14 @@ class ClickHouseSink:
         kept = []
         for event in events:
             if (event.project, event.run_id) in self._deleted:
-                self.rows_of_deleted_runs[kind] += getattr(event, "points", 1)
+                self._left_out[kind] += getattr(event, "points", 1)
             else:
                 kept.append(event)
         return kept
 
     def _history(self, batches: Sequence[MetricColumns]) -> History:
         """The greatest steps stored so far for the runs and ranks of the batches."""
-        runs = sorted({(b.project, b.run_id) for b in batches})
-        numbers = [int.from_bytes(rows.run_key(*run), "little") for run in runs]
-        # As text: the engine reads a literal beyond 64 bits as a float.
-        keys = ",".join(f"toUInt128('{number}')" for number in numbers)
+        keys = _key_list({(b.project, b.run_id) for b in batches})
         found = self._connected().query(
             "SELECT project, run_id, rank, metric, max(last_step) FROM metric_rollup "
             f"WHERE run_key IN ({keys}) GROUP BY project, run_id, rank, metric"
@@ -160,11 +161,30 @@ class ClickHouseSink:
             history.setdefault((project, run_id, rank), {})[metric] = step
         return history
 
+    def _note_untidy(self, batch: Batch) -> None:
+        """Have the store look at runs that a writer or an attempt of this batch is new to."""
+        runs = set(self._tidiness.suspects)
+        for event in batch.events.get("run", []):
+            if isinstance(event, RunEvent) and (
+                event.event == "started" or event.resumed_from_step is not None
+            ):
+                runs.add((event.project, event.run_id))
+        if runs - self._deleted:
+            statement = NOTE_UNTIDY.format(keys=_key_list(runs - self._deleted))
+            # No token: after a deletion the same rows must be taken again.
+            self._connected().command(statement, settings={"insert_deduplicate": 0})
+
     def _refresh_tombstones(self) -> None:
         now_s = self._clock.monotonic_s()
         if self._deleted_at_s is None or now_s - self._deleted_at_s >= TOMBSTONES_REFRESH_S:
             self._deleted = deleted_runs(self._connected())
             self._deleted_at_s = now_s
+
+
+def _key_list(runs: set[tuple[str, str]]) -> str:
+    """Keys of the runs as SQL; as text, since a literal beyond 64 bits is read as a float."""
+    numbers = [int.from_bytes(rows.run_key(*run), "little") for run in sorted(runs)]
+    return ",".join(f"toUInt128('{number}')" for number in numbers)
 
 
 def _unencodable(

@@ -2,9 +2,10 @@
 
 Thinning a million points costs ten times what reading them does, and most runs log each metric
 once per step. So the sink notes, in the row that a batch has in `batches`, whether the batch
-repeats a step of its own or goes back behind what its writer sent before. A wrong "repeats" costs
-time in a query and nothing else; a wrong "does not" would show a step twice, so where the past is
-unknown (another worker had the writer, this one was restarted) it is read from the store.
+repeats a step of its own or goes back behind what its writer sent before, and after each start
+(of a writer, of an attempt) it lets the store list whom `v_series` has to thin. A wrong "repeats"
+costs time in a query and nothing else; a wrong "does not" would show a step twice, so where the
+past is unknown (another worker had the writer, this one was restarted) it is read from the store.
 """
 
 from __future__ import annotations
@@ -20,6 +21,20 @@ from runwire_schemas.metric_decode import MetricColumns
 
 # Greatest step of each metric, by (project, run_id, rank).
 History = dict[tuple[str, str, int], dict[str, int]]
+# Run after the rows are stored: of two workers that store the first points of one run at the same
+# time, the later one then sees both.
+NOTE_UNTIDY = """
+INSERT INTO untidy_writers (project, run_key, run_id, rank, writer)
+SELECT DISTINCT project, run_key, run_id, rank, writer FROM writer_progress
+WHERE run_key IN ({keys}) AND (
+    untidy
+    OR run_key IN (
+        SELECT run_key FROM attempts WHERE run_key IN ({keys})
+        GROUP BY run_key HAVING uniqExact(attempt) > 1)
+    OR (run_key, rank) IN (
+        SELECT run_key, rank FROM writer_progress WHERE run_key IN ({keys})
+        GROUP BY run_key, rank HAVING uniqExact(writer) > 1))
+"""
 # Bounds the memory: about 10 KB for a writer of 50 metrics.
 WRITERS_MAX = 10_000
 
@@ -42,10 +57,13 @@ class Tidiness:
         self._read_history = read_history
         self._pasts: OrderedDict[str, _Past] = OrderedDict()
         self._judged: dict[str, _Past] = {}
+        # Runs of the judged batches that may have to be thinned from now on.
+        self.suspects: set[tuple[str, str]] = set()
 
     def judge(self, batches: Sequence[MetricColumns]) -> list[bool]:
         """Whether each batch repeats a step; asked again before `keep`, says the same again."""
         self._judged = {}
+        self.suspects = set()
         unknown = [batch for batch in batches if self._past(batch) is None]
         history = self._read_history(unknown) if unknown else {}
         verdicts = []
@@ -56,6 +74,9 @@ class Tidiness:
                 past = _Past(batch.batch_seq - 1, known)
             last_steps = _followed(past.last_steps, batch)
             verdicts.append(last_steps is None)
+            is_news = last_steps is None and past.last_steps is not None
+            if is_news or batch.writer not in self._pasts:
+                self.suspects.add((batch.project, batch.run_id))
             self._judged[batch.writer] = _Past(batch.batch_seq, last_steps)
         return verdicts
 

@@ -18,6 +18,7 @@ RUN_TABLES = (
     "metric_rollup",
     "batches",
     "writer_progress",
+    "untidy_writers",
     "heartbeats",
     "heartbeat_last",
     "logs",

@@ -147,12 +147,14 @@ def test_up_starts_the_agent_that_a_killed_one_left_missing(cli):
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
     ) as trainer:
-        assert trainer.stdout is not None
-        assert trainer.stdout.readline() == "ready\n"
-        assert status(cli)["agent"]["alive"] is False
-        cli("up")
-        wait_for(lambda: status(cli)["agent"]["alive"])
-        trainer.kill()
+        try:
+            assert trainer.stdout is not None
+            assert trainer.stdout.readline() == "ready\n"
+            assert status(cli)["agent"]["alive"] is False
+            cli("up")
+            wait_for(lambda: status(cli)["agent"]["alive"])
+        finally:
+            trainer.kill()
 
     def ended():
         rows = json.loads(cli("runs", "--json").stdout)

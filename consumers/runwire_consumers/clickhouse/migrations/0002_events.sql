@@ -223,3 +223,18 @@ ENGINE = {replicated}ReplacingMergeTree(deleted_at)
 ORDER BY run_key
 SETTINGS non_replicated_deduplication_window = 10000,
     replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- Writers whose curves v_series has to thin: they repeat steps, share a rank with another writer,
+-- or their run was restarted. Kept by the sink, so that a curve does not pay for finding out.
+CREATE TABLE IF NOT EXISTS {database}.untidy_writers {on_cluster}
+(
+    project LowCardinality(String),
+    run_key UInt128,
+    run_id LowCardinality(String),
+    rank Int32,
+    writer UInt64
+)
+ENGINE = {replicated}ReplacingMergeTree
+ORDER BY (run_key, writer)
+SETTINGS non_replicated_deduplication_window = 10000,
+    replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;

@@ -42,17 +42,8 @@ LEFT JOIN {database}.v_attempts AS a ON a.run_key = m.run_key AND a.attempt_key 
 WHERE m.run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
 SETTINGS use_skip_indexes_if_final_exact_mode = 0;
 
--- Writers whose curves v_series has to thin: they repeat steps, share a rank with another writer,
--- or their run was restarted.
-CREATE OR REPLACE VIEW {database}.untidy_writers {on_cluster} AS
-SELECT writer FROM {database}.writer_progress
-WHERE untidy
-    OR run_key IN (SELECT run_key FROM {database}.attempts GROUP BY run_key HAVING uniqExact(attempt) > 1)
-    OR (run_key, rank) IN (
-        SELECT run_key, rank FROM {database}.writer_progress GROUP BY run_key, rank HAVING uniqExact(writer) > 1);
-
 -- One value per step: of the points that are not abandoned, the last written one of the latest
--- attempt.
+-- attempt. Only writers that the sink noted in untidy_writers need the thinning of the second part.
 CREATE OR REPLACE VIEW {database}.v_series {on_cluster} AS
 SELECT project, run_id, metric, rank, step, value, at, toInt32(1) AS attempt, run_key, metric_id
 FROM {database}.metrics FINAL
