@@ -149,7 +149,8 @@ class Session:
         if writer is None:
             return self._closed
         spooled = writer.series["metric"].state[3]
-        passed = min(spooled, read_cursor(writer.folder).accepted)
+        cursor = read_cursor(writer.folder)
+        passed = min(spooled, max(cursor.accepted, cursor.skip_accepted))
         acked = max(0, passed - writer.given_up - writer.deleted)
         return FlushReport(spooled, acked, spooled - passed, writer.waiting, dict(writer.dropped))
 
