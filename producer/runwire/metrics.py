@@ -226,8 +226,8 @@ class MetricLog:
         if self._writer.given_up != self._given_up:
             given_up, self._given_up = self._writer.given_up - self._given_up, self._writer.given_up
             full = QuotaExceeded(f"the oldest {given_up} unread points gave way to newer ones")
-            reason = "disk_full" if "disk_full" in self._writer.dropped else "quota"
-            self._report("keeping every point", full, hint=self._writer.advice(reason))
+            hint = self._writer.advice(self._writer.eviction_cause)
+            self._report("keeping every point", full, hint=hint)
 
     def _resolved(self, stamp: Stamp, names: Iterable[str], values: Iterable[float] | None) -> None:
         """Store CUDA values that arrived, or count them when they never will."""
@@ -265,7 +265,7 @@ class MetricLog:
         try:
             lost = self._writer.recover_deleted()
         except SpoolError as error:
-            self._report("log: spool_lost", error)
+            self._report("log: unwritable", error)
             return
         gone = SpoolError(
             f"{self._writer.folder} was deleted while this run wrote to it; up to {lost} "

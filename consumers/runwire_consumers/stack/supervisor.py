@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 
 from runwire_consumers.clickhouse.engine import Connection, Engine
-from runwire_consumers.stack import lock, logs, state
+from runwire_consumers.stack import agent, lock, logs, state
 from runwire_consumers.stack.backoff import Backoff
 from runwire_consumers.stack.errors import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
@@ -28,7 +28,7 @@ WORKER_READY_S = 60.0
 LOCK_TIMEOUT_S = 5.0
 ENGINE_TAKEOVER_S = 20.0
 ALREADY_RUNNING = 3
-LOG_CHECK_TICKS = 50
+HOUSEKEEPING_TICKS = 50  # every 10 s
 
 
 class _StopRequested(Exception):  # noqa: N818 - a request, not an error
@@ -123,9 +123,18 @@ class Supervisor:
             if changed:
                 self._say(self._state.stage)
             ticks += 1
-            if ticks % LOG_CHECK_TICKS == 0:
-                for log in state.logs_dir(self._root).glob("*.log"):
-                    logs.cap(log)
+            if ticks % HOUSEKEEPING_TICKS == 0:
+                self._keep_house()
+
+    def _keep_house(self) -> None:
+        """Keep logs small, and trainers watched when their agent was killed."""
+        try:
+            for log in state.logs_dir(self._root).glob("*.log"):
+                logs.cap(log)
+            if not agent.running(self._root) and agent.live_trainers(self._root):
+                agent.ensure(self._root)
+        except OSError as error:  # a full disk: what the stack is for goes on
+            _note(f"housekeeping: {error}")
 
     def _revive(self, name: str, alive: Callable[[], bool], start: Callable[[], None]) -> bool:
         """Restart a dead child when its delay is over; whether the state changed."""

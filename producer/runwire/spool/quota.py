@@ -44,9 +44,9 @@ class Quota:
     ) -> None:
         self._folder, self._bytes_max, self._free_ratio_min = folder, bytes_max, free_ratio_min
         self._refused: dict[str, tuple[float, OSError]] = {}
-        # Points in segments deleted to make room, to be counted by the writer under the reason.
-        self.dropped_points = 0
-        self.dropped_reason = "quota"
+        # Points in segments deleted to make room, to be counted by the writer, and what for.
+        self.evicted_points = 0
+        self.eviction_cause = "quota"
 
     def admit(self, series: Series) -> None:
         """Raises: QuotaExceeded or OSError when `series` may not open another segment now."""
@@ -71,7 +71,7 @@ class Quota:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return "disk_full"
         if error.errno in (errno.ENOENT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.ESTALE):
-            return "spool_lost"
+            return "unwritable"
         return "other"
 
     def refuse(self, series: Series, error: OSError) -> None:
@@ -91,7 +91,7 @@ class Quota:
                 series.limit_next_segment(room // _PAGE * _PAGE)
                 return
             is_quota = left == room
-            self.dropped_reason = "quota" if is_quota else "disk_full"
+            self.eviction_cause = "quota" if is_quota else "disk_full"
             if series.name != "metric" or not self._drop_oldest(series):
                 raise self._refusal(is_quota, int(wanted))
 
@@ -134,7 +134,7 @@ class Quota:
             return 0  # damaged: the reader's business
         cursor = read_cursor(self._folder)
         delivered = max(cursor.accepted, cursor.skip_accepted)
-        self.dropped_points += max(0, following.base_accepted - delivered)
+        self.evicted_points += max(0, following.base_accepted - delivered)
         cursor.skip_seq = max(cursor.skip_seq, following.base_seq)
         cursor.skip_accepted = max(cursor.skip_accepted, following.base_accepted)
         write_cursor(self._folder, cursor)

@@ -97,10 +97,10 @@ class SpoolWriter:
         try:
             self._quota.admit(series)
         finally:
-            if self._quota.dropped_points:
-                points, self._quota.dropped_points = self._quota.dropped_points, 0
+            if self._quota.evicted_points:
+                points, self._quota.evicted_points = self._quota.evicted_points, 0
                 self.given_up += points
-                self.count_dropped(self._quota.dropped_reason, points)
+                self.count_dropped("evicted", points)
 
     def refused(self, series: Series, error: Exception) -> str:
         """Return the drop reason for a failed append, and let the next ones fail fast."""
@@ -136,6 +136,11 @@ class SpoolWriter:
         segment = self.series["metric"].segment
         if segment is not None:
             segment.set_counts(self.dropped, self.phase)
+
+    @property
+    def eviction_cause(self) -> str:
+        """What points gave way for: "quota" or "disk_full"."""
+        return self._quota.eviction_cause
 
     @property
     def waiting(self) -> int:
@@ -223,7 +228,7 @@ class SpoolWriter:
 _ADVICE = {
     "disk_full": "Free space on the disk of {folder}, or set RUNWIRE_DIR to another one.",
     "quota": "Start `runwire up` so that the spool is read, or raise RUNWIRE_QUOTA_BYTES.",
-    "spool_lost": "{folder} is gone or read-only; set RUNWIRE_DIR to a local writable folder.",
+    "unwritable": "{folder} is gone or read-only; set RUNWIRE_DIR to a local writable folder.",
     "deleted": "Delete runs with `runwire delete RUN`, never their spool folders.",
     "too_large": "Log fewer or shorter values per call.",
 }

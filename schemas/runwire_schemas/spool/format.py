@@ -53,18 +53,22 @@ SEGMENT_GROWTH: Final = 4
 # Header words that change while the segment is live, as indexes into the file seen as u64[].
 LAST_WORD: Final = 16
 DROPPED_WORD: Final = 17
-PHASE_OFFSET: Final = 200
-PHASE_BYTES: Final = 56
+PHASE_OFFSET: Final = 216
+PHASE_BYTES: Final = 40
+# The last two are of points that had been accepted before; the others never were.
 DROP_REASONS: Final = (
     "quota",
     "disk_full",
     "unresolved",
     "not_a_number",
     "too_large",
-    "spool_lost",
+    "unwritable",
     "finished",
     "other",
+    "evicted",
+    "spool_lost",
 )
+DROPPED_AFTER_ACCEPTED: Final = DROP_REASONS[-2:]
 
 # Record kinds.
 METRIC: Final = 1

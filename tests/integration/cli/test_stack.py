@@ -136,8 +136,8 @@ def test_a_failing_start_shows_why(cli):
     assert cli.processes() == []
 
 
-def test_up_starts_the_agent_that_a_killed_one_left_missing(cli):
-    """A trainer without an agent gets one from `up`, and its SIGKILL is recorded as killed."""
+def test_a_trainer_without_an_agent_gets_one(cli):
+    """From `up`, again when that one is killed, and a SIGKILL of the trainer is recorded."""
     code = (
         "import runwire, time\n"
         "run = runwire.init(project='p', run_id='victim')\n"
@@ -152,6 +152,9 @@ def test_up_starts_the_agent_that_a_killed_one_left_missing(cli):
             assert trainer.stdout.readline() == "ready\n"
             assert status(cli)["agent"]["alive"] is False
             cli("up")
+            wait_for(lambda: status(cli)["agent"]["alive"])
+            os.kill(status(cli)["agent"]["pid"], signal.SIGKILL)
+            wait_for(lambda: not status(cli)["agent"]["alive"])
             wait_for(lambda: status(cli)["agent"]["alive"])
         finally:
             trainer.kill()

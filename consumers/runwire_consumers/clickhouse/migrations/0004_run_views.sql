@@ -149,7 +149,8 @@ FROM {database}.metric_rollup AS r
 WHERE r.run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
 GROUP BY project, run_id, run_key, metric, metric_id, rank;
 
--- accepted = stored + dead_lettered + pending. Until a writer has said how much it accepted in
+-- accepted = stored + dead_lettered + pending + what was dropped after it had been accepted (reasons
+-- evicted and spool_lost; points of all other reasons were never accepted). Until a writer has said how much it accepted in
 -- all, what is stored already counts as accepted: its heartbeats lag behind its points.
 CREATE OR REPLACE VIEW {database}.v_completeness {on_cluster} AS
 SELECT
@@ -158,7 +159,8 @@ SELECT
     sum(c.stored) AS stored,
     sum(toInt64(ifNull(d.points, 0)) AS dead_points) AS dead_lettered,
     sum(arraySum(mapValues(c.drops))) AS dropped,
-    accepted - stored - dead_lettered AS pending,
+    accepted - stored - dead_lettered
+        - sum(c.drops['evicted'] + c.drops['spool_lost']) AS pending,
     sumMap(c.drops) AS dropped_by_reason,
     c.run_key AS run_key
 FROM

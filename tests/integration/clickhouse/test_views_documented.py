@@ -1,0 +1,36 @@
+"""schemas/README.md and the database say the same about the views."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+README = Path(__file__).parents[3] / "schemas" / "README.md"
+SECTION = README.read_text("utf-8").split("\n## Views\n", 1)[1].split("\n## ", 1)[0]
+QUERIES = re.findall(r"```sql\n(.*?)```", SECTION, re.DOTALL)
+# For those who join by key; said once for all views.
+KEYS = {"run_key", "metric_id", "attempt_key", "writer_key", "newest"}
+
+pytestmark = pytest.mark.engine
+
+
+def test_every_view_and_column_is_documented(feed: Any) -> None:
+    """No view without a row, no row without a view, and each column named exists."""
+    rows = re.findall(r"^\| `(v_\w+)` \|[^|]*\|([^|]*)\|$", SECTION, re.MULTILINE)
+    views = {name for (name,) in feed.rows("SHOW TABLES LIKE 'v\\_%'")}
+    assert {view for view, _ in rows} == views
+    for view, text in rows:
+        columns = {name for (name, *_) in feed.rows(f"DESCRIBE TABLE {view}")}
+        documented = set(re.findall(r"`(\w+)`", text))
+        assert documented <= columns, view
+        if view != "v_writers":  # has more, for rules to come
+            assert columns - documented <= KEYS, view
+        assert any(f"FROM {view}" in query for query in QUERIES), view
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_the_example_queries_run(feed: Any, query: str) -> None:
+    feed.rows(query)
