@@ -7,53 +7,73 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from runwire.spool.segment import Segment
 from runwire.spool.series import RecordTooLarge
 from runwire.spool.writer import SpoolWriter
+from runwire.values import beyond_exact
 from runwire_schemas.spool.format import LAYOUT, METRIC, METRIC_HEAD, WIDE
 
-_INTEGERS = frozenset((int,))
+_PLAIN = frozenset((float, int, bool))
 # More layouts than this in one segment: names travel inside each record instead.
 LAYOUTS_MAX = 4096
 _FORGOTTEN = 1 << 62
+_HEAD = "<QQqqQQ"  # METRIC_HEAD with its last two fields as one
 
 Stamp = tuple[int, int, int]  # call number, at_ns, step
 
 
 class Layout:
-    """Names of one call shape, known to the live segment under `number`."""
+    """Names of one call shape, known to the live segment under a number."""
 
-    __slots__ = (
-        "has_int",
-        "last",
-        "last_call",
-        "low",
-        "n",
-        "names",
-        "number",
-        "pack",
-        "segment",
-        "size",
-        "types",
-    )
+    __slots__ = ("last", "low", "n", "names", "pack", "segment", "size", "tag", "total", "types")
+
+    total: Callable[[Iterable[Any], float], Any]
 
     def __init__(self, number: int, names: tuple[str, ...], types: tuple[type, ...]) -> None:
-        self.number, self.names, self.n = number, names, len(names)
-        shape = struct.Struct(f"{METRIC_HEAD.format}{self.n}d")
+        self.names, self.n = names, len(names)
+        self.tag = number | self.n << 32  # both fields of the record's head as one
+        shape = struct.Struct(f"{_HEAD}{self.n}d")
         self.pack = shape.pack
         self.low = METRIC << 24 | shape.size
         self.size = shape.size + 8
-        self.set_types(types)
-        self.last: tuple[Any, ...] = ()
-        self.last_call = -1
+        self.types = types
+        self.total = sum if _PLAIN.issuperset(types) else _unknown
+        self.last = b""
         self.segment: Segment | None = None
 
-    def set_types(self, types: tuple[type, ...]) -> None:
-        """Remember the types that the fast path accepts unseen."""
-        self.types = types
-        self.has_int = not _INTEGERS.isdisjoint(types)
+    def saw(self, values: Iterable[Any]) -> None:
+        """Stop adding values up once some are no Python numbers.
+
+        Adding up tensors would cost more than it saves, and start kernels on a GPU.
+        """
+        if not _PLAIN.issuperset(map(type, values)):
+            self.total = _unknown
+
+    def fits(self, values: Iterable[Any]) -> bool:
+        """Tell whether values have the types seen last and pack exactly."""
+        return tuple(map(type, values)) == self.types and not (
+            int in self.types and beyond_exact(values)
+        )
+
+    def last_call(self) -> int:
+        """Return the number of the newest call of this shape."""
+        return int.from_bytes(self.last[8:16], "little") if self.last else -1
+
+    def last_values(self) -> tuple[Any, ...]:
+        """Return the values of the newest call; whole numbers as ints where ints were logged."""
+        values = struct.unpack_from(f"<{self.n}d", self.last, METRIC_HEAD.size)
+        return tuple(map(_as_type, values, self.types))
+
+
+def _unknown(_values: Iterable[Any], _start: float) -> None:
+    """Leave the decision to `Layout.fits`."""
+
+
+def _as_type(value: float, kind: type) -> Any:
+    return kind(value) if kind in (int, bool) and value.is_integer() else value
 
 
 class MetricStore:
@@ -84,9 +104,9 @@ class MetricStore:
             if layout is None:
                 self._add_wide(stamp, names, values)
             else:
-                packed = layout.pack(0, call, at_ns, step, total, layout.number, n, *values)
+                packed = layout.pack(0, call, at_ns, step, total, layout.tag, *values)
                 series.append(METRIC, packed[8:])
-                layout.last, layout.last_call = values, call
+                layout.last = packed
             offset, seq, used, _ = series.state
             series.state = (offset, seq, used, total)
         except (OSError, RecordTooLarge) as error:
@@ -96,8 +116,9 @@ class MetricStore:
     def last(self) -> dict[str, Any]:
         """Return the last value of every metric."""
         merged = dict(self._last)
-        for layout in sorted(self.layouts.values(), key=lambda known: known.last_call):
-            merged.update(zip(layout.names, layout.last, strict=False))
+        used = [layout for layout in self.layouts.values() if layout.last]
+        for layout in sorted(used, key=Layout.last_call):
+            merged.update(zip(layout.names, layout.last_values(), strict=True))
         return merged
 
     def _add_wide(self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
@@ -118,13 +139,13 @@ class MetricStore:
         layout = self.layouts.get(names)
         # Ctrl-C right after a segment was opened leaves layouts of the old one.
         if layout is not None and layout.segment is self._series.segment:
-            layout.set_types(types)
+            layout.types = types
             return layout
         if len(self.layouts) >= LAYOUTS_MAX:
             return None
         layout = Layout(self._next_layout, names, types)
         _, at_ns, step = stamp
-        taught = {"id": layout.number, "names": names, "at_ns": at_ns, "step": step}
+        taught = {"id": self._next_layout, "names": names, "at_ns": at_ns, "step": step}
         taught["accepted"] = self._series.state[3]
         payload = json.dumps(taught, ensure_ascii=False).encode("utf-8", "replace")
         if self._series.make_room(len(payload) + layout.size + 64):

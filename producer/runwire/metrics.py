@@ -20,22 +20,12 @@ from runwire.pending import PendingCalls
 from runwire.spool.quota import QuotaExceeded
 from runwire.spool.series import RecordTooLarge
 from runwire.spool.writer import SpoolWriter
-from runwire.values import (
-    FLOAT_EXACT_MAX,
-    KEY_CHARS_MAX,
-    Unloggable,
-    beyond_exact,
-    flatten,
-    instant_ns,
-    is_cuda_scalar,
-    is_packable,
-    no_mapping,
-    to_float,
-    whole_step,
-)
+from runwire.value_sorter import ValueSorter
+from runwire.values import FLOAT_EXACT_MAX, instant_ns, no_mapping, whole_step
 from runwire_schemas.spool.format import LAST_WORD, SpoolError
 
 _crc32, _time_ns = zlib.crc32, time.time_ns
+_LOW, _HIGH = -FLOAT_EXACT_MAX, FLOAT_EXACT_MAX
 # How often the fast path looks whether the spool still exists.
 CHECK_INTERVAL_NS = 1_000_000_000
 
@@ -60,7 +50,8 @@ class MetricLog:
         self._layouts = self._store.layouts
         self._step = first_step
         self._check_at = 0
-        self._report, self._on_text = report, on_text
+        self._report = report
+        self._sorter = ValueSorter(writer.count_dropped, report, on_text)
         self._given_up = 0
         self._uncommitted: dict[str, Any] = {}
         self._reentrant: deque[tuple[dict[str, Any], int | None]] = deque()
@@ -80,16 +71,19 @@ class MetricLog:
         Raises: nothing unless strict. Blocks: never on I/O; `sync` waits for CUDA values.
         """
         try:
-            layout = self._layouts.get(tuple(data))
-            values = tuple(data.values())
+            layout, values = self._layouts.get(tuple(data)), data.values()
+            try:
+                # One pass in C over all values: only floats, ints and bools add up to a float.
+                total = layout.total(values, 0.0)  # type: ignore[union-attr]
+            except Exception:
+                total = None
             if (
                 layout is None
-                or tuple(map(type, values)) != layout.types
+                # Nearer to zero than this an int is exact; NaN and Inf take the second test.
+                or not ((type(total) is float and _LOW < total < _HIGH) or layout.fits(values))
                 or not commit
                 or ts is not None
-                or (layout.has_int and beyond_exact(values))
                 or not (step is None or type(step) is int)
-                or self._uncommitted
                 or self._check_at < (at_ns := _time_ns())
             ):
                 self._slow(data, step, commit=commit, ts=ts, sync=sync)
@@ -99,8 +93,7 @@ class MetricLog:
             try:
                 series = self._series
                 offset, seq, call, accepted = series.state
-                end = offset + layout.size
-                segment = series.segment
+                segment, end = series.segment, offset + layout.size
                 # Another thread may have opened a segment, which knows no layout of the old one.
                 if (
                     end > series.limit
@@ -108,20 +101,17 @@ class MetricLog:
                     or segment is not layout.segment
                     or segment.words[offset >> 3]
                 ):
-                    self._store_slowly(layout, values, step, at_ns)
+                    self._store_slowly(layout, tuple(values), step, at_ns)
                     return
                 step = self._step if step is None else step
                 accepted += layout.n
-                body = layout.pack(
-                    seq, call, at_ns, step, accepted, layout.number, layout.n, *values
-                )
+                body = layout.pack(seq, call, at_ns, step, accepted, layout.tag, *values)
                 segment.bytes[offset + 8 : end] = body
-                low = layout.low
-                segment.words[offset >> 3] = _crc32(body, low) << 32 | low
+                segment.words[offset >> 3] = _crc32(body, layout.low) << 32 | layout.low
                 series.state = (end, seq + 1, call + 1, accepted)
                 segment.words[LAST_WORD] = offset
                 self._step = step + 1
-                layout.last, layout.last_call = values, call
+                layout.last = body
             finally:
                 self._release()
         except Exception as exc:
@@ -140,11 +130,12 @@ class MetricLog:
         step = whole_step(step)
         if not commit:
             self._uncommitted.update(data)
+            self._check_at = 0  # the next call comes here too
             self._step = self._step if step is None else step
             return
         if self._uncommitted:
             data, self._uncommitted = {**self._uncommitted, **data}, {}
-        numbers, cuda = self._sort(data, step)
+        numbers, cuda = self._sorter.sort(data, self._step if step is None else step)
         if not (self._try(False) or self._wait(numbers, step)):
             return
         try:
@@ -157,49 +148,12 @@ class MetricLog:
             if numbers or not data:  # a call without values still shows how far the trainer is
                 names, values = tuple(numbers), tuple(numbers.values())
                 self._store_next(names, values, number, at_ns)
+            if (layout := self._layouts.get(tuple(data))) is not None:
+                layout.saw(data.values())
         finally:
             self._release()
         if self._cuda:
             self._cuda.poll(wait=sync)
-
-    def _sort(
-        self, data: Mapping[str, Any], step: int | None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Split into numbers that can be stored now and CUDA scalars; texts and refusals leave."""
-        numbers: dict[str, Any] = {}
-        cuda: dict[str, Any] = {}
-        for key, value in flatten(data):
-            if len(key) > KEY_CHARS_MAX:
-                self._refuse(
-                    "too_large", ValueError(f"name of {len(key)} characters: {key[:60]}...")
-                )
-            elif isinstance(value, str):
-                self._on_text(key, value, self._step if step is None else step)
-            elif value is None:
-                self._writer.count_dropped("not_a_number")
-            elif is_cuda_scalar(value) and value.numel() == 1:
-                cuda[key] = value
-            else:
-                self._number(numbers, key, value)
-        return numbers, cuda
-
-    def _number(self, numbers: dict[str, Any], key: str, value: Any) -> None:
-        kind = type(value)
-        if kind is float or (is_packable(kind) and kind is not int):
-            numbers[key] = value
-            return
-        try:
-            number = to_float(value)
-        except (Unloggable, OverflowError) as exc:
-            self._refuse("not_a_number", type(exc)(f"{key!r}: {exc}"))
-            return
-        if kind is int and abs(value) > FLOAT_EXACT_MAX and int(number) != value:
-            self._report("log: rounded", ValueError(f"{key!r}: {value} is stored as {number!r}"))
-        numbers[key] = value if kind is int and abs(value) <= FLOAT_EXACT_MAX else number
-
-    def _refuse(self, reason: str, exc: Exception) -> None:
-        self._writer.count_dropped(reason)
-        self._report(f"log: {reason}", exc)
 
     def _store_slowly(
         self, layout: Layout, values: tuple[Any, ...], step: int | None, at_ns: int

@@ -6,7 +6,7 @@ Nothing here imports numpy or torch: their values are recognised by what they ca
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 KEY_CHARS_MAX: Final = 250  # MLflow's limit, so that runs move between the two
@@ -92,7 +92,7 @@ def no_mapping(data: object) -> Unloggable:
     return Unloggable(f"log() takes a mapping of names to values, not {type(data).__name__}")
 
 
-def beyond_exact(values: tuple[Any, ...]) -> bool:
+def beyond_exact(values: Iterable[Any]) -> bool:
     """Tell whether an int among `values` might not fit a double exactly."""
     return any(type(v) is int and not -FLOAT_EXACT_MAX <= v <= FLOAT_EXACT_MAX for v in values)
 

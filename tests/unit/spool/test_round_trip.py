@@ -6,6 +6,7 @@ import math
 import struct
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,4 +220,43 @@ def test_names_and_texts_with_lone_surrogates(tmp_path: Path) -> None:
     ]
     assert sorted(cut.kind for cut in cuts) == ["log", "metric"]
     assert not any(cut.damage for cut in cuts)
+    writer.close()
+
+
+class Tensor:
+    """A scalar that counts how often somebody adds it to something."""
+
+    added = 0
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __radd__(self, _other: Any) -> Tensor:
+        Tensor.added += 1
+        return self
+
+
+def test_values_of_changing_type_take_the_way_they_need(tmp_path: Path) -> None:
+    """Floats, then text, tensors, huge ints, NaN under one name: all kept, tensors not added."""
+    writer = new_writer(tmp_path)
+    failures: list[tuple[str, str]] = []
+    log = metric_log(writer, failures)
+    Tensor.added = 0
+    log.log({"v": 1.0})
+    log.log({"v": "words"})
+    for value in (2.0, 3.0, 4.0):
+        log.log({"v": Tensor(value)})
+    log.log({"v": 2**53 + 1})
+    log.log({"v": math.nan})
+    log.log({"v": 5})
+    assert Tensor.added <= 1
+    assert [kind for kind, _ in failures] == ["log: rounded"]
+    assert log.last() == {"v": 5}
+    found = points(read_all(FolderReader(writer.folder)))
+    values = [1.0, 2.0, 3.0, 4.0, float(2**53 + 1), math.nan, 5.0]
+    assert [struct.pack("<d", v) for *_, v in found] == [struct.pack("<d", v) for v in values]
+    assert writer.dropped == {}
     writer.close()
