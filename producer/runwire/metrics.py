@@ -115,7 +115,15 @@ class MetricLog:
             finally:
                 self._release()
         except Exception as exc:
-            self._report("log", exc if isinstance(data, Mapping) else no_mapping(data))
+            self._failed(data, exc)
+
+    def _failed(self, data: object, exc: Exception) -> None:
+        """Tell what went wrong in `log`; points that it may have cost are counted."""
+        if isinstance(data, Mapping):
+            self._writer.count_dropped("other", len(data))
+        else:
+            exc = no_mapping(data)
+        self._report("log", exc)
 
     def _slow(
         self, data: Mapping[str, Any], step: Any, *, commit: bool, ts: Any, sync: bool

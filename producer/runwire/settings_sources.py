@@ -39,6 +39,8 @@ FOREIGN_PREFIXES = (
     "DEBUG",
     "DISABLED",
 )
+# Lifecycle, metrics and texts take a segment of 256 KiB each before the first point fits.
+SIZE_MIN = 1024**2
 _log = logging.getLogger("runwire")
 _warned: set[str] = set()
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -76,7 +78,7 @@ class Field:
             "text": "text",
             "path": "a path",
             "flag": "true or false (1, 0, yes, no, on, off)",
-            "bytes": "a positive number of bytes, for example 2147483648 or 2GiB",
+            "bytes": "a number of bytes of at least 1MiB, for example 2147483648 or 2GiB",
             "ratio": "a number from 0 to below 1",
             "seconds": "a number of seconds, 0 or more",
             "names": "comma separated signal names, for example SIGTERM,SIGUSR1",
@@ -209,7 +211,7 @@ def _bytes(_field: Field, value: object) -> int:
         raise ValueError
     number = float(match[1]) if "." in match[1] else int(match[1])
     size = int(number * _SIZE_UNITS[(match[2] or "").lower()])
-    if size <= 0:
+    if size < SIZE_MIN:
         raise ValueError
     return size
 

@@ -55,7 +55,8 @@ def take_lock(folder: Path) -> TextIO | None:
 
 def die_with(parent: int) -> bool:
     """Have the kernel send SIGTERM when the parent ends; False when it already has."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if sys.platform == "linux":  # elsewhere the engine of a killed `up` is found by its lock
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     return os.getppid() == parent
 
 

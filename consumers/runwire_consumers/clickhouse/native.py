@@ -68,6 +68,20 @@ def nullable_numbers(name: str, kind: str, values: Sequence[int | None]) -> Colu
     return Column(name, f"Nullable({kind})", len(values), (nulls.tobytes(), *filled.data))
 
 
+def nullable_floats(name: str, values: Array) -> Column:
+    """Float64 values, NaN as null."""
+    filled = numbers(name, "Float64", values)
+    nulls = np.isnan(values).astype("u1").tobytes()
+    return Column(name, "Nullable(Float64)", len(values), (nulls, *filled.data))
+
+
+def tuples(name: str, elements: Sequence[Column]) -> Column:
+    """Named tuples from one column per element, all of one length."""
+    kind = ", ".join(f"{element.name} {element.type}" for element in elements)
+    data = tuple(piece for element in elements for piece in element.data)
+    return Column(name, f"Tuple({kind})", elements[0].rows, data)
+
+
 def strings(name: str, values: Sequence[str | bytes]) -> Column:
     """Text or bytes of any length."""
     return Column(name, "String", len(values), (_strings(values),))

@@ -10,6 +10,7 @@ import numpy as np
 
 from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse.native import Array, Column
+from runwire_consumers.clickhouse.rollup import roll_up
 from runwire_schemas import identity
 from runwire_schemas.events import DeadLetter, Event, Heartbeat, LogEvent, ParamEvent, RunEvent
 from runwire_schemas.metric_decode import MetricColumns
@@ -84,6 +85,35 @@ def batch_rows(
         _instants("append_at", [append_at_ns] * len(batches)),
     ]
     return native.block(columns)
+
+
+def rollup_rows(batches: Sequence[MetricColumns]) -> bytes:
+    """One row per series of the batches for `metric_rollup`."""
+    rolled = roll_up(batches)
+    projects, runs, ranks, attempts, names = zip(*rolled.series, strict=True)
+    keys, key = _dictionary(list(zip(projects, runs, strict=True)))
+    last = [
+        native.numbers("at", "DateTime64(3)", rolled.at_ms),
+        native.numbers("seq", "Int64", rolled.seq),
+        native.numbers("step", "Int64", rolled.step),
+        native.numbers("value", "Float64", rolled.value),
+    ]
+    return native.block(
+        [
+            native.strings("project", projects),
+            native.keys128("run_key", [run_key(*run) for run in keys], key),
+            native.strings("run_id", runs),
+            native.numbers("metric_id", "UInt64", [metric_id(name) for name in names]),
+            native.strings("metric", names),
+            native.numbers("rank", "Int64", ranks),
+            native.numbers("attempt", "UInt64", [attempt_key(name) for name in attempts]),
+            native.numbers("first_step", "Int64", rolled.first_step),
+            native.numbers("last_step", "Int64", rolled.last_step),
+            native.tuples("last", last),
+            native.nullable_floats("min", rolled.min),
+            native.nullable_floats("max", rolled.max),
+        ]
+    )
 
 
 def run_rows(events: Sequence[RunEvent], append_at_ns: int) -> bytes:

@@ -130,6 +130,7 @@ class ClickHouseSink:
         untidy = self._tidiness.judge(metrics)
         if metrics:
             blocks.append(("metrics", rows.metric_rows(metrics)))
+            blocks.append(("metric_rollup", rows.rollup_rows(metrics)))
             blocks.append(("batches", rows.batch_rows(metrics, batch.append_at_ns, untidy=untidy)))
         if batch.dead:
             blocks.append(("dead_letters", rows.dead_rows(batch.dead)))

@@ -26,7 +26,7 @@ _log = logging.getLogger("runwire.spool")
 METRIC_SERIES = "metric"
 POLL_S = 0.1  # how often an idle spool is looked at
 GATHER_S = 0.25  # after little news, wait for more: each cut costs a row of bookkeeping
-MUCH_BYTES = 256 * 1024  # news of this size make the next look worth while at once
+MUCH_BYTES = 128 * 1024  # after a look at this much the next one is worth while at once
 POINTS_MAX = 1_000_000  # of one poll: about one batch
 IDLE_SHARE = 3  # rest so many times as long as a look took ...
 REST_S_MAX = 0.5  # ... but not longer than this: news must be seen within a second
@@ -159,7 +159,7 @@ class SpoolSource:
                     records += _records(cut, now_ns)
                     self._enter(name, cut, now_ns)
                     points += cut.points
-                    news += len(cut.value)
+                    news += cut.spool_bytes
             size += news
             if news < MUCH_BYTES:
                 break

@@ -32,7 +32,8 @@ class Cut:
     """Records [first_seq, last_seq] of one series as one Avro value.
 
     `value` is empty when only damage lies in that range. `points_lost` counts accepted points that
-    the range should hold and does not.
+    the range should hold and does not. `spool_bytes` is, on the last cut of one look, how far
+    that look went: much means that there may be more.
     """
 
     writer: str
@@ -45,6 +46,7 @@ class Cut:
     value: bytes
     points_lost: int = 0
     damage: tuple[Damage, ...] = ()
+    spool_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)

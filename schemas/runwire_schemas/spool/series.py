@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -66,6 +67,7 @@ class SeriesReader:
             if scan is None:
                 return []
             following = self._path(scan.number + 1).exists()  # before the read: it seals this one
+            start = scan.position
             records = scan.step(CUT_BYTES, sealed=following or writer_gone)
             fresh = self._fresh(records)
             damages = tuple(scan.damages)
@@ -74,6 +76,7 @@ class SeriesReader:
                 self._fdatasync(scan)
                 cuts = self._cuts(scan, fresh, damages, batch_seq)
                 if cuts:
+                    cuts[-1] = replace(cuts[-1], spool_bytes=scan.position - start)
                     return cuts
                 continue
             if records:
