@@ -28,7 +28,7 @@ from __future__ import annotations
 import struct
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 FORMAT_VERSION: Final = 1
@@ -121,7 +121,9 @@ class Meta:
     pid_ns: str
     pid: int
     started_at_ns: int
+    # "local" or "kafka"; for Kafka the destination's public facts: addresses, names of secrets.
     route: str = "local"
+    destination: dict[str, str] = field(default_factory=dict)
     mode: str = "online"
     sdk: str = ""
     worker_of: int | None = None

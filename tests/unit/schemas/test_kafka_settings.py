@@ -1,0 +1,78 @@
+"""One description of a Kafka destination; secrets stay out of what is written down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runwire_schemas.kafka_settings import KafkaSettings, KafkaSettingsError, from_environment
+
+SECURE = {
+    "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "b:9093, a:9093",
+    "RUNWIRE_KAFKA_SASL_USERNAME": "trainer",
+    "RUNWIRE_KAFKA_SASL_PASSWORD": "s3cret",
+    "RUNWIRE_KAFKA_SSL_CA_LOCATION": "/etc/ca.pem",
+}
+
+
+def test_a_secure_destination() -> None:
+    """The protocol follows from what is set; the environment round-trips."""
+    settings = from_environment(SECURE)
+    assert settings is not None
+    assert settings.client_config() == {
+        "bootstrap.servers": "b:9093, a:9093",
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "trainer",
+        "sasl.password": "s3cret",
+        "ssl.ca.location": "/etc/ca.pem",
+    }
+    assert settings.environment() == SECURE
+    assert from_environment(settings.environment()) == settings
+
+
+def test_secrets_are_not_written_down() -> None:
+    """Neither repr nor the public facts hold the password; the order of brokers does not matter."""
+    settings = from_environment(SECURE)
+    assert settings is not None
+    assert "s3cret" not in repr(settings) + repr(settings.public())
+    assert settings.public()["sasl_password"] == "environment RUNWIRE_KAFKA_SASL_PASSWORD"
+    turned = from_environment(SECURE | {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "a:9093,b:9093"})
+    assert turned is not None
+    assert turned.destination == settings.destination
+    other = from_environment(SECURE | {"RUNWIRE_KAFKA_SASL_USERNAME": "other"})
+    assert other is not None
+    assert other.destination != settings.destination
+
+
+def test_without_brokers_there_is_none() -> None:
+    assert from_environment({}) is None
+    assert from_environment({"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": " "}) is None
+
+
+def test_a_password_file_is_read_when_needed(tmp_path: Path) -> None:
+    """A rotated secret is seen; a missing file is named."""
+    secret = tmp_path / "secret"
+    settings = KafkaSettings(
+        bootstrap_servers="a", sasl_username="u", sasl_password_file=str(secret)
+    )
+    with pytest.raises(KafkaSettingsError, match="secret: No such file"):
+        settings.client_config()
+    secret.write_text("one\n")
+    assert settings.client_config()["sasl.password"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"security_protocol": "TLS"}, "SECURITY_PROTOCOL='TLS': use one of PLAINTEXT, SSL"),
+        ({"sasl_mechanism": "MD5"}, "SASL_MECHANISM='MD5': use one of PLAIN, SCRAM"),
+        ({"sasl_username": "u"}, "set RUNWIRE_KAFKA_SASL_PASSWORD_FILE too"),
+        ({"sasl_password": "x"}, "set RUNWIRE_KAFKA_SASL_USERNAME too"),
+        ({"security_protocol": "SASL_SSL"}, "SASL_SSL needs RUNWIRE_KAFKA_SASL_USERNAME"),
+    ],
+)
+def test_what_cannot_work_is_said_with_the_variable(wrong: dict[str, str], says: str) -> None:
+    with pytest.raises(KafkaSettingsError, match=says):
+        KafkaSettings(bootstrap_servers="a:9092", **wrong)
