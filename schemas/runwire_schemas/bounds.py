@@ -15,6 +15,8 @@ from runwire_schemas.varint import read_long
 
 # The largest message a broker is set up to take; far above the 512 KiB that writers cut at.
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+# A dead letter holds the whole message that it speaks of, its key and the reason.
+LETTER_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
 # A point takes at least 9 bytes and a call with no point is useless, so no honest array of a
 # message has more items. It bounds the Python objects that a crafted message can cost us.
 ARRAY_ITEMS_MAX = MESSAGE_BYTES_MAX // 8

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from runwire_schemas.errors import SchemaError
+from runwire_schemas.topics import DEFAULT_PREFIX, checked_prefix
 
 PREFIX: Final = "RUNWIRE_KAFKA_"
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
@@ -37,8 +38,13 @@ class KafkaSettings:
     sasl_password: str = field(default="", repr=False)
     sasl_password_file: str = ""
     ssl_ca_location: str = ""
+    topic_prefix: str = ""
 
     def __post_init__(self) -> None:
+        try:
+            checked_prefix(self.topic_prefix)
+        except SchemaError as error:
+            raise KafkaSettingsError(str(error)) from error
         protocol = self.security_protocol.upper()
         if protocol and protocol not in SECURITY_PROTOCOLS:
             raise _wrong("SECURITY_PROTOCOL", self.security_protocol, SECURITY_PROTOCOLS)
@@ -92,6 +98,7 @@ class KafkaSettings:
         secret = f"file {self.sasl_password_file}" if self.sasl_password_file else ""
         if self.sasl_password and not secret:
             secret = f"environment {PREFIX}SASL_PASSWORD"
+        prefix = checked_prefix(self.topic_prefix)
         facts = {
             "bootstrap_servers": ",".join(
                 sorted(self.bootstrap_servers.replace(" ", "").split(","))
@@ -101,6 +108,7 @@ class KafkaSettings:
             "sasl_username": self.sasl_username,
             "sasl_password": secret,
             "ssl_ca_location": self.ssl_ca_location,
+            "topic_prefix": "" if prefix == DEFAULT_PREFIX else prefix,
         }
         return {name: value for name, value in facts.items() if value}
 

@@ -1,12 +1,23 @@
 """The topics: one row per record kind, for Kafka and spool alike.
 
-`schemas/README.md` shows this table; a test keeps the two equal.
+`schemas/README.md` shows this table and the configuration; a test keeps them equal.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
+from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
+from runwire_schemas.errors import SchemaError
+
+DEFAULT_PREFIX: Final = "runwire"
+_VERSION = "v1"
+# Kafka's own rule for topic names; 200 leaves room for kind and version below its 249.
+_PREFIX = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,199}")
+# What a batch of one message has around its value: batch header, key, headers, varints.
+_AROUND_VALUE_BYTES = 64 * 1024
 _DAY_MS = 24 * 60 * 60 * 1000
 
 
@@ -27,8 +38,22 @@ class Topic:
 
     @property
     def name(self) -> str:
-        """Return the topic's full name."""
-        return f"runwire.{self.kind}.v1"
+        """Return the topic's name under the default prefix."""
+        return topic_name(self.kind)
+
+    def configuration(self, *, brokers: int) -> dict[str, str]:
+        """Return the topic's configuration in Kafka's words, for a cluster of so many brokers."""
+        value_bytes = LETTER_BYTES_MAX if self.kind == "deadletter" else MESSAGE_BYTES_MAX
+        return {
+            "cleanup.policy": "delete",
+            # The agent compresses with zstd; any other word makes brokers compress again.
+            "compression.type": "producer",
+            # Kafka measures compressed batches; noise does not compress, so room for all of it.
+            "max.message.bytes": str(value_bytes + _AROUND_VALUE_BYTES),
+            "message.timestamp.type": "LogAppendTime",
+            "min.insync.replicas": str(replication(brokers)[1]),
+            "retention.ms": str(self.retention_ms),
+        }
 
 
 _ROWS = (
@@ -126,3 +151,44 @@ _ROWS = (
 
 TOPICS: dict[str, Topic] = {row.kind: row for row in _ROWS}
 """Topic by kind, in the order of the documentation."""
+
+
+def topic_name(kind: str, prefix: str = DEFAULT_PREFIX) -> str:
+    """Return the topic of a kind; an empty prefix means the default.
+
+    Raises: SchemaError for a kind that has no topic and a prefix that Kafka refuses.
+    """
+    if kind not in TOPICS:
+        raise SchemaError(f"kind {kind!r} has no topic; the kinds are {', '.join(TOPICS)}")
+    return f"{checked_prefix(prefix)}.{kind}.{_VERSION}"
+
+
+def kind_of(name: str, prefix: str = DEFAULT_PREFIX) -> str:
+    """Return the kind that a topic carries. Raises: SchemaError when it is none of ours."""
+    start, end = f"{checked_prefix(prefix)}.", f".{_VERSION}"
+    kind = name[len(start) : -len(end)]
+    if not (name.startswith(start) and name.endswith(end) and kind in TOPICS):
+        raise SchemaError(f"topic {name!r} is no {start}<kind>{end}")
+    return kind
+
+
+def checked_prefix(prefix: str) -> str:
+    """Return the prefix, the default when empty. Raises: SchemaError when Kafka refuses it."""
+    if not prefix:
+        return DEFAULT_PREFIX
+    if not _PREFIX.fullmatch(prefix):
+        raise SchemaError(
+            f"RUNWIRE_KAFKA_TOPIC_PREFIX={prefix!r}: use letters, digits, '.', '_' and '-', "
+            f"at most 200, and start with a letter or digit"
+        )
+    return prefix
+
+
+def replication(brokers: int) -> tuple[int, int]:
+    """Return replication factor and min.insync.replicas for a cluster of so many brokers.
+
+    With three, one may be lost without losing writes (acks=all); with two, writing goes on alone.
+    """
+    if brokers >= 3:
+        return 3, 2
+    return (2, 1) if brokers == 2 else (1, 1)

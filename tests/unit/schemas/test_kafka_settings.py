@@ -46,6 +46,16 @@ def test_secrets_are_not_written_down() -> None:
     assert other.destination != settings.destination
 
 
+def test_another_prefix_is_another_destination() -> None:
+    """Two pipelines on one cluster have an agent each; the default may be said or left out."""
+    plain = KafkaSettings(bootstrap_servers="a")
+    said = KafkaSettings(bootstrap_servers="a", topic_prefix="runwire")
+    other = KafkaSettings(bootstrap_servers="a", topic_prefix="team.b")
+    assert plain.destination == said.destination != other.destination
+    assert other.public()["topic_prefix"] == "team.b"
+    assert other.environment()["RUNWIRE_KAFKA_TOPIC_PREFIX"] == "team.b"
+
+
 def test_without_brokers_there_is_none() -> None:
     assert from_environment({}) is None
     assert from_environment({"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": " "}) is None
@@ -71,6 +81,7 @@ def test_a_password_file_is_read_when_needed(tmp_path: Path) -> None:
         ({"sasl_username": "u"}, "set RUNWIRE_KAFKA_SASL_PASSWORD_FILE too"),
         ({"sasl_password": "x"}, "set RUNWIRE_KAFKA_SASL_USERNAME too"),
         ({"security_protocol": "SASL_SSL"}, "SASL_SSL needs RUNWIRE_KAFKA_SASL_USERNAME"),
+        ({"topic_prefix": "a b"}, "TOPIC_PREFIX='a b': use letters"),
     ],
 )
 def test_what_cannot_work_is_said_with_the_variable(wrong: dict[str, str], says: str) -> None:
