@@ -111,15 +111,6 @@ class BatchBuilder:
         return not self._spans
 
     @property
-    def is_due(self) -> bool:
-        """Whether a limit is reached."""
-        return not self.is_empty and (
-            self._rows >= self._limits.rows
-            or self._bytes >= self._limits.bytes
-            or self.left_s <= 0.0
-        )
-
-    @property
     def left_s(self) -> float:
         """Seconds until the age limit; the whole limit while empty."""
         if self.is_empty:
@@ -135,6 +126,16 @@ class BatchBuilder:
     def rows(self) -> int:
         """Rows in the open batch."""
         return self._rows
+
+    @property
+    def bytes(self) -> int:
+        """Encoded bytes in the open batch."""
+        return self._bytes
+
+    @property
+    def streams(self) -> Iterable[str]:
+        """The kinds of the records in it."""
+        return self._origins
 
     def add(self, record: Record, decoded: Decoded) -> None:
         """Add a record that could be decoded."""

@@ -2,12 +2,12 @@
 
 A source yields records with coordinates and remembers, durably, two things per
 partition: the committed offset, and at most one *intent*: the exact spans of the batch
-that is being written. After a crash `pending()` hands the intent out again, so that the
-same batch is rebuilt and written with the same token (docs: exactly-once protocol).
+that is being written. After a crash `pending()` hands the intent out again with its records,
+so that the same batch is rebuilt and written with the same token (docs: exactly-once protocol).
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from runwire_consumers.core.deadline import Deadline
@@ -42,14 +42,19 @@ class Span:
     first: int
     last: int
 
+    def covers(self, other: "Span") -> bool:
+        """Whether the other range lies in this one."""
+        return self.first <= other.first and other.last <= self.last
+
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An intent that is not known to be written."""
+    """An intent that is not known to be written, and the records that it covers."""
 
     token: str
     spans: Mapping[str, Span]
     append_at_ns: int
+    records: Sequence[Record] = ()
 
 
 class Source(Protocol):
@@ -62,22 +67,39 @@ class Source(Protocol):
         """
         ...
 
-    def pending(self) -> Pending | None:
-        """Return the intent left by an earlier process; the next polls yield exactly it.
+    def pending(self) -> list[Pending]:
+        """Return intents of an earlier owner that are ready to be written again, each once.
 
+        Nothing newer of their partitions is yielded before their commit.
         Raises: Retryable when the records cannot be reached yet.
         """
         ...
 
-    def intend(self, spans: Mapping[str, Span]) -> str:
-        """Make "these spans are one batch" durable and return its insert token.
+    def lane(self, partition: str) -> str:
+        """Return what partitions that may share a batch have in common."""
+        ...
 
-        Called with spans that were polled and not committed yet, never while one is pending.
+    def revoked(self) -> frozenset[str]:
+        """Return the partitions that went to another owner since the last call.
+
+        What was read from them and is not committed is the other owner's to write.
+        """
+        ...
+
+    def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
+        """Make "each of these is one batch" durable and return their insert tokens.
+
+        Called with spans that were polled and not committed yet, one batch per lane, never while
+        an earlier one of these partitions is pending.
+        Raises: Retryable; ask `revoked` before the next try.
         """
         ...
 
     def commit(self, spans: Mapping[str, Span]) -> None:
-        """Forget the intent and everything up to the end of the spans."""
+        """Forget the intents of these partitions and everything up to the end of the spans.
+
+        Raises: Retryable; ask `revoked` before the next try.
+        """
         ...
 
     def pause(self) -> None:
@@ -119,45 +141,57 @@ class MemorySource:
 
     def poll(self, timeout_s: float) -> list[Record]:
         """Return what is new; never blocks."""
-        if self._is_paused:
+        if self._is_paused or self._log.intent:
             return []
-        pending = self._log.intent
         found: list[Record] = []
         for partition, records in self._log.records.items():
             start = self._read.get(partition, 0)
-            span = pending.spans.get(partition) if pending else None
             for record in records:
-                if record.offset < start or len(found) == self._records_max:
-                    continue
-                if pending and (span is None or record.offset > span.last):
-                    continue
-                found.append(record)
-                self._read[partition] = record.last_offset + 1
+                if record.offset >= start and len(found) < self._records_max:
+                    found.append(record)
+                    self._read[partition] = record.last_offset + 1
         return found
 
-    def pending(self) -> Pending | None:
+    def pending(self) -> list[Pending]:
         """Return the intent left by an earlier source on this log."""
-        return self._log.intent
+        intent = self._log.intent
+        if intent is None:
+            return []
+        records = self._covered(intent.spans)
+        for record in records:
+            self._read[record.partition] = record.last_offset + 1
+        return [replace(intent, records=records)]
 
-    def intend(self, spans: Mapping[str, Span]) -> str:
+    def lane(self, partition: str) -> str:
+        """All partitions share one."""
+        return ""
+
+    def revoked(self) -> frozenset[str]:
+        """Nobody else reads this log."""
+        return frozenset()
+
+    def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
         """Remember the spans in the log and return the token."""
-        log = self._log
-        log.batch_number += 1
-        token = f"memory:{log.batch_number}"
-        stamps = [
-            record.append_at_ns
-            for partition, span in spans.items()
-            for record in log.records[partition]
-            if span.first <= record.offset <= span.last
-        ]
-        log.intent = Pending(token, dict(spans), max(stamps, default=0))
-        return token
+        (spans,) = batches
+        self._log.batch_number += 1
+        token = f"memory:{self._log.batch_number}"
+        stamps = [record.append_at_ns for record in self._covered(spans)]
+        self._log.intent = Pending(token, dict(spans), max(stamps, default=0))
+        return [token]
 
     def commit(self, spans: Mapping[str, Span]) -> None:
         """Move the committed offsets and drop the intent."""
         for partition, span in spans.items():
             self._log.committed[partition] = span.last + 1
         self._log.intent = None
+
+    def _covered(self, spans: Mapping[str, Span]) -> list[Record]:
+        return [
+            record
+            for partition, span in spans.items()
+            for record in self._log.records[partition]
+            if span.first <= record.offset <= span.last
+        ]
 
     def pause(self) -> None:
         """Yield nothing until `resume`."""

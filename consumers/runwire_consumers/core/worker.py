@@ -4,14 +4,16 @@ Invariants, in the order in which a crash may test them:
 1. Nothing is written before its intent is durable: the same spans and token come back.
 2. Dead letters are durable before the commit that passes over them.
 3. Nothing is committed before the sink has said that it is written.
-4. While an intent is unresolved no other batch begins, so at most one batch is in doubt.
+4. While an intent is unresolved no other batch of its partitions begins.
+5. What another worker has taken over is dropped here, wherever it is: the other one writes it.
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from runwire_consumers.core import kill_points
 from runwire_consumers.core.backoff import Backoff
@@ -21,10 +23,11 @@ from runwire_consumers.core.dead_letters import DeadLetters
 from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Fatal, Retryable, RowsRejected, SkipFlush
 from runwire_consumers.core.health import Health
+from runwire_consumers.core.open_batches import OpenBatches
 from runwire_consumers.core.patience import SLICE_S, OutOfTime, Patience
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.core.sink import Sink
-from runwire_consumers.core.source import Pending, Record, Source
+from runwire_consumers.core.source import Record, Source, Span
 from runwire_consumers.core.stop import Stop
 from runwire_schemas.errors import DecodeError
 
@@ -71,9 +74,9 @@ class Worker:
         self._metrics = metrics or SelfMetrics()
         self._health = health or Health(self._clock)
         self._decode = decode
-        self._builder = BatchBuilder(self._options.limits, self._clock)
+        self._open = OpenBatches(self._options.limits, self._clock, source.lane)
         self._carry: deque[Record] = deque()
-        self._in_hand: Batch | None = None
+        self._in_hand: list[Batch] = []
         self._patience = Patience(
             source,
             backoff=Backoff(self._options.retry_first_s, self._options.retry_max_s),
@@ -117,106 +120,117 @@ class Worker:
         self._patience.begin_shutdown()
         while self._carry:
             self._gather_carry()
-            self._write_open_batch()
-        self._write_open_batch()
+            self._write_open_batches()
+        self._write_open_batches()
         _log.info("stopped: everything read is written and committed")
         return 0
 
     def _turn(self) -> None:
         if not self._carry:
-            wait_s = min(self._options.poll_s, self._builder.left_s)
-            self._carry.extend(self._patience.insist(lambda: self._source.poll(wait_s)))
+            wait_s = min(self._options.poll_s, self._open.left_s)
+            polled = self._patience.insist(lambda: self._source.poll(wait_s))
+            self._drop_revoked()  # first: what was polled now may be of a partition won back
+            self._carry.extend(polled)
+            self._replay()
         self._gather_carry()
-        if self._builder.is_due:
-            self._write_open_batch()
-        elif self._builder.is_empty:
+        if self._open.is_due:
+            self._write_open_batches()
+        elif self._open.is_empty:
             self._health.idle()
 
     def _gather_carry(self) -> None:
-        while self._carry and (self._is_continued() or not self._builder.is_due):
-            self._gather(self._carry.popleft())
-        self._health.pending = self._builder.rows + len(self._carry)
+        while self._carry and (self._open.continues(self._carry[0]) or not self._open.is_due):
+            self._gather(self._carry.popleft(), self._open)
+        self._health.pending = self._open.rows + len(self._carry)
         self._metrics.set("runwire_worker_pending_rows", self._health.pending)
 
-    def _is_continued(self) -> bool:
-        """Whether the next record shares its offsets with the last: one batch holds both."""
-        span = self._builder.spans.get(self._carry[0].partition)
-        return span is not None and span.last >= self._carry[0].last_offset
-
-    def _gather(self, record: Record) -> None:
+    def _gather(self, record: Record, into: OpenBatches | BatchBuilder) -> None:
         if record.damage:
             self._metrics.add("runwire_worker_dead_letters_total", reason="damage")
-            self._builder.add_bad(record, record.damage)
+            into.add_bad(record, record.damage)
             return
         try:
             decoded = self._decode(record)
         except DecodeError as error:
             self._metrics.add("runwire_worker_dead_letters_total", reason="decode")
-            self._builder.add_bad(record, f"cannot be decoded: {error}")
+            into.add_bad(record, f"cannot be decoded: {error}")
         except Exception as error:
             span = f"{record.partition} {record.offset}-{record.last_offset}"
             error.add_note(f"while decoding {record.stream} record {span}")
             raise
         else:
-            self._builder.add(record, decoded)
+            into.add(record, decoded)
 
     def _replay(self) -> None:
-        pending = self._patience.insist(self._source.pending)
-        if pending is None:
-            return
-        self._health.state = "replaying"
-        for record in self._records_of(pending):
-            self._gather(record)
-        batch = self._builder.close(pending.token)
-        if batch.spans != dict(pending.spans):
-            raise Fatal(
-                f"batch {pending.token} cannot be rebuilt: it covers {dict(pending.spans)}, the "
-                f"source yields {dict(batch.spans)}. Nothing was written. Keep the spool and "
-                "report this; it must not happen"
+        """Write the intents of earlier owners before anything newer of their partitions."""
+        for pending in self._patience.insist(self._source.pending):
+            self._health.state = "replaying"
+            builder = BatchBuilder(self._options.limits, self._clock)
+            for record in pending.records:
+                self._gather(record, builder)
+            covered, wanted = builder.spans, pending.spans
+            if any(p not in wanted or not wanted[p].covers(s) for p, s in covered.items()):
+                raise Fatal(
+                    f"batch {pending.token} cannot be rebuilt: it covers {dict(wanted)}, the "
+                    f"source yields {dict(covered)}. Nothing was written. Report this; it must "
+                    "not happen"
+                )
+            batch = replace(
+                builder.close(pending.token), spans=wanted, append_at_ns=pending.append_at_ns
             )
-        batch = replace(batch, append_at_ns=pending.append_at_ns)
-        _log.info("writing batch %s again: %d rows", batch.token, batch.rows)
-        self._metrics.add("runwire_worker_replayed_batches_total")
-        self._deliver(batch)
+            _log.info("writing batch %s again: %d rows", batch.token, batch.rows)
+            self._metrics.add("runwire_worker_replayed_batches_total")
+            self._deliver([batch])
+            self._health.state = "running"
 
-    def _records_of(self, pending: Pending) -> list[Record]:
-        records: list[Record] = []
-        missing = dict(pending.spans)
-        while missing:
-            polled = self._patience.insist(lambda: self._source.poll(SLICE_S))
-            for record in polled:
-                if record.last_offset >= pending.spans[record.partition].last:
-                    missing.pop(record.partition, None)
-            records += polled
-            if not polled and self._stop.is_requested:
-                raise OutOfTime
-        return records
+    def _drop_revoked(self) -> None:
+        lost = self._source.revoked()
+        if not lost:
+            return
+        self._metrics.add("runwire_worker_revoked_partitions_total", len(lost))
+        self._open.drop(lost)
+        self._carry = deque(record for record in self._carry if record.partition not in lost)
+        self._in_hand = [batch for batch in self._in_hand if lost.isdisjoint(batch.spans)]
 
-    def _write_open_batch(self) -> None:
-        if self._builder.is_empty:
+    def _write_open_batches(self) -> None:
+        if self._open.is_empty:
             return
         kill_points.reach("before-intent")
-        spans = self._builder.spans
-        token = self._patience.insist(lambda: self._source.intend(spans))
+        tokens = self._patience.insist(self._try_intend)
         kill_points.reach("after-intent")
-        self._deliver(self._builder.close(token))
+        self._deliver(self._open.close(tokens))
 
-    def _deliver(self, batch: Batch) -> None:
-        """Write the batch, however long it takes, then commit it."""
-        self._in_hand = batch
-        self._health.pending = batch.rows
-        self._patience.insist(self._try_write)
+    def _try_intend(self) -> list[str]:
+        self._drop_revoked()
+        return [] if self._open.is_empty else self._source.intend(self._open.spans)
+
+    def _deliver(self, batches: list[Batch]) -> None:
+        """Write the batches, however long it takes, then commit them together."""
+        self._in_hand = batches
+        self._health.pending = sum(batch.rows for batch in batches)
+        for spans in [batch.spans for batch in batches]:
+            self._patience.insist(partial(self._try_write, spans))
         kill_points.reach("after-insert")
-        self._patience.insist(lambda: self._source.commit(batch.spans))
+        self._patience.insist(self._try_commit)
         kill_points.reach("after-commit")
-        self._account(self._in_hand)
-        self._in_hand = None
+        for batch in self._in_hand:
+            self._account(batch)
+        self._in_hand = []
 
-    def _try_write(self) -> None:
-        batch = self._in_hand
-        assert batch is not None
+    def _try_commit(self) -> None:
+        self._drop_revoked()
+        spans = {p: span for batch in self._in_hand for p, span in batch.spans.items()}
+        if spans:
+            self._source.commit(spans)
+
+    def _try_write(self, spans: Mapping[str, Span]) -> None:
+        self._drop_revoked()
+        index = next((i for i, batch in enumerate(self._in_hand) if batch.spans is spans), None)
+        if index is None:
+            return  # its partition has another owner now, who writes it under the same token
         begin_s = time.perf_counter()
         while True:
+            batch = self._in_hand[index]
             self._set_aside(batch)
             try:
                 self._sink.write(batch)
@@ -224,13 +238,14 @@ class Worker:
             except RowsRejected as error:
                 # Same token: tables that took the batch already ignore the repetition.
                 count = len(error.rejections)
-                batch = self._in_hand = batch.without(error.rejections)
+                self._in_hand[index] = batch.without(error.rejections)
                 self._metrics.add(
                     "runwire_worker_dead_letters_total", float(count), reason="rejected"
                 )
             except Retryable:
                 if self._options.new_token_per_try:
-                    self._in_hand = replace(batch, token=self._source.intend(batch.spans))
+                    (fresh,) = self._source.intend([batch.spans])
+                    self._in_hand[index] = replace(batch, token=fresh)
                 raise
         self._metrics.observe("runwire_worker_write_seconds", time.perf_counter() - begin_s)
 
@@ -258,18 +273,19 @@ class Worker:
         metrics.set("runwire_worker_pending_rows", 0)
 
     def _leftover(self) -> str:
-        rows = self._builder.rows + (self._in_hand.rows if self._in_hand else 0)
+        rows = self._open.rows + sum(batch.rows for batch in self._in_hand)
         return (
             f"{rows} rows that were read are not committed; they stay at the source and are "
             "written at the next start"
         )
 
     def _coordinates(self) -> str:
-        spans = self._in_hand.spans if self._in_hand else self._builder.spans
-        shown = [f"{partition} {s.first}-{s.last}" for partition, s in list(spans.items())[:5]]
-        token = f"batch {self._in_hand.token}: " if self._in_hand else ""
-        more = f" and {len(spans) - 5} more" if len(spans) > 5 else ""
-        return token + (", ".join(shown) or "no open batch") + more
+        tokens = [batch.token for batch in self._in_hand]
+        groups = [batch.spans for batch in self._in_hand] or self._open.spans
+        shown = [f"{p} {s.first}-{s.last}" for spans in groups for p, s in spans.items()]
+        token = f"batch {tokens[0]}: " if tokens else ""
+        more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+        return token + (", ".join(shown[:5]) or "no open batch") + more
 
     def _release(self) -> None:
         deadline = self._patience.begin_shutdown()

@@ -8,7 +8,7 @@ so that an intent can name every cut it holds and a restart can rebuild exactly 
 import json
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runwire_consumers.core.clock import Clock, SystemClock
@@ -54,16 +54,12 @@ class SpoolSource:
         self._commits = 0
         self._unsaved: set[str] = set()
         self._book: dict[str, deque[tuple[CutRange, int]]] = {}
-        self._replayed: list[Record] = []
         self._intent: Intent | None = None
         self._is_paused = False
         self._look_s = float("-inf")
 
     def poll(self, timeout_s: float) -> list[Record]:
-        """Return new cuts, or first those of a pending intent. Blocks: at most `timeout_s`."""
-        if self._replayed:
-            replayed, self._replayed = self._replayed, []
-            return replayed
+        """Return new cuts, none while an intent is pending. Blocks: at most `timeout_s`."""
         if self._is_paused or self._journal.pending is not None:
             self._clock.sleep(timeout_s)
             return []
@@ -80,7 +76,7 @@ class SpoolSource:
                 return []
             self._clock.sleep(min(left_s, max(0.0, self._look_s - self._clock.monotonic_s())))
 
-    def pending(self) -> Pending | None:
+    def pending(self) -> list[Pending]:
         """Return the open intent with its records rebuilt.
 
         Raises: Retryable when another process holds one of its folders, SpoolError when a folder
@@ -88,7 +84,7 @@ class SpoolSource:
         """
         intent = self._journal.pending
         if intent is None:
-            return None
+            return []
         self._intent = intent
         present = self._present(intent)
         # A cursor beyond a cut exists only if the insert had succeeded: the commit had begun.
@@ -100,16 +96,24 @@ class SpoolSource:
         if begun or not records:
             _log.info("batch %s needs no second insert, its commit is finished now", intent.token)
             self._settle(intent, present)
-            return None
-        self._replayed = records
+            return []
         spans: dict[str, Span] = {}
         for record in records:
             old = spans.get(record.partition)
             spans[record.partition] = Span(old.first if old else record.offset, record.last_offset)
-        return Pending(intent.token, spans, intent.append_at_ns)
+        return [Pending(intent.token, spans, intent.append_at_ns, records)]
 
-    def intend(self, spans: Mapping[str, Span]) -> str:
+    def lane(self, partition: str) -> str:
+        """All folders share one: the journal and the reader locks fence them together."""
+        return ""
+
+    def revoked(self) -> frozenset[str]:
+        """Nobody takes a folder whose lock this source holds."""
+        return frozenset()
+
+    def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
         """Write down which cuts of which folders make this batch; return its token."""
+        (spans,) = batches
         cuts: list[CutRange] = []
         append_at_ns = 0
         for partition, span in spans.items():
@@ -119,7 +123,7 @@ class SpoolSource:
             append_at_ns = max(append_at_ns, *(stamp for _, stamp in inside))
             cuts += _merged(cut for cut, _ in inside)
         self._intent = self._journal.intend(append_at_ns, cuts)
-        return self._intent.token
+        return [self._intent.token]
 
     def commit(self, spans: Mapping[str, Span]) -> None:
         """Advance and save the cursors of the intent's folders, then mark it done."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from runwire_consumers.core.batch import BatchBuilder, BatchLimits
+from runwire_consumers.core.batch import BatchLimits
 from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Rejection
+from runwire_consumers.core.open_batches import OpenBatches
 from runwire_consumers.core.source import Span
 from support.builders import AT_NS, batch_of, metric_record, param_event, record, run_event
 
@@ -13,7 +14,7 @@ from support.builders import AT_NS, batch_of, metric_record, param_event, record
 def test_age_counts_from_the_first_record() -> None:
     """An empty batch never ages; one record starts the clock."""
     clock = MemoryClock()
-    builder = BatchBuilder(BatchLimits(age_s=1.0), clock)
+    builder = OpenBatches(BatchLimits(age_s=1.0), clock, lambda partition: partition)
     clock.advance(100)
     assert (builder.is_due, builder.left_s) == (False, 1.0)
     item = metric_record(0)
@@ -22,18 +23,19 @@ def test_age_counts_from_the_first_record() -> None:
     assert (builder.is_due, builder.left_s) == (False, 0.25)
     clock.advance(0.25)
     assert builder.is_due
-    builder.close("t")
+    builder.close(["t"])
     assert not builder.is_due
 
 
 def test_rows_and_bytes_close_a_batch() -> None:
     item = metric_record(0, calls=5)
     for limits in (BatchLimits(rows=10), BatchLimits(bytes=len(item.value))):
-        builder = BatchBuilder(limits, MemoryClock())
+        builder = OpenBatches(limits, MemoryClock(), lambda partition: partition)
         assert not builder.is_due
         builder.add(item, decode_record(item))
         assert builder.is_due
-    builder = BatchBuilder(BatchLimits(rows=11, bytes=len(item.value) + 1), MemoryClock())
+    limits = BatchLimits(rows=11, bytes=len(item.value) + 1)
+    builder = OpenBatches(limits, MemoryClock(), lambda partition: partition)
     builder.add(item, decode_record(item))
     assert not builder.is_due
 

@@ -41,7 +41,7 @@ def spans_of(records: list[Record]) -> dict[str, Span]:
 
 
 def finish(source: SpoolSource, records: list[Record]) -> None:
-    source.intend(spans_of(records))
+    source.intend([spans_of(records)])
     source.commit(spans_of(records))
 
 
@@ -112,7 +112,7 @@ def test_a_commit_that_had_begun_is_finished_without_an_insert(tmp_path: Path) -
         metric_log(writer).log({"a": 1.0})
     source = opened(tmp_path)
     records = drain(source)
-    source.intend(spans_of(records))
+    source.intend([spans_of(records)])
     source.close(Deadline(1))
     reader = FolderReader(writers[0].folder)
     reader.cut()
@@ -121,7 +121,7 @@ def test_a_commit_that_had_begun_is_finished_without_an_insert(tmp_path: Path) -
     reader.save()
     reader.close()
     source = opened(tmp_path)
-    assert source.pending() is None
+    assert source.pending() == []
     assert drain(source) == []
     source.close(Deadline(1))
     assert opened_again_is_clean(tmp_path)
@@ -131,7 +131,7 @@ def test_a_commit_that_had_begun_is_finished_without_an_insert(tmp_path: Path) -
 
 def opened_again_is_clean(root: Path) -> bool:
     source = opened(root)
-    clean = source.pending() is None and drain(source) == []
+    clean = source.pending() == [] and drain(source) == []
     source.close(Deadline(1))
     return clean
 
@@ -142,15 +142,15 @@ def test_a_pending_batch_waits_for_a_busy_folder(tmp_path: Path) -> None:
     metric_log(writer).log({"a": 1.0})
     source = opened(tmp_path)
     records = drain(source)
-    source.intend(spans_of(records))
+    source.intend([spans_of(records)])
     source.close(Deadline(1))
     other = FolderReader(writer.folder)
     source = opened(tmp_path)
     with pytest.raises(Retryable, match="must be written first"):
         source.pending()
     other.close()
-    assert source.pending() is not None
-    assert [item.value for item in drain(source)] == [item.value for item in records]
+    (pending,) = source.pending()
+    assert [item.value for item in pending.records] == [item.value for item in records]
     source.close(Deadline(1))
     writer.close()
 
@@ -161,14 +161,12 @@ def test_a_folder_deleted_with_a_pending_batch_does_not_block(tmp_path: Path) ->
     for writer in writers:
         metric_log(writer).log({"a": 1.0})
     source = opened(tmp_path)
-    token = source.intend(spans_of(drain(source)))
+    (token,) = source.intend([spans_of(drain(source))])
     source.close(Deadline(1))
     shutil.rmtree(writers[0].folder)
     source = opened(tmp_path)
-    pending = source.pending()
-    assert pending is not None
+    (pending,) = source.pending()
     assert (pending.token, list(pending.spans)) == (token, [f"{writers[1].meta.writer}/metric"])
-    drain(source)
     source.commit(pending.spans)
     source.close(Deadline(1))
     assert opened_again_is_clean(tmp_path)
@@ -204,12 +202,12 @@ def test_many_event_records_make_one_line_in_the_journal(tmp_path: Path) -> None
     source = opened(tmp_path)
     records = drain(source)
     assert len(records) == 500
-    source.intend(spans_of(records))
+    source.intend([spans_of(records)])
     assert (tmp_path / "journal" / "intents.log").stat().st_size < 1000
     source.close(Deadline(1))
     source = opened(tmp_path)
-    assert source.pending() is not None
-    assert [item.value for item in drain(source)] == [item.value for item in records]
+    (pending,) = source.pending()
+    assert [item.value for item in pending.records] == [item.value for item in records]
     source.close(Deadline(1))
     writer.close()
 
@@ -223,12 +221,12 @@ def test_the_unsafe_journal_forgets(tmp_path: Path) -> None:
     for step in range(2):
         log.log({"a": 1.0}, step)
         records = drain(source)
-        tokens |= {source.intend(spans_of(records)), source.intend(spans_of(records))}
+        tokens |= {*source.intend([spans_of(records)]), *source.intend([spans_of(records)])}
         source.commit(spans_of(records))
     source.close(Deadline(1))
     assert len(tokens) == 4
     source = SpoolSource(tmp_path, NoJournal(), clock=MemoryClock())
-    assert source.pending() is None
+    assert source.pending() == []
     assert sum(item.points for item in drain(source)) == 2
     source.close(Deadline(1))
     writer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -222,17 +223,72 @@ def test_a_crash_after_the_insert_stores_nothing_twice() -> None:
     assert (bench.store.points, len(bench.letters)) == (2, 1)
 
 
-def test_a_replay_that_cannot_be_rebuilt_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_replay_beyond_its_intent_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     """The same token with other content would lose rows silently: stop instead."""
     bench = Bench()
     bench.log.append([metric_record(0), metric_record(1)])
+
+    class Confused(MemorySource):
+        def pending(self) -> list[Pending]:
+            return [replace(p, spans={"p/metric": Span(0, 0)}) for p in super().pending()]
+
     worker = bench.start()
     bench.sink.failures = [RuntimeError("crash")]
     assert worker.run() == 1
-    del bench.log.records["p/metric"][0]
-    assert bench.start().run() == 1
+    assert bench.start(source=Confused(bench.log)).run() == 1
     assert "cannot be rebuilt" in caplog.text
     assert bench.store.writes == []
+
+
+class Partitioned(MemorySource):
+    """Partitions that another worker may take at any moment: each is a lane, as in Kafka."""
+
+    lost: frozenset[str] = frozenset()
+    takes_at = ""  # which call takes `lost` away, the first time it is made
+
+    def lane(self, partition: str) -> str:
+        return partition
+
+    def revoked(self) -> frozenset[str]:
+        if self.takes_at != "taken":
+            return frozenset()
+        lost, self.lost = self.lost, frozenset()
+        return lost
+
+    def intend(self, batches: Any) -> list[str]:
+        self._take("intend")
+        return [",".join(f"{p}:{s.first}-{s.last}" for p, s in b.items()) for b in batches]
+
+    def commit(self, spans: Any) -> None:
+        self._take("commit")
+        super().commit(spans)
+
+    def _take(self, call: str) -> None:
+        if self.takes_at == call:
+            self.takes_at = "taken"
+            raise Retryable(0.01, "the group is rebalancing")
+
+
+def test_each_lane_is_a_batch_of_its_own_and_all_are_committed_together() -> None:
+    bench = Bench()
+    bench.log.append([metric_record(0), record(run_event(), 7, partition="q/run")])
+    assert bench.start(source=Partitioned(bench.log)).run() == 0
+    assert bench.store.writes == ["q/run:7-7", "p/metric:0-0"]  # runs before points
+    assert bench.log.committed == {"q/run": 8, "p/metric": 1}
+
+
+@pytest.mark.parametrize("call", ["intend", "commit"])
+def test_what_another_worker_took_over_is_left_to_it(call: str) -> None:
+    """A partition lost before the intent is not written, one lost before the commit stays open."""
+    bench = Bench()
+    bench.log.append([metric_record(0), record(run_event(), 7, partition="q/run")])
+    source = Partitioned(bench.log)
+    source.lost, source.takes_at = frozenset(("p/metric",)), call
+    assert bench.start(source=source).run() == 0
+    written = ["q/run:7-7"] if call == "intend" else ["q/run:7-7", "p/metric:0-0"]
+    assert bench.store.writes == written
+    assert bench.log.committed == {"q/run": 8}
+    assert bench.metrics.value("runwire_worker_revoked_partitions_total") == 1
 
 
 def test_a_source_that_asks_for_patience_is_asked_again() -> None:
@@ -242,11 +298,11 @@ def test_a_source_that_asks_for_patience_is_asked_again() -> None:
     class Hesitant(MemorySource):
         failures = 3
 
-        def intend(self, spans: Any) -> str:
+        def intend(self, batches: Any) -> list[str]:
             self.failures -= 1
             if self.failures >= 0:
                 raise Retryable(0.1, "the disk is full")
-            return super().intend(spans)
+            return super().intend(batches)
 
     assert bench.start(source=Hesitant(bench.log)).run() == 0
     assert bench.store.points == 2
