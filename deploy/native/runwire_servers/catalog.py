@@ -1,0 +1,23 @@
+"""All servers by name."""
+
+from __future__ import annotations
+
+from runwire_servers.errors import ServersError
+from runwire_servers.kafka import Kafka
+from runwire_servers.server import Server
+
+SERVERS: dict[str, Server] = {
+    server.name: server
+    for server in (
+        Kafka("kafka", nodes=1, heap_mb=384),
+        Kafka("kafka3", nodes=3, heap_mb=256),
+    )
+}
+DEFAULT = ("kafka",)
+
+
+def find_server(name: str) -> Server:
+    """Raises: ServersError with the names that exist."""
+    if name not in SERVERS:
+        raise ServersError(f"no server is called {name!r}: choose among {', '.join(SERVERS)}")
+    return SERVERS[name]

@@ -1,0 +1,71 @@
+"""The state file of an instance: which servers were started, where they answer, as which pid."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from runwire_servers.errors import ServersError
+from runwire_servers.places import Places
+from runwire_servers.processes import Process
+
+
+@dataclass(slots=True)
+class Record:
+    """One server. `facts` is what a client needs beside the address, secrets included."""
+
+    version: str = ""
+    address: str = ""
+    started_at: str = ""
+    ports: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    processes: dict[str, Process] = field(default_factory=dict)
+    logs: dict[str, str] = field(default_factory=dict)
+
+    def running(self) -> dict[str, Process]:
+        """The processes that live."""
+        return {label: process for label, process in self.processes.items() if process.alive()}
+
+
+@dataclass(slots=True)
+class State:
+    """All servers of an instance; `owner` is the process for which they were started, if any."""
+
+    servers: dict[str, Record] = field(default_factory=dict)
+    owner: Process | None = None
+
+
+def load(places: Places) -> State:
+    """Read the file; an empty state when there is none. Raises: ServersError."""
+    try:
+        found = json.loads(places.state.read_text())
+        owner = Process(**found["owner"]) if found["owner"] else None
+        return State({name: _record(facts) for name, facts in found["servers"].items()}, owner)
+    except FileNotFoundError:
+        return State()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ServersError(
+            f"{places.state} cannot be read ({error!r}): end the servers it may name by hand, "
+            "then remove it"
+        ) from error
+
+
+def _record(facts: dict[str, Any]) -> Record:
+    processes = {label: Process(**process) for label, process in facts.pop("processes").items()}
+    return Record(**facts, processes=processes)
+
+
+def save(places: Places, state: State) -> None:
+    """Replace the file in one step, readable by this user alone: it holds test passwords."""
+    facts = {
+        "owner": state.owner.as_dict() if state.owner else None,
+        "servers": {name: asdict(record) for name, record in sorted(state.servers.items())},
+    }
+    part = places.state.with_suffix(".part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(facts, file, indent=2)
+        file.write("\n")
+    part.replace(places.state)

