@@ -15,17 +15,24 @@ from runwire_consumers.core.dead_letters import (
     letter_of,
 )
 from runwire_consumers.core.errors import DeadLetterLimit
+from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
 from runwire_schemas.events import DeadLetter
 from support.builders import AT_NS, bad_record
+from support.topics import make_topics
 
 Open = Callable[[int], DeadLetters]
 
 
-@pytest.fixture(params=["memory", "file"])
+@pytest.fixture(params=["memory", "file", "kafka"])
 def open_letters(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     """Opens the same letters with a limit, as a restarted process would."""
     if request.param == "file":
         return lambda limit: FileDeadLetters(tmp_path / "dead-letters", limit=limit)
+    if request.param == "kafka":
+        settings = request.getfixturevalue("kafka").settings
+        prefix = request.getfixturevalue("topic_prefix")
+        make_topics(settings, prefix, ["deadletter"])
+        return lambda limit: KafkaDeadLetters(settings, topic_prefix=prefix, limit=limit)
     shared: dict[str, DeadLetter] = {}
     return lambda limit: MemoryDeadLetters(shared, limit=limit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import pytest
 from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.source import MemoryLog, MemorySource, Record, Source, Span
+from runwire_consumers.kafka.source import KafkaSource
 from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import SpoolSource
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.topics import topic_name
 from support.builders import record, run_event
 from support.spools import metric_log, new_writer
+from support.topics import JOIN_S, group, joined, make_topics, send
 
 
 class Rig(ABC):
@@ -61,20 +66,68 @@ class SpoolRig(Rig):
         return SpoolSource(self.root, IntentJournal(self.root / "journal"), clock=self.clock)
 
 
-@pytest.fixture(params=["memory", "spool"])
+class KafkaRig(Rig):
+    def __init__(self, kafka: KafkaSettings, prefix: str, protocol: str) -> None:
+        self.kafka, self.prefix, self.protocol = kafka, prefix, protocol
+        self.seqs = [0] * self.writers
+        make_topics(kafka, prefix, ["run"], partitions=self.writers)
+
+    def feed(self, writer: int, n: int) -> None:
+        start = self.seqs[writer]
+        self.seqs[writer] += n
+        events = [record(run_event(seq=seq), seq) for seq in range(start, start + n)]
+        send(self.kafka, topic_name("run", self.prefix), events, partition=writer)
+
+    def open(self) -> Source:
+        return KafkaSource(self.kafka, group(self.prefix, ["run"], protocol=self.protocol))
+
+
+@pytest.fixture(params=["memory", "spool", "kafka", "kafka, next-generation group"])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
-    return MemoryRig() if request.param == "memory" else SpoolRig(tmp_path)
+    if request.param == "memory":
+        return MemoryRig()
+    if request.param == "spool":
+        return SpoolRig(tmp_path)
+    kafka = request.getfixturevalue("kafka")
+    prefix = request.getfixturevalue("topic_prefix")
+    protocol = "classic" if request.param == "kafka" else "consumer"
+    return KafkaRig(kafka.settings, prefix, protocol)
 
 
 def drain(source: Source) -> list[Record]:
-    """Everything until several polls find nothing."""
+    """Everything until several polls find nothing; a group may take seconds to come together."""
     found: list[Record] = []
     quiet = 0
-    while quiet < 5:
-        polled = source.poll(0.3)
-        quiet = 0 if polled else quiet + 1
+    deadline_s = time.monotonic() + JOIN_S
+    while quiet < (12 if isinstance(source, KafkaSource) else 5):
+        # A spool looks every 0.25 s, on the test's clock; a broker answers at once, on ours.
+        polled = source.poll(0.1 if isinstance(source, KafkaSource) else 0.3)
         found += polled
+        if isinstance(source, KafkaSource) and not joined(source):
+            assert time.monotonic() < deadline_s, "the group gave this source no partition"
+            continue
+        quiet = 0 if polled else quiet + 1
     return found
+
+
+def batches_of(source: Source, records: list[Record]) -> list[dict[str, Span]]:
+    """One batch per lane, as a worker makes them."""
+    lanes: dict[str, list[Record]] = {}
+    for item in records:
+        lanes.setdefault(source.lane(item.partition), []).append(item)
+    return [spans_of(part) for part in lanes.values()]
+
+
+def replayed(source: Source) -> tuple[list[str], dict[str, Span], list[Record]]:
+    """Tokens, spans and records of what an earlier owner left; nothing newer may come with it."""
+    assert drain(source) == []
+    found = source.pending()
+    for pending in found:
+        stamps = [item.append_at_ns for item in pending.records]
+        assert pending.append_at_ns == max(stamps)
+    spans = {partition: span for pending in found for partition, span in pending.spans.items()}
+    records = [item for pending in found for item in pending.records]
+    return [pending.token for pending in found], spans, records
 
 
 def spans_of(records: list[Record]) -> dict[str, Span]:
@@ -123,22 +176,19 @@ def test_an_intent_comes_back_exactly(rig: Rig) -> None:
     rig.feed(1, 2)
     source = rig.open()
     batch = drain(source)
-    (token,) = source.intend([spans_of(batch)])
+    tokens = source.intend(batches_of(source, batch))
     source.close(Deadline(1))
     rig.feed(0, 4)
     for _ in range(2):  # a crash during the replay is followed by another replay
         source = rig.open()
-        assert drain(source) == []
-        (pending,) = source.pending()
-        assert (pending.token, dict(pending.spans)) == (token, spans_of(batch))
-        assert pending.append_at_ns == max(item.append_at_ns for item in batch)
-        again = list(pending.records)
+        again_tokens, spans, again = replayed(source)
+        assert (sorted(again_tokens), spans) == (sorted(tokens), spans_of(batch))
         assert values(again) == values(batch)
-        assert {item.append_at_ns for item in again} == {pending.append_at_ns}
         source.close(Deadline(1))
     source = rig.open()
-    (pending,) = source.pending()
-    source.commit(pending.spans)
+    _, spans, _ = replayed(source)
+    assert drain(source) == []
+    source.commit(spans)
     assert source.pending() == []
     assert len(drain(source)) == 4
     source.close(Deadline(1))
@@ -149,21 +199,21 @@ def test_a_commit_holds(rig: Rig) -> None:
     rig.feed(0, 3)
     source = rig.open()
     batch = drain(source)
-    tokens = {*source.intend([spans_of(batch)])}
+    tokens = {*source.intend(batches_of(source, batch))}
     source.commit(spans_of(batch))
     rig.feed(0, 2)
     later = drain(source)
     assert [item.offset for item in later] == [3, 4]
-    tokens |= {*source.intend([spans_of(later)])}
+    tokens |= {*source.intend(batches_of(source, later))}
     source.commit(spans_of(later))
     source.close(Deadline(1))
     source = rig.open()
-    assert source.pending() == []
     assert drain(source) == []
+    assert source.pending() == []
     rig.feed(0, 1)
     last = drain(source)
     assert [item.offset for item in last] == [5]
-    tokens |= {*source.intend([spans_of(last)])}
+    tokens |= {*source.intend(batches_of(source, last))}
     assert len(tokens) == 3
     source.close(Deadline(1))
 
@@ -173,15 +223,15 @@ def test_a_batch_may_end_inside_what_was_polled(rig: Rig) -> None:
     rig.feed(0, 6)
     source = rig.open()
     polled = drain(source)
-    source.intend([spans_of(polled[:2])])
+    source.intend(batches_of(source, polled[:2]))
     source.commit(spans_of(polled[:2]))
-    (token,) = source.intend([spans_of(polled[2:5])])
+    tokens = source.intend(batches_of(source, polled[2:5]))
     source.close(Deadline(1))
     source = rig.open()
-    (pending,) = source.pending()
-    assert pending.token == token
-    assert values(list(pending.records)) == values(polled[2:5])
-    source.commit(pending.spans)
+    again_tokens, spans, again = replayed(source)
+    assert again_tokens == tokens
+    assert values(again) == values(polled[2:5])
+    source.commit(spans)
     assert values(drain(source)) == values(polled[5:])
     source.close(Deadline(1))
 
@@ -208,7 +258,7 @@ def test_metrics_of_many_cuts_are_rebuilt_byte_for_byte(tmp_path: Path) -> None:
         if step % 4 == 3:
             batch += drain(source)
     assert len([item for item in batch if item.stream == "metric"]) == 3
-    source.intend([spans_of(batch)])
+    source.intend(batches_of(source, batch))
     source.close(Deadline(1))
     log.log({"loss": 99.0}, 99)
     source = SpoolSource(tmp_path, IntentJournal(tmp_path / "journal"), clock=clock)

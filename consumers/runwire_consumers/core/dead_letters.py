@@ -70,7 +70,8 @@ class DeadLetters(Protocol):
         ...
 
 
-def _limit_reached(limit: int, place: str) -> DeadLetterLimit:
+def limit_reached(limit: int, place: str) -> DeadLetterLimit:
+    """Return the error that stops a worker whose letters are too many."""
     return DeadLetterLimit(
         f"{limit} records could not be stored and lie in {place}: the limit is reached. Nothing "
         "was dropped and nothing more is read. Look at them with `runwire dead-letters ls`, then "
@@ -97,7 +98,7 @@ class MemoryDeadLetters:
         room = self._limit - len(self.letters)
         self.letters.update(list(new.items())[: max(0, room)])
         if len(new) > room:
-            raise _limit_reached(self._limit, "memory")
+            raise limit_reached(self._limit, "memory")
         return len(new)
 
     def count(self) -> int:
@@ -139,7 +140,7 @@ class FileDeadLetters:
             room = max(0, self._limit - len(self._ids))
             self._append(list(new.values())[:room])
             if len(new) > room:
-                raise _limit_reached(self._limit, str(self._path))
+                raise limit_reached(self._limit, str(self._path))
         return len(new)
 
     def count(self) -> int:

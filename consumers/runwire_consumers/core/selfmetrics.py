@@ -82,9 +82,10 @@ class SelfMetrics:
         counter = self._counters[name]
         (counter.labels(**labels) if labels else counter).inc(amount)
 
-    def set(self, name: Name, value: float) -> None:
+    def set(self, name: Name, value: float, **labels: str) -> None:
         """Set a gauge."""
-        self._gauges[name].set(value)
+        gauge = self._gauges[name]
+        (gauge.labels(**labels) if labels else gauge).set(value)
 
     def observe(self, name: Name, seconds: float) -> None:
         """Add one duration to a histogram."""

@@ -1,0 +1,1 @@
+"""Kafka: the source of the workers, their dead letters, the topics."""

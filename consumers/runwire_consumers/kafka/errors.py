@@ -1,0 +1,51 @@
+"""What Kafka's errors mean for a worker, in sentences."""
+
+from confluent_kafka import KafkaError
+
+from runwire_consumers.core.errors import Retryable
+
+# The group goes on without us, or in another generation: what we read is not ours any more.
+FENCED = frozenset(
+    (
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+        KafkaError._ASSIGNMENT_LOST,
+        KafkaError._FENCED,
+        KafkaError._MAX_POLL_EXCEEDED,
+    )
+)
+REBALANCING = frozenset((KafkaError.REBALANCE_IN_PROGRESS, KafkaError._WAIT_COORD))
+# librdkafka mends these by itself; only the silence that follows is worth a sentence.
+PASSING = frozenset((KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._PARTITION_EOF))
+
+_SENTENCES = {
+    KafkaError._ALL_BROKERS_DOWN: "no Kafka broker answers at {servers}: is it running, and is the "
+    "address right?",
+    KafkaError._RESOLVE: "{servers} cannot be resolved: check RUNWIRE_KAFKA_BOOTSTRAP_SERVERS",
+    KafkaError._AUTHENTICATION: "Kafka refuses the user or password: check "
+    "RUNWIRE_KAFKA_SASL_USERNAME, its password and the mechanism",
+    KafkaError._SSL: "no TLS connection to {servers}: check RUNWIRE_KAFKA_SSL_CA_LOCATION and the "
+    "names in the broker's certificate",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "Kafka refuses the user or password: check "
+    "RUNWIRE_KAFKA_SASL_USERNAME, its password and the mechanism",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "this user may not read a topic: grant READ and "
+    "DESCRIBE on it (`runwire migrate --print` shows the commands)",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not join the consumer group: grant READ "
+    "on it (`runwire migrate --print` shows the commands)",
+    KafkaError.UNKNOWN_TOPIC_OR_PART: "a topic does not exist: run `runwire migrate`",
+    KafkaError._UNKNOWN_TOPIC: "a topic does not exist: run `runwire migrate`",
+}
+
+
+def explain(error: KafkaError, servers: str) -> str:
+    """Return what happened and what to do, with librdkafka's own words behind it."""
+    sentence = _SENTENCES.get(error.code(), "Kafka at {servers} answers with an error")
+    return f"{sentence.format(servers=servers)} ({error.name()}: {error.str()})"
+
+
+def retryable(error: KafkaError, servers: str, after_s: float = 1.0) -> Retryable:
+    """Return the failure as the worker's word for "later"."""
+    return Retryable(after_s, explain(error, servers))

@@ -1,0 +1,304 @@
+"""Membership in the consumer group: which partitions are ours, and since when not any more."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from runwire_consumers.core.errors import Fatal, Retryable
+from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.kafka.errors import FENCED, PASSING, REBALANCING, explain, retryable
+from runwire_consumers.kafka.partition import Partition, parse_intent
+from runwire_consumers.kafka.topic_ids import TopicIds
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.topics import kind_of, topic_name
+
+_log = logging.getLogger("runwire.kafka")
+
+REQUEST_S = 10.0
+GROUP_PROTOCOLS = ("classic", "consumer")
+# Source: notes of the pipeline, section 6. Commits and offsets are the protocol's business.
+_CONSUMER = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",  # whoever has no offset begins at the start, see `_assign`
+    "enable.partition.eof": True,
+    "isolation.level": "read_committed",
+    "fetch.max.bytes": 52_428_800,
+    "max.partition.fetch.bytes": 4_194_304,
+    "queued.max.messages.kbytes": 65_536,
+    "fetch.queue.backoff.ms": 50,  # the default of 1 s stalls a hungry consumer
+    "max.poll.interval.ms": 300_000,
+    "allow.auto.create.topics": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSettings:
+    """Which group reads which topics how. Units: session_timeout_s of the classic protocol."""
+
+    name: str
+    kinds: Sequence[str]
+    topic_prefix: str = ""
+    protocol: str = "classic"
+    instance_id: str = ""
+    session_timeout_s: float = 45.0
+
+
+class Group:
+    """A consumer and the partitions it was assigned; made anew when topics were made anew.
+
+    Threads: one; callbacks run inside `consume` and `close`.
+    """
+
+    def __init__(self, kafka: KafkaSettings, settings: GroupSettings, metrics: SelfMetrics) -> None:
+        self._kafka, self._settings, self._metrics = kafka, settings, metrics
+        self.topics = [topic_name(kind, settings.topic_prefix) for kind in settings.kinds]
+        self.servers = kafka.bootstrap_servers
+        self.partitions: dict[str, Partition] = {}
+        self.is_paused = False
+        self._lost: set[str] = set()
+        self._problem: KafkaError | None = None
+        self._must_reopen = False
+        self._consumer: Consumer | None = None
+        self._ids = TopicIds(AdminClient(self._connection()), self.topics, self.servers)
+
+    def consume(self, messages_max: int, timeout_s: float) -> list[Message]:
+        """Return messages of partitions that are ours, errors told apart.
+
+        Blocks: at most `timeout_s`, longer while partitions are assigned.
+        Raises: Retryable.
+        """
+        if self._must_reopen:
+            self.reopen()
+        consumer = self._open()
+        lost_before = len(self._lost)
+        try:
+            messages = consumer.consume(messages_max, timeout_s)
+        except KafkaException as error:
+            raise self._failed(error) from error
+        if len(self._lost) != lost_before:
+            self._seek_back(messages)
+            return []
+        good = [message for message in messages if self._is_good(message)]
+        if self._problem is not None and not good:
+            problem, self._problem = self._problem, None
+            raise retryable(problem, self.servers)
+        return good
+
+    def commit(self, offsets: list[TopicPartition]) -> None:
+        """Commit offsets with their metadata. Blocks: for one request. Raises: Retryable."""
+        consumer = self._open()
+        try:
+            done = consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            raise self._failed(error) from error
+        for offset in done:
+            if offset.error is not None:
+                raise self._failed(KafkaException(offset.error))
+
+    def take_lost(self) -> frozenset[str]:
+        """Return the partitions that were lost since the last call."""
+        lost, self._lost = frozenset(self._lost), set()
+        return lost
+
+    def set_paused(self, *, is_paused: bool) -> None:
+        """Stop or continue fetching; the membership stays."""
+        self.is_paused = is_paused
+        self._steer(self.partitions.values())
+
+    def release(self, partition: Partition) -> None:
+        """Continue fetching a partition whose repeated range is committed."""
+        self._steer([partition])
+
+    def hold(self, partition: Partition) -> None:
+        """Fetch nothing more of a partition until its range is committed."""
+        if self._consumer is not None:
+            self._consumer.pause([TopicPartition(partition.topic, partition.number)])
+
+    def check_topics(self) -> None:
+        """Begin anew when a topic was deleted and made again. Raises: Retryable."""
+        before = dict(self._ids.known)
+        if self._consumer is not None and self._ids.read() != before:
+            _log.warning("a topic was deleted and made again; reading it from its start")
+            self.reopen()
+
+    def reopen(self) -> None:
+        """Leave and join again; nothing that was read and not committed counts any more."""
+        self._forget(self.partitions)
+        self.close()
+
+    def close(self) -> None:
+        """Leave the group. Blocks: for the farewell."""
+        consumer, self._consumer = self._consumer, None
+        self._must_reopen = False
+        if consumer is not None:
+            consumer.close()
+
+    def lag(self) -> dict[str, int]:
+        """Return how many records lie behind the positions, by topic; nothing is asked."""
+        behind = dict.fromkeys(self.topics, 0)
+        if self._consumer is None:
+            return behind
+        for partition in self.partitions.values():
+            place = TopicPartition(partition.topic, partition.number)
+            _, high = self._consumer.get_watermark_offsets(place, cached=True) or (0, -1)
+            behind[partition.topic] += max(0, high - max(0, partition.next_offset))
+        return behind
+
+    def _open(self) -> Consumer:
+        if self._consumer is None:
+            self._ids.read()
+            consumer = Consumer(self._connection() | self._group_config())
+            consumer.subscribe(
+                self.topics, on_assign=self._assign, on_revoke=self._revoke, on_lost=self._revoke
+            )
+            self._consumer = consumer
+        return self._consumer
+
+    def _connection(self) -> dict[str, Any]:
+        quiet = {"log_level": 3, "logger": logging.getLogger("runwire.librdkafka")}
+        return {**self._kafka.client_config(), "error_cb": self._note_problem, **quiet}
+
+    def _group_config(self) -> dict[str, Any]:
+        settings = self._settings
+        config: dict[str, Any] = {**_CONSUMER, "group.id": settings.name}
+        if settings.instance_id:
+            config["group.instance.id"] = settings.instance_id
+        if settings.protocol == "consumer":
+            return {**config, "group.protocol": "consumer"}
+        session_ms = int(settings.session_timeout_s * 1000)
+        classic = {"partition.assignment.strategy": "cooperative-sticky"}
+        return {**config, **classic, "session.timeout.ms": session_ms}
+
+    def _assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        """Begin each new partition at its committed offset, or repeat its intent first."""
+        self._metrics.add("runwire_worker_rebalances_total")
+        try:
+            places = consumer.committed(assigned, timeout=REQUEST_S) if assigned else []
+            ids = self._ids.read() if assigned else self._ids.known
+        except (KafkaException, Retryable) as error:
+            _log.warning("cannot look up the offsets of %d partitions: %s", len(assigned), error)
+            self._must_reopen = True
+            return
+        for place in places:
+            topic_id, repeat = parse_intent(place.metadata)
+            if place.offset < 0 or (topic_id and topic_id != ids[place.topic]):
+                if place.offset >= 0:
+                    _log.warning("%s was made anew, its old offset is void", place.topic)
+                place.offset, repeat = OFFSET_BEGINNING, None
+            kind = kind_of(place.topic, self._settings.topic_prefix)
+            fresh = Partition(
+                place.topic, place.partition, ids[place.topic], kind, place.offset, repeat
+            )
+            self.partitions[fresh.name] = fresh
+        consumer.incremental_assign(places)
+        self._metrics.set("runwire_worker_assigned_partitions", len(self.partitions))
+        if self.is_paused:
+            self._steer(self.partitions.values(), consumer)
+
+    def _revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
+        self._metrics.add("runwire_worker_rebalances_total")
+        self._forget(f"{place.topic}/{place.partition}" for place in revoked)
+        consumer.incremental_unassign(revoked)
+
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            if self.partitions.pop(name, None) is not None:
+                self._lost.add(name)
+        self._metrics.set("runwire_worker_assigned_partitions", len(self.partitions))
+
+    def _seek_back(self, messages: list[Message]) -> None:
+        """Fetch a call that lost partitions again: some of its messages may be of before that."""
+        first: dict[str, Message] = {}
+        for message in messages:
+            if message.error() is None:
+                first.setdefault(f"{message.topic()}/{message.partition()}", message)
+        for name in first.keys() & self.partitions.keys():
+            partition = self.partitions[name]
+            self._seek(partition)
+
+    def _steer(self, partitions: Iterable[Partition], consumer: Consumer | None = None) -> None:
+        consumer = consumer or self._consumer
+        if consumer is None:
+            return
+        places = [TopicPartition(p.topic, p.number) for p in partitions if not p.is_complete]
+        if places:
+            (consumer.pause if self.is_paused else consumer.resume)(places)
+
+    def _is_good(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            return True
+        name = f"{message.topic()}/{message.partition()}"
+        partition = self.partitions.get(name)
+        if error.code() == KafkaError._PARTITION_EOF:
+            if partition is not None and partition.reached_end(message.offset() or 0):
+                _log.error(
+                    "%s ends at %d, within a batch that was being written: the cluster has lost "
+                    "acknowledged records (unclean election?); what is left is written",
+                    name,
+                    message.offset(),
+                )
+        elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            self._begin_at_start(partition)
+        else:
+            self._note_problem(error)
+        return False
+
+    def _begin_at_start(self, partition: Partition | None) -> None:
+        """The committed offset lies outside of the log: retention was faster, or the log shrank."""
+        if partition is None or self._consumer is None:
+            return
+        place = TopicPartition(partition.topic, partition.number)
+        low, high = self._consumer.get_watermark_offsets(place, timeout=REQUEST_S)
+        _log.error(
+            "%s: offset %d lies outside of the log (%d to %d): records expired before they were "
+            "read, or the log was cut. Reading from its start; repeated points collapse. Raise "
+            "the retention of the topic",
+            partition.name,
+            partition.next_offset,
+            low,
+            high,
+        )
+        partition.next_offset = low
+        if partition.repeat is not None and partition.repeat.last < low:
+            partition.is_complete = True
+        self._seek(partition)
+
+    def _seek(self, partition: Partition) -> None:
+        place = TopicPartition(partition.topic, partition.number, partition.next_offset)
+        try:
+            self._open().seek(place)
+        except KafkaException as error:
+            _log.warning("cannot go back in %s (%s), joining again", partition.name, error)
+            self._must_reopen = True
+
+    def _note_problem(self, error: KafkaError) -> None:
+        if error.code() not in PASSING:
+            self._problem = error
+
+    def _failed(self, error: KafkaException) -> Retryable:
+        """Return what a failed call means; raises Fatal where time cannot help."""
+        (cause,) = error.args
+        if cause.code() in FENCED:
+            # Joining anew is slower than the client's own way back, and leaves no partition that
+            # the client still fetches and we no longer count as ours.
+            self._must_reopen = True
+            self._forget(self.partitions)
+            return Retryable(0.05, f"the group went on without this worker ({cause.name()})")
+        if cause.code() in REBALANCING:
+            return Retryable(0.05, "the group is rebalancing")
+        if cause.fatal() and cause.code() != KafkaError._FATAL:
+            raise Fatal(explain(cause, self.servers))
+        return retryable(cause, self.servers)

@@ -1,0 +1,153 @@
+"""Kafka as a source: every partition is a lane, its intent lives in the group's committed offset.
+
+The protocol per partition: commit `first` with the metadata `<topic id> <first>-<last>`, write,
+commit `last + 1`. Who is assigned a partition with such metadata writes exactly that range again,
+under the same token, before anything else of it. A worker that lost a partition cannot commit: the
+group's generation fences it.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, TopicPartition
+
+from runwire_consumers.core.clock import Clock, SystemClock
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.source import Pending, Record, Span
+from runwire_consumers.kafka.group import Group, GroupSettings
+from runwire_consumers.kafka.partition import Partition, intent_text
+from runwire_schemas.kafka_settings import KafkaSettings
+
+MESSAGES_MAX = 200  # of one poll; with our largest message still below 200 MB
+LOOK_INTERVAL_S = 5.0  # how often topic ids and lag are looked at
+
+
+class KafkaSource:
+    """Reads the topics of some kinds as a member of a consumer group.
+
+    Threads: one.
+    """
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        settings: GroupSettings,
+        *,
+        clock: Clock | None = None,
+        metrics: SelfMetrics | None = None,
+    ) -> None:
+        self._clock = clock or SystemClock()
+        self._metrics = metrics or SelfMetrics()
+        self._group = Group(kafka, settings, self._metrics)
+        self._ready: list[Record] = []
+        self._look_at_s = self._clock.monotonic_s() + LOOK_INTERVAL_S
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        """Return what is new, in order per partition; nothing while paused.
+
+        Blocks: at most `timeout_s`, longer while partitions are assigned.
+        Raises: Retryable.
+        """
+        self._look()
+        for message in self._group.consume(MESSAGES_MAX, 0.0 if self._ready else timeout_s):
+            partition = self._group.partitions.get(f"{message.topic()}/{message.partition()}")
+            if partition is None:
+                continue  # not ours any more (confluent-kafka-python issue 1013)
+            was_complete = partition.is_complete
+            self._ready += partition.take(_record(partition, message, self._clock))
+            if partition.is_complete and not was_complete:
+                self._group.hold(partition)
+        self._ready = [r for r in self._ready if r.partition in self._group.partitions]
+        if self._group.is_paused:
+            return []
+        ready, self._ready = self._ready, []
+        return ready
+
+    def pending(self) -> list[Pending]:
+        """Return the ranges of earlier owners whose records are gathered, each once."""
+        found = [partition.pending() for partition in self._group.partitions.values()]
+        return [pending for pending in found if pending is not None]
+
+    def lane(self, partition: str) -> str:
+        """Every partition may move to another worker alone."""
+        return partition
+
+    def revoked(self) -> frozenset[str]:
+        """Return the partitions that went to another worker since the last call."""
+        lost = self._group.take_lost()
+        if lost:
+            self._ready = [r for r in self._ready if r.partition not in lost]
+        return lost
+
+    def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
+        """Commit each range as the intent of its partition, all in one request.
+
+        Raises: Retryable; ask `revoked` before the next try.
+        """
+        owned = [self._owned(partition, span) for b in batches for partition, span in b.items()]
+        self._group.commit(
+            [
+                TopicPartition(p.topic, p.number, span.first, intent_text(p.topic_id, span))
+                for p, span in owned
+            ]
+        )
+        return [partition.token(span) for partition, span in owned]
+
+    def commit(self, spans: Mapping[str, Span]) -> None:
+        """Move the offsets behind the spans. Raises: Retryable; ask `revoked` before the next."""
+        owned = [self._owned(partition, span) for partition, span in spans.items()]
+        self._group.commit(
+            [
+                TopicPartition(p.topic, p.number, span.last + 1, intent_text(p.topic_id))
+                for p, span in owned
+            ]
+        )
+        for partition, _ in owned:
+            if partition.repeat is not None:
+                self._ready += partition.committed()
+                self._group.release(partition)
+
+    def pause(self) -> None:
+        """Fetch nothing until `resume`, but stay a member."""
+        self._group.set_paused(is_paused=True)
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        self._group.set_paused(is_paused=False)
+
+    def close(self, deadline: Deadline) -> None:
+        """Leave the group; uncommitted records go to the other members."""
+        self._group.close()
+
+    def _owned(self, name: str, span: Span) -> tuple[Partition, Span]:
+        partition = self._group.partitions.get(name)
+        if partition is None:
+            raise Retryable(0.05, f"{name} has another owner now")
+        return partition, span
+
+    def _look(self) -> None:
+        if self._clock.monotonic_s() < self._look_at_s:
+            return
+        self._look_at_s = self._clock.monotonic_s() + LOOK_INTERVAL_S
+        self._group.check_topics()
+        for topic, behind in self._group.lag().items():
+            self._metrics.set("runwire_worker_lag_records", behind, topic=topic)
+
+
+def _record(partition: Partition, message: Message, clock: Clock) -> Record:
+    kind, at_ms = message.timestamp()
+    headers = dict(message.headers() or [])
+    points = headers.get("points") or b""
+    offset = message.offset()
+    assert offset is not None  # only of messages that are errors
+    return Record(
+        stream=partition.kind,
+        partition=partition.name,
+        offset=offset,
+        last_offset=offset,
+        append_at_ns=clock.unix_ns() if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1_000_000,
+        value=message.value() or b"",
+        key=message.key() or b"",
+        points=int(points) if points.isdigit() else 0,
+    )

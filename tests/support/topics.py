@@ -1,0 +1,77 @@
+"""Topics, messages and groups for tests against a real broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from runwire_consumers.core.source import Record
+from runwire_consumers.kafka.group import GroupSettings
+from runwire_consumers.kafka.source import KafkaSource
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.topics import topic_name
+
+# A test's group is small and local: members that died are noticed soon.
+SESSION_S = 6.0
+JOIN_S = 30.0
+
+
+def make_topics(
+    kafka: KafkaSettings, prefix: str, kinds: Iterable[str], *, partitions: int = 2
+) -> None:
+    """Create topics and wait until the broker knows them."""
+    admin = AdminClient(kafka.client_config())
+    config = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": "20971520"}
+    new = [
+        NewTopic(topic_name(kind, prefix), num_partitions=partitions, config=config)
+        for kind in kinds
+    ]
+    for future in admin.create_topics(new).values():
+        future.result()
+    deadline_s = time.monotonic() + 15.0
+    while time.monotonic() < deadline_s:
+        known = admin.list_topics(timeout=5).topics
+        if all(topic.topic in known for topic in new):
+            return
+        time.sleep(0.1)
+
+
+def send(
+    kafka: KafkaSettings, topic: str, records: Iterable[Record], *, partition: int = -1
+) -> None:
+    """Produce records as the agent does and wait until they are acknowledged."""
+    producer = Producer({**kafka.client_config(), "enable.idempotence": True, "log_level": 3})
+    for record in records:
+        while True:
+            try:
+                producer.produce(
+                    topic,
+                    key=record.key,
+                    value=record.value,
+                    partition=partition,
+                    headers=[("points", str(record.points).encode())] if record.points else None,
+                )
+                break
+            except BufferError:
+                producer.poll(0.1)
+    if producer.flush(30):
+        raise KafkaException(f"messages for {topic} were not acknowledged")
+
+
+def joined(source: KafkaSource) -> bool:
+    """Whether the group has given this source partitions."""
+    return bool(source._group.partitions)
+
+
+def group(prefix: str, kinds: Iterable[str], *, protocol: str = "classic") -> GroupSettings:
+    """A group of its own for the test with this prefix."""
+    return GroupSettings(
+        name=f"{prefix}.worker",
+        kinds=tuple(kinds),
+        topic_prefix=prefix,
+        protocol=protocol,
+        session_timeout_s=SESSION_S,
+    )
