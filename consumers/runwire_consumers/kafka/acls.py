@@ -1,0 +1,125 @@
+"""The least rights that agent and worker need, as requests or as commands for somebody else."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from runwire_consumers.kafka.cluster import REQUEST_S, Cluster
+from runwire_schemas.topics import TOPICS, topic_name
+
+_LETTERS = "deadletter"
+_EVERY_HOST = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A user may do these operations on these topics or groups, named in full."""
+
+    user: str
+    resource: str
+    names: tuple[str, ...]
+    operations: tuple[str, ...]
+
+
+def grants(
+    *, prefix: str = "", group: str, agent_user: str = "", worker_user: str = ""
+) -> list[Grant]:
+    """Return what the named users need and nothing more.
+
+    Names are in full: a prefix rule would let the agent write dead letters. An idempotent producer
+    needs no right of its own since Kafka 2.8.
+    """
+    records = tuple(topic_name(kind, prefix) for kind in TOPICS if kind != _LETTERS)
+    letters = (topic_name(_LETTERS, prefix),)
+    wanted = []
+    if agent_user:
+        wanted.append(Grant(agent_user, "topic", records, ("Write", "Describe")))
+    if worker_user:
+        wanted += [
+            Grant(worker_user, "topic", records, ("Read", "Describe")),
+            # It reads letters too: their number is the limit that survives a restart.
+            Grant(worker_user, "topic", letters, ("Read", "Write", "Describe")),
+            Grant(worker_user, "group", (group,), ("Read", "Describe")),
+        ]
+    return wanted
+
+
+def commands(servers: str, wanted: list[Grant]) -> list[str]:
+    """Return the grants as lines for a shell."""
+    lines = []
+    for grant in wanted:
+        words = ["kafka-acls.sh", "--bootstrap-server", servers, "--add"]
+        words += ["--allow-principal", _principal(grant.user)]
+        for operation in grant.operations:
+            words += ["--operation", operation]
+        for name in grant.names:
+            words += [f"--{grant.resource}", name]
+        lines.append(shlex.join(words))
+    return lines
+
+
+def apply(cluster: Cluster, wanted: list[Grant]) -> list[str]:
+    """Give the rights that are not given yet; return them in words.
+
+    Raises: Fatal (NotAuthorized) when this user may not, or when the cluster checks no rights.
+    """
+    bindings = [binding for grant in wanted for binding in _bindings(grant)]
+    given = cluster.one(
+        cluster.admin.describe_acls(_everything(), request_timeout=REQUEST_S),
+        "tell which rights are given",
+    )
+    missing = [binding for binding in bindings if binding not in given]
+    if missing:
+        futures = cluster.admin.create_acls(missing, request_timeout=REQUEST_S)
+        cluster.each(futures, lambda b: f"the right {_shown(b)} cannot be given")
+    return [_shown(binding) for binding in missing]
+
+
+def _bindings(grant: Grant) -> list[AclBinding]:
+    return [
+        AclBinding(
+            ResourceType[grant.resource.upper()],
+            name,
+            ResourcePatternType.LITERAL,
+            _principal(grant.user),
+            _EVERY_HOST,
+            AclOperation[operation.upper()],
+            AclPermissionType.ALLOW,
+        )
+        for name in grant.names
+        for operation in grant.operations
+    ]
+
+
+def _everything() -> AclBindingFilter:
+    anything: Any = None  # the client's annotations know no None, its documentation does
+    return AclBindingFilter(
+        ResourceType.ANY,
+        anything,
+        ResourcePatternType.ANY,
+        anything,
+        anything,
+        AclOperation.ANY,
+        AclPermissionType.ANY,
+    )
+
+
+def _principal(user: str) -> str:
+    return user if user.startswith("User:") else f"User:{user}"
+
+
+def _shown(binding: AclBinding) -> str:
+    operation, resource = AclOperation(binding.operation), ResourceType(binding.restype)
+    what = f"{resource.name.lower()} {binding.name}"
+    return f"{binding.principal} {operation.name.capitalize()} on {what}"

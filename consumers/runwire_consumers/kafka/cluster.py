@@ -1,0 +1,117 @@
+"""The administrator's view of a cluster: requests, and why one was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from runwire_consumers.core.errors import Fatal
+from runwire_consumers.kafka.errors import explain
+from runwire_schemas.kafka_settings import KafkaSettings
+
+REQUEST_S = 10.0
+# Waiting does not help: the next try has the same password and the same certificates.
+_FINAL = frozenset((KafkaError._AUTHENTICATION, KafkaError._SSL))
+_SILENCE = frozenset((KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN))
+_FORBIDDEN = frozenset(
+    (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+)
+_Key = TypeVar("_Key")
+
+
+class NotAuthorized(Fatal):
+    """This user may not administer the cluster; `--print` shows what somebody else can run."""
+
+
+class Cluster:
+    """Administrative requests to one cluster. Threads: one."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self.servers = settings.bootstrap_servers
+        self._user = settings.sasl_username
+        self._reason: KafkaError | None = None
+        self._protocol = settings.protocol
+        config: dict[str, Any] = {**settings.client_config(), "error_cb": self._note}
+        config["log_level"] = 0  # each try to connect again is a line; the reason is said once
+        self.admin = AdminClient(config)
+
+    def brokers(self) -> int:
+        """Return how many brokers are up.
+
+        Blocks: for one request. Raises: Fatal with the reason when nobody answers.
+        """
+        future = self.admin.describe_cluster(request_timeout=REQUEST_S)
+        while not future.done():
+            self.admin.poll(0.05)
+            if self._reason is not None and self._reason.code() in _FINAL:
+                raise Fatal(explain(self._reason, self.servers))
+        return len(self.one(future, "be looked at").nodes)
+
+    def one(self, future: Future[Any], doing: str) -> Any:
+        """Return a request's answer. Raises: Fatal saying what could not `doing`."""
+        try:
+            return future.result()
+        except KafkaException as error:
+            raise self.refused(error, f"Kafka at {self.servers} cannot {doing}") from error
+
+    def each(
+        self,
+        futures: Mapping[_Key, Future[Any]],
+        what: Callable[[_Key], str],
+        *,
+        passing: frozenset[int] = frozenset(),
+    ) -> dict[_Key, Any]:
+        """Return each request's answer, without those that failed in a `passing` way.
+
+        Raises: Fatal for the first that failed otherwise, after all were answered.
+        """
+        answers: dict[_Key, Any] = {}
+        first: Fatal | None = None
+        for key, future in futures.items():
+            try:
+                answers[key] = future.result()
+            except KafkaException as error:
+                if error.args[0].code() not in passing:
+                    first = first or self.refused(error, what(key))
+        if first is not None:
+            raise first
+        return answers
+
+    def refused(self, error: KafkaException, what: str) -> Fatal:
+        """Return the sentence for a refused request: what could not be done, why, what to do."""
+        (cause,) = error.args
+        if cause.code() in _FORBIDDEN:
+            user = f"user {self._user!r}" if self._user else "an anonymous client"
+            return NotAuthorized(
+                f"{what}: {user} may not ({cause.name()}). `runwire migrate --print kafka` prints "
+                f"the commands for somebody who may"
+            )
+        if cause.code() == KafkaError.SECURITY_DISABLED:
+            return Fatal(
+                f"{what}: this cluster checks no rights, every client may do everything; set "
+                f"authorizer.class.name on its brokers first ({cause.name()})"
+            )
+        if cause.code() in _SILENCE:
+            self.admin.poll(0.1)  # the reason waits there
+            return self._silent(self._reason or cause)
+        return Fatal(f"{what}: {cause.str()} ({cause.name()})")
+
+    def _silent(self, reason: KafkaError) -> Fatal:
+        if reason.code() not in _SILENCE:
+            return Fatal(explain(reason, self.servers))
+        return Fatal(
+            f"no Kafka broker answers at {self.servers}: is it running, and are the address and "
+            f"RUNWIRE_KAFKA_SECURITY_PROTOCOL (now {self._protocol}) right? "
+            f"({reason.name()}: {reason.str()})"
+        )
+
+    def _note(self, error: KafkaError) -> None:
+        # That a name cannot be resolved says more than that a connection was refused, and
+        # anything says more than that all brokers are down.
+        if error.code() != KafkaError._ALL_BROKERS_DOWN or self._reason is None:
+            known = self._reason is not None and self._reason.code() not in _SILENCE
+            self._reason = self._reason if known and error.code() in _SILENCE else error

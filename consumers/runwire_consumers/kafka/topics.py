@@ -1,0 +1,190 @@
+"""Brings a cluster to the topics table: creates, adds partitions, compares the configuration.
+
+Nothing is deleted, no partition count is lowered, and a configuration that somebody chose is
+changed only when asked to. Doing it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import KafkaError, TopicCollection
+from confluent_kafka.admin import (
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+)
+
+from runwire_consumers.kafka.cluster import REQUEST_S, Cluster
+from runwire_schemas.topics import TOPICS, Topic, replication, topic_name
+
+# A created topic reaches the other brokers by the metadata log: usually within 0.1 s.
+_VISIBLE_S = 10.0
+_EXISTS = frozenset((KafkaError.TOPIC_ALREADY_EXISTS,))
+_MISSING = frozenset((KafkaError.UNKNOWN_TOPIC_OR_PART,))
+# INVALID_PARTITIONS: somebody else was faster and the topic has that many by now.
+_GROWN = frozenset((KafkaError.INVALID_PARTITIONS,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A topic's setting that is not ours; `can_fix` where `--fix` can set it."""
+
+    topic: str
+    name: str
+    found: str
+    wanted: str
+    can_fix: bool = True
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was done, and what is left as somebody else wanted it."""
+
+    created: list[str] = field(default_factory=list)
+    grown: list[Difference] = field(default_factory=list)
+    fixed: list[Difference] = field(default_factory=list)
+    differing: list[Difference] = field(default_factory=list)
+
+
+def apply(cluster: Cluster, *, prefix: str = "", fix: bool = False) -> Outcome:
+    """Make the cluster's topics those of the table; what differs is set only with `fix`.
+
+    Raises: Fatal when a request is refused (NotAuthorized where a right is missing); what was
+    done before stays, and running it again goes on from there.
+    """
+    brokers = cluster.brokers()
+    wanted = {topic_name(kind, prefix): topic for kind, topic in TOPICS.items()}
+    outcome = Outcome()
+    found = _describe(cluster, list(wanted))
+    missing = {name: topic for name, topic in wanted.items() if name not in found}
+    if missing:
+        outcome.created = _create(cluster, missing, brokers)
+        found = _wait_visible(cluster, list(wanted))
+    outcome.grown = _grow(cluster, wanted, found)
+    differing = _compare(cluster, wanted, found, brokers)
+    if fix:
+        outcome.fixed = [difference for difference in differing if difference.can_fix]
+        _fix(cluster, outcome.fixed)
+        differing = [difference for difference in differing if not difference.can_fix]
+    outcome.differing = differing
+    return outcome
+
+
+def commands(servers: str, *, prefix: str = "", brokers: int) -> list[str]:
+    """Return the same as lines for a shell, for those who may not create topics themselves."""
+    lines = []
+    for kind, topic in TOPICS.items():
+        words = ["kafka-topics.sh", "--bootstrap-server", servers, "--create", "--if-not-exists"]
+        words += ["--topic", topic_name(kind, prefix), "--partitions", str(topic.partitions)]
+        words += ["--replication-factor", str(replication(brokers)[0])]
+        for name, value in topic.configuration(brokers=brokers).items():
+            words += ["--config", f"{name}={value}"]
+        lines.append(shlex.join(words))
+    return lines
+
+
+def _describe(cluster: Cluster, names: list[str]) -> dict[str, Any]:
+    futures = cluster.admin.describe_topics(TopicCollection(names), request_timeout=REQUEST_S)
+    return cluster.each(futures, lambda n: f"topic {n} cannot be looked at", passing=_MISSING)
+
+
+def _create(cluster: Cluster, missing: dict[str, Topic], brokers: int) -> list[str]:
+    new = [
+        NewTopic(
+            name,
+            num_partitions=topic.partitions,
+            replication_factor=replication(brokers)[0],
+            config=topic.configuration(brokers=brokers),
+        )
+        for name, topic in missing.items()
+    ]
+    futures = cluster.admin.create_topics(new, request_timeout=REQUEST_S)
+    made = cluster.each(futures, lambda n: f"topic {n} cannot be created", passing=_EXISTS)
+    return list(made)
+
+
+def _wait_visible(cluster: Cluster, names: list[str]) -> dict[str, Any]:
+    """Return the topics as the broker asked sees them, once each partition has a leader."""
+    deadline = time.monotonic() + _VISIBLE_S
+    while True:
+        found = _describe(cluster, names)
+        ready = len(found) == len(names) and all(
+            partition.leader is not None
+            for topic in found.values()
+            for partition in topic.partitions
+        )
+        if ready or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def _grow(cluster: Cluster, wanted: dict[str, Topic], found: dict[str, Any]) -> list[Difference]:
+    grown = [
+        Difference(
+            topic=name,
+            name="partitions",
+            found=str(len(found[name].partitions)),
+            wanted=str(topic.partitions),
+        )
+        for name, topic in wanted.items()
+        if name in found and len(found[name].partitions) < topic.partitions
+    ]
+    if grown:
+        new = [NewPartitions(change.topic, int(change.wanted)) for change in grown]
+        futures = cluster.admin.create_partitions(new, request_timeout=REQUEST_S)
+        cluster.each(futures, lambda n: f"topic {n} cannot get more partitions", passing=_GROWN)
+    return grown
+
+
+def _compare(
+    cluster: Cluster, wanted: dict[str, Topic], found: dict[str, Any], brokers: int
+) -> list[Difference]:
+    resources = [_resource(name) for name in wanted if name in found]
+    futures = cluster.admin.describe_configs(resources, request_timeout=REQUEST_S)
+    answers = cluster.each(
+        futures, lambda r: f"the configuration of topic {r.name} cannot be read", passing=_MISSING
+    )
+    differing = []
+    for resource, entries in answers.items():
+        name = resource.name
+        copies = min(len(p.replicas) for p in found[name].partitions)
+        if copies < replication(brokers)[0]:
+            want = str(replication(brokers)[0])
+            differing.append(
+                Difference(
+                    topic=name,
+                    name="replication.factor",
+                    found=str(copies),
+                    wanted=want,
+                    can_fix=False,
+                )
+            )
+        # By the copies there are: more in-sync replicas than copies would stop all writing.
+        for key, value in wanted[name].configuration(brokers=copies).items():
+            now = entries[key].value if key in entries else None
+            if now != value:
+                differing.append(Difference(topic=name, name=key, found=str(now), wanted=value))
+    return differing
+
+
+def _fix(cluster: Cluster, differences: list[Difference]) -> None:
+    changes: dict[str, list[ConfigEntry]] = {}
+    for difference in differences:
+        entry = ConfigEntry(
+            difference.name, difference.wanted, incremental_operation=AlterConfigOpType.SET
+        )
+        changes.setdefault(difference.topic, []).append(entry)
+    if changes:
+        resources = [_resource(name, entries) for name, entries in changes.items()]
+        futures = cluster.admin.incremental_alter_configs(resources, request_timeout=REQUEST_S)
+        cluster.each(futures, lambda r: f"the configuration of topic {r.name} cannot be changed")
+
+
+def _resource(name: str, changes: list[ConfigEntry] | None = None) -> ConfigResource:
+    return ConfigResource(ConfigResource.Type.TOPIC, name, incremental_configs=changes)
