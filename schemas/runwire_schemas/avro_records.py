@@ -18,7 +18,7 @@ from fastavro.schema import fingerprint, to_parsing_canonical_form
 from fastavro.types import Schema
 from fastavro.validation import ValidationError
 
-from runwire_schemas.bounds import compile_check
+from runwire_schemas.bounds import MESSAGE_BYTES_MAX, compile_check
 from runwire_schemas.errors import DecodeError, SchemaError
 
 # More than the schemas that one process meets; a bound, because a registry may name many.
@@ -50,11 +50,20 @@ def write(schema: str, record: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
-def read(value: bytes, start: int, *, writer: str, reader: str | None) -> dict[str, Any]:
+def read(
+    value: bytes,
+    start: int,
+    *,
+    writer: str,
+    reader: str | None,
+    bytes_max: int = MESSAGE_BYTES_MAX,
+) -> dict[str, Any]:
     """Return the record at `start`, which must end where `value` ends.
 
     `reader` None: in the writer's own shape. Raises: DecodeError; nothing else.
     """
+    if len(value) > bytes_max:
+        raise DecodeError(f"message has {len(value)} bytes, the limit is {bytes_max}")
     _check(writer)(value, start)
     body = io.BytesIO(value)
     body.seek(start)

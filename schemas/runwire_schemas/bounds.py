@@ -50,8 +50,6 @@ def compile_check(schema: Any) -> Callable[[bytes, int], None]:
     skip = _compile(schema, {}, "")
 
     def check(data: bytes, at: int) -> None:
-        if len(data) > MESSAGE_BYTES_MAX:
-            raise DecodeError(f"message has {len(data)} bytes, the limit is {MESSAGE_BYTES_MAX}")
         try:
             end = skip(data, at, Budget(len(data)))
         except RecursionError:

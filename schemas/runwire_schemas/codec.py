@@ -1,6 +1,7 @@
 """Events to bytes and back: Confluent header (0x00, schema id as big-endian u32), then Avro.
 
-Bundled schemas have ids in a reserved high range, so no registry is needed and none collides.
+Bundled schemas have ids in a reserved high range, so no registry is needed and none collides; any
+other id is put to the resolver, where a process has one.
 Bytes from outside end as an event or as DecodeError, whatever they are.
 """
 
@@ -8,12 +9,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
 from runwire_schemas.errors import DecodeError, SchemaError
 from runwire_schemas.events import EVENTS, Event, MetricBatch
 from runwire_schemas.metric_encode import encode_fields
@@ -56,7 +58,11 @@ class _Current:
     header: bytes
 
 
+Resolver = Callable[[int], str | None]
+"""Schema id to the schema's JSON text, None when nobody knows it."""
+
 _learned: dict[int, _Writer] = {}
+_resolver: Resolver | None = None
 
 
 def encode(event: Event) -> bytes:
@@ -113,14 +119,19 @@ def encode_metric_batch(  # noqa: PLR0913 - one argument per field of the record
 def decode(value: bytes) -> Event:
     """Return the event in a message, in the shape of the schema in force today.
 
-    Raises: DecodeError when the bytes are no such message; nothing else.
+    Raises: DecodeError when the bytes are no such message, and what the resolver raises.
     """
     from runwire_schemas import avro_records
 
     writer = _writer(value)
     same = writer.fingerprint == _current(writer.kind).fingerprint
-    reader = None if same else schema_json(writer.kind)
-    record = avro_records.read(value, HEADER_BYTES, writer=writer.text, reader=reader)
+    record = avro_records.read(
+        value,
+        HEADER_BYTES,
+        writer=writer.text,
+        reader=None if same else schema_json(writer.kind),
+        bytes_max=LETTER_BYTES_MAX if writer.kind == "deadletter" else MESSAGE_BYTES_MAX,
+    )
     event = EVENTS[writer.kind](**record)
     if isinstance(event, MetricBatch):
         _check_batch(event)
@@ -144,6 +155,27 @@ def schema_json(kind: str) -> str:
     if topic is None or topic.schema is None:
         raise SchemaError(f"kind {kind!r} has no schema")
     return _schema_text(topic.schema)
+
+
+def schema_versions(kind: str) -> list[str]:
+    """Return the texts of all bundled versions of a kind's schema, oldest first."""
+    stems = [stem for stem, _ in BUNDLED.values() if stem.partition(".")[0] == kind]
+    return [_schema_text(stem) for stem in stems]
+
+
+def bundled_id(kind: str) -> int:
+    """Return the id that messages of a kind carry. Raises: SchemaError when it has no schema."""
+    schema_id: int = _HEADER.unpack(_current(kind).header)[1]
+    return schema_id
+
+
+def resolve_with(resolver: Resolver | None) -> None:
+    """Ask `resolver` about ids that are neither bundled nor learned; None: nobody is asked.
+
+    What it raises comes out of `decode`: for "no answer now", never for "no such schema".
+    """
+    global _resolver
+    _resolver = resolver
 
 
 def learn_schema(schema_id: int, text: str) -> str:
@@ -212,10 +244,23 @@ def _writer(value: bytes) -> _Writer:
     magic, schema_id = _HEADER.unpack_from(value)
     if magic != 0:
         raise DecodeError(f"message starts with byte {magic:#04x} and not with the header's 0x00")
-    writer = _bundled().get(schema_id) or _learned.get(schema_id)
+    writer = _bundled().get(schema_id) or _learned.get(schema_id) or _resolved(schema_id)
     if writer is None:
         raise DecodeError(f"schema id {schema_id} is unknown; was it written by a newer runwire?")
     return writer
+
+
+def _resolved(schema_id: int) -> _Writer | None:
+    if _resolver is None or schema_id & 0xFF000000 == BUNDLED_ID_BASE:
+        return None
+    text = _resolver(schema_id)
+    if text is None:
+        return None
+    try:
+        learn_schema(schema_id, text)
+    except SchemaError as error:
+        raise DecodeError(f"the registry's schema cannot be used: {error}") from error
+    return _learned[schema_id]
 
 
 @cache

@@ -9,3 +9,7 @@ class DecodeError(ValueError):
 
 class SchemaError(ValueError):
     """An event does not fit its schema, or a schema is missing; a fault of the calling code."""
+
+
+class RegistryAway(Exception):  # noqa: N818 - a state of the world and not of the bytes
+    """The schema registry was asked and gave no answer: the same call may succeed later."""

@@ -66,7 +66,7 @@ class _Unexpected(Exception):  # noqa: N818 - never leaves this module
 def decode_metric_batch(value: bytes) -> MetricColumns:
     """Return the points of a metric message.
 
-    Raises: DecodeError when the bytes are no such message; nothing else.
+    Raises: DecodeError when the bytes are no such message, and what codec's resolver raises.
     """
     if codec.is_current(value, "metric") and len(value) <= MESSAGE_BYTES_MAX:
         try:
