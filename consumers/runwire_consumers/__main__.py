@@ -9,9 +9,14 @@ from dataclasses import replace
 
 from runwire_consumers import settings as worker_settings
 from runwire_consumers.core.errors import Fatal
+from runwire_schemas import kafka_settings
+from runwire_schemas.errors import SchemaError
 from runwire_schemas.paths import state_dir
 
-EXAMPLE = "example: python -m runwire_consumers clickhouse --dir /data/runwire --metrics-port 9464"
+EXAMPLE = (
+    "example: RUNWIRE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 python -m runwire_consumers clickhouse"
+)
+SOURCES = ("kafka", "spool")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,7 +26,12 @@ def parser() -> argparse.ArgumentParser:
     )
     kinds = top.add_subparsers(dest="worker", required=True, metavar="WORKER")
     clickhouse = kinds.add_parser(
-        "clickhouse", help="writes the spool to ClickHouse, each point once", epilog=EXAMPLE
+        "clickhouse", help="writes records to ClickHouse, each point once", epilog=EXAMPLE
+    )
+    clickhouse.add_argument(
+        "--source",
+        choices=SOURCES,
+        help="default: kafka when RUNWIRE_KAFKA_BOOTSTRAP_SERVERS is set, else the spool of --dir",
     )
     clickhouse.add_argument("--dir", help="data folder (default: $RUNWIRE_DIR, else user state)")
     clickhouse.add_argument(
@@ -46,16 +56,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         settings = worker_settings.from_environment()
+        kafka = None
+        if arguments.source != "spool":
+            kafka = kafka_settings.from_environment(os.environ)
+        if arguments.source == "kafka" and kafka is None:
+            raise ValueError("--source kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers")
         if arguments.metrics_port is not None:
             settings = replace(settings, metrics_port=arguments.metrics_port)
-    except ValueError as error:
+    except (ValueError, SchemaError) as error:
         print(error, file=sys.stderr)
         return 2
     from runwire_consumers.workers import run_clickhouse
 
     url = arguments.url or os.environ.get(worker_settings.URL_VARIABLE) or None
     try:
-        return run_clickhouse(state_dir(arguments.dir), url, settings)
+        return run_clickhouse(
+            state_dir(arguments.dir),
+            url,
+            settings,
+            kafka=kafka,
+            topic_prefix=os.environ.get(kafka_settings.TOPIC_PREFIX_VARIABLE, ""),
+        )
     except (Fatal, ValueError, OSError) as error:
         print(f"the worker did not start: {error}", file=sys.stderr)
         return 1

@@ -31,6 +31,16 @@ class WorkerSettings:
         DEFAULT_METRICS_PORT,
         "/metrics and /healthz on loopback; a free port when taken, 0 switches them off",
     )
+    group: str = _setting("runwire-clickhouse", "Kafka consumer group, shared by all such workers")
+    group_protocol: str = _setting(
+        "classic", "classic, or consumer (KIP-848, brokers from 4.0 on): how the group is formed"
+    )
+    group_instance_id: str = _setting(
+        "", "keeps this worker's partitions during a restart; unique within the group"
+    )
+    session_timeout_s: float = _setting(
+        45.0, "a silent worker loses its partitions after this long (classic groups)"
+    )
     protocol: Protocol = field(
         default="exactly-once",
         metadata={"meaning": "at-least-once-unsafe, for the fault harness only, duplicates rows"},
@@ -58,10 +68,11 @@ def from_environment(environ: Mapping[str, str] | None = None) -> WorkerSettings
         if text:
             values[setting.name] = _parsed(variable(setting.name), text, type(setting.default))
     settings = WorkerSettings(**values)
-    if settings.protocol not in PROTOCOLS:
-        raise ValueError(
-            f"{variable('protocol')}={settings.protocol!r}: use one of {', '.join(PROTOCOLS)}"
-        )
+    choices = {"protocol": PROTOCOLS, "group_protocol": ("classic", "consumer")}
+    for name, known in choices.items():
+        value = getattr(settings, name)
+        if value not in known:
+            raise ValueError(f"{variable(name)}={value!r}: use one of {', '.join(known)}")
     return settings
 
 

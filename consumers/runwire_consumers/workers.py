@@ -9,21 +9,24 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.clickhouse.sink import ClickHouseSink
 from runwire_consumers.core import kill_points
 from runwire_consumers.core.batch import Batch, BatchLimits
 from runwire_consumers.core.clock import SystemClock
-from runwire_consumers.core.dead_letters import FileDeadLetters
+from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.health import Health, HealthServer
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.core.sink import Sink
+from runwire_consumers.core.source import Source
 from runwire_consumers.core.stop import Stop
 from runwire_consumers.core.worker import Worker, WorkerOptions
 from runwire_consumers.settings import WorkerSettings
 from runwire_consumers.spool.journal import IntentJournal, Journal, NoJournal
 from runwire_consumers.spool.source import SpoolSource
+from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.paths import connection_file, embedded_dir
 
 _log = logging.getLogger("runwire.worker")
@@ -87,18 +90,31 @@ def embedded_url(root: Path) -> str:
         ) from error
 
 
-def run_clickhouse(root: Path, url: str | None, settings: WorkerSettings) -> int:
-    """Run the worker spool to ClickHouse until a signal; return the exit status.
+def run_clickhouse(
+    root: Path,
+    url: str | None,
+    settings: WorkerSettings,
+    *,
+    kafka: KafkaSettings | None = None,
+    topic_prefix: str = "",
+) -> int:
+    """Run the worker to ClickHouse until a signal; return the exit status.
 
+    It reads Kafka when `kafka` says where, else the spool under `root`.
     Raises: AlreadyRunning when another worker holds the folder.
     """
     kill_points.arm(settings.kill_at)
     _allow_many_files()
-    embedded = embedded_dir(root)
     clock, stop, metrics = SystemClock(), Stop(), SelfMetrics()
-    source = _spool_source(root, settings)
+    source: Source
+    letters: DeadLetters
+    if kafka is None:
+        source = _spool_source(root, settings)
+        kept = embedded_dir(root) / DEAD_LETTERS_DIR
+        letters = FileDeadLetters(kept, limit=settings.dead_letters_max)
+    else:
+        source, letters = _kafka_ends(kafka, topic_prefix, settings, metrics)
     sink = LazySink(lambda: url or embedded_url(root), ClickHouseSink)
-    letters = FileDeadLetters(embedded / DEAD_LETTERS_DIR, limit=settings.dead_letters_max)
     health = Health(clock, stuck_after_s=settings.stuck_after_s)
     worker = Worker(
         source,
@@ -111,7 +127,7 @@ def run_clickhouse(root: Path, url: str | None, settings: WorkerSettings) -> int
         health=health,
     )
     with _signals(stop), _pages(health, metrics, settings.metrics_port) as port:
-        _write_state(embedded / STATE_FILE, port)
+        _write_state(embedded_dir(root) / STATE_FILE, port)
         return worker.run()
 
 
@@ -126,6 +142,25 @@ def worker_options(settings: WorkerSettings) -> WorkerOptions:
         shutdown_s=settings.shutdown_s,
         new_token_per_try=settings.protocol == "at-least-once-unsafe",
     )
+
+
+def _kafka_ends(
+    kafka: KafkaSettings, topic_prefix: str, settings: WorkerSettings, metrics: SelfMetrics
+) -> tuple[Source, DeadLetters]:
+    from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
+    from runwire_consumers.kafka.group_settings import GroupSettings
+    from runwire_consumers.kafka.source import KafkaSource
+
+    group = GroupSettings(
+        name=settings.group,
+        kinds=("metric", *EVENT_TABLES),
+        topic_prefix=topic_prefix,
+        protocol=settings.group_protocol,
+        instance_id=settings.group_instance_id,
+        session_timeout_s=settings.session_timeout_s,
+    )
+    letters = KafkaDeadLetters(kafka, topic_prefix=topic_prefix, limit=settings.dead_letters_max)
+    return KafkaSource(kafka, group, metrics=metrics), letters
 
 
 def _spool_source(root: Path, settings: WorkerSettings) -> SpoolSource:
@@ -171,6 +206,7 @@ def _pages(health: Health, metrics: SelfMetrics, port: int) -> Iterator[int]:
 
 
 def _write_state(path: Path, port: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = path.with_suffix(".new")
     fresh.write_text(json.dumps({"pid": os.getpid(), "metrics_port": port}) + "\n")
     fresh.replace(path)

@@ -16,6 +16,7 @@ from runwire_schemas.errors import SchemaError
 from runwire_schemas.topics import DEFAULT_PREFIX, checked_prefix
 
 PREFIX: Final = "RUNWIRE_KAFKA_"
+TOPIC_PREFIX_VARIABLE: Final = PREFIX + "TOPIC_PREFIX"
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 

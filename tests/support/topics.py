@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from runwire_consumers.core.source import Record
-from runwire_consumers.kafka.group import GroupSettings
+from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.topics import topic_name

@@ -5,7 +5,7 @@ topic is read from its start when it is first needed and followed from there: wi
 force that is a few thousand records at most.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from confluent_kafka import (
@@ -161,7 +161,7 @@ class KafkaDeadLetters:
                 failed.append(error)
 
         for letter_id, key, value in records:
-            headers = [(ID_HEADER, letter_id.encode())]
+            headers: list[tuple[str, str | bytes | None]] = [(ID_HEADER, letter_id.encode())]
             try:
                 producer.produce(self._topic, value, key, headers=headers, on_delivery=note)
             except (KafkaException, BufferError) as error:
@@ -198,6 +198,5 @@ class KafkaDeadLetters:
 
 
 def _letter_id(message: Message) -> str:
-    headers: Sequence[tuple[str, Any]] = message.headers() or []
-    value = dict(headers).get(ID_HEADER) or b""
+    value = dict(message.headers() or []).get(ID_HEADER) or b""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -1,8 +1,7 @@
 """Membership in the consumer group: which partitions are ours, and since when not any more."""
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from confluent_kafka import (
@@ -18,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from runwire_consumers.core.errors import Fatal, Retryable
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.kafka.errors import FENCED, PASSING, REBALANCING, explain, retryable
+from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.partition import Partition, parse_intent
 from runwire_consumers.kafka.topic_ids import TopicIds
 from runwire_schemas.kafka_settings import KafkaSettings
@@ -26,33 +26,6 @@ from runwire_schemas.topics import kind_of, topic_name
 _log = logging.getLogger("runwire.kafka")
 
 REQUEST_S = 10.0
-GROUP_PROTOCOLS = ("classic", "consumer")
-# Source: notes of the pipeline, section 6. Commits and offsets are the protocol's business.
-_CONSUMER = {
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "auto.offset.reset": "error",  # whoever has no offset begins at the start, see `_assign`
-    "enable.partition.eof": True,
-    "isolation.level": "read_committed",
-    "fetch.max.bytes": 52_428_800,
-    "max.partition.fetch.bytes": 4_194_304,
-    "queued.max.messages.kbytes": 65_536,
-    "fetch.queue.backoff.ms": 50,  # the default of 1 s stalls a hungry consumer
-    "max.poll.interval.ms": 300_000,
-    "allow.auto.create.topics": False,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupSettings:
-    """Which group reads which topics how. Units: session_timeout_s of the classic protocol."""
-
-    name: str
-    kinds: Sequence[str]
-    topic_prefix: str = ""
-    protocol: str = "classic"
-    instance_id: str = ""
-    session_timeout_s: float = 45.0
 
 
 class Group:
@@ -159,7 +132,7 @@ class Group:
     def _open(self) -> Consumer:
         if self._consumer is None:
             self._ids.read()
-            consumer = Consumer(self._connection() | self._group_config())
+            consumer = Consumer(self._connection() | self._settings.client_config())
             consumer.subscribe(
                 self.topics, on_assign=self._assign, on_revoke=self._revoke, on_lost=self._revoke
             )
@@ -169,17 +142,6 @@ class Group:
     def _connection(self) -> dict[str, Any]:
         quiet = {"log_level": 3, "logger": logging.getLogger("runwire.librdkafka")}
         return {**self._kafka.client_config(), "error_cb": self._note_problem, **quiet}
-
-    def _group_config(self) -> dict[str, Any]:
-        settings = self._settings
-        config: dict[str, Any] = {**_CONSUMER, "group.id": settings.name}
-        if settings.instance_id:
-            config["group.instance.id"] = settings.instance_id
-        if settings.protocol == "consumer":
-            return {**config, "group.protocol": "consumer"}
-        session_ms = int(settings.session_timeout_s * 1000)
-        classic = {"partition.assignment.strategy": "cooperative-sticky"}
-        return {**config, **classic, "session.timeout.ms": session_ms}
 
     def _assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         """Begin each new partition at its committed offset, or repeat its intent first."""

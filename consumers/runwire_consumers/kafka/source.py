@@ -15,7 +15,8 @@ from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_consumers.kafka.group import Group, GroupSettings
+from runwire_consumers.kafka.group import Group
+from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.partition import Partition, intent_text
 from runwire_schemas.kafka_settings import KafkaSettings
 
