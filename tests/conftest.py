@@ -15,7 +15,14 @@ import psutil
 import pytest
 
 from support.engine import clickhouse_server, clickhouse_url  # noqa: F401 - fixtures for all
-from support.servers import kafka, topic_prefix  # noqa: F401 - fixtures for all
+from support.servers import (  # noqa: F401 - fixtures for all
+    kafka,
+    kafka3,
+    kafka_secure,
+    registry,
+    s3,
+    topic_prefix,
+)
 
 KEPT_PREFIXES = ("RUNWIRE_TEST_", "RUNWIRE_FAULTS")
 SEED_VARIABLE = "RUNWIRE_TEST_SEED"

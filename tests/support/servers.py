@@ -7,82 +7,42 @@ RUNWIRE_TEST_REQUIRE_SERVERS=1 it fails.
 
 from __future__ import annotations
 
-import atexit
-import json
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import pytest
 
 from runwire_schemas.kafka_settings import KafkaSettings
-
-COMMAND = Path(__file__).parents[2] / "deploy" / "native" / "servers.py"
-# As the session found it: a test's HOME is an empty folder, and what is fetched is cached at home.
-ENVIRONMENT = dict(os.environ)
-# Servers started beforehand, by `deploy/native/servers.py start --instance …`; left running.
-INSTANCE_VARIABLE = "RUNWIRE_TEST_SERVERS_INSTANCE"
+from support.engine import _docker_answers
+from support.native import ENVIRONMENT, NativeServer, Unavailable
 
 
-Found = TypeVar("Found")
+class Server(Protocol):
+    """Something with an address. The processes are counted from 1; None means all of them."""
 
-
-class Unavailable(Exception):  # noqa: N818 - not an error: the sentence of a skip
-    """No such server here; the message says why."""
-
-
-class NativeServer:
-    """A server of `deploy/native` that this session may stop, start and kill."""
-
-    kind = "native"
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.record: dict[str, Any] = {}
-        self.start()
-
-    @property
-    def address(self) -> str:
-        return str(self.record["address"])
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        found = self.record["facts"]
-        assert isinstance(found, dict)
-        return found
+    kind: str
+    address: str
+    facts: dict[str, Any]
 
     def start(self) -> None:
         """Start what does not run and wait until it is ready; the address stays the same."""
-        options = ["--json", "--instance", instance()]
-        if INSTANCE_VARIABLE not in ENVIRONMENT:
-            options += ["--owner", str(os.getpid())]
-        before = self.record.get("address")
-        self.record = json.loads(native("start", self.name, *options))[self.name]
-        assert before in {None, self.record["address"]}, "another process took the server's port"
 
     def stop(self, process: int | None = None) -> None:
-        """SIGTERM and wait for the end, of one process or of all."""
-        native("stop", self._part(process), "--instance", instance())
+        """SIGTERM and wait for the end."""
 
     def kill(self, process: int | None = None) -> None:
-        """SIGKILL, of one process or of all."""
-        native("stop", self._part(process), "--kill", "--instance", instance())
+        """SIGKILL and wait for the end."""
 
-    def restart(self) -> None:
-        self.stop()
-        self.start()
+    def pause(self, process: int) -> None:
+        """SIGSTOP: there, and silent."""
 
-    def pid(self, process: int = 1) -> int:
-        return int(self.record["processes"][str(process)]["pid"])
-
-    def _part(self, process: int | None) -> str:
-        return self.name if process is None else f"{self.name}/{process}"
+    def go_on(self, process: int) -> None:
+        """SIGCONT."""
 
 
 @dataclass
@@ -91,6 +51,7 @@ class GivenServer:
 
     address: str
     variable: str
+    facts: dict[str, Any] = field(default_factory=dict)
     kind: str = "environment"
 
     def start(self) -> None:
@@ -102,7 +63,10 @@ class GivenServer:
     def kill(self, process: int | None = None) -> None:
         self._refuse()
 
-    def restart(self) -> None:
+    def pause(self, process: int) -> None:
+        self._refuse()
+
+    def go_on(self, process: int) -> None:
         self._refuse()
 
     def _refuse(self) -> None:
@@ -112,12 +76,17 @@ class GivenServer:
 class Cluster:
     """Brokers. `kill(2)` ends the second of three at once; `start()` brings back what is down."""
 
-    def __init__(self, server: NativeServer | GivenServer) -> None:
+    def __init__(self, server: Server) -> None:
         self.server = server
         self.bootstrap = server.address
         self.settings = KafkaSettings(bootstrap_servers=self.bootstrap)
-        self.start, self.stop = server.start, server.stop
-        self.kill, self.restart = server.kill, server.restart
+        self.start, self.stop, self.kill = server.start, server.stop, server.kill
+        self.pause, self.go_on = server.pause, server.go_on
+
+    def restart(self) -> None:
+        """Stop all brokers in order and start them again, with everything they stored."""
+        self.stop()
+        self.start()
 
     def drop(self, prefix: str) -> None:
         """Delete the topics whose name starts with the prefix, as far as the brokers answer."""
@@ -134,10 +103,79 @@ class Cluster:
             return  # a test may have left them stopped; the names are used only once
 
 
+class SecureCluster(Cluster):
+    """A broker with TLS, passwords and ACLs: `admin` may do everything, the others nothing yet."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server)
+        self.admin, self.agent, self.worker = map(self._identity, ("admin", "agent", "worker"))
+        self.settings = self.admin
+
+    def _identity(self, user: str) -> KafkaSettings:
+        return KafkaSettings(
+            bootstrap_servers=self.bootstrap,
+            security_protocol="SASL_SSL",
+            sasl_mechanism="SCRAM-SHA-512",
+            sasl_username=user,
+            sasl_password_file=self.server.facts["users"][user]["password_file"],
+            ssl_ca_location=self.server.facts["ca"],
+        )
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A schema registry with Confluent's paths."""
+
+    url: str
+    server: Server
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """An S3 endpoint: `address` is host:port, as the minio client takes it."""
+
+    address: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    server: Server
+
+
 @pytest.fixture(scope="session")
 def kafka() -> Cluster:
-    """One broker without encryption: `.bootstrap`."""
-    return take(_kafka)
+    """One broker without encryption: `.bootstrap`, `.settings`."""
+    return Cluster(take("kafka", "RUNWIRE_TEST_KAFKA"))
+
+
+@pytest.fixture(scope="session")
+def kafka3() -> Cluster:
+    """Three brokers without encryption; topics need a replication factor of their own."""
+    return Cluster(take("kafka3", "RUNWIRE_TEST_KAFKA3"))
+
+
+@pytest.fixture(scope="session")
+def kafka_secure() -> SecureCluster:
+    """One broker with SASL_SSL and ACLs: `.admin`, `.agent`, `.worker` are KafkaSettings."""
+    return SecureCluster(take("kafka-secure", ""))
+
+
+@pytest.fixture(scope="session")
+def registry() -> Registry:
+    """A schema registry that keeps schemas in memory; subjects need names of their own."""
+    server = take("registry", "RUNWIRE_TEST_REGISTRY")
+    return Registry(server.address, server)
+
+
+@pytest.fixture(scope="session")
+def s3() -> ObjectStore:
+    """An object store; buckets need names of their own.
+
+    RUNWIRE_TEST_S3 is http://access-key:secret-key@host:port.
+    """
+    server = take("versitygw", "RUNWIRE_TEST_S3")
+    parts = urlsplit(server.address)
+    access = parts.username or server.facts["access_key"]
+    secret = parts.password or server.facts["secret_key"]
+    return ObjectStore(f"{parts.hostname}:{parts.port}", access, secret, server)
 
 
 @pytest.fixture
@@ -150,9 +188,9 @@ def topic_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
             used.drop(prefix + ".")
 
 
-def take(find: Callable[[], Found | str]) -> Found:
-    """What was found; else skip with the reason, or fail where servers are required."""
-    found = find()
+def take(name: str, variable: str) -> Server:
+    """The one server of that name; else skip with the reason, or fail where it is required."""
+    found = _find(name, variable)
     if not isinstance(found, str):
         return found
     if os.environ.get("RUNWIRE_TEST_REQUIRE_SERVERS") == "1":
@@ -161,45 +199,24 @@ def take(find: Callable[[], Found | str]) -> Found:
 
 
 @cache
-def _kafka() -> Cluster | str:
-    return _cluster("kafka", "RUNWIRE_TEST_KAFKA")
-
-
-def _cluster(name: str, variable: str) -> Cluster | str:
+def _find(name: str, variable: str) -> Server | str:
     address = ENVIRONMENT.get(variable)
     if address:
-        return Cluster(GivenServer(address, variable))
-    try:
-        return Cluster(NativeServer(name))
-    except Unavailable as reason:
-        return f"no {name}: {variable} is unset, no Docker answers, and {reason}"
+        return GivenServer(address, variable)
+    reasons = [f"{variable} is unset"] if variable else []
+    ways: list[Callable[[str], Server]] = [NativeServer]
+    if _docker():
+        from support.containers import ContainerServer
+
+        ways.insert(0, ContainerServer)
+    else:
+        reasons.append("no Docker answers")
+    for way in ways:
+        try:
+            return way(name)
+        except Unavailable as reason:
+            reasons.append(str(reason))
+    return f"there is no {name}: " + "; ".join(reasons)
 
 
-def instance() -> str:
-    return ENVIRONMENT.get(INSTANCE_VARIABLE) or f"tests-{os.getpid()}"
-
-
-def native(*words: str) -> str:
-    """Run a command of deploy/native; what it printed."""
-    command = [sys.executable, str(COMMAND), *words]
-    mark = {name: os.environ[name] for name in ("RUNWIRE_TEST_SESSION",) if name in os.environ}
-    if INSTANCE_VARIABLE not in ENVIRONMENT:
-        _remove_at_exit()
-    ended = subprocess.run(
-        command, env={**ENVIRONMENT, **mark}, capture_output=True, text=True, check=False
-    )
-    if ended.returncode:
-        raise Unavailable(ended.stderr.strip().removeprefix("error: "))
-    return ended.stdout
-
-
-@cache
-def _remove_at_exit() -> None:
-    command = [sys.executable, str(COMMAND), "remove", "--instance", instance()]
-    owner = os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:  # not in a forked child
-            subprocess.run(command, env=ENVIRONMENT, check=False)
-
-    atexit.register(remove)
+_docker = cache(_docker_answers)

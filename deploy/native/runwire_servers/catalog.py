@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from runwire_servers.errors import ServersError
 from runwire_servers.kafka import Kafka
+from runwire_servers.kafka_secure import SecureKafka
+from runwire_servers.objects import Minio, Versitygw
+from runwire_servers.registry import Registry
 from runwire_servers.server import Server
 
 SERVERS: dict[str, Server] = {
@@ -11,9 +14,13 @@ SERVERS: dict[str, Server] = {
     for server in (
         Kafka("kafka", nodes=1, heap_mb=384),
         Kafka("kafka3", nodes=3, heap_mb=256),
+        SecureKafka("kafka-secure", nodes=1, heap_mb=384),
+        Registry(),
+        Versitygw(),
+        Minio(),
     )
 }
-DEFAULT = ("kafka",)
+DEFAULT = ("kafka", "registry", "versitygw")
 
 
 def find_server(name: str) -> Server:

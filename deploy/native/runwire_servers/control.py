@@ -103,7 +103,7 @@ def _wait_ready(server: Server, one: _Starting, until: float) -> None:
                 + last_lines(said)
             )
         url = one.launch.ready_url
-        if one.launch.ready_line in said and (not url or _answers(url)):
+        if one.launch.ready_line in said and (not url or answers(url)):
             return
         if time.monotonic() > until:
             raise ServersError(
@@ -113,7 +113,7 @@ def _wait_ready(server: Server, one: _Starting, until: float) -> None:
         time.sleep(processes.POLL_S)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     """Whether anything but a server error comes back; proxies of the environment play no part."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2)

@@ -15,6 +15,7 @@ from typing import Any
 from runwire_servers import tools
 from runwire_servers.errors import ServersError
 from runwire_servers.places import NATIVE, Places, locked
+from runwire_servers.private_files import write_private
 from runwire_servers.server import Launch, Server
 
 VERSION = "4.3.1"
@@ -22,6 +23,7 @@ JARS_VARIABLE = "RUNWIRE_SERVERS_KAFKA_LIBS"
 POM = NATIVE / "pom.xml"
 # Maven's own default version of the plugin is from 2011 on Debian.
 COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+READY_LINE = "Kafka Server started"
 # Compiling less is what makes a broker of a test start in two seconds.
 JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 
@@ -69,39 +71,41 @@ class Kafka(Server):
         """The bootstrap servers."""
         return ",".join(f"127.0.0.1:{ports[f'client-{label}']}" for label in self.labels)
 
-    def prepare(self, places: Places, ports: Mapping[str, int]) -> dict[str, Launch]:
-        """Write the properties of each node and format the folders that are new."""
-        home = places.data(self.name)
+    def configure(self, home: Path, ports: Mapping[str, int]) -> None:
+        """Write what the nodes read: nothing here needs Java."""
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         for label in self.labels:
             properties = self.properties(label, ports, home)
             lines = [f"{key}={value}\n" for key, value in properties.items()]
-            _write_private(home / f"{label}.properties", "".join(lines))
+            write_private(home / f"{label}.properties", "".join(lines))
+
+    def prepare(self, places: Places, ports: Mapping[str, int]) -> dict[str, Launch]:
+        """Configure, and format the folders that are new."""
+        home = places.data(self.name)
+        self.configure(home, ports)
         java = [tools.find_java(), "-cp", f"{find_jars(places)}/*"]
-        cluster = _cluster_id(home)
         with ThreadPoolExecutor(len(self.labels)) as pool:
-            list(pool.map(lambda label: self._format(java, cluster, home, label), self.labels))
+            list(pool.map(lambda label: self._format(java, home, label), self.labels))
         return {label: self._launch(java, home, label) for label in self.labels}
 
-    def _format(self, java: Sequence[str], cluster: str, home: Path, label: str) -> None:
+    def _format(self, java: Sequence[str], home: Path, label: str) -> None:
         if (home / label / "meta.properties").exists():
             return
-        command = [java[0], *JVM, *java[1:], "kafka.tools.StorageTool", "format"]
-        command += ["-c", f"{label}.properties", "-t", cluster, "--ignore-formatted"]
+        command = [java[0], *JVM, *java[1:], "kafka.tools.StorageTool"]
         what = f"formatting node {label} of {self.name}"
-        tools.run_tool([*command, *self.format_options(home)], what, folder=home)
+        tools.run_tool([*command, *self.format_words(home, label)], what, folder=home)
+
+    def format_words(self, home: Path, label: str) -> list[str]:
+        """The words for Kafka's storage tool; a folder that is formatted already stays as it is."""
+        words = ["format", "-c", f"{label}.properties", "-t", _cluster_id(home)]
+        return [*words, "--ignore-formatted"]
 
     def _launch(self, java: Sequence[str], home: Path, label: str) -> Launch:
         heap = shlex.split(os.environ.get("KAFKA_HEAP_OPTS", ""))
         heap = heap or ["-Xms64m", f"-Xmx{self._heap_mb}m"]
         logging = f"-Dlog4j2.configurationFile={NATIVE / 'log4j2.properties'}"
         command = [java[0], *heap, *JVM, logging, *java[1:], "kafka.Kafka", f"{label}.properties"]
-        return Launch(command, ready_line="Kafka Server started")
-
-    def format_options(self, home: Path) -> list[str]:
-        """What a flavour adds to the command that formats a node."""
-        del home
-        return []
+        return Launch(command, ready_line=READY_LINE)
 
     def properties(self, label: str, ports: Mapping[str, int], home: Path) -> dict[str, Any]:
         """The configuration of one node."""
@@ -168,15 +172,10 @@ def _fetch_jars(folder: Path) -> None:
 
 
 def _cluster_id(home: Path) -> str:
+    """Kafka's own form; the first byte keeps it from starting with a dash, like an option."""
     file = home / "cluster-id"
-    if not file.exists():
-        # Kafka's own form; one that starts with a dash would be taken for an option.
-        raw = b"\x52" + uuid.uuid4().bytes[1:]
-        file.write_text(base64.urlsafe_b64encode(raw).rstrip(b"=").decode())
-    return file.read_text()
-
-
-def _write_private(file: Path, text: str) -> None:
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as handle:
-        handle.write(text)
+    with locked(home / "cluster-id.lock"):  # nodes are formatted at the same time
+        if not file.exists():
+            raw = b"\x52" + uuid.uuid4().bytes[1:]
+            file.write_text(base64.urlsafe_b64encode(raw).rstrip(b"=").decode())
+        return file.read_text()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from runwire_servers.errors import ServersError
 from runwire_servers.places import Places
+from runwire_servers.private_files import write_private
 from runwire_servers.processes import Process
 
 
@@ -63,9 +63,4 @@ def save(places: Places, state: State) -> None:
         "owner": state.owner.as_dict() if state.owner else None,
         "servers": {name: asdict(record) for name, record in sorted(state.servers.items())},
     }
-    part = places.state.with_suffix(".part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(facts, file, indent=2)
-        file.write("\n")
-    part.replace(places.state)
+    write_private(places.state, json.dumps(facts, indent=2) + "\n")
