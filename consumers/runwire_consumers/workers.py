@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
@@ -120,7 +121,7 @@ def run_clickhouse(
         source,
         sink,
         letters,
-        options=worker_options(settings),
+        options=replace(worker_options(settings), overlap=kafka is not None),
         clock=clock,
         stop=stop,
         metrics=metrics,

@@ -121,6 +121,7 @@ class Bench:
     limits: BatchLimits = field(default_factory=BatchLimits)
     letters_max: int = 1000
     new_token_per_try: bool = False
+    overlap: bool = False
 
     def start(
         self, *, sink: Sink | None = None, source: Source | None = None, polls: int = 20
@@ -134,7 +135,11 @@ class Bench:
             QuietSource(source or MemorySource(self.log), self.clock, self.stop, polls=polls),
             sink or self.sink,
             MemoryDeadLetters(self.letters, limit=self.letters_max),
-            options=WorkerOptions(limits=self.limits, new_token_per_try=self.new_token_per_try),
+            options=WorkerOptions(
+                limits=self.limits,
+                new_token_per_try=self.new_token_per_try,
+                overlap=self.overlap,
+            ),
             clock=self.clock,
             stop=self.stop,
             metrics=self.metrics,

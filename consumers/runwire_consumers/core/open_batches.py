@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, Decoded
 from runwire_consumers.core.clock import Clock
 from runwire_consumers.core.source import Record, Span
+from runwire_schemas.metric_decode import MetricColumns
 
 # Within one write runs come first, so that nobody sees points of an unknown attempt.
 _ORDER = ("run", "param", "heartbeat", "metric")
@@ -22,6 +23,7 @@ class OpenBatches:
         self._clock = clock
         self._lane = lane
         self._builders: dict[str, BatchBuilder] = {}
+        self._rows = self._bytes = 0
 
     @property
     def is_empty(self) -> bool:
@@ -31,12 +33,12 @@ class OpenBatches:
     @property
     def is_due(self) -> bool:
         """Whether a limit is reached."""
-        builders = self._builders.values()
-        return bool(builders) and (
-            self.rows >= self._limits.rows
-            or sum(builder.bytes for builder in builders) >= self._limits.bytes
-            or self.left_s <= 0.0
-        )
+        return not self.is_empty and (self.is_full or self.left_s <= 0.0)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more may be added before a close."""
+        return self._rows >= self._limits.rows or self._bytes >= self._limits.bytes
 
     @property
     def left_s(self) -> float:
@@ -46,7 +48,7 @@ class OpenBatches:
     @property
     def rows(self) -> int:
         """Rows in all of them."""
-        return sum(builder.rows for builder in self._builders.values())
+        return self._rows
 
     @property
     def spans(self) -> list[Mapping[str, Span]]:
@@ -62,15 +64,18 @@ class OpenBatches:
     def add(self, record: Record, decoded: Decoded) -> None:
         """Add a record that could be decoded."""
         self._of(record).add(record, decoded)
+        self._rows += decoded.points if isinstance(decoded, MetricColumns) else 1
 
     def add_bad(self, record: Record, reason: str) -> None:
         """Add a record that becomes a dead letter."""
         self._of(record).add_bad(record, reason)
+        self._rows += 1
 
     def close(self, tokens: list[str]) -> list[Batch]:
         """Return the batches under their tokens and begin anew."""
         ordered = self._ordered()
         self._builders = {}
+        self._rows = self._bytes = 0
         return [builder.close(token) for builder, token in zip(ordered, tokens, strict=True)]
 
     def drop(self, partitions: frozenset[str]) -> None:
@@ -80,8 +85,11 @@ class OpenBatches:
             for lane, builder in self._builders.items()
             if partitions.isdisjoint(builder.spans)
         }
+        self._rows = sum(builder.rows for builder in self._builders.values())
+        self._bytes = sum(builder.bytes for builder in self._builders.values())
 
     def _of(self, record: Record) -> BatchBuilder:
+        self._bytes += len(record.value)
         lane = self._lane(record.partition)
         builder = self._builders.get(lane)
         if builder is None:

@@ -9,11 +9,9 @@ Invariants, in the order in which a crash may test them:
 """
 
 import logging
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from runwire_consumers.core import kill_points
 from runwire_consumers.core.backoff import Backoff
@@ -21,13 +19,14 @@ from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, Decod
 from runwire_consumers.core.clock import Clock, SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters
 from runwire_consumers.core.decoding import decode_record
-from runwire_consumers.core.errors import Fatal, Retryable, RowsRejected, SkipFlush
+from runwire_consumers.core.delivery import Delivery
+from runwire_consumers.core.errors import Fatal, SkipFlush
 from runwire_consumers.core.health import Health
 from runwire_consumers.core.open_batches import OpenBatches
 from runwire_consumers.core.patience import SLICE_S, OutOfTime, Patience
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.core.sink import Sink
-from runwire_consumers.core.source import Record, Source, Span
+from runwire_consumers.core.source import Record, Source
 from runwire_consumers.core.stop import Stop
 from runwire_schemas.errors import DecodeError
 
@@ -36,7 +35,11 @@ _log = logging.getLogger("runwire.worker")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """How a worker paces itself; `settings.py` says what each is for."""
+    """How a worker paces itself; `settings.py` says what each is for.
+
+    `overlap` writes one round of batches while the next is read; the source must allow polls
+    while its intents are pending.
+    """
 
     limits: BatchLimits = field(default_factory=BatchLimits)
     poll_s: float = SLICE_S
@@ -44,6 +47,7 @@ class WorkerOptions:
     retry_max_s: float = 5.0
     shutdown_s: float = 10.0
     new_token_per_try: bool = False
+    overlap: bool = False
 
 
 class Worker:
@@ -76,7 +80,15 @@ class Worker:
         self._decode = decode
         self._open = OpenBatches(self._options.limits, self._clock, source.lane)
         self._carry: deque[Record] = deque()
-        self._in_hand: list[Batch] = []
+        self._delivery = Delivery(
+            sink,
+            dead_letters,
+            self._metrics,
+            tell=self._tell_dead,
+            new_token=(lambda spans: source.intend([spans])[0])
+            if self._options.new_token_per_try
+            else None,
+        )
         self._patience = Patience(
             source,
             backoff=Backoff(self._options.retry_first_s, self._options.retry_max_s),
@@ -122,24 +134,29 @@ class Worker:
             self._gather_carry()
             self._write_open_batches()
         self._write_open_batches()
+        self._settle()
         _log.info("stopped: everything read is written and committed")
         return 0
 
     def _turn(self) -> None:
+        if self._delivery.is_active and (self._delivery.is_over or self._open.is_full):
+            self._settle()
         if not self._carry:
             wait_s = min(self._options.poll_s, self._open.left_s)
+            if self._delivery.is_active:
+                wait_s = self._options.poll_s / 10  # its commit should not wait for news
             polled = self._patience.insist(lambda: self._source.poll(wait_s))
             self._drop_revoked()  # first: what was polled now may be of a partition won back
             self._carry.extend(polled)
             self._replay()
         self._gather_carry()
-        if self._open.is_due:
+        if self._open.is_due and not self._delivery.is_active:
             self._write_open_batches()
-        elif self._open.is_empty:
+        elif self._open.is_empty and not self._delivery.is_active:
             self._health.idle()
 
     def _gather_carry(self) -> None:
-        while self._carry and (self._open.continues(self._carry[0]) or not self._open.is_due):
+        while self._carry and (self._open.continues(self._carry[0]) or not self._open.is_full):
             self._gather(self._carry.popleft(), self._open)
         self._health.pending = self._open.rows + len(self._carry)
         self._metrics.set("runwire_worker_pending_rows", self._health.pending)
@@ -180,7 +197,9 @@ class Worker:
             )
             _log.info("writing batch %s again: %d rows", batch.token, batch.rows)
             self._metrics.add("runwire_worker_replayed_batches_total")
+            self._settle()
             self._deliver([batch])
+            self._settle()
             self._health.state = "running"
 
     def _drop_revoked(self) -> None:
@@ -190,9 +209,10 @@ class Worker:
         self._metrics.add("runwire_worker_revoked_partitions_total", len(lost))
         self._open.drop(lost)
         self._carry = deque(record for record in self._carry if record.partition not in lost)
-        self._in_hand = [batch for batch in self._in_hand if lost.isdisjoint(batch.spans)]
+        self._delivery.drop(lost)
 
     def _write_open_batches(self) -> None:
+        self._settle()
         if self._open.is_empty:
             return
         kill_points.reach("before-intent")
@@ -205,59 +225,38 @@ class Worker:
         return [] if self._open.is_empty else self._source.intend(self._open.spans)
 
     def _deliver(self, batches: list[Batch]) -> None:
-        """Write the batches, however long it takes, then commit them together."""
-        self._in_hand = batches
+        """Begin to write the batches; `_settle` ends it."""
+        self._delivery.begin(batches)
         self._health.pending = sum(batch.rows for batch in batches)
-        for spans in [batch.spans for batch in batches]:
-            self._patience.insist(partial(self._try_write, spans))
+        if self._options.overlap and batches:
+            self._delivery.launch()
+        else:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Write what is in hand, however long it takes, then commit it together."""
+        if not self._delivery.is_active:
+            return
+        self._patience.insist(self._try_write)
         kill_points.reach("after-insert")
         self._patience.insist(self._try_commit)
         kill_points.reach("after-commit")
-        for batch in self._in_hand:
+        for batch in self._delivery.batches:
             self._account(batch)
-        self._in_hand = []
+        self._delivery.clear()
+
+    def _try_write(self) -> None:
+        self._drop_revoked()
+        self._delivery.finish()
 
     def _try_commit(self) -> None:
         self._drop_revoked()
-        spans = {p: span for batch in self._in_hand for p, span in batch.spans.items()}
-        if spans:
-            self._source.commit(spans)
+        if self._delivery.spans:
+            self._source.commit(self._delivery.spans)
 
-    def _try_write(self, spans: Mapping[str, Span]) -> None:
-        self._drop_revoked()
-        index = next((i for i, batch in enumerate(self._in_hand) if batch.spans is spans), None)
-        if index is None:
-            return  # its partition has another owner now, who writes it under the same token
-        begin_s = time.perf_counter()
-        while True:
-            batch = self._in_hand[index]
-            self._set_aside(batch)
-            try:
-                self._sink.write(batch)
-                break
-            except RowsRejected as error:
-                # Same token: tables that took the batch already ignore the repetition.
-                count = len(error.rejections)
-                self._in_hand[index] = batch.without(error.rejections)
-                self._metrics.add(
-                    "runwire_worker_dead_letters_total", float(count), reason="rejected"
-                )
-            except Retryable:
-                if self._options.new_token_per_try:
-                    (fresh,) = self._source.intend([batch.spans])
-                    self._in_hand[index] = replace(batch, token=fresh)
-                raise
-        self._metrics.observe("runwire_worker_write_seconds", time.perf_counter() - begin_s)
-
-    def _set_aside(self, batch: Batch) -> None:
-        if not batch.dead:
-            return
-        for letter in batch.dead:
-            self._dead_letters.put(letter)
-        new = self._dead_letters.flush()
-        if new:
-            _log.warning("%d records set aside as dead letters: %s", new, batch.dead[-1].reason)
-            self._metrics.set("runwire_worker_kept_dead_letters", self._dead_letters.count())
+    def _tell_dead(self, new: int, batch: Batch) -> None:
+        _log.warning("%d records set aside as dead letters: %s", new, batch.dead[-1].reason)
+        self._metrics.set("runwire_worker_kept_dead_letters", self._dead_letters.count())
 
     def _account(self, batch: Batch) -> None:
         self._health.wrote()
@@ -273,15 +272,16 @@ class Worker:
         metrics.set("runwire_worker_pending_rows", 0)
 
     def _leftover(self) -> str:
-        rows = self._open.rows + sum(batch.rows for batch in self._in_hand)
+        rows = self._open.rows + sum(batch.rows for batch in self._delivery.batches)
         return (
             f"{rows} rows that were read are not committed; they stay at the source and are "
             "written at the next start"
         )
 
     def _coordinates(self) -> str:
-        tokens = [batch.token for batch in self._in_hand]
-        groups = [batch.spans for batch in self._in_hand] or self._open.spans
+        in_hand = self._delivery.batches
+        tokens = [batch.token for batch in in_hand]
+        groups = [batch.spans for batch in in_hand] or self._open.spans
         shown = [f"{p} {s.first}-{s.last}" for spans in groups for p, s in spans.items()]
         token = f"batch {tokens[0]}: " if tokens else ""
         more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""

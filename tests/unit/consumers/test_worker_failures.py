@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -277,10 +278,11 @@ def test_each_lane_is_a_batch_of_its_own_and_all_are_committed_together() -> Non
     assert bench.log.committed == {"q/run": 8, "p/metric": 1}
 
 
+@pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("call", ["intend", "commit"])
-def test_what_another_worker_took_over_is_left_to_it(call: str) -> None:
+def test_what_another_worker_took_over_is_left_to_it(call: str, *, overlap: bool) -> None:
     """A partition lost before the intent is not written, one lost before the commit stays open."""
-    bench = Bench()
+    bench = Bench(overlap=overlap)
     bench.log.append([metric_record(0), record(run_event(), 7, partition="q/run")])
     source = Partitioned(bench.log)
     source.lost, source.takes_at = frozenset(("p/metric",)), call
@@ -289,6 +291,43 @@ def test_what_another_worker_took_over_is_left_to_it(call: str) -> None:
     assert bench.store.writes == written
     assert bench.log.committed == {"q/run": 8}
     assert bench.metrics.value("runwire_worker_revoked_partitions_total") == 1
+
+
+def test_records_are_read_while_a_batch_is_written() -> None:
+    """With overlap the loop polls on; the next round waits for the commit of the first."""
+    bench = Bench(overlap=True, limits=BatchLimits(rows=2))
+    bench.log.append([metric_record(offset) for offset in range(4)])
+    source = Partitioned(bench.log, records_max=1)
+    polled_before: list[int] = []
+
+    class Slow(MemorySink):
+        def write(self, batch: Batch) -> None:
+            deadline = time.monotonic() + 10
+            if batch.spans["p/metric"].first < 3:  # the last one has no successor to wait for
+                while source._read["p/metric"] < batch.spans["p/metric"].last + 2:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.001)
+            polled_before.append(source._read["p/metric"])
+            super().write(batch)
+
+    assert bench.start(source=source, sink=Slow(bench.store)).run() == 0
+    assert polled_before == [2, 3, 4, 4]
+    assert bench.store.writes == [f"p/metric:{n}-{n}" for n in range(4)]
+    assert bench.log.committed == {"p/metric": 4}
+
+
+def test_a_failure_beside_the_loop_ends_the_worker_or_is_tried_again() -> None:
+    bench = Bench(overlap=True)
+    bench.log.append([metric_record(0)])
+    worker = bench.start(source=Partitioned(bench.log))
+    bench.sink.failures = [Retryable(0.1, "away"), Retryable(0.1, "away")]
+    assert worker.run() == 0
+    assert bench.store.writes == ["p/metric:0-0"]
+    bench.log.append([metric_record(1)])
+    worker = bench.start(source=Partitioned(bench.log))
+    bench.sink.failures = [KeyError("surprise")]
+    assert worker.run() == 1
+    assert bench.log.committed == {"p/metric": 1}
 
 
 def test_a_source_that_asks_for_patience_is_asked_again() -> None:
