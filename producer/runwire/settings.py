@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from runwire.settings_sources import (
     refuse_unknown,
     toml_values,
 )
+from runwire_schemas.kafka_settings import KafkaSettings, KafkaSettingsError
 from runwire_schemas.paths import state_dir
+from runwire_schemas.topics import DEFAULT_PREFIX
 
 __all__ = ["FIELDS", "Settings"]
 
@@ -49,7 +51,42 @@ FIELDS: tuple[Field, ...] = (
         "who watches the trainer: a process of its own, a thread in it, or nobody",
         choices=("process", "thread", "none"),
     ),
+    Field(
+        "agent_stay_s",
+        "seconds",
+        "s",
+        600.0,
+        "how long an agent that cannot deliver stays after the last trainer ended",
+    ),
     Field("kafka_bootstrap_servers", "text", "", None, "brokers; unset: the embedded route"),
+    Field(
+        "kafka_security_protocol",
+        "text",
+        "",
+        None,
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL; unset: what the rows below ask for",
+    ),
+    Field(
+        "kafka_sasl_mechanism",
+        "text",
+        "",
+        None,
+        "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; unset: SCRAM-SHA-512",
+    ),
+    Field("kafka_sasl_username", "text", "", None, "who logs in at the brokers"),
+    Field("kafka_sasl_password", "secret", "", None, "its password; better named by a file"),
+    Field("kafka_sasl_password_file", "path", "", None, "file that holds the password"),
+    Field(
+        "kafka_ssl_ca_location", "path", "", None, "certificate authority of the brokers (PEM file)"
+    ),
+    Field(
+        "kafka_topic_prefix",
+        "text",
+        "",
+        DEFAULT_PREFIX,
+        "topics are called <prefix>.<kind>.v1: several pipelines share one cluster",
+    ),
+    Field("schema_registry_url", "text", "", None, "optional Confluent-compatible registry"),
     Field("quota_bytes", "bytes", "bytes", 2 * GIB, "spool space of one writer process"),
     Field("disk_free_ratio_min", "ratio", "", 0.10, "share of the disk that stays free"),
     Field(
@@ -71,7 +108,7 @@ FIELDS: tuple[Field, ...] = (
     Field("capture_git", "flag", "", True, "record commit, branch and dirty state at init"),
 )
 
-_BY_NAME: dict[str, Field] = {field.name: field for field in FIELDS}
+_BY_NAME: dict[str, Field] = {row.name: row for row in FIELDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +121,16 @@ class Settings:
     mode: str = "online"
     strict: bool = False
     agent: str = "process"
+    agent_stay_s: float = 600.0
     kafka_bootstrap_servers: str | None = None
+    kafka_security_protocol: str | None = None
+    kafka_sasl_mechanism: str | None = None
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: str | None = field(default=None, repr=False)
+    kafka_sasl_password_file: str | None = None
+    kafka_ssl_ca_location: str | None = None
+    kafka_topic_prefix: str = DEFAULT_PREFIX
+    schema_registry_url: str | None = field(default=None, repr=False)  # may name a password
     quota_bytes: int = 2 * GIB
     disk_free_ratio_min: float = 0.10
     fork_policy: str = "inherit"
@@ -97,12 +143,24 @@ class Settings:
         """Absolute data root."""
         return state_dir(self.dir)
 
+    @property
+    def kafka(self) -> KafkaSettings | None:
+        """How to reach the brokers; None on the embedded route. Raises: KafkaSettingsError."""
+        if not self.kafka_bootstrap_servers:
+            return None
+        found = {name: getattr(self, "kafka_" + name) or "" for name in KafkaSettings.__slots__}
+        for name in ("sasl_password_file", "ssl_ca_location"):
+            # The agent runs elsewhere; "probe" is librdkafka's word for the system's authorities.
+            if found[name] and found[name] != "probe":
+                found[name] = str(Path(found[name]).expanduser().absolute())
+        return KafkaSettings(**found)
+
     def changed(self) -> dict[str, Any]:
         """Fields that differ from their default: how a `Settings` argument joins `resolve`."""
         return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if getattr(self, field.name) != field.default
+            known.name: getattr(self, known.name)
+            for known in fields(self)
+            if getattr(self, known.name) != known.default
         }
 
     @classmethod
@@ -129,11 +187,9 @@ class Settings:
         for name, value in given.items():
             values[name] = parse_value(_BY_NAME[name], value, f"argument {name}=")
         settings = cls(**values)
-        if settings.kafka_bootstrap_servers and settings.mode != "disabled":
-            raise ConfigError(
-                f"kafka_bootstrap_servers is set ({settings.kafka_bootstrap_servers!r}), but the "
-                "Kafka route is not part of this version of runwire. Unset "
-                "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS (or the key in runwire.toml) to use the "
-                "embedded route: `runwire up` reads the spool."
-            )
+        if settings.mode != "disabled":
+            try:
+                _ = settings.kafka
+            except KafkaSettingsError as error:
+                raise ConfigError(f"{error}.") from None
         return settings

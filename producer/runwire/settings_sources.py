@@ -28,9 +28,7 @@ PREFIX = "RUNWIRE_"
 # Variables of the other parts: read by the worker, the engine, the object store and the tests.
 FOREIGN_PREFIXES = (
     "CLICKHOUSE_",
-    "KAFKA_",
     "S3_",
-    "SCHEMA_REGISTRY_",
     "WORKER_",
     "ENGINE_",
     "UP_",
@@ -76,6 +74,7 @@ class Field:
             return "one of " + ", ".join(self.choices)
         return {
             "text": "text",
+            "secret": "text",
             "path": "a path",
             "flag": "true or false (1, 0, yes, no, on, off)",
             "bytes": "a number of bytes of at least 1MiB, for example 2147483648 or 2GiB",
@@ -93,8 +92,9 @@ def parse_value(field: Field, value: object, source: str) -> Any:
     try:
         parsed = _PARSERS[field.kind](field, value)
     except (ValueError, TypeError):
+        shown = "a secret" if field.kind == "secret" else repr(value)
         raise ConfigError(
-            f"{source} is {value!r} ({type(value).__name__}), but the setting "
+            f"{source} is {shown} ({type(value).__name__}), but the setting "
             f"{field.name!r} accepts {field.accepts}. Correct it or remove it to use the "
             f"default ({field.default!r})."
         ) from None
@@ -176,6 +176,12 @@ def _text(_field: Field, value: object) -> str:
     return value.strip()
 
 
+def _secret(_field: Field, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value.strip("\r\n")
+
+
 def _path(_field: Field, value: object) -> str:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError
@@ -247,6 +253,7 @@ def _signal_names(_field: Field, value: object) -> tuple[str, ...]:
 
 _PARSERS = {
     "text": _text,
+    "secret": _secret,
     "path": _path,
     "choice": _choice,
     "flag": _flag,

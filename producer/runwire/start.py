@@ -18,6 +18,7 @@ from runwire.run import Run, tags_of
 from runwire.session import Session
 from runwire.settings import Settings
 from runwire.version import __version__
+from runwire_schemas.spool.destination import KAFKA, LOCAL
 from runwire_schemas.spool.format import Meta
 
 _current: Run | None = None
@@ -120,6 +121,7 @@ def _resume(settings: Settings, identity: Identity, resume: str) -> int:
 
 
 def _meta(settings: Settings, identity: Identity) -> Meta:
+    kafka = settings.kafka if settings.mode != "disabled" else None
     return Meta(
         writer=urandom(16).hex(),
         role="trainer",
@@ -133,6 +135,8 @@ def _meta(settings: Settings, identity: Identity) -> Meta:
         pid_ns=pid_namespace(),
         pid=getpid(),
         started_at_ns=time.time_ns(),
+        route=LOCAL if kafka is None else KAFKA,
+        destination={} if kafka is None else kafka.public(),
         mode=settings.mode,
         sdk=__version__,
     )

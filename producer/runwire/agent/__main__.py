@@ -7,11 +7,11 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from types import FrameType
 
 from runwire.agent.loop import Agent
-from runwire_schemas.paths import state_dir
+from runwire.errors import ConfigError
+from runwire.settings import Settings
 
 IDLE_S = 10.0
 
@@ -27,7 +27,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         stream=sys.stderr,
         format="%(asctime)s agent %(process)d %(levelname)s %(message)s",
     )
-    agent = Agent(Path(state_dir(args.dir)), exit_when_idle_s=args.exit_when_idle_s)
+    try:
+        settings = Settings.resolve({"dir": args.dir})
+    except ConfigError as error:
+        sys.stderr.write(f"runwire agent: {error}\n")
+        return 1
+    agent = Agent(
+        settings.root,
+        exit_when_idle_s=args.exit_when_idle_s,
+        kafka=settings.kafka,
+        stay_s=settings.agent_stay_s,
+    )
     try:
         taken = agent.lock.acquire()
     except OSError as error:
@@ -44,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     def end(_signum: int, _frame: FrameType | None) -> None:
+        if agent.stop.is_set():
+            agent.hurry.set()
         agent.stop.set()
 
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -57,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m runwire.agent",
-        description="Watch the trainers of this machine that write under a data root.",
+        description="Watch the trainers of this machine that write under a data root; ship their "
+        "spool when RUNWIRE_KAFKA_BOOTSTRAP_SERVERS is set.",
         allow_abbrev=False,
     )
     parser.add_argument("--dir", help="data root (default: RUNWIRE_DIR or the state folder)")

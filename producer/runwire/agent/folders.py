@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from runwire_schemas.paths import spool_dir
+from runwire_schemas.spool.destination import LOCAL, destination_of
 from runwire_schemas.spool.format import ENDED_FILE, Meta, SpoolError
 from runwire_schemas.spool.reader import list_folders, read_meta
 
@@ -20,10 +21,10 @@ FRESH_S = 2.0
 
 
 class Folders:
-    """The trainers' folders that are not settled yet."""
+    """The trainers' folders of one destination that are not settled yet."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, destination: str = LOCAL) -> None:
+        self._root, self._destination = root, destination
         self._open: dict[Path, Meta] = {}
         self._settled: set[Path] = set()
         self._listed_at_ns = -1
@@ -60,7 +61,8 @@ class Folders:
                     _log.warning("not watched: %s", error)
                 self._settled.add(folder)
                 continue
-            if meta.role != "trainer" or os.path.lexists(folder / ENDED_FILE):
+            is_ours = destination_of(meta) == self._destination and meta.role == "trainer"
+            if not is_ours or os.path.lexists(folder / ENDED_FILE):
                 self._settled.add(folder)
             else:
                 self._open[folder] = meta

@@ -14,6 +14,7 @@ from runwire.agent.lock import AgentLock, lock_path
 from runwire.host import boot_id, pid_namespace
 from runwire.settings import Settings
 from runwire_schemas.paths import agents_dir
+from runwire_schemas.spool.destination import LOCAL
 
 if TYPE_CHECKING:
     from runwire.agent.loop import Agent
@@ -26,7 +27,11 @@ IDLE_S = 10.0
 # The shell only starts the agent in the background: milliseconds, unless the machine is stuck.
 SHELL_TIMEOUT_S = 2.0
 # What belongs to one rank or to the trainer's interpreter says nothing true about the agent.
-_DROPPED_PREFIXES = ("TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "SLURM_STEP", "SLURM_TASK")
+_DROPPED_PREFIXES = (
+    *("TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "SLURM_STEP", "SLURM_TASK"),
+    # Said again below, as the trainer's settings resolved them.
+    "RUNWIRE_KAFKA_",
+)
 _DROPPED_NAMES = frozenset(
     {
         "RANK",
@@ -59,12 +64,14 @@ def ensure_agent(root: Path, settings: Settings) -> None:
     try:
         if settings.agent == "none" or settings.mode == "disabled":
             return
-        if AgentLock(lock_path(root, boot_id(), pid_namespace())).held():
+        kafka = settings.kafka
+        destination = LOCAL if kafka is None else kafka.destination
+        if AgentLock(lock_path(root, boot_id(), pid_namespace(), destination)).held():
             return
         if settings.agent == "thread":
-            _start_thread(root)
+            _start_thread(root, settings)
         else:
-            _start_process(root)
+            _start_process(root, settings)
     except Exception as error:
         _log.warning(
             "runwire: no agent could be started for %s: %s: %s. Logging works; heartbeats and the "
@@ -76,13 +83,24 @@ def ensure_agent(root: Path, settings: Settings) -> None:
         )
 
 
-def agent_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The trainer's environment without its rank, with a way to import runwire."""
+def agent_environment(
+    environ: Mapping[str, str], settings: Settings | None = None
+) -> dict[str, str]:
+    """The trainer's environment without its rank, with its destination wherever that was set.
+
+    Secrets travel here and never on a command line, which every user of the machine can read.
+    """
     clean = {
         name: value
         for name, value in environ.items()
         if name not in _DROPPED_NAMES and not name.startswith(_DROPPED_PREFIXES)
     }
+    if settings is not None:
+        kafka = settings.kafka
+        clean |= {} if kafka is None else kafka.environment()
+        clean["RUNWIRE_AGENT_STAY_S"] = f"{settings.agent_stay_s:g}"
+        if settings.schema_registry_url:
+            clean["RUNWIRE_SCHEMA_REGISTRY_URL"] = settings.schema_registry_url
     folders = _import_folders()
     if folders:
         clean["PYTHONPATH"] = os.pathsep.join(filter(None, [clean.get("PYTHONPATH"), *folders]))
@@ -104,15 +122,15 @@ def _import_folders() -> list[str]:
     return found
 
 
-def _start_thread(root: Path) -> None:
+def _start_thread(root: Path, settings: Settings) -> None:
     from runwire.agent.loop import run_in_thread
 
-    agent = run_in_thread(root)
+    agent = run_in_thread(root, kafka=settings.kafka, stay_s=settings.agent_stay_s)
     if agent is not None:
         _threads.append(agent)
 
 
-def _start_process(root: Path) -> None:
+def _start_process(root: Path, settings: Settings) -> None:
     import subprocess
 
     if not sys.executable:
@@ -131,7 +149,7 @@ def _start_process(root: Path) -> None:
             stdout=log,
             stderr=log,
             cwd="/",
-            env=agent_environment(os.environ),
+            env=agent_environment(os.environ, settings),
             start_new_session=True,
             timeout=SHELL_TIMEOUT_S,
             check=True,

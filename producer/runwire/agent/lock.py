@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 from runwire_schemas.paths import agents_dir
+from runwire_schemas.spool.destination import LOCAL
 
 __all__ = ["AgentLock", "lock_path"]
 
 # Somebody who only asks whether an agent lives holds the lock for microseconds.
 ACQUIRE_S = 1.0
-LOCAL = "local"
 
 
 def lock_path(root: Path, boot: str, namespace: str, destination: str = LOCAL) -> Path:

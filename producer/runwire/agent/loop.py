@@ -9,11 +9,15 @@ import time
 from pathlib import Path
 
 from runwire import fork
+from runwire.agent.delivery import STAY_S, Delivery
 from runwire.agent.endings import end_fields, heartbeat_fields, mark_ended
 from runwire.agent.folders import Folders
 from runwire.agent.lock import AgentLock, lock_path
 from runwire.host import boot_id, hostname, pid_namespace
+from runwire.shipping.broker import Broker
 from runwire.spool.writer import SpoolWriter
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.spool.destination import KAFKA, LOCAL
 from runwire_schemas.spool.format import Meta, SpoolError
 from runwire_schemas.spool.progress import lifecycle_end, progress
 from runwire_schemas.spool.reader import writer_alive
@@ -25,21 +29,37 @@ SCAN_INTERVAL_S = 0.5  # a dead trainer is noticed within 2 s: four looks
 HEARTBEAT_INTERVAL_S = 5.0
 # A folder of another pid namespace is left to that namespace's agent; ask again this often.
 FOREIGN_INTERVAL_S = 5.0
+FLUSH_S = 5.0  # of an agent that ends: what is not delivered by then waits for the next one
 
 
 class Agent:
-    """Watches the trainers of one data root on this boot and pid namespace.
+    """Watches the trainers of one data root, boot, pid namespace and destination.
 
-    Threads: one; `stop` may be set from anywhere.
+    With a Kafka destination it ships their folders, and its own, as well.
+    Threads: one; `stop` and `hurry` may be set from anywhere.
     """
 
-    def __init__(self, root: Path, *, exit_when_idle_s: float | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        exit_when_idle_s: float | None = None,
+        kafka: KafkaSettings | None = None,
+        stay_s: float = STAY_S,
+        mode: str = "process",
+        broker: Broker | None = None,
+    ) -> None:
         self.root = root
         self.stop = threading.Event()
+        self.hurry = threading.Event()  # end at once, deliver later
         self._boot, self._namespace, self._host = boot_id(), pid_namespace(), hostname()
-        self.lock = AgentLock(lock_path(root, self._boot, self._namespace))
+        self._kafka = kafka
+        self._destination = LOCAL if kafka is None else kafka.destination
+        self.lock = AgentLock(lock_path(root, self._boot, self._namespace, self._destination))
         self._exit_when_idle_s = exit_when_idle_s
-        self._folders = Folders(root)
+        self._delivery: Delivery | None = None
+        self._delivery_facts = (stay_s, mode, broker)
+        self._folders = Folders(root, self._destination)
         self._writers: dict[str, SpoolWriter] = {}
         self._next_beat_s: dict[Path, float] = {}
         self._retry_at_s: dict[Path, float] = {}
@@ -58,11 +78,28 @@ class Agent:
                 break
             if self._idle(now_s) and self._may_leave():
                 break
-            self.stop.wait(SCAN_INTERVAL_S)
+            self._rest(now_s + SCAN_INTERVAL_S)
         if self.stop.is_set():
             self._next_beat_s.clear()
             self.tick(time.monotonic())
         self.close()
+
+    def _rest(self, until_s: float) -> None:
+        if self._kafka is None:
+            self.stop.wait(until_s - time.monotonic())
+            return
+        if self._delivery is None:
+            stay_s, mode, broker = self._delivery_facts
+            self._delivery = Delivery(
+                self.root,
+                self._kafka,
+                lock=self.lock.path,
+                accepts=self._ships,
+                stay_s=stay_s,
+                mode=mode,
+                broker=broker,
+            )
+        self._delivery.rest(until_s, self.stop)
 
     def tick(self, now_s: float) -> None:
         """Look at every unsettled folder once."""
@@ -79,12 +116,18 @@ class Agent:
                 _log.warning("cannot record the state of %s: %s", folder, error)
 
     def close(self) -> None:
-        """Close this agent's own spool folders and free the lock."""
+        """Close this agent's own spool folders, deliver what is there and free the lock."""
         fork.unregister(self)
+        self._close_writers()
+        if self._delivery is not None:
+            self._delivery.end(time.monotonic() + (0.0 if self.hurry.is_set() else FLUSH_S))
+            self._delivery = None
+        self.lock.release()
+
+    def _close_writers(self) -> None:
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
-        self.lock.release()
 
     def _look(self, folder: Path, meta: Meta, now_s: float) -> None:
         due = now_s >= self._next_beat_s.get(folder, 0.0)
@@ -109,7 +152,19 @@ class Agent:
         """Whether a dead writer of another boot or pid namespace has nobody else to record it."""
         if meta.boot_id != self._boot:
             return meta.host == self._host  # else a shared file system shows us another machine
-        return not AgentLock(lock_path(self.root, meta.boot_id, meta.pid_ns)).held()
+        return not self._has_agent(meta)
+
+    def _has_agent(self, meta: Meta) -> bool:
+        path = lock_path(self.root, meta.boot_id, meta.pid_ns, self._destination)
+        return AgentLock(path).held()
+
+    def _ships(self, folder: Path, meta: Meta) -> bool:
+        """Whether this agent reads a folder: file locks exclude others on this machine only."""
+        if meta.mode == "offline":
+            return False  # `runwire sync` does
+        if meta.boot_id == self._boot:
+            return meta.pid_ns == self._namespace or not self._has_agent(meta)
+        return meta.host == self._host and not writer_alive(folder)
 
     def _settle(self, folder: Path, meta: Meta) -> None:
         finished, next_seq = lifecycle_end(folder)
@@ -162,6 +217,8 @@ class Agent:
             pid_ns=self._namespace,
             pid=os.getpid(),
             started_at_ns=time.time_ns(),
+            route=LOCAL if self._kafka is None else KAFKA,
+            destination={} if self._kafka is None else self._kafka.public(),
             mode=mode,
         )
         if writer is not None:
@@ -172,15 +229,20 @@ class Agent:
 
     def _idle(self, now_s: float) -> bool:
         limit_s = self._exit_when_idle_s
-        return limit_s is not None and now_s - self._busy_at_s >= limit_s
+        if limit_s is None or now_s - self._busy_at_s < limit_s:
+            return False
+        return self._delivery is None or self._delivery.may_end(self._busy_at_s, now_s)
 
     def _may_leave(self) -> bool:
         """Free the lock, then look once more: a trainer that came meanwhile saw it held.
 
         A trainer makes its folder before it asks for an agent, so one of both sees the other.
         """
+        self._close_writers()
+        if self._delivery is not None:
+            self._delivery.shipper.flush(time.monotonic() + FLUSH_S)
         self.lock.release()
-        self._folders = Folders(self.root)
+        self._folders = Folders(self.root, self._destination)
         live = any(
             (meta.boot_id, meta.pid_ns) == (self._boot, self._namespace) and writer_alive(folder)
             for folder, meta in self._folders.unsettled().items()
@@ -197,15 +259,20 @@ class Agent:
         for writer in self._writers.values():
             writer.abandon()
         self._writers.clear()
+        if self._delivery is not None:
+            self._delivery.abandon()
+            self._delivery = None
 
 
-def run_in_thread(root: Path) -> Agent | None:
+def run_in_thread(
+    root: Path, *, kafka: KafkaSettings | None = None, stay_s: float = STAY_S
+) -> Agent | None:
     """Watch from a daemon thread of this process; None when another agent does already.
 
     The exception to "no thread in the trainer": its own SIGKILL goes unrecorded until the next
     agent looks.
     """
-    agent = Agent(root)
+    agent = Agent(root, kafka=kafka, stay_s=stay_s, mode="thread")
     if not agent.lock.acquire(timeout_s=0.0):
         fork.unregister(agent)
         return None

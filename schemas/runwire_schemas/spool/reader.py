@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 
@@ -106,13 +107,14 @@ class FolderReader:
         """Return the committed position of each series: the next sequence number to deliver."""
         return {name: reader.committed for name, reader in self._series.items()}
 
-    def cut(self) -> list[Cut]:
-        """Return the next committed records of all series; empty when there is nothing new."""
+    def cut(self, only: Collection[str] = SERIES) -> list[Cut]:
+        """Return the next committed records of these series; empty when there is nothing new."""
         if not self._writer_gone:
             # Asked before reading: what a writer committed before it went is then seen below.
             self._writer_gone = not writer_alive(self.folder)
         cuts: list[Cut] = []
-        for name, reader in self._series.items():
+        for name in only:
+            reader = self._series[name]
             fresh = reader.next_cuts(self.batch_seq, writer_gone=self._writer_gone)
             if name == "metric" and fresh:
                 self._accepted_after[fresh[-1].last_seq + 1] = reader.accepted
@@ -120,7 +122,7 @@ class FolderReader:
             if fresh:
                 self._delivered[name] = fresh[-1].last_seq + 1
             cuts += fresh
-        self._exhausted = self._writer_gone and not cuts
+        self._exhausted = self._writer_gone and not cuts and len(only) == len(SERIES)
         return cuts
 
     def replay(self, series: str, first_seq: int, last_seq: int, *, batch_seq: int) -> list[Cut]:
@@ -129,7 +131,7 @@ class FolderReader:
         Raises: SpoolError when its records are no longer there.
         """
         reader = self._reader(series)
-        reader.seek(first_seq, accepted=self._committed_accepted)
+        reader.seek(first_seq, accepted=self._accepted_before(first_seq))
         try:
             cuts = reader.replay(last_seq, batch_seq)
         finally:
@@ -140,14 +142,28 @@ class FolderReader:
             self._accepted_after[last_seq + 1] = reader.accepted
         return cuts
 
-    def rewind(self) -> None:
-        """Read again from the committed positions."""
-        for name, reader in self._series.items():
-            self._seek(name, reader.committed)
-        self.batch_seq = self._committed_batch_seq
-        self._accepted_after.clear()
-        self._delivered.clear()
+    def rewind(self, only: Collection[str] = SERIES) -> None:
+        """Read these series again from their committed positions."""
+        for name in only:
+            self._seek(name, self._series[name].committed)
+            self._delivered.pop(name, None)
+        if "metric" in only:
+            self.batch_seq = self._committed_batch_seq
+            self._accepted_after.clear()
         self._exhausted = False
+
+    def pass_over(self, series: str, next_seq: int, *, batch_seq: int) -> None:
+        """Go on reading at `next_seq`: what lies before was replayed, and is not committed yet.
+
+        `batch_seq` is the number for the next metric cut.
+        """
+        reader = self._series[series]
+        committed = reader.committed
+        reader.seek(next_seq, accepted=self._accepted_before(next_seq))
+        reader.committed = committed
+        self._delivered[series] = next_seq
+        if series == "metric":
+            self.batch_seq = max(self.batch_seq, batch_seq)
 
     def advance(self, series: str, next_seq: int, *, batch_seq: int | None = None) -> None:
         """Commit in memory: everything of `series` before `next_seq` is stored elsewhere.
@@ -202,6 +218,12 @@ class FolderReader:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+    def _accepted_before(self, seq: int) -> int:
+        """Return the points before a metric record, as far as cuts and commits have told."""
+        known = (self._accepted_after[after] for after in self._accepted_after if after <= seq)
+        skipped = self._skip[1] if self._skip[0] <= seq else 0
+        return max(self._committed_accepted, skipped, *known)
 
     def _load(self) -> None:
         cursor = read_cursor(self.folder)

@@ -137,10 +137,35 @@ def test_an_unknown_variable_warns_with_the_nearest(caplog: pytest.LogCaptureFix
     assert "CLICKHOUSE" not in caplog.text
 
 
-def test_kafka_is_refused_with_the_way_out() -> None:
-    """Silently logging to nowhere would be worse than not starting."""
-    with pytest.raises(ConfigError, match="Unset RUNWIRE_KAFKA_BOOTSTRAP_SERVERS"):
-        resolve(environ={"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "k:9092"})
+def test_brokers_make_a_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are made absolute: the agent that uses them runs elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    environ = {
+        "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "k:9092",
+        "RUNWIRE_KAFKA_SASL_USERNAME": "agent",
+        "RUNWIRE_KAFKA_SASL_PASSWORD_FILE": "secrets/kafka",
+        "RUNWIRE_KAFKA_TOPIC_PREFIX": "team",
+    }
+    kafka = resolve({"kafka_ssl_ca_location": "ca.pem"}, environ).kafka
+    assert kafka is not None
+    assert kafka.sasl_password_file == str(tmp_path / "secrets" / "kafka")
+    assert kafka.ssl_ca_location == str(tmp_path / "ca.pem")
+    assert (kafka.protocol, kafka.topic_prefix) == ("SASL_SSL", "team")
+    assert resolve().kafka is None
+
+
+def test_half_an_identity_is_refused() -> None:
+    with pytest.raises(ConfigError, match="RUNWIRE_KAFKA_SASL_PASSWORD_FILE"):
+        resolve({"kafka_bootstrap_servers": "k:9092", "kafka_sasl_username": "agent"})
+
+
+def test_passwords_are_never_shown() -> None:
+    given = {"kafka_bootstrap_servers": "k:9092", "kafka_sasl_username": "agent"}
+    settings = resolve(given | {"kafka_sasl_password": "hunter2"})
+    assert "hunter2" not in repr(settings) + repr(settings.kafka)
+    with pytest.raises(ConfigError) as caught:
+        resolve(given | {"kafka_sasl_password": ["hunter2"]})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_settings_object_joins_as_its_changes() -> None:

@@ -1,0 +1,120 @@
+"""The shipping half inside an agent: runs the shipper, tells causes, decides when to give up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+from runwire.shipping.broker import Broker, Failure
+from runwire.shipping.folders import Accepts
+from runwire.shipping.shipper import Shipper
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.spool.agent_state import STATE_SUFFIX, AgentState, write_state
+
+__all__ = ["Delivery"]
+
+_log = logging.getLogger("runwire.agent")
+STATE_S = 5.0  # between two writes of an unchanged state
+STAY_S = 600.0
+
+
+class Delivery:
+    """Ships the folders that `accepts` names; leaves its state beside the lock at `lock`."""
+
+    def __init__(
+        self,
+        root: Path,
+        kafka: KafkaSettings,
+        *,
+        lock: Path,
+        accepts: Accepts,
+        stay_s: float = STAY_S,
+        mode: str = "process",
+        broker: Broker | None = None,
+    ) -> None:
+        if broker is None:
+            from runwire.shipping.kafka import KafkaBroker
+
+            broker = KafkaBroker(kafka)
+        self.broker = broker
+        self.shipper = Shipper(root, kafka.destination, broker, accepts=accepts)
+        self._kafka, self._stay_s, self._mode = kafka, stay_s, mode
+        self._path = lock.with_suffix(STATE_SUFFIX)
+        self._trouble: Failure | None = None
+        self._since_ns = 0
+        self._written_s = float("-inf")
+
+    def rest(self, until_s: float, stop: threading.Event) -> None:
+        """Ship until then. Blocks: that long."""
+        while not stop.is_set():
+            left_s = until_s - time.monotonic()
+            if left_s <= 0:
+                break
+            self.shipper.step(left_s)
+        self.tell()
+
+    def may_end(self, busy_at_s: float, now_s: float) -> bool:
+        """Whether an agent without trainers has nothing left to do, or no hope to do it."""
+        if self.shipper.is_idle:
+            return True
+        if now_s - max(busy_at_s, self.shipper.delivered_s) < self._stay_s:
+            return False
+        _log.warning(
+            "leaving without having delivered everything: nothing was taken for %g s. The next "
+            "agent or `runwire sync` sends the rest of the spool",
+            self._stay_s,
+        )
+        return True
+
+    def end(self, deadline_s: float) -> None:
+        """Deliver what is there until the deadline, keep the rest. Blocks: until then."""
+        if not self.shipper.flush(deadline_s):
+            _log.warning("ending before everything is delivered; the spool keeps the rest")
+        self.shipper.close()
+        self.tell(at_once=True)
+
+    def abandon(self) -> None:
+        """Leave everything to the parent process, in a forked child of it."""
+        self.broker.abandon()
+        self.shipper.folders.abandon()
+
+    def tell(self, *, at_once: bool = False) -> None:
+        """Log a cause once, and its end; write the state file when it changed or is old."""
+        trouble = self.shipper.trouble
+        is_changed = trouble != self._trouble
+        if is_changed:
+            # librdkafka varies its words; the same cause is logged once.
+            if trouble is not None and (
+                self._trouble is None or trouble.kind != self._trouble.kind
+            ):
+                _log.warning("%s. The spool keeps everything", trouble.sentence)
+                self._since_ns = time.time_ns()
+            elif trouble is None:
+                _log.info("delivering again")
+                self._since_ns = 0
+            self._trouble = trouble
+        now_s = time.monotonic()
+        if is_changed or at_once or now_s - self._written_s >= STATE_S:
+            self._written_s = now_s
+            self._write()
+
+    def _write(self) -> None:
+        state = AgentState(
+            key=self._kafka.destination,
+            destination=self._kafka.public(),
+            pid=os.getpid(),
+            mode=self._mode,
+            at_ns=time.time_ns(),
+            cause=self._trouble.kind if self._trouble else "",
+            sentence=self._trouble.sentence if self._trouble else "",
+            since_ns=self._since_ns,
+            delivered=self.shipper.outbox.delivered,
+            set_aside=self.shipper.outbox.set_aside,
+        )
+        try:
+            write_state(self._path, state)
+        except OSError as error:
+            _log.debug("the state cannot be written: %s", error)

@@ -1,0 +1,51 @@
+"""What a shipping agent leaves beside its lock for `runwire status`: how delivery fares."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from runwire_schemas.paths import agents_dir
+
+STATE_SUFFIX = ".json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentState:
+    """One agent of one Kafka destination; `cause` and `sentence` are empty while it delivers.
+
+    Units: instants in nanoseconds since 1970.
+    """
+
+    key: str
+    destination: dict[str, str] = field(default_factory=dict)
+    pid: int = 0
+    mode: str = "process"
+    at_ns: int = 0
+    cause: str = ""
+    sentence: str = ""
+    since_ns: int = 0
+    delivered: int = 0
+    set_aside: int = 0
+
+
+def write_state(path: Path, state: AgentState) -> None:
+    """Replace the state in one step. Raises: OSError."""
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(asdict(state)), "utf-8")
+    fresh.replace(path)
+
+
+def read_states(root: Path) -> dict[Path, AgentState]:
+    """Return the states that agents of a data root left, by file; unreadable ones are left out."""
+    known = {row.name for row in fields(AgentState)}
+    found: dict[Path, AgentState] = {}
+    for path in sorted(agents_dir(root).glob(f"*{STATE_SUFFIX}")):
+        try:
+            raw: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            found[path] = AgentState(**{k: v for k, v in raw.items() if k in known})
+        except (OSError, ValueError, TypeError, AttributeError):
+            continue
+    return found

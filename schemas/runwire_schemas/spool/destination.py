@@ -1,0 +1,20 @@
+"""Where a spool folder is read to, as one short word that trainers, agents and status agree on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Final
+
+from runwire_schemas.spool.format import Meta
+
+LOCAL: Final = "local"
+KAFKA: Final = "kafka"
+
+
+def destination_of(meta: Meta) -> str:
+    """Return "local", or for the Kafka route what `KafkaSettings.destination` says there."""
+    if meta.route != KAFKA:
+        return LOCAL
+    text = json.dumps(meta.destination, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
