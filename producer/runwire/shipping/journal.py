@@ -51,18 +51,9 @@ class CutJournal:
             _sync_folder(folder)
 
     def add(self, cuts: Iterable[CutRange]) -> None:
-        """Write cuts down for good. Blocks: one fdatasync."""
-        fresh = list(cuts)
-        data = b"".join(_line(list(cut)) for cut in fresh)
-        try:
-            _write_all(self._fd, data)
-            os.fdatasync(self._fd)
-        except OSError:
-            os.ftruncate(self._fd, self._size)  # nothing was sent under these lines
-            raise
-        self._size += len(data)
-        for cut in fresh:
-            self._apply(cut)
+        """Write cuts down for good. Blocks: one fdatasync. Raises: OSError."""
+        self._write(list(cuts))
+        os.fdatasync(self._fd)
 
     def split(self, cut: CutRange) -> None:
         """Write a refused cut down again as two halves under new numbers. Blocks: one fdatasync."""
@@ -90,6 +81,17 @@ class CutJournal:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _write(self, fresh: list[CutRange]) -> None:
+        data = b"".join(_line(list(cut)) for cut in fresh)
+        try:
+            _write_all(self._fd, data)
+        except OSError:
+            os.ftruncate(self._fd, self._size)  # no half line before the next whole one
+            raise
+        self._size += len(data)
+        for cut in fresh:
+            self._apply(cut)
 
     def _load(self) -> None:
         try:

@@ -52,6 +52,7 @@ class Sent:
     failure: Failure | None = None
     kind: str = ""
     value_bytes: int = 0
+    is_replayed: bool = False
 
 
 @dataclass(slots=True)
@@ -87,6 +88,8 @@ class Shipment:
         self.is_unsaved = False
         self._replayed_to = 0
         self._begin_metrics()
+        # Sent by another process, which alone could have seen what became of them.
+        self._in_doubt = frozenset(self._lanes[METRIC].again)
 
     @property
     def is_behind(self) -> bool:
@@ -149,8 +152,8 @@ class Shipment:
         self._journal.close()
         self.reader.close()
 
-    def _send(self, cut: Cut) -> None:
-        sent = Sent(cut)
+    def _send(self, cut: Cut, *, is_replayed: bool = False) -> None:
+        sent = Sent(cut, is_replayed=is_replayed)
         self._lanes[cut.series].sent.append(sent)
         for message in messages_of(cut, self.meta, self._outbox.value_of):
             self._produce(sent, message)
@@ -199,6 +202,13 @@ class Shipment:
             )
         elif name == METRIC and head.cut.first_seq < head.cut.last_seq:
             cut = head.cut
+            if head.is_replayed:
+                _log.warning(
+                    "batch %d of writer %s may have been stored before its topic's limit was "
+                    "lowered; it is sent again in halves, and v_completeness may count it twice",
+                    cut.batch_seq,
+                    cut.writer,
+                )
             self._journal.split(CutRange(cut.first_seq, cut.last_seq, cut.batch_seq))
         else:
             self._set_aside(lane, head.cut)
@@ -258,7 +268,7 @@ class Shipment:
             _log.warning("batch %d may have been sent and cannot be sent again: %s", number, error)
             return 0
         for again in cuts:
-            self._send(again)
+            self._send(again, is_replayed=cut in self._in_doubt)
         return sum(len(again.value) for again in cuts)
 
     def _fill(self, first: int, last: int) -> None:

@@ -158,8 +158,10 @@ class FolderReader:
         `batch_seq` is the number for the next metric cut.
         """
         reader = self._series[series]
-        committed = reader.committed
-        reader.seek(next_seq, accepted=self._accepted_before(next_seq))
+        committed, start = reader.committed, (next_seq, self._accepted_before(next_seq))
+        if series == "metric":
+            start = max(start, self._skip)
+        reader.seek(start[0], accepted=start[1])
         reader.committed = committed
         self._delivered[series] = next_seq
         if series == "metric":
