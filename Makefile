@@ -15,10 +15,11 @@ FIND_PYTHON = for python in $(or $(PYTHON),python3 python3.13 python3.12 python3
 	echo "error: no Python 3.11, 3.12 or 3.13 among: $(or $(PYTHON),python3 python3.13 python3.12 python3.11)." >&2; \
 	echo "Install one, or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12" >&2; exit 1
 
-.PHONY: help setup check fmt test contract integration faults e2e bench up down demo clean
+.PHONY: help setup check fmt test contract integration faults e2e bench up down servers \
+	servers-down servers-status demo clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## make .venv and install runwire, its extras and the development tools
 
@@ -37,6 +38,7 @@ check: setup  ## format, lint, types, import arrows, unit and house tests (under
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=deploy/native $(BIN)/mypy -p runwire_servers
 	$(BIN)/lint-imports
 	$(PYTEST) tests/unit tests/house
 
@@ -44,13 +46,13 @@ fmt: setup  ## format the code and apply the safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: setup  ## every test, with a real ClickHouse engine; faults in their short form
+test: setup  ## every test, with real servers; faults in their short form
 	$(PYTEST) tests
 
 contract: setup  ## one suite per protocol, run on every implementation
 	$(PYTEST) tests/contract
 
-integration: setup  ## the parts against a real ClickHouse engine
+integration: setup  ## the parts against real servers
 	$(PYTEST) tests/integration
 
 faults: setup  ## kill, cut and fill things on purpose, long form (a quarter of an hour and more)
@@ -67,6 +69,16 @@ up: setup  ## start the embedded stack in the background
 
 down: setup  ## stop the embedded stack
 	$(BIN)/runwire down
+
+# SERVERS chooses: kafka kafka3 kafka-secure registry versitygw minio. deploy/README.md says more.
+servers:  ## start Kafka, registry and S3 store on this machine (no Docker; SERVERS= chooses)
+	@python="$$($(FIND_PYTHON))"; exec "$$python" deploy/native/servers.py start $(SERVERS)
+
+servers-down:  ## stop them; what they stored stays
+	@python="$$($(FIND_PYTHON))"; exec "$$python" deploy/native/servers.py stop $(SERVERS)
+
+servers-status:  ## say which run, where, and as which pid
+	@python="$$($(FIND_PYTHON))"; exec "$$python" deploy/native/servers.py status
 
 demo:  ## train a small GPT for two minutes and look at the run (says what it downloads)
 	@python="$$($(FIND_PYTHON))"; exec "$$python" examples/demo.py --minutes $(or $(MINUTES),2)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("producer", "consumers", "schemas")
+SOURCES = ("producer", "consumers", "schemas", "deploy")
 FILE_LINES_MAX = 300
 FUNCTION_LINES_MAX = 60
 BANNED_MODULES = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}
@@ -21,7 +21,7 @@ PATH_ROOTS = (
     "consumers/runwire_query", "schemas", "schemas/runwire_schemas", "tests",
 )  # fmt: skip
 # Made when the project runs; never in the repository.
-MADE_AT_RUN_TIME = {".venv", ".venv-demo", ".demo", "runwire.toml"}
+MADE_AT_RUN_TIME = {".venv", ".venv-demo", ".demo", "runwire.toml", ".servers"}
 FILE_NAME = re.compile(r"[\w.-]+\.(py|md|sql|toml|avsc|sh|yaml|txt)")
 PATH = re.compile(r"\.?[\w-][\w./-]*/[\w./-]*")
 MACHINE_PATH = re.compile(r"(?<![\w.}/-])/(?:(?:root|work)/\w|home/[a-z]\w*/)")
@@ -101,9 +101,9 @@ def _exists(name: str, document: Path, root: Path) -> bool:
 
 def missing_targets(text: str, makefile: str) -> list[str]:
     """Targets that a document tells to make and that the Makefile does not have."""
-    targets = set(re.findall(r"^([a-z0-9]+):", makefile, flags=re.MULTILINE))
+    targets = set(re.findall(r"^([a-z0-9-]+):", makefile, flags=re.MULTILINE))
     commands = [*spans(text), *(line for block in code_blocks(text) for line in block.split("\n"))]
-    named = [m.group(1) for c in commands if (m := re.match(r"(?:\$ )?make ([a-z0-9]+)", c))]
+    named = [m.group(1) for c in commands if (m := re.match(r"(?:\$ )?make ([a-z0-9-]+)", c))]
     return [name for name in named if name not in targets]
 
 

@@ -75,10 +75,11 @@ def instance() -> str:
 
 def _run(*words: str) -> str:
     """Run a command on this session's servers; what it printed. Raises: Unavailable."""
+    mark = {}
     if INSTANCE_VARIABLE not in ENVIRONMENT:
         _remove_at_exit()
-    # With the mark of the session, so that servers that outlive it fail it.
-    mark = {name: os.environ[name] for name in ("RUNWIRE_TEST_SESSION",) if name in os.environ}
+        # With the mark of the session, so that servers that outlive it fail it.
+        mark = {name: os.environ[name] for name in ("RUNWIRE_TEST_SESSION",) if name in os.environ}
     ended = subprocess.run(
         [sys.executable, str(COMMAND), *words, "--instance", instance()],
         env={**ENVIRONMENT, **mark},
@@ -88,7 +89,7 @@ def _run(*words: str) -> str:
         check=False,
     )
     if ended.returncode:
-        raise Unavailable(ended.stderr.strip().removeprefix("error: "))
+        raise Unavailable(ended.stderr.rpartition("error: ")[2].strip())
     return ended.stdout
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from runwire_schemas.kafka_settings import KafkaSettings
 from support.engine import _docker_answers
-from support.native import ENVIRONMENT, NativeServer, Unavailable
+from support.native import ENVIRONMENT, INSTANCE_VARIABLE, NativeServer, Unavailable
 
 
 class Server(Protocol):
@@ -205,12 +205,12 @@ def _find(name: str, variable: str) -> Server | str:
         return GivenServer(address, variable)
     reasons = [f"{variable} is unset"] if variable else []
     ways: list[Callable[[str], Server]] = [NativeServer]
-    if _docker():
+    if INSTANCE_VARIABLE not in ENVIRONMENT and _docker():
         from support.containers import ContainerServer
 
         ways.insert(0, ContainerServer)
     else:
-        reasons.append("no Docker answers")
+        reasons.append("no Docker answers or is asked")
     for way in ways:
         try:
             return way(name)

@@ -54,6 +54,7 @@ class Program:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             what = f"building {self.name} {self.version}"
+            tools.tell(f"{what}: a minute or two, once")
             if self.module_folder:
                 for file in (NATIVE / self.module_folder).iterdir():
                     shutil.copyfile(file, part / file.name)

@@ -16,6 +16,11 @@ JAVA_OLDEST = 17  # what brokers of Kafka 4 need
 LINES_SHOWN = 12
 
 
+def tell(sentence: str) -> None:
+    """Say on stderr what takes long."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
 def find_tool(name: str, how: str) -> str:
     """The path of a program. Raises: ServersError with how to get it."""
     found = shutil.which(name)
