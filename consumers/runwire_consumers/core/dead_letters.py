@@ -58,11 +58,12 @@ class DeadLetters(Protocol):
         """Make every letter put so far durable; return how many were new.
 
         Raises: DeadLetterLimit when they do not all fit below the limit; those that fit are kept.
+        Retryable when their place cannot be reached; put them again before the next try.
         """
         ...
 
     def count(self) -> int:
-        """Return how many letters are kept."""
+        """Return how many letters are kept. Raises: Retryable."""
         ...
 
     def read(self) -> list[DeadLetter]:

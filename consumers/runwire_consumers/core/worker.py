@@ -123,7 +123,8 @@ class Worker:
         return status
 
     def _serve(self) -> int:
-        self._metrics.set("runwire_worker_kept_dead_letters", self._dead_letters.count())
+        kept = self._patience.insist(self._dead_letters.count)
+        self._metrics.set("runwire_worker_kept_dead_letters", kept)
         self._replay()
         self._health.state = "running"
         while not self._stop.is_requested:
