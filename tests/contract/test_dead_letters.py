@@ -66,6 +66,20 @@ def test_the_same_coordinates_count_once(open_letters: Open) -> None:
     assert len(open_letters(10).read()) == 1
 
 
+def test_a_letter_that_was_replayed_is_forgotten(open_letters: Open) -> None:
+    """And may be kept again, should its record come back."""
+    letters = open_letters(3)
+    for offset in range(3):
+        letters.put(letter(offset))
+    letters.flush()
+    assert open_letters(3).remove({letter(1).id, "unknown"}) == 1
+    letters = open_letters(3)
+    assert (letters.count(), letters.read()) == (2, [letter(0), letter(2)])
+    letters.put(letter(1))
+    assert letters.flush() == 1
+    assert open_letters(3).count() == 3
+
+
 def test_ids_tell_coordinates_apart() -> None:
     ids = {letter(offset).id for offset in range(100)}
     assert len(ids) == 100

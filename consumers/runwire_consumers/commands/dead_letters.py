@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,20 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; `replay` exits with 1 when a letter is still not storable."""
-    from runwire_consumers.core.dead_letters import FileDeadLetters
     from runwire_consumers.stack import letters
     from runwire_consumers.stack.control import writer_url
     from runwire_schemas import paths
 
     root = paths.state_dir(args.dir)
-    folder = letters.folder(root)
     if args.action != "ls" and not args.ids and not args.all:
         print(f"runwire dead-letters {args.action}: name letters, or --all", file=sys.stderr)
         return 2
-    kept = FileDeadLetters(folder) if folder.is_dir() else None
+    kept, place = letters.kept_letters(root, os.environ)
     found = _chosen(kept.read() if kept is not None else [], args.ids)
     if not found:
-        return _nothing(folder, args)
+        return _nothing(place, args)
     if args.action == "ls":
         return _ls(found, as_json=args.json)
     if args.action == "show":
@@ -56,12 +54,12 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _nothing(folder: Path, args: argparse.Namespace) -> int:
+def _nothing(place: str, args: argparse.Namespace) -> int:
     if args.json:
         print("[]")
     else:
         what = f"no dead letter fits {', '.join(args.ids)}" if args.ids else "no dead letters"
-        print(f"{what} in {folder}")
+        print(f"{what} in {place}")
     return 1 if args.ids else 0
 
 

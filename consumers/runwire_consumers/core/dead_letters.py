@@ -70,6 +70,10 @@ class DeadLetters(Protocol):
         """Return the letters kept, oldest first."""
         ...
 
+    def remove(self, ids: set[str]) -> int:
+        """Forget these letters, after a replay; return how many there were."""
+        ...
+
 
 def limit_reached(limit: int, place: str) -> DeadLetterLimit:
     """Return the error that stops a worker whose letters are too many."""
@@ -109,6 +113,13 @@ class MemoryDeadLetters:
     def read(self) -> list[DeadLetter]:
         """Return the letters kept, oldest first."""
         return list(self.letters.values())
+
+    def remove(self, ids: set[str]) -> int:
+        """Forget these letters."""
+        found = self.letters.keys() & ids
+        for letter_id in found:
+            del self.letters[letter_id]
+        return len(found)
 
 
 class FileDeadLetters:

@@ -1,22 +1,24 @@
-"""Dead letters of the embedded worker: where they lie, and how one is tried again."""
+"""Dead letters: where the worker of this environment keeps them, and how one is tried again."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.clickhouse.sink import ClickHouseSink
 from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
 from runwire_consumers.core.clock import SystemClock
-from runwire_consumers.core.dead_letters import FileDeadLetters
+from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Retryable, RowsRejected
 from runwire_consumers.core.source import Record
 from runwire_consumers.workers import DEAD_LETTERS_DIR
-from runwire_schemas import paths
+from runwire_schemas import kafka_settings, paths
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
+from runwire_schemas.topics import topic_name
 
 
 def folder(root: Path) -> Path:
@@ -24,8 +26,24 @@ def folder(root: Path) -> Path:
     return paths.embedded_dir(root) / DEAD_LETTERS_DIR
 
 
+def kept_letters(root: Path, environ: Mapping[str, str]) -> tuple[DeadLetters | None, str]:
+    """Return the letters and where they lie: the topic when brokers are named, else the folder.
+
+    None where the folder does not exist yet. Raises: KafkaSettingsError.
+    """
+    kafka = kafka_settings.from_environment(environ)
+    if kafka is None:
+        place = folder(root)
+        return (FileDeadLetters(place) if place.is_dir() else None), str(place)
+    from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
+
+    prefix = environ.get(kafka_settings.TOPIC_PREFIX_VARIABLE, "")
+    place_there = f"topic {topic_name('deadletter', prefix)} at {kafka.bootstrap_servers}"
+    return KafkaDeadLetters(kafka, topic_prefix=prefix), place_there
+
+
 def replay(
-    url: str, kept: FileDeadLetters, letters: list[DeadLetter]
+    url: str, kept: DeadLetters, letters: list[DeadLetter]
 ) -> tuple[list[str], dict[str, str]]:
     """Store the letters that can be stored now; ids stored, and id -> reason of the others.
 
@@ -70,7 +88,7 @@ def batch_of(letter: DeadLetter) -> Batch:
     return builder.close(f"replay:{letter.id}")
 
 
-def _forget(url: str, kept: FileDeadLetters, stored: list[str]) -> None:
+def _forget(url: str, kept: DeadLetters, stored: list[str]) -> None:
     try:
         client = connect(url)
         try:
