@@ -80,8 +80,8 @@ servers-down:  ## stop them; what they stored stays
 servers-status:  ## say which run, where, and as which pid
 	@python="$$($(FIND_PYTHON))"; exec "$$python" deploy/native/servers.py status
 
-demo:  ## train a small GPT for two minutes and look at the run (says what it downloads)
-	@python="$$($(FIND_PYTHON))"; exec "$$python" examples/demo.py --minutes $(or $(MINUTES),2)
+demo:  ## train a small GPT for two minutes and look at the run; KAFKA=1 ships it through a broker
+	@python="$$($(FIND_PYTHON))"; exec "$$python" examples/demo.py --minutes $(or $(MINUTES),2) $(if $(KAFKA),--kafka)
 
 clean:  ## remove environments, caches and the demo's data (stop the stack first)
 	rm -rf .venv .venv-demo .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

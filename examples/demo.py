@@ -4,6 +4,8 @@ Everything it makes lies in two folders of the checkout that git ignores: `.venv
 environment) and `.demo` (the spool, the database and the picture). Only the standard library is
 needed to start it. Ctrl-C at any moment stops the trainer, shows the interrupted run and takes the
 stack down; a second Ctrl-C skips the showing.
+
+With --kafka a real broker stands between: the agent ships the spool to it and the worker reads it.
 """
 
 import argparse
@@ -21,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv-demo"
 DATA = ROOT / ".demo"
 PICTURE = DATA / "curve.png"
+SERVERS = [sys.executable, "deploy/native/servers.py"]
 ARRIVAL_S = 30.0
 AGENT_LEAVES_S = 20.0
 # A trainer that is told to stop finishes its step and the run; far more than both take.
@@ -52,7 +55,11 @@ def raise_interrupt(signum: int, frame: object) -> None:  # noqa: ARG001
 
 def environment(run_id: str) -> dict[str, str]:
     """Return this process's environment with the demo's settings and no other runwire ones."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RUNWIRE_")}
+    kept = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("RUNWIRE_") or key == "RUNWIRE_SERVERS_DIR"
+    }
     path = f"{VENV / 'bin'}{os.pathsep}{kept.get('PATH', os.defpath)}"
     return kept | {"RUNWIRE_DIR": str(DATA), "RUNWIRE_RUN_ID": run_id, "PATH": path}
 
@@ -162,6 +169,14 @@ def show(env: dict[str, str], run_id: str, minutes: float, *, interrupted: bool)
     print(f"\nlearning curves: {PICTURE.relative_to(ROOT)}")
 
 
+def start_broker(env: dict[str, str]) -> dict[str, str]:
+    """Start a Kafka broker and return the environment that leads there."""
+    check(step("starting a Kafka broker", [*SERVERS, "start", "kafka"], env), "servers start")
+    told = subprocess.run([*SERVERS, "status"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (line,) = (row for row in told.stdout.splitlines() if row.startswith("kafka "))
+    return env | {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": line.split()[3]}
+
+
 def stop(env: dict[str, str]) -> int:
     """Take the stack down; a Ctrl-C meanwhile cannot stop it half way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -170,6 +185,8 @@ def stop(env: dict[str, str]) -> int:
     end = time.monotonic() + AGENT_LEAVES_S
     while agent_lives(env) and time.monotonic() < end:
         time.sleep(0.5)
+    if "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS" in env:
+        code = step("stopping the broker", [*SERVERS, "stop", "kafka"], env) or code
     return code
 
 
@@ -200,7 +217,9 @@ def train_and_show(env: dict[str, str], run_id: str, minutes: float) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=2.0, help="how long to train")
-    minutes = parser.parse_args().minutes
+    parser.add_argument("--kafka", action="store_true", help="ship through a real Kafka broker")
+    options = parser.parse_args()
+    minutes = options.minutes
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         sys.exit(f"error: runwire runs on Python 3.11 to 3.13; this is {sys.version.split()[0]}.")
     for end in (signal.SIGTERM, signal.SIGHUP):
@@ -212,7 +231,11 @@ def main() -> int:
     try:
         install()
         started = True
+        if options.kafka:
+            env = start_broker(env)
         check(step("starting the embedded stack", ["runwire", "up"], env), "runwire up")
+        if options.kafka:
+            check(step("making the topics", ["runwire", "migrate"], env), "runwire migrate")
         interrupted = train_and_show(env, run_id, minutes)
     except KeyboardInterrupt:
         interrupted = True

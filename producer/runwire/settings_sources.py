@@ -33,6 +33,7 @@ FOREIGN_PREFIXES = (
     "ENGINE_",
     "UP_",
     "TEST_",
+    "SERVERS_",
     "FAULTS",
     "DEBUG",
     "DISABLED",
