@@ -39,7 +39,8 @@ FIELDS: tuple[Field, ...] = (
         "choice",
         "",
         "online",
-        "offline: start no agent, leave the spool to `runwire up`; disabled: log nothing",
+        "offline: start no agent, leave the spool to `runwire up` or `runwire sync`; "
+        "disabled: log nothing",
         choices=("online", "offline", "disabled"),
     ),
     Field("strict", "flag", "", False, "raise what logging calls would otherwise count"),

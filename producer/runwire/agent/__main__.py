@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from runwire.agent.loop import Agent
+from runwire.agent.loop import agent_of
 from runwire.errors import ConfigError
 from runwire.settings import Settings
 
@@ -32,12 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"runwire agent: {error}\n")
         return 1
-    agent = Agent(
-        settings.root,
-        exit_when_idle_s=args.exit_when_idle_s,
-        kafka=settings.kafka,
-        stay_s=settings.agent_stay_s,
-    )
+    agent = agent_of(settings.root, settings, exit_when_idle_s=args.exit_when_idle_s)
     try:
         taken = agent.lock.acquire()
     except OSError as error:

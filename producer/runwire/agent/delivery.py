@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runwire.shipping.broker import Broker, Failure
 from runwire.shipping.folders import Accepts
+from runwire.shipping.ids import value_of
 from runwire.shipping.shipper import Shipper
 from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.spool.agent_state import STATE_SUFFIX, AgentState, write_state
@@ -19,6 +20,7 @@ __all__ = ["Delivery"]
 _log = logging.getLogger("runwire.agent")
 STATE_S = 5.0  # between two writes of an unchanged state
 STAY_S = 600.0
+LAST_LOOK_S = 1.0  # for a trainer's folder that came since the last look
 
 
 class Delivery:
@@ -33,6 +35,7 @@ class Delivery:
         accepts: Accepts,
         stay_s: float = STAY_S,
         mode: str = "process",
+        registry_url: str | None = None,
         broker: Broker | None = None,
     ) -> None:
         if broker is None:
@@ -40,7 +43,13 @@ class Delivery:
 
             broker = KafkaBroker(kafka)
         self.broker = broker
-        self.shipper = Shipper(root, kafka.destination, broker, accepts=accepts)
+        self.shipper = Shipper(
+            root,
+            kafka.destination,
+            broker,
+            accepts=accepts,
+            value_of=value_of(registry_url, kafka.topic_prefix),
+        )
         self._kafka, self._stay_s, self._mode = kafka, stay_s, mode
         self._path = lock.with_suffix(STATE_SUFFIX)
         self._trouble: Failure | None = None
@@ -58,7 +67,7 @@ class Delivery:
 
     def may_end(self, busy_at_s: float, now_s: float) -> bool:
         """Whether an agent without trainers has nothing left to do, or no hope to do it."""
-        if self.shipper.is_idle:
+        if self.shipper.is_idle and self.shipper.flush(time.monotonic() + LAST_LOOK_S):
             return True
         if now_s - max(busy_at_s, self.shipper.delivered_s) < self._stay_s:
             return False
@@ -69,9 +78,13 @@ class Delivery:
         )
         return True
 
+    def flush(self, deadline_s: float) -> bool:
+        """Deliver what is there; at once false while brokers are in trouble. Blocks: until then."""
+        return self.shipper.trouble is None and self.shipper.flush(deadline_s)
+
     def end(self, deadline_s: float) -> None:
         """Deliver what is there until the deadline, keep the rest. Blocks: until then."""
-        if not self.shipper.flush(deadline_s):
+        if not self.flush(deadline_s):
             _log.warning("ending before everything is delivered; the spool keeps the rest")
         self.shipper.close()
         self.tell(at_once=True)

@@ -125,7 +125,7 @@ def _import_folders() -> list[str]:
 def _start_thread(root: Path, settings: Settings) -> None:
     from runwire.agent.loop import run_in_thread
 
-    agent = run_in_thread(root, kafka=settings.kafka, stay_s=settings.agent_stay_s)
+    agent = run_in_thread(root, settings)
     if agent is not None:
         _threads.append(agent)
 

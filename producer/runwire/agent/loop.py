@@ -14,6 +14,7 @@ from runwire.agent.endings import end_fields, heartbeat_fields, mark_ended
 from runwire.agent.folders import Folders
 from runwire.agent.lock import AgentLock, lock_path
 from runwire.host import boot_id, hostname, pid_namespace
+from runwire.settings import Settings
 from runwire.shipping.broker import Broker
 from runwire.spool.writer import SpoolWriter
 from runwire_schemas.kafka_settings import KafkaSettings
@@ -22,7 +23,7 @@ from runwire_schemas.spool.format import Meta, SpoolError
 from runwire_schemas.spool.progress import lifecycle_end, progress
 from runwire_schemas.spool.reader import writer_alive
 
-__all__ = ["Agent", "run_in_thread"]
+__all__ = ["Agent", "agent_of", "run_in_thread"]
 
 _log = logging.getLogger("runwire.agent")
 SCAN_INTERVAL_S = 0.5  # a dead trainer is noticed within 2 s: four looks
@@ -46,6 +47,7 @@ class Agent:
         exit_when_idle_s: float | None = None,
         kafka: KafkaSettings | None = None,
         stay_s: float = STAY_S,
+        registry_url: str | None = None,
         mode: str = "process",
         broker: Broker | None = None,
     ) -> None:
@@ -58,7 +60,7 @@ class Agent:
         self.lock = AgentLock(lock_path(root, self._boot, self._namespace, self._destination))
         self._exit_when_idle_s = exit_when_idle_s
         self._delivery: Delivery | None = None
-        self._delivery_facts = (stay_s, mode, broker)
+        self._delivery_facts = (stay_s, mode, registry_url, broker)
         self._folders = Folders(root, self._destination)
         self._writers: dict[str, SpoolWriter] = {}
         self._next_beat_s: dict[Path, float] = {}
@@ -68,6 +70,8 @@ class Agent:
 
     def run(self) -> None:
         """Watch until `stop` is set, the root is deleted, or nobody lives any more."""
+        if self._kafka is not None:
+            self._delivery = self._new_delivery(self._kafka)
         while not self.stop.is_set():
             now_s = time.monotonic()
             self.tick(now_s)
@@ -85,21 +89,23 @@ class Agent:
         self.close()
 
     def _rest(self, until_s: float) -> None:
-        if self._kafka is None:
-            self.stop.wait(until_s - time.monotonic())
-            return
         if self._delivery is None:
-            stay_s, mode, broker = self._delivery_facts
-            self._delivery = Delivery(
-                self.root,
-                self._kafka,
-                lock=self.lock.path,
-                accepts=self._ships,
-                stay_s=stay_s,
-                mode=mode,
-                broker=broker,
-            )
-        self._delivery.rest(until_s, self.stop)
+            self.stop.wait(max(0.0, until_s - time.monotonic()))
+        else:
+            self._delivery.rest(until_s, self.stop)
+
+    def _new_delivery(self, kafka: KafkaSettings) -> Delivery:
+        stay_s, mode, registry_url, broker = self._delivery_facts
+        return Delivery(
+            self.root,
+            kafka,
+            lock=self.lock.path,
+            accepts=self._ships,
+            stay_s=stay_s,
+            mode=mode,
+            registry_url=registry_url,
+            broker=broker,
+        )
 
     def tick(self, now_s: float) -> None:
         """Look at every unsettled folder once."""
@@ -240,7 +246,7 @@ class Agent:
         """
         self._close_writers()
         if self._delivery is not None:
-            self._delivery.shipper.flush(time.monotonic() + FLUSH_S)
+            self._delivery.flush(time.monotonic() + FLUSH_S)
         self.lock.release()
         self._folders = Folders(self.root, self._destination)
         live = any(
@@ -264,15 +270,27 @@ class Agent:
             self._delivery = None
 
 
-def run_in_thread(
-    root: Path, *, kafka: KafkaSettings | None = None, stay_s: float = STAY_S
-) -> Agent | None:
+def agent_of(
+    root: Path, settings: Settings, *, mode: str = "process", exit_when_idle_s: float | None = None
+) -> Agent:
+    """Return the agent of the destination that `settings` names."""
+    return Agent(
+        root,
+        exit_when_idle_s=exit_when_idle_s,
+        kafka=settings.kafka,
+        stay_s=settings.agent_stay_s,
+        registry_url=settings.schema_registry_url,
+        mode=mode,
+    )
+
+
+def run_in_thread(root: Path, settings: Settings | None = None) -> Agent | None:
     """Watch from a daemon thread of this process; None when another agent does already.
 
     The exception to "no thread in the trainer": its own SIGKILL goes unrecorded until the next
     agent looks.
     """
-    agent = Agent(root, kafka=kafka, stay_s=stay_s, mode="thread")
+    agent = agent_of(root, settings or Settings(), mode="thread")
     if not agent.lock.acquire(timeout_s=0.0):
         fork.unregister(agent)
         return None

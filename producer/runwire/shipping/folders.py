@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from runwire.shipping.shipment import Outbox, Shipment
+from runwire.shipping.outbox import Outbox
+from runwire.shipping.shipment import Shipment
 from runwire_schemas.paths import spool_dir
 from runwire_schemas.spool.destination import destination_of
 from runwire_schemas.spool.format import ENDED_FILE, Meta, SpoolBusy, SpoolError
@@ -90,6 +91,20 @@ class ShippedFolders:
                 break
             news += self._visit(self._idle.popleft())
         return news
+
+    def aim(self) -> None:
+        """Remember how far every writer is now, for `has_reached`."""
+        for folder, shipment in list(self.shipments.items()):
+            self.unseen.add(folder)
+            try:
+                shipment.aim()
+            except FileNotFoundError:
+                self._lose(folder)
+
+    @property
+    def has_reached(self) -> bool:
+        """Tell whether everything written before `aim` was read."""
+        return all(self.shipments[folder].has_reached for folder in self.unseen)
 
     def save(self) -> None:
         """Write the cursors that moved."""

@@ -4,66 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from runwire.shipping.broker import GIVEN_UP, TOO_LARGE, Broker, Failure, Message
+from runwire.shipping.broker import GIVEN_UP, TOO_LARGE, Failure, Message
 from runwire.shipping.journal import CutJournal, CutRange
-from runwire.shipping.messages import ValueOf, as_bundled, letter, messages_of
+from runwire.shipping.messages import letter, messages_of
+from runwire.shipping.outbox import RETRY_S, Lane, Outbox, Sent
 from runwire_schemas.spool.cut import Cut
 from runwire_schemas.spool.format import SERIES, SpoolError
+from runwire_schemas.spool.progress import progress
 from runwire_schemas.spool.reader import FolderReader
 
-__all__ = ["OVERSIZED", "Outbox", "Shipment"]
+__all__ = ["OVERSIZED", "Shipment"]
 
 _log = logging.getLogger("runwire.agent")
 
 METRIC = "metric"
 # Where records end that no broker takes: kept in the folder, for people.
 OVERSIZED = "oversized-{series}-{seq}.bin"
-# After a topic refused a series, its records are offered again; doubled up to the maximum.
-RETRY_S = 1.0
 RETRY_S_MAX = 30.0
 REPLAYS_AT_ONCE = 8
+CUT_BYTES_MIN = 1024
 # How long a full queue of the producer is waited for: 5 s.
 FULL_POLLS, FULL_POLL_S = 100, 0.05
-
-
-@dataclass(slots=True)
-class Outbox:
-    """What all folders of one shipper share: the broker, and how much is under way."""
-
-    broker: Broker
-    value_of: ValueOf = as_bundled
-    bytes: int = 0
-    delivered: int = 0
-    set_aside: int = 0
-    refused: dict[str, Failure] = field(default_factory=dict)  # by kind, until it is taken again
-    batch_bytes_wanted: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Sent:
-    """A cut under way; `waiting` messages of it are not reported yet."""
-
-    cut: Cut
-    waiting: int = 0
-    failure: Failure | None = None
-    kind: str = ""
-    value_bytes: int = 0
-    is_replayed: bool = False
-
-
-@dataclass(slots=True)
-class Lane:
-    """One series of the folder."""
-
-    sent: deque[Sent] = field(default_factory=deque)
-    again: deque[CutRange] = field(default_factory=deque)
-    is_failed: bool = False
-    retry_at_s: float = 0.0
-    retry_s: float = RETRY_S
 
 
 class Shipment:
@@ -87,6 +51,7 @@ class Shipment:
         self._lanes = {name: Lane() for name in SERIES}
         self.is_unsaved = False
         self._replayed_to = 0
+        self._aim = (0, 0)  # accepted points to reach, looks since
         self._begin_metrics()
         # Sent by another process, which alone could have seen what became of them.
         self._in_doubt = frozenset(self._lanes[METRIC].again)
@@ -95,6 +60,16 @@ class Shipment:
     def is_behind(self) -> bool:
         """Tell whether something that was read is not delivered."""
         return any(lane.sent or lane.again or lane.is_failed for lane in self._lanes.values())
+
+    def aim(self) -> None:
+        """Remember how far the writer is now, for `has_reached`. Raises: OSError."""
+        self._aim = (progress(self.folder).accepted, 0)
+
+    @property
+    def has_reached(self) -> bool:
+        """Tell whether everything written before `aim` was read, while its writer goes on."""
+        accepted, looks = self._aim
+        return looks > 1 and self.reader.accepted >= accepted and not self._lanes[METRIC].again
 
     @property
     def has_oversized(self) -> bool:
@@ -106,12 +81,14 @@ class Shipment:
 
         Blocks: one fdatasync of the journal. Raises: FileNotFoundError when the folder is gone.
         """
+        self._aim = (self._aim[0], self._aim[1] + 1)
         metrics = self._lanes[METRIC]
         ready = [name for name, lane in self._lanes.items() if not lane.is_failed]
         replayed = 0
         if metrics.again and METRIC in ready:
             replayed = self._replay(metrics)
             ready.remove(METRIC)
+        self.reader.limit_cuts(self._outbox.cut_bytes)
         cuts = self.reader.cut(ready)
         fresh = [cut for cut in cuts if cut.series == METRIC]
         if fresh:
@@ -163,21 +140,22 @@ class Shipment:
         sent.waiting += 1
         sent.value_bytes = max(sent.value_bytes, size)
         self._outbox.bytes += size
-        done = partial(self._done, sent, message.kind, size)
+        done = partial(self._done, sent, message)
         for _ in range(FULL_POLLS):
             if self._outbox.broker.produce(message, done):
                 return
             self._outbox.broker.poll(FULL_POLL_S)
         done(Failure(GIVEN_UP, "the producer's queue stayed full"))
 
-    def _done(self, sent: Sent, kind: str, size: int, failure: Failure | None) -> None:
+    def _done(self, sent: Sent, message: Message, failure: Failure | None) -> None:
         sent.waiting -= 1
-        self._outbox.bytes -= size
+        self._outbox.bytes -= len(message.value)
         if failure is None:
             self._outbox.delivered += 1
-            self._outbox.refused.pop(kind, None)
+            self._outbox.points += message.points
+            self._outbox.refused.pop(message.kind, None)
         else:
-            sent.failure, sent.kind = failure, kind
+            sent.failure, sent.kind = failure, message.kind
             self._lanes[sent.cut.series].is_failed = True
 
     def _refused(self, name: str, lane: Lane, now_s: float) -> None:
@@ -202,6 +180,8 @@ class Shipment:
             )
         elif name == METRIC and head.cut.first_seq < head.cut.last_seq:
             cut = head.cut
+            smaller = max(CUT_BYTES_MIN, head.value_bytes // 2)
+            self._outbox.cut_bytes = min(self._outbox.cut_bytes, smaller)
             if head.is_replayed:
                 _log.warning(
                     "batch %d of writer %s may have been stored before its topic's limit was "

@@ -10,7 +10,7 @@ from pathlib import Path
 from runwire.shipping.broker import SILENT, Broker, Failure
 from runwire.shipping.folders import Accepts, ShippedFolders
 from runwire.shipping.messages import ValueOf, as_bundled
-from runwire.shipping.shipment import Outbox
+from runwire.shipping.outbox import Outbox
 
 __all__ = ["Shipper"]
 
@@ -76,11 +76,7 @@ class Shipper:
     @property
     def is_idle(self) -> bool:
         """Tell whether everything found is delivered; folders of live writers stay open."""
-        behind = self.outbox.bytes or self.folders.unseen or self.is_away
-        return not behind and not any(
-            shipment.is_behind or shipment.is_unsaved
-            for shipment in self.folders.shipments.values()
-        )
+        return not (self.folders.unseen or self.is_away or self._is_behind)
 
     def step(self, timeout_s: float) -> None:
         """Do what is due, then serve reports. Blocks: about `timeout_s`, a second in an outage."""
@@ -91,19 +87,21 @@ class Shipper:
             self.folders.rescan()
             self._look(now_s)
         is_waiting = self.is_away or not self._has_room()
-        due_s = timeout_s if is_waiting else self._look_s - self._clock()
-        self.outbox.broker.poll(max(0.0, min(timeout_s, due_s, LOOK_S)))
-        self._settle(self._clock())
+        self._serve(timeout_s if is_waiting else min(timeout_s, self._look_s - self._clock()))
 
     def flush(self, deadline_s: float) -> bool:
-        """Deliver everything written until now. Blocks: until done, in trouble or the deadline."""
+        """Deliver what is written now, whatever follows. Blocks: until done, away or then."""
         self.folders.rescan(at_once=True)
-        self.folders.unseen |= set(self.folders.shipments)
+        self.folders.aim()
         self._look_s = 0.0
-        while not self.is_idle:
+        while not self.folders.has_reached:
             if self.is_away or self._clock() >= deadline_s:
                 return False
             self.step(LOOK_S)
+        while self._is_behind:
+            if self.is_away or self._clock() >= deadline_s:
+                return False
+            self._serve(LOOK_S)
         return True
 
     def close(self) -> None:
@@ -111,6 +109,17 @@ class Shipper:
         self._settle(self._clock())
         self.folders.close()
         self.outbox.broker.close()
+
+    @property
+    def _is_behind(self) -> bool:
+        return self.outbox.bytes > 0 or any(
+            shipment.is_behind or shipment.is_unsaved
+            for shipment in self.folders.shipments.values()
+        )
+
+    def _serve(self, timeout_s: float) -> None:
+        self.outbox.broker.poll(max(0.0, min(timeout_s, LOOK_S)))
+        self._settle(self._clock())
 
     def _has_room(self) -> bool:
         return self.outbox.bytes < IN_FLIGHT_BYTES_MAX

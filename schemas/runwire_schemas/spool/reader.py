@@ -107,6 +107,15 @@ class FolderReader:
         """Return the committed position of each series: the next sequence number to deliver."""
         return {name: reader.committed for name, reader in self._series.items()}
 
+    @property
+    def accepted(self) -> int:
+        """Return how many of the writer's accepted points have been read, committed or not."""
+        return self._series["metric"].accepted
+
+    def limit_cuts(self, bytes_max: int) -> None:
+        """Make metric cuts of at most so many bytes of spool, but of at least one record."""
+        self._series["metric"].cut_bytes = bytes_max
+
     def cut(self, only: Collection[str] = SERIES) -> list[Cut]:
         """Return the next committed records of these series; empty when there is nothing new."""
         if not self._writer_gone:

@@ -36,6 +36,7 @@ class SeriesReader:
         self.committed = 0
         self.accepted = 0
         self.position = 0
+        self.cut_bytes = CUT_BYTES
         self._sync = sync
         self._synced_at = 0.0
         self._scan: Scan | None = None
@@ -68,7 +69,7 @@ class SeriesReader:
                 return []
             following = self._path(scan.number + 1).exists()  # before the read: it seals this one
             start = scan.position
-            records = scan.step(CUT_BYTES, sealed=following or writer_gone)
+            records = scan.step(self.cut_bytes, sealed=following or writer_gone)
             fresh = self._fresh(records)
             damages = tuple(scan.damages)
             if fresh or damages:

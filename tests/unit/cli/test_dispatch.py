@@ -24,6 +24,7 @@ COMMANDS = {
     "spool",
     "sql",
     "status",
+    "sync",
     "tail",
     "up",
 }

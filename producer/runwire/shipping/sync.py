@@ -1,0 +1,145 @@
+"""One delivery of everything in the spool: an agent that ends when nothing is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from runwire.agent.loop import Agent
+from runwire.host import boot_id, hostname
+from runwire.settings import Settings
+from runwire.shipping.broker import Broker
+from runwire.shipping.ids import value_of
+from runwire.shipping.shipper import Shipper
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.spool.cursor import read_cursor
+from runwire_schemas.spool.destination import destination_of
+from runwire_schemas.spool.format import Meta, SpoolError
+from runwire_schemas.spool.progress import progress
+from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
+
+__all__ = ["Sync"]
+
+SLICE_S = 1.0
+
+
+class Sync:
+    """Ships every folder of one destination that no agent holds, offline runs too.
+
+    Where no agent watches, it first records the ends of trainers that died.
+    """
+
+    def __init__(
+        self, settings: Settings, kafka: KafkaSettings, *, broker: Broker | None = None
+    ) -> None:
+        if broker is None:
+            from runwire.shipping.kafka import KafkaBroker
+
+            broker = KafkaBroker(kafka)
+        self.root, self._kafka = settings.root, kafka
+        self._boot, self._host = boot_id(), hostname()
+        self.shipper = Shipper(
+            self.root,
+            kafka.destination,
+            broker,
+            accepts=self._accepts,
+            value_of=value_of(settings.schema_registry_url, kafka.topic_prefix),
+        )
+
+    def deliver(self, timeout_s: float, say: Callable[[str], None]) -> str:
+        """Deliver; return "" or the sentence why not. Blocks: until `timeout_s` without progress.
+
+        `say` is told about once a second how far it is.
+        """
+        self._record_ends()
+        progress_s, before = time.monotonic(), -1
+        while True:
+            now_s = time.monotonic()
+            is_flushed = self.shipper.flush(now_s + SLICE_S)
+            if is_flushed and not self.pending_points(held_elsewhere=True):
+                return self._set_aside()
+            if self.shipper.is_away:
+                self.shipper.step(SLICE_S)
+            elif is_flushed:
+                time.sleep(0.1)
+            left = self.pending_points()
+            if left != before or self.shipper.delivered_s >= now_s:
+                progress_s, before = time.monotonic(), left
+            trouble = self.shipper.trouble
+            say(f"{left:,} points left" + (f"; {trouble.sentence}" if trouble else ""))
+            if time.monotonic() - progress_s >= timeout_s:
+                why = trouble.sentence if trouble else "another process holds what is left"
+                return (
+                    f"{left:,} points are not delivered: {why}. They stay in the spool of "
+                    f"{self.root}; run `runwire sync` again"
+                )
+
+    def pending_points(self, *, held_elsewhere: bool = False) -> int:
+        """Return the accepted points of this destination that no cursor covers yet."""
+        busy = self.shipper.folders.busy
+        total = 0
+        for folder, _ in self._folders():
+            if held_elsewhere and folder not in busy:
+                continue
+            try:
+                cursor = read_cursor(folder)
+                done = max(cursor.accepted, cursor.skip_accepted)
+                total += max(0, progress(folder).accepted - done)
+            except OSError:
+                continue  # delivered and removed meanwhile
+        return total
+
+    def facts(self) -> dict[str, object]:
+        """Return what was delivered, for the command to print."""
+        outbox = self.shipper.outbox
+        return {
+            "records": outbox.delivered,
+            "points": outbox.points,
+            "set_aside": outbox.set_aside,
+            "pending_points": self.pending_points(),
+            "folders_elsewhere": self._elsewhere(),
+        }
+
+    def close(self) -> None:
+        """Release folders and connection."""
+        self.shipper.close()
+
+    def _accepts(self, folder: Path, meta: Meta) -> bool:
+        return meta.boot_id == self._boot or not writer_alive(folder)
+
+    def _folders(self) -> list[tuple[Path, Meta]]:
+        found = []
+        for folder in list_folders(self.root):
+            try:
+                meta = read_meta(folder)
+            except SpoolError:
+                continue
+            if destination_of(meta) == self._kafka.destination:
+                found.append((folder, meta))
+        return found
+
+    def _record_ends(self) -> None:
+        agent = Agent(self.root, kafka=self._kafka)
+        if agent.lock.acquire(timeout_s=0.0):
+            agent.tick(time.monotonic())
+        agent.close()
+
+    def _set_aside(self) -> str:
+        number = self.shipper.outbox.set_aside
+        if not number:
+            return ""
+        return (
+            f"{number} records are larger than their topics take; they lie as oversized-*.bin in "
+            "their spool folders, and the dead letters name them"
+        )
+
+    def _elsewhere(self) -> int:
+        """Return how many folders go to other brokers, other identities, or stay local."""
+        count = 0
+        for folder in list_folders(self.root):
+            try:
+                count += destination_of(read_meta(folder)) != self._kafka.destination
+            except SpoolError:
+                continue
+        return count

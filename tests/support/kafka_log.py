@@ -1,0 +1,35 @@
+"""Reads what lies in a topic, as an independent consumer would."""
+
+from __future__ import annotations
+
+from confluent_kafka import Consumer, TopicPartition
+
+from runwire.shipping.broker import Message
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.topics import topic_name
+
+PATIENCE_S = 30.0
+
+
+def read_topic(settings: KafkaSettings, kind: str) -> list[Message]:
+    """Every message that lies in the topic of `kind` now; order holds within a key."""
+    name = topic_name(kind, settings.topic_prefix)
+    consumer = Consumer({**settings.client_config(), "group.id": f"{name}-test", "log_level": 0})
+    try:
+        partitions = consumer.list_topics(name, timeout=PATIENCE_S).topics[name].partitions
+        places = [TopicPartition(name, number, 0) for number in partitions]
+        ends = (consumer.get_watermark_offsets(p, timeout=PATIENCE_S)[1] for p in places)
+        total = sum(ends)
+        consumer.assign(places)
+        found: list[Message] = []
+        while len(found) < total:
+            got = consumer.consume(1000, PATIENCE_S)
+            assert got, f"{len(found)} of {total} messages of {name} came"
+            assert not any(message.error() for message in got)
+            found += [
+                Message(kind, m.key(), m.value(), int(dict(m.headers() or []).get("points", 0)))
+                for m in got
+            ]
+        return found
+    finally:
+        consumer.close()

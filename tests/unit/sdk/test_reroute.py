@@ -1,0 +1,106 @@
+"""`runwire sync --to`: only dead writers, only without doubt, never a number used twice."""
+
+from pathlib import Path
+
+import pytest
+
+from runwire.shipping.broker import Cluster, MemoryBroker
+from runwire.shipping.journal import JOURNAL_FILE
+from runwire.shipping.reroute import reroute
+from runwire.shipping.shipper import Shipper
+from runwire_consumers.spool.journal import CutRange, IntentJournal
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.paths import embedded_dir
+from runwire_schemas.spool.cursor import read_cursor
+from runwire_schemas.spool.reader import FolderReader, read_meta
+from support.shipping import KAFKA, ShippingRig, kafka_writer
+from support.spools import metric_log, new_writer
+
+OTHER = KafkaSettings(bootstrap_servers="other:9092", sasl_username="u", sasl_password="hunter2")
+
+
+def test_a_local_folder_goes_to_kafka(tmp_path: Path) -> None:
+    """The route changes, the rest of meta.json does not, and no secret is written."""
+    writer = new_writer(tmp_path)
+    metric_log(writer).log({"a": 1.0})
+    writer.close()
+    before = read_meta(writer.folder)
+    outcome = reroute(tmp_path, OTHER)
+    assert (outcome.moved, outcome.left) == ([writer.folder.name], {})
+    after = read_meta(writer.folder)
+    assert (after.route, after.destination) == ("kafka", OTHER.public())
+    assert (after.writer, after.run_id, after.pid) == (before.writer, before.run_id, before.pid)
+    assert "hunter2" not in (writer.folder / "meta.json").read_text()
+    assert reroute(tmp_path, OTHER).moved == []
+
+
+def test_a_live_writer_stays(tmp_path: Path) -> None:
+    writer = new_writer(tmp_path)
+    outcome = reroute(tmp_path, KAFKA)
+    assert outcome.moved == []
+    assert "still writes it" in outcome.left[writer.folder.name]
+    writer.close()
+
+
+def test_a_folder_that_is_read_stays(tmp_path: Path) -> None:
+    writer = new_writer(tmp_path)
+    writer.close()
+    reader = FolderReader(writer.folder)
+    assert "somebody reads it" in reroute(tmp_path, KAFKA).left[writer.folder.name]
+    reader.close()
+
+
+def test_a_batch_in_doubt_is_reported(tmp_path: Path) -> None:
+    """Sent and not acknowledged: with force its points go again, under a number of their own."""
+    rig = ShippingRig(tmp_path)
+    writer, log = rig.writer()
+    rig.broker.acknowledges = False
+    log.log({"a": 1.0})
+    rig.run(1)
+    rig.kill()
+    writer.close()
+    outcome = reroute(tmp_path, OTHER)
+    assert outcome.moved == []
+    assert "batches 0 to 0 may already be stored at k:9092" in outcome.left[writer.folder.name]
+    assert reroute(tmp_path, OTHER, force=True).moved == [writer.folder.name]
+    assert not (writer.folder / JOURNAL_FILE).exists()
+    assert read_cursor(writer.folder).batch_seq == 1
+    cluster = Cluster()
+    broker = MemoryBroker(cluster)
+    shipper = Shipper(tmp_path, OTHER.destination, broker, monotonic_s=lambda: rig.now_s)
+    for _ in range(20):
+        shipper.step(0.1)
+        rig.now_s += 0.1
+    shipper.close()
+    assert len(cluster.topics["metric"]) == 1
+    assert cluster.topics["metric"] != rig.messages("metric")
+
+
+def test_a_batch_of_the_embedded_worker_in_doubt_is_reported(tmp_path: Path) -> None:
+    writer = new_writer(tmp_path)
+    metric_log(writer).log({"a": 1.0})
+    writer.close()
+    journal = IntentJournal(embedded_dir(tmp_path) / "journal")
+    cut = CutRange(writer.folder.name, writer.meta.writer, "metric", 0, 1, 0)
+    intent = journal.intend(0, [cut])
+    left = reroute(tmp_path, KAFKA).left
+    assert "the embedded worker" in left[writer.folder.name]
+    journal.done(intent)
+    journal.close()
+    assert reroute(tmp_path, KAFKA).moved == [writer.folder.name]
+
+
+def test_kafka_folders_go_back_to_the_embedded_worker(tmp_path: Path) -> None:
+    writer = kafka_writer(tmp_path)
+    writer.close()
+    assert reroute(tmp_path, None).moved == [writer.folder.name]
+    assert read_meta(writer.folder).route == "local"
+    assert read_meta(writer.folder).destination == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"format": 99}'])
+def test_an_unreadable_folder_is_reported(tmp_path: Path, text: str) -> None:
+    writer = new_writer(tmp_path)
+    writer.close()
+    (writer.folder / "meta.json").write_text(text)
+    assert writer.folder.name in reroute(tmp_path, KAFKA).left
