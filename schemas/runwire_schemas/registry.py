@@ -21,8 +21,10 @@ from runwire_schemas.topics import topic_name
 
 URL_VARIABLE: Final = "RUNWIRE_SCHEMA_REGISTRY_URL"
 COMPATIBILITY: Final = "BACKWARD_TRANSITIVE"
-# How long "unknown" and "not registered" are believed: a deploy registers before it produces.
+# How long "unknown" is believed: a deploy registers before it produces.
 _UNKNOWN_S = 10.0
+# How often producers look for what they lack: each look may cost the whole timeout.
+_LOOK_S = 60.0
 _UNKNOWN_MAX = 1024
 # How long a registry that did not answer is left alone, so that no batch waits for it.
 _AWAY_S = 5.0
@@ -82,7 +84,7 @@ class Registry:
         Blocks: one request per kind not known yet, then nothing for a while; never raises.
         """
         if len(self._ids) < len(EVENTS) and self._clock() >= self._ask_again_at:
-            self._ask_again_at = self._clock() + _UNKNOWN_S
+            self._ask_again_at = self._clock() + _LOOK_S
             try:
                 self._find([kind for kind in EVENTS if kind not in self._ids])
             except (RegistryAway, RegistryRefused) as error:

@@ -73,7 +73,7 @@ class RegistryHttp:
             )
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         self._base = f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
-        self.shown = f"the schema registry at {self._base}"
+        self.shown = f"The schema registry at {self._base}"
         self._timeout_s = timeout_s
         self._headers = {"Accept": f"{_JSON}, application/json"}
         if parts.username is not None:

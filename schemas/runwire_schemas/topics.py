@@ -144,7 +144,7 @@ _ROWS = (
         key="the key of the rejected record",
         partitions=3,
         retention_ms=30 * _DAY_MS,
-        owner="worker",
+        owner="worker, agent",
         meaning="what could not be stored, with the reason",
     ),
 )

@@ -1,46 +1,236 @@
-"""`runwire migrate`: tables and views of a ClickHouse server."""
+"""`runwire migrate`: tables of ClickHouse, topics and rights of Kafka, schemas of a registry."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
-SUMMARY = "create or update the tables and views of a ClickHouse server"
-EXAMPLE = "runwire migrate --url http://admin:secret@clickhouse:8123/runwire"
+from runwire_consumers.core.errors import Fatal, WorkerError
+from runwire_schemas.errors import SchemaError
+
+SUMMARY = "create or update tables, views, topics and schemas on your servers"
+EXAMPLE = "runwire migrate --url http://admin:secret@clickhouse:8123/runwire --kafka kafka:9092"
+MISUSE = 2
+ALL, SQL, KAFKA = "all", "sql", "kafka"
+
+Part = Callable[[argparse.Namespace], dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `migrate`."""
     parser.add_argument(
-        "--url", help="default: $RUNWIRE_CLICKHOUSE_URL, else the embedded engine of --dir"
+        "--url",
+        help="ClickHouse; default: $RUNWIRE_CLICKHOUSE_URL, else the embedded engine of --dir",
     )
     parser.add_argument("--cluster", help="make replicated tables ON CLUSTER of this name")
-    parser.add_argument("--print", action="store_true", help="print the SQL and change nothing")
-    parser.add_argument("--json", action="store_true", help="print the applied names as JSON")
+    parser.add_argument(
+        "--kafka",
+        metavar="HOST:PORT",
+        help="brokers; default: $RUNWIRE_KAFKA_BOOTSTRAP_SERVERS (login from RUNWIRE_KAFKA_*)",
+    )
+    parser.add_argument(
+        "--registry",
+        metavar="URL",
+        help="schema registry; default: $RUNWIRE_SCHEMA_REGISTRY_URL",
+    )
+    parser.add_argument(
+        "--fix", action="store_true", help="also set configurations that differ from ours"
+    )
+    parser.add_argument(
+        "--acls", action="store_true", help="also give the users below their rights in Kafka"
+    )
+    parser.add_argument("--agent-user", metavar="USER", help="whom the agents log in as")
+    parser.add_argument("--worker-user", metavar="USER", help="whom the workers log in as")
+    parser.add_argument(
+        "--print",
+        nargs="?",
+        const=ALL,
+        choices=(ALL, SQL, KAFKA),
+        help="print the SQL and the commands for Kafka, or one of them, and change nothing",
+    )
+    parser.add_argument(
+        "--brokers", type=int, default=3, help="size of the cluster that --print assumes"
+    )
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Apply what is missing."""
-    from runwire_consumers.clickhouse import migrate
-    from runwire_consumers.clickhouse.client import connect, shown
+    """Apply what is missing, on each server that is configured."""
+    if args.acls and not (args.agent_user or args.worker_user):
+        _note("runwire: --acls needs --agent-user, --worker-user or both")
+        return MISUSE
+    if args.print:
+        _print(args)
+        return 0
+    parts = _parts(args)
+    done: dict[str, Any] = {}
+    failed = False
+    for part in parts:
+        try:
+            done |= part(args)
+        except (WorkerError, SchemaError) as error:
+            failed = True  # the other servers get their share all the same
+            _note(f"runwire: {error}")
+    if args.json:
+        print(json.dumps(done))
+    return int(failed)
+
+
+def _parts(args: argparse.Namespace) -> list[Part]:
+    """Return what is configured; say what is not. Raises: Fatal when nothing is."""
+    from runwire_schemas.registry import URL_VARIABLE
+
+    has_kafka = bool(args.kafka or os.environ.get("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS"))
+    has_registry = bool(args.registry or os.environ.get(URL_VARIABLE))
+    has_clickhouse = bool(_clickhouse_url(args))
+    if not (has_clickhouse or has_kafka or has_registry):
+        raise Fatal(
+            "nothing to migrate: no ClickHouse and no Kafka is configured. Start the embedded "
+            "engine with `runwire up`, or set RUNWIRE_CLICKHOUSE_URL=http://user:password@"
+            "host:port/runwire, RUNWIRE_KAFKA_BOOTSTRAP_SERVERS=host:port or both"
+        )
+    if args.acls and not has_kafka:
+        raise Fatal("--acls is about Kafka: name its brokers with --kafka host:port")
+    if not has_clickhouse:
+        _note("ClickHouse is left out: neither --url nor RUNWIRE_CLICKHOUSE_URL is set")
+    if not has_kafka and (args.url or os.environ.get("RUNWIRE_CLICKHOUSE_URL")):
+        # Who runs the embedded stack has no Kafka and need not hear of it.
+        _note("Kafka is left out: neither --kafka nor RUNWIRE_KAFKA_BOOTSTRAP_SERVERS is set")
+    known = (
+        (has_clickhouse, _migrate_clickhouse),
+        (has_kafka, _migrate_kafka),
+        (has_registry, _migrate_registry),
+    )
+    return [part for is_configured, part in known if is_configured]
+
+
+def _clickhouse_url(args: argparse.Namespace) -> str:
     from runwire_consumers.stack.control import writer_url
+    from runwire_consumers.stack.errors import StackError
     from runwire_schemas import paths
 
-    if args.print:
-        for migration in migrate.migrations():
-            print(f"-- {migration.name}\n{migration.text.strip()}\n")
-        return 0
-    url = args.url or writer_url(paths.state_dir(args.dir))
+    if args.url:
+        return str(args.url)
+    try:
+        return writer_url(paths.state_dir(args.dir))
+    except StackError:
+        return ""
+
+
+def _migrate_clickhouse(args: argparse.Namespace) -> dict[str, Any]:
+    from runwire_consumers.clickhouse import migrate
+    from runwire_consumers.clickhouse.client import connect, shown
+
+    url = _clickhouse_url(args)
     client = connect(url, create=True)
     try:
         applied = migrate.apply(client, cluster=args.cluster)
     finally:
         client.close()
-    if args.json:
-        print(json.dumps({"url": shown(url), "applied": applied}))
-    elif applied:
-        print("\n".join(f"applied {name}" for name in applied))
-    else:
-        print(f"{shown(url)} is up to date", file=sys.stderr)
-    return 0
+    _tell(args, [f"applied {name}" for name in applied], shown(url))
+    return {"url": shown(url), "applied": applied}
+
+
+def _migrate_kafka(args: argparse.Namespace) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from runwire_consumers.kafka import acls, topics
+    from runwire_consumers.kafka.cluster import Cluster
+
+    settings = _kafka(args)
+    cluster = Cluster(settings)
+    outcome = topics.apply(cluster, prefix=settings.topic_prefix, fix=args.fix)
+    lines = [f"created topic {name}" for name in outcome.created]
+    lines += [f"topic {d.topic}: {d.found} to {d.wanted} {d.name}" for d in outcome.grown]
+    lines += [f"topic {d.topic}: {d.name} set from {d.found} to {d.wanted}" for d in outcome.fixed]
+    for left in outcome.differing:
+        way = "--fix sets it" if left.can_fix else "kafka-reassign-partitions.sh changes it"
+        _note(f"topic {left.topic} has {left.name}={left.found}, ours is {left.wanted}: {way}")
+    given = acls.apply(cluster, _grants(args, settings.topic_prefix)) if args.acls else []
+    lines += [f"allowed: {right}" for right in given]
+    _tell(args, lines, f"Kafka at {cluster.servers}")
+    return {"kafka": {"servers": cluster.servers, **asdict(outcome), "allowed": given}}
+
+
+def _migrate_registry(args: argparse.Namespace) -> dict[str, Any]:
+    from runwire_schemas.errors import RegistryAway
+    from runwire_schemas.events import EVENTS
+    from runwire_schemas.registry import COMPATIBILITY, URL_VARIABLE, Registry
+
+    url = args.registry or os.environ[URL_VARIABLE]
+    registry = Registry(url, prefix=_prefix())
+    try:
+        subjects = [registry.register(kind, fix=args.fix) for kind in EVENTS]
+    except RegistryAway as error:
+        raise Fatal(f"{error} Without it the pipeline runs with its bundled schema ids.") from error
+    for subject in subjects:
+        if subject.compatibility != COMPATIBILITY:
+            _note(
+                f"subject {subject.subject} is held to {subject.compatibility or 'the default'}, "
+                f"ours is {COMPATIBILITY}: --fix sets it"
+            )
+    new = [f"registered {s.subject} as schema {s.schema_id}" for s in subjects if s.is_new]
+    _tell(args, new, registry.shown)
+    return {"registry": {s.subject: s.schema_id for s in subjects}}
+
+
+def _print(args: argparse.Namespace) -> None:
+    if args.print in (ALL, SQL):
+        from runwire_consumers.clickhouse import migrate
+
+        for migration in migrate.migrations():
+            print(f"-- {migration.name}\n{migration.text.strip()}\n")
+    if args.print in (ALL, KAFKA):
+        from runwire_consumers.kafka import acls, topics
+
+        servers = args.kafka or os.environ.get("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS")
+        servers = servers or "localhost:9092"
+        args.agent_user = args.agent_user or "runwire-agent"
+        args.worker_user = args.worker_user or "runwire-worker"
+        print("# Where Kafka asks for a login, add --command-config FILE to each line.")
+        print(f"# Topics, for a cluster of {args.brokers} brokers (--brokers):")
+        print("\n".join(topics.commands(servers, prefix=_prefix(), brokers=args.brokers)))
+        print("# Rights, where the cluster checks them (--agent-user, --worker-user):")
+        print("\n".join(acls.commands(servers, _grants(args, _prefix()))))
+
+
+def _grants(args: argparse.Namespace, prefix: str) -> list[Any]:
+    from runwire_consumers.kafka import acls
+    from runwire_consumers.settings import WorkerSettings, variable
+
+    return acls.grants(
+        prefix=prefix,
+        group=os.environ.get(variable("group")) or WorkerSettings().group,
+        agent_user=args.agent_user or "",
+        worker_user=args.worker_user or "",
+    )
+
+
+def _kafka(args: argparse.Namespace) -> Any:
+    from runwire_schemas import kafka_settings
+
+    named = {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": args.kafka} if args.kafka else {}
+    settings = kafka_settings.from_environment({**os.environ, **named})
+    assert settings is not None  # `_parts` has seen the brokers' names
+    return settings
+
+
+def _prefix() -> str:
+    from runwire_schemas.kafka_settings import TOPIC_PREFIX_VARIABLE
+
+    return os.environ.get(TOPIC_PREFIX_VARIABLE, "").strip()
+
+
+def _tell(args: argparse.Namespace, lines: list[str], where: str) -> None:
+    if not lines:
+        _note(f"{where} is up to date")
+    elif not args.json:
+        print("\n".join(lines))
+
+
+def _note(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

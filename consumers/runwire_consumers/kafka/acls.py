@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from runwire_schemas.topics import TOPICS, topic_name
 
 _LETTERS = "deadletter"
 _EVERY_HOST = "*"
+_VISIBLE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +39,23 @@ def grants(
 ) -> list[Grant]:
     """Return what the named users need and nothing more.
 
-    Names are in full: a prefix rule would let the agent write dead letters. An idempotent producer
-    needs no right of its own since Kafka 2.8.
+    Topics are named in full: a prefix rule would reach into pipelines whose prefix begins alike.
+    An idempotent producer needs no right of its own since Kafka 2.8.
     """
     records = tuple(topic_name(kind, prefix) for kind in TOPICS if kind != _LETTERS)
     letters = (topic_name(_LETTERS, prefix),)
     wanted = []
     if agent_user:
-        wanted.append(Grant(agent_user, "topic", records, ("Write", "Describe")))
+        # Dead letters too: what damage in the spool swallowed is counted there.
+        wanted.append(Grant(agent_user, "topic", records + letters, ("Write", "Describe")))
     if worker_user:
         wanted += [
             Grant(worker_user, "topic", records, ("Read", "Describe")),
-            # It reads letters too: their number is the limit that survives a restart.
+            # It reads letters as well: their number is the limit, which survives a restart.
             Grant(worker_user, "topic", letters, ("Read", "Write", "Describe")),
             Grant(worker_user, "group", (group,), ("Read", "Describe")),
+            # The client asks where the group of its letters' reader lives, though it joins none.
+            Grant(worker_user, "group", (f"{letters[0]}.readers",), ("Describe",)),
         ]
     return wanted
 
@@ -72,18 +77,25 @@ def commands(servers: str, wanted: list[Grant]) -> list[str]:
 def apply(cluster: Cluster, wanted: list[Grant]) -> list[str]:
     """Give the rights that are not given yet; return them in words.
 
+    Blocks: until a broker knows of them, usually for less than a second.
     Raises: Fatal (NotAuthorized) when this user may not, or when the cluster checks no rights.
     """
     bindings = [binding for grant in wanted for binding in _bindings(grant)]
-    given = cluster.one(
-        cluster.admin.describe_acls(_everything(), request_timeout=REQUEST_S),
-        "tell which rights are given",
-    )
-    missing = [binding for binding in bindings if binding not in given]
+    missing = _missing(cluster, bindings)
     if missing:
         futures = cluster.admin.create_acls(missing, request_timeout=REQUEST_S)
         cluster.each(futures, lambda b: f"the right {_shown(b)} cannot be given")
+        # Brokers learn them one by one: who starts an agent next should not be refused.
+        deadline = time.monotonic() + _VISIBLE_S
+        while _missing(cluster, missing) and time.monotonic() < deadline:
+            time.sleep(0.05)
     return [_shown(binding) for binding in missing]
+
+
+def _missing(cluster: Cluster, bindings: list[AclBinding]) -> list[AclBinding]:
+    future = cluster.admin.describe_acls(_everything(), request_timeout=REQUEST_S)
+    given = cluster.one(future, "tell which rights are given")
+    return [binding for binding in bindings if binding not in given]
 
 
 def _bindings(grant: Grant) -> list[AclBinding]:

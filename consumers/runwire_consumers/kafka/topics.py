@@ -65,8 +65,11 @@ def apply(cluster: Cluster, *, prefix: str = "", fix: bool = False) -> Outcome:
     missing = {name: topic for name, topic in wanted.items() if name not in found}
     if missing:
         outcome.created = _create(cluster, missing, brokers)
-        found = _wait_visible(cluster, list(wanted))
+        found = _wait_visible(cluster, list(wanted), {})
     outcome.grown = _grow(cluster, wanted, found)
+    if outcome.grown:
+        counts = {change.topic: int(change.wanted) for change in outcome.grown}
+        found = _wait_visible(cluster, list(wanted), counts)
     differing = _compare(cluster, wanted, found, brokers)
     if fix:
         outcome.fixed = [difference for difference in differing if difference.can_fix]
@@ -109,15 +112,15 @@ def _create(cluster: Cluster, missing: dict[str, Topic], brokers: int) -> list[s
     return list(made)
 
 
-def _wait_visible(cluster: Cluster, names: list[str]) -> dict[str, Any]:
-    """Return the topics as the broker asked sees them, once each partition has a leader."""
+def _wait_visible(cluster: Cluster, names: list[str], counts: dict[str, int]) -> dict[str, Any]:
+    """Return the topics as the brokers see them, once each partition is there and has a leader."""
     deadline = time.monotonic() + _VISIBLE_S
     while True:
         found = _describe(cluster, names)
         ready = len(found) == len(names) and all(
-            partition.leader is not None
-            for topic in found.values()
-            for partition in topic.partitions
+            len(topic.partitions) >= counts.get(name, 1)
+            and all(partition.leader is not None for partition in topic.partitions)
+            for name, topic in found.items()
         )
         if ready or time.monotonic() > deadline:
             return found

@@ -34,6 +34,17 @@ def test_topics_table() -> None:
     assert table_rows("`runwire[.]") == [topic_row(topic) for topic in TOPICS.values()]
 
 
+def test_configuration_table() -> None:
+    """Every configuration of a topic is a row, with its values in code spans."""
+    rows = {row.split("`")[1]: row for row in table_rows("`[a-z.]+` [|] `") if "runwire" not in row}
+    metric, letters = TOPICS["metric"], TOPICS["deadletter"]
+    sizes = [(topic.configuration(brokers=n)) for topic in (metric, letters) for n in (1, 2, 3)]
+    assert set(rows) | {"retention.ms"} == set(sizes[0])
+    for name, row in rows.items():
+        for configuration in sizes:
+            assert f"`{configuration[name]}`" in row, name
+
+
 def test_ids_table() -> None:
     """The table of bundled ids is BUNDLED."""
     rows = [f"| {number} | `avro/{stem}.avsc` |" for number, (stem, _) in BUNDLED.items()]

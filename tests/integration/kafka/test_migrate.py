@@ -1,0 +1,202 @@
+"""`runwire migrate` on a real cluster: creates, grows, compares, never takes away."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+
+from runwire import cli
+from runwire_consumers.core.errors import Fatal
+from runwire_consumers.kafka import cluster, topics
+from runwire_consumers.kafka.cluster import Cluster
+from runwire_schemas import codec
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.registry import Registry as RegistryClient
+from runwire_schemas.registry import RegistryRefused
+from runwire_schemas.topics import TOPICS, topic_name
+from support.servers import Cluster as Brokers
+from support.servers import Registry
+
+pytestmark = pytest.mark.usefixtures("_named")
+
+
+@pytest.fixture
+def _named(monkeypatch: pytest.MonkeyPatch, kafka: Brokers, topic_prefix: str) -> None:
+    monkeypatch.setenv("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS", kafka.bootstrap)
+    monkeypatch.setenv("RUNWIRE_KAFKA_TOPIC_PREFIX", topic_prefix)
+
+
+@pytest.fixture
+def admin(kafka: Brokers) -> AdminClient:
+    return AdminClient(kafka.settings.client_config())
+
+
+def configuration(admin: AdminClient, topic: str) -> dict[str, str]:
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    (future,) = admin.describe_configs([resource]).values()
+    return {name: str(entry.value) for name, entry in future.result(timeout=10).items()}
+
+
+def settles(admin: AdminClient, topic: str, name: str, value: str) -> bool:
+    """Whether the brokers come to say so: each learns a change at its own pace."""
+    deadline = time.monotonic() + 10
+    while configuration(admin, topic)[name] != value and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return configuration(admin, topic)[name] == value
+
+
+def partitions(admin: AdminClient, topic: str) -> int:
+    (future,) = admin.describe_topics(TopicCollection([topic])).values()
+    return len(future.result(timeout=10).partitions)
+
+
+def make(admin: AdminClient, topic: str, count: int, config: dict[str, str]) -> None:
+    new = NewTopic(topic, num_partitions=count, replication_factor=1, config=config)
+    admin.create_topics([new])[topic].result(timeout=10)
+
+
+def test_the_topics_become_those_of_the_table(
+    admin: AdminClient, topic_prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With partitions and configuration; only Kafka is configured, so only Kafka is migrated."""
+    assert cli.main(["migrate"]) == 0
+    printed = capsys.readouterr()
+    assert "ClickHouse is left out" in printed.err
+    names = [topic_name(kind, topic_prefix) for kind in TOPICS]
+    assert printed.out.splitlines() == [f"created topic {name}" for name in names]
+    for name, topic in zip(names, TOPICS.values(), strict=True):
+        assert partitions(admin, name) == topic.partitions
+        wanted = topic.configuration(brokers=1)
+        assert {key: configuration(admin, name)[key] for key in wanted} == wanted
+    assert cli.main(["migrate", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)["kafka"]
+    assert not any((done["created"], done["grown"], done["fixed"], done["differing"]))
+
+
+def test_what_somebody_chose_stays_until_told_otherwise(
+    admin: AdminClient, topic_prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Too few partitions grow, more stay; another retention is shown, and set by --fix."""
+    metric, run = topic_name("metric", topic_prefix), topic_name("run", topic_prefix)
+    make(admin, metric, 1, {"retention.ms": "1000"})
+    make(admin, run, 5, TOPICS["run"].configuration(brokers=1))
+    assert cli.main(["migrate"]) == 0
+    printed = capsys.readouterr()
+    assert f"topic {metric}: 1 to 12 partitions" in printed.out
+    assert f"topic {metric} has retention.ms=1000, ours is 604800000: --fix sets it" in printed.err
+    assert run not in printed.out + printed.err
+    assert (partitions(admin, metric), partitions(admin, run)) == (12, 5)
+    assert configuration(admin, metric)["retention.ms"] == "1000"
+    assert cli.main(["migrate", "--fix"]) == 0
+    assert f"topic {metric}: retention.ms set from 1000 to 604800000" in capsys.readouterr().out
+    assert settles(admin, metric, "retention.ms", "604800000")
+    assert cli.main(["migrate", "--fix"]) == 0
+    assert "is up to date" in capsys.readouterr().err
+
+
+def test_printed_commands_make_the_same_topics(
+    kafka: Brokers, topic_prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is created; the words are those of the table, one line per topic and right."""
+    assert cli.main(["migrate", "--print", "kafka", "--brokers", "1"]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    made: dict[str, list[str]] = {}
+    for words in lines:
+        if words[0] == "kafka-topics.sh":
+            made[words[words.index("--topic") + 1]] = words
+    assert set(made) == {topic_name(kind, topic_prefix) for kind in TOPICS}
+    words = made[topic_name("metric", topic_prefix)]
+    assert words[:5] == [*words[:1], "--bootstrap-server", kafka.bootstrap, *words[3:5]]
+    assert words[words.index("--partitions") + 1] == "12"
+    assert words[words.index("--replication-factor") + 1] == "1"
+    wanted = TOPICS["metric"].configuration(brokers=1)
+    assert {w for w in words if "=" in w} == {f"{key}={value}" for key, value in wanted.items()}
+    assert sum(words[0] == "kafka-acls.sh" for words in lines) == 5
+    assert cli.main(["migrate", "--print"]) == 0
+    everything = capsys.readouterr().out
+    assert "CREATE TABLE" in everything
+    assert "--replication-factor 3" in everything
+    found = topics.apply(Cluster(kafka.settings), prefix=topic_prefix)
+    assert len(found.created) == len(TOPICS), "printing created nothing"
+
+
+def test_three_brokers_keep_three_copies(kafka3: Brokers, topic_prefix: str) -> None:
+    """And write only while two of them have it; copies that are missing are said, not made."""
+    admin, brokers = AdminClient(kafka3.settings.client_config()), Cluster(kafka3.settings)
+    make(admin, topic_name("run", topic_prefix), 3, {"min.insync.replicas": "2"})
+    outcome = topics.apply(brokers, prefix=topic_prefix, fix=True)
+    (left,) = outcome.differing
+    assert (left.topic, left.name) == (topic_name("run", topic_prefix), "replication.factor")
+    assert (left.found, left.wanted, left.can_fix) == ("1", "3", False)
+    # Two in-sync replicas of a single copy would refuse every write.
+    assert settles(admin, left.topic, "min.insync.replicas", "1")
+    metric = topic_name("metric", topic_prefix)
+    (future,) = admin.describe_topics(TopicCollection([metric])).values()
+    assert {len(p.replicas) for p in future.result(timeout=10).partitions} == {3}
+    assert configuration(admin, metric)["min.insync.replicas"] == "2"
+
+
+def test_nobody_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "REQUEST_S", 1.0)
+    with pytest.raises(Fatal, match=r"no Kafka broker answers at 127.0.0.1:1: .*PLAINTEXT"):
+        Cluster(KafkaSettings(bootstrap_servers="127.0.0.1:1")).brokers()
+
+
+def test_one_server_away_does_not_stop_the_others(
+    admin: AdminClient, topic_prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kafka is migrated, ClickHouse and the registry are said to be away; the status tells."""
+    away = ["--url", "http://127.0.0.1:1/x", "--registry", "http://127.0.0.1:1"]
+    assert cli.main(["migrate", *away]) == 1
+    said = capsys.readouterr().err
+    assert "ClickHouse at http://127.0.0.1:1/x does not answer" in said
+    assert "schema registry at http://127.0.0.1:1 does not answer" in said
+    assert "runs with its bundled schema ids" in said
+    assert partitions(admin, topic_name("metric", topic_prefix)) == 12
+
+
+def test_nothing_configured_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS")
+    assert cli.main(["migrate"]) == 1
+    assert "nothing to migrate: no ClickHouse and no Kafka" in capsys.readouterr().err
+    assert cli.main(["migrate", "--acls"]) == 2
+    assert "--acls needs --agent-user" in capsys.readouterr().err
+
+
+def test_schemas_are_registered_and_held_to_our_rule(
+    registry: Registry, topic_prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once; producers find the ids, and what readers could not read is refused."""
+    client = RegistryClient(registry.url, prefix=topic_prefix)
+    assert cli.main(["migrate", "--registry", registry.url, "--json"]) == 0
+    subjects: dict[str, Any] = json.loads(capsys.readouterr().out)["registry"]
+    assert {client.subject(kind): number for kind, number in client.ids().items()} == subjects
+    assert cli.main(["migrate", "--registry", registry.url]) == 0
+    assert "registered" not in capsys.readouterr().out
+    assert client.register("metric").compatibility == "BACKWARD_TRANSITIVE"
+    schema = json.loads(codec.schema_json("metric"))
+    schema["fields"].append({"name": "unit", "type": "string"})
+    (reason,) = client.incompatibilities("metric", json.dumps(schema))
+    assert "unit" in reason
+    schema["fields"][-1]["default"] = ""
+    assert client.incompatibilities("metric", json.dumps(schema)) == []
+    assert client.incompatibilities("metric", codec.schema_json("metric")) == []
+
+
+def test_a_subject_of_somebody_else_is_not_overwritten(
+    registry: Registry, topic_prefix: str
+) -> None:
+    """Another schema under our subject's name: refused, with the way out."""
+    client = RegistryClient(registry.url, prefix=topic_prefix)
+    other = {"type": "record", "name": "Other", "fields": [{"name": "x", "type": "string"}]}
+    client._add(client.subject("metric"), json.dumps(other))
+    with pytest.raises(RegistryRefused, match=r"incompatible.*RUNWIRE_KAFKA_TOPIC_PREFIX"):
+        client.register("metric")

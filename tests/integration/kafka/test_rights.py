@@ -1,0 +1,253 @@
+"""Each identity can do its job on a broker with ACLs, and nothing else: the forbidden is tried."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+)
+
+from runwire import cli
+from runwire_consumers.core.dead_letters import letter_of
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.errors import Fatal
+from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.source import Record, Span
+from runwire_consumers.kafka import acls, topics
+from runwire_consumers.kafka.cluster import Cluster, NotAuthorized
+from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
+from runwire_consumers.kafka.group_settings import GroupSettings
+from runwire_consumers.kafka.source import KafkaSource
+from runwire_schemas import codec
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.topics import TOPICS, topic_name
+from support.builders import AT_NS, metric_batch, record
+from support.servers import Cluster as Brokers
+from support.servers import SecureCluster
+
+WAIT_S = 20.0
+RECORDS = [kind for kind in TOPICS if kind != "deadletter"]
+FORBIDDEN = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+
+
+@pytest.fixture
+def ready(
+    kafka_secure: SecureCluster, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> SecureCluster:
+    """Topics and rights as `runwire migrate --acls` makes them."""
+    admin = kafka_secure.admin
+    for name, value in admin.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RUNWIRE_KAFKA_TOPIC_PREFIX", topic_prefix)
+    monkeypatch.setenv("RUNWIRE_WORKER_GROUP", f"{topic_prefix}.workers")
+    users = ["--agent-user", "agent", "--worker-user", "worker"]
+    assert cli.main(["migrate", "--acls", *users]) == 0
+    make(admin, f"{topic_prefix}.foreign")
+    return kafka_secure
+
+
+def make(settings: KafkaSettings, topic: str) -> None:
+    new = NewTopic(topic, num_partitions=1, replication_factor=1)
+    admin = AdminClient(settings.client_config())  # kept: answers end with their client
+    admin.create_topics([new])[topic].result(timeout=WAIT_S)
+
+
+def produced(settings: KafkaSettings, *names: str) -> list[KafkaError]:
+    """Send a message to each topic as the agent does; why some were refused."""
+    config: dict[str, Any] = {**settings.client_config(), "log_level": 0, "acks": "all"}
+    producer = Producer({**config, "enable.idempotence": True})
+    refused: list[KafkaError] = []
+    for name in names:
+        producer.produce(
+            name,
+            codec.encode(metric_batch()),
+            on_delivery=lambda error, _: refused.append(error) if error else None,
+        )
+    assert producer.flush(WAIT_S) == 0
+    return refused
+
+
+def consumed(settings: KafkaSettings, names: list[str], group: str) -> KafkaError | None:
+    """Join the group, read a message of each topic and commit it; why that was refused."""
+    config: dict[str, Any] = {**settings.client_config(), "log_level": 0, "group.id": group}
+    consumer = Consumer({**config, "auto.offset.reset": "earliest", "enable.auto.commit": False})
+    consumer.subscribe(names)
+    missing = set(names)
+    try:
+        while missing:
+            message = consumer.poll(WAIT_S)
+            assert message is not None, f"neither a message nor an error from {missing}"
+            if message.error() is not None:
+                return message.error()
+            consumer.commit(message, asynchronous=False)
+            missing.discard(message.topic() or "")
+    except KafkaException as error:
+        reason: KafkaError = error.args[0]
+        return reason
+    finally:
+        consumer.close()
+    return None
+
+
+def assigned(settings: KafkaSettings, topic: str) -> KafkaError | None:
+    """Read one message without any group; why it was refused."""
+    config: dict[str, Any] = {**settings.client_config(), "log_level": 0, "group.id": "any"}
+    consumer = Consumer(config)
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    message = consumer.poll(WAIT_S)
+    consumer.close()
+    assert message is not None, f"neither a message nor an error from {topic}"
+    return message.error()
+
+
+def administered(settings: KafkaSettings, prefix: str) -> dict[str, KafkaError | None]:
+    """Try what only an administrator may; why each was refused."""
+    admin = AdminClient({**settings.client_config(), "log_level": 0})
+    topic = topic_name("metric", prefix)
+    change = ConfigEntry("retention.ms", "1", incremental_operation=AlterConfigOpType.SET)
+    config = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[change])
+    right = acls._bindings(acls.Grant("agent", "topic", (f"{prefix}.foreign",), ("Read",)))
+    tried: dict[str, dict[Any, Any]] = {
+        "create": admin.create_topics([NewTopic(f"{prefix}.new", 1, 1)]),
+        "delete": admin.delete_topics([topic]),
+        "grow": admin.create_partitions([NewPartitions(topic, 50)]),
+        "configure": admin.incremental_alter_configs([config]),
+        "read the configuration": admin.describe_configs(
+            [ConfigResource(ConfigResource.Type.TOPIC, topic)]
+        ),
+        "give rights": admin.create_acls(right),
+        "delete the group": admin.delete_consumer_groups([f"{prefix}.workers"]),
+    }
+    return {what: why(next(iter(futures.values())).result) for what, futures in tried.items()}
+
+
+def why(call: Callable[..., Any]) -> KafkaError | None:
+    try:
+        call(WAIT_S)
+    except KafkaException as error:
+        reason: KafkaError = error.args[0]
+        return reason
+    return None
+
+
+def is_forbidden(error: KafkaError | None) -> bool:
+    return error is not None and error.code() in FORBIDDEN
+
+
+def test_the_agent_writes_and_does_nothing_else(ready: SecureCluster, topic_prefix: str) -> None:
+    names = [topic_name(kind, topic_prefix) for kind in TOPICS]
+    assert produced(ready.agent, *names) == []
+    assert is_forbidden(*produced(ready.agent, f"{topic_prefix}.foreign"))
+    assert is_forbidden(assigned(ready.agent, topic_name("metric", topic_prefix)))
+    assert is_forbidden(assigned(ready.agent, topic_name("deadletter", topic_prefix)))
+    assert is_forbidden(consumed(ready.agent, names[:1], f"{topic_prefix}.workers"))
+    transactional = Producer({**ready.agent.client_config(), "transactional.id": topic_prefix})
+    assert is_forbidden(why(transactional.init_transactions))
+    refused = administered(ready.agent, topic_prefix)
+    assert [what for what, error in refused.items() if not is_forbidden(error)] == []
+
+
+def test_the_worker_reads_commits_and_sets_aside(ready: SecureCluster, topic_prefix: str) -> None:
+    names = [topic_name(kind, topic_prefix) for kind in RECORDS]
+    assert produced(ready.agent, *names) == []
+    assert consumed(ready.worker, names, f"{topic_prefix}.workers") is None
+    letters = KafkaDeadLetters(ready.worker, topic_prefix=topic_prefix)
+    letters.put(letter_of(record(metric_batch(), 0), "disk", at_ns=AT_NS))
+    assert letters.flush() == 1
+    letters.close()
+    refusals = produced(ready.worker, *names, f"{topic_prefix}.foreign")
+    assert [is_forbidden(refusal) for refusal in refusals] == [True] * (len(names) + 1)
+    assert is_forbidden(consumed(ready.worker, names[:1], f"{topic_prefix}.other"))
+    assert is_forbidden(assigned(ready.worker, f"{topic_prefix}.foreign"))
+    refused = administered(ready.worker, topic_prefix)
+    assert [what for what, error in refused.items() if not is_forbidden(error)] == []
+
+
+def test_the_source_works_with_these_rights(ready: SecureCluster, topic_prefix: str) -> None:
+    """Looking up topic ids, joining, the intent in the commit and the commit."""
+    assert produced(ready.agent, topic_name("metric", topic_prefix)) == []
+    wanted = GroupSettings(
+        name=f"{topic_prefix}.workers", kinds=("metric",), topic_prefix=topic_prefix
+    )
+    source = KafkaSource(ready.worker, wanted, metrics=SelfMetrics())
+    found: list[Record] = []
+    deadline = time.monotonic() + WAIT_S
+    while not found and time.monotonic() < deadline:
+        found = source.poll(0.5)
+    spans = {found[0].partition: Span(found[0].offset, found[0].last_offset)}
+    source.intend([spans])
+    source.commit(spans)
+    source.close(Deadline(1))
+
+
+def test_the_worker_may_form_a_group_of_the_new_protocol(
+    ready: SecureCluster, topic_prefix: str
+) -> None:
+    """KIP-848 asks for other rights; ours are enough."""
+    metric = topic_name("metric", topic_prefix)
+    assert produced(ready.agent, metric) == []
+    config: dict[str, Any] = {**ready.worker.client_config(), "group.protocol": "consumer"}
+    consumer = Consumer(
+        {**config, "group.id": f"{topic_prefix}.workers", "auto.offset.reset": "earliest"}
+    )
+    consumer.subscribe([metric])
+    message = consumer.poll(WAIT_S)
+    assert message is not None
+    assert message.error() is None
+    consumer.commit(message, asynchronous=False)
+    consumer.close()
+
+
+def test_rights_are_given_once(
+    ready: SecureCluster, topic_prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cli.main(["migrate", "--acls", "--agent-user", "agent"]) == 0
+    assert capsys.readouterr().out == ""
+    assert cli.main(["migrate", "--acls", "--agent-user", "another"]) == 0
+    given = capsys.readouterr().out.splitlines()
+    assert len(given) == 2 * len(TOPICS)
+    assert f"allowed: User:another Write on topic {topic_name('run', topic_prefix)}" in given
+
+
+def test_who_may_not_is_told_what_to_do(ready: SecureCluster, topic_prefix: str) -> None:
+    """Creating, and giving rights: the sentence names the user and the command that prints."""
+    cluster = Cluster(ready.agent)
+    with pytest.raises(NotAuthorized, match=r"user 'agent' may not.*--print kafka"):
+        topics.apply(cluster, prefix=f"{topic_prefix}.other")
+    wanted = acls.grants(prefix=topic_prefix, group="g", agent_user="somebody")
+    with pytest.raises(NotAuthorized, match=r"user 'agent' may not.*--print kafka"):
+        acls.apply(cluster, wanted)
+
+
+def test_a_wrong_login_shows_its_own_reason(ready: SecureCluster, topic_prefix: str) -> None:
+    """Password, certificate and protocol, each with the variable to look at."""
+    wrong = dataclasses.replace(ready.agent, sasl_password="no", sasl_password_file="")
+    with pytest.raises(Fatal, match="RUNWIRE_KAFKA_SASL_USERNAME"):
+        topics.apply(Cluster(wrong), prefix=topic_prefix)
+    unknown = dataclasses.replace(ready.agent, ssl_ca_location="")
+    with pytest.raises(Fatal, match="RUNWIRE_KAFKA_SSL_CA_LOCATION"):
+        topics.apply(Cluster(unknown), prefix=topic_prefix)
+
+
+def test_a_cluster_that_checks_nothing_is_told(kafka: Brokers, topic_prefix: str) -> None:
+    """ACLs there would protect nobody."""
+    wanted = acls.grants(prefix=topic_prefix, group="g", agent_user="agent")
+    with pytest.raises(Fatal, match="this cluster checks no rights"):
+        acls.apply(Cluster(kafka.settings), wanted)

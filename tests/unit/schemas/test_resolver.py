@@ -1,0 +1,114 @@
+"""Schema ids of a registry: the codec asks for them, and believes only what it can use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from runwire_schemas import codec, metric_decode
+from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
+from runwire_schemas.errors import DecodeError, RegistryAway
+from runwire_schemas.events import DeadLetter
+from runwire_schemas.registry import with_id
+from support.builders import metric_batch, param_event
+
+NEWER = json.loads(codec.schema_json("param"))
+NEWER["fields"].append({"name": "unit", "type": "string"})
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(codec, "_learned", {})
+    yield
+    codec.resolve_with(None)
+
+
+@pytest.fixture
+def asked() -> list[int]:
+    """The ids asked for; a registry of three schemas answers."""
+    texts = {
+        1: json.dumps(json.loads(codec.schema_json("metric"))),
+        2: json.dumps(NEWER),
+        3: '{"type": "record", "name": "Foreign", "fields": []}',
+        4: "no schema",
+    }
+    seen: list[int] = []
+
+    def resolve(schema_id: int) -> str | None:
+        seen.append(schema_id)
+        if schema_id == 5:
+            raise RegistryAway("away")
+        return texts.get(schema_id)
+
+    codec.resolve_with(resolve)
+    return seen
+
+
+def test_the_same_schema_under_another_id_takes_the_fast_path(
+    asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes by fingerprint, and each id is asked for once."""
+    message = codec.encode(metric_batch())
+    monkeypatch.setattr(codec, "decode", lambda _: pytest.fail("the careful path was taken"))
+    expected = metric_decode.decode_metric_batch(message)
+    for _ in range(2):
+        found = metric_decode.decode_metric_batch(with_id(message, 1))
+        assert np.array_equal(found.value, expected.value)
+    assert asked == [1]
+
+
+def test_a_newer_schema_is_read_with_ours(asked: list[int]) -> None:
+    event = param_event()
+    assert codec.decode(with_id(codec.encode(event), 2) + b"\x02m") == event
+    assert codec.kind_of(with_id(codec.encode(event), 2)) == "param"
+    assert asked == [2]
+
+
+@pytest.mark.parametrize(
+    ("schema_id", "says"),
+    [(3, "no record of runwire"), (4, "no Avro schema"), (6, "id 6 is unknown")],
+)
+def test_what_cannot_be_used_is_a_decode_error(asked: list[int], schema_id: int, says: str) -> None:
+    with pytest.raises(DecodeError, match=says):
+        codec.decode(with_id(codec.encode(param_event()), schema_id))
+    assert asked == [schema_id]
+
+
+def test_no_answer_is_not_a_decode_error(asked: list[int]) -> None:
+    """The message may be good: whoever reads must try again and not set it aside."""
+    message = with_id(codec.encode(metric_batch()), 5)
+    with pytest.raises(RegistryAway):
+        metric_decode.decode_metric_batch(message)
+    with pytest.raises(RegistryAway):
+        codec.decode(message)
+
+
+def test_bundled_ids_are_never_asked_for(asked: list[int]) -> None:
+    """Not even one of a newer runwire: the range is ours."""
+    codec.decode(codec.encode(param_event()))
+    with pytest.raises(DecodeError, match="unknown"):
+        codec.decode(with_id(codec.encode(param_event()), codec.BUNDLED_ID_BASE + 99))
+    assert asked == []
+
+
+def test_a_letter_about_the_largest_message_can_be_read() -> None:
+    """Else the worst records could be set aside and never looked at."""
+    letter = DeadLetter(
+        id="0" * 32,
+        stream="metric",
+        partition="metric/0",
+        offset=1,
+        last_offset=1,
+        at_ns=1,
+        reason="cannot be decoded",
+        points=1,
+        key=b"writer",
+        value=bytes(MESSAGE_BYTES_MAX),
+    )
+    assert codec.decode(codec.encode(letter)) == letter
+    longer = codec.encode(letter) + bytes(LETTER_BYTES_MAX)
+    with pytest.raises(DecodeError, match="the limit is 33554432"):
+        codec.decode(longer)
