@@ -1,0 +1,53 @@
+"""The worker's decoder with a registry: its ids are read, and while it is away nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from runwire_consumers.core.decoding import decode_record
+from runwire_consumers.core.errors import Retryable
+from runwire_consumers.kafka import schema_ids
+from runwire_schemas import codec
+from runwire_schemas.errors import DecodeError
+from runwire_schemas.events import EVENTS
+from runwire_schemas.metric_decode import MetricColumns
+from runwire_schemas.registry import Registry as RegistryClient
+from runwire_schemas.registry import with_id
+from support.builders import metric_batch, record
+from support.servers import Registry
+
+BATCH = record(metric_batch(3), 0)
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(codec, "_learned", {})
+    yield
+    schema_ids.resolve_with(None)
+
+
+def test_a_registered_id_is_read(registry: Registry, topic_prefix: str) -> None:
+    """By a worker that never saw it before; an id that nobody gave is a dead letter."""
+    producer = RegistryClient(registry.url, prefix=topic_prefix)
+    for kind in EVENTS:
+        producer.register(kind)
+    number = producer.ids()["metric"]
+    schema_ids.resolve_with(RegistryClient(registry.url, prefix=topic_prefix))
+    found = decode_record(replace(BATCH, value=with_id(BATCH.value, number)))
+    assert isinstance(found, MetricColumns)
+    assert found.points == 6
+    with pytest.raises(DecodeError, match="schema id 999999 is unknown"):
+        decode_record(replace(BATCH, value=with_id(BATCH.value, 999_999)))
+    schema_ids.resolve_with(None)
+    assert decode_record(replace(BATCH, value=with_id(BATCH.value, number))), "it is remembered"
+
+
+def test_a_registry_that_is_away_makes_the_worker_wait() -> None:
+    """Its messages come again; those with bundled ids are read meanwhile."""
+    schema_ids.resolve_with(RegistryClient("http://127.0.0.1:1"))
+    assert decode_record(BATCH)
+    with pytest.raises(Retryable, match="does not answer"):
+        decode_record(replace(BATCH, value=with_id(BATCH.value, 1)))
