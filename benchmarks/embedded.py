@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -32,17 +33,16 @@ def engine() -> Iterator[tuple[Path, Any]]:
 
 
 @contextlib.contextmanager
-def worker(root: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process on `root`."""
+def worker(root: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process on `root`, or on the brokers that the environment names."""
     log = (root / "worker.log").open("wb")
+    command = [sys.executable, "-m", "runwire_consumers", "clickhouse", "--metrics-port", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "runwire_consumers", "clickhouse", "--dir", str(root)],
-        stdout=log,
-        stderr=log,
+        [*command, "--dir", str(root)], env=os.environ | environ, stdout=log, stderr=log
     )
     try:
         yield process
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
         log.close()

@@ -11,7 +11,10 @@ from pathlib import Path
 from measure import machine
 
 HERE = Path(__file__).parent
-SCRIPTS = ("caller_cost", "loop_slowdown", "ingest", "freshness", "series_query")
+SCRIPTS = (
+    *("caller_cost", "loop_slowdown", "ingest", "kafka_ingest", "freshness", "series_query"),
+    "agent_cost",
+)
 HEAD = """# Results
 
 Written by `make bench`; each row's ratio is against a floor measured in the same run.
