@@ -9,7 +9,8 @@ from dataclasses import replace
 
 from runwire_consumers import settings as worker_settings
 from runwire_consumers.core.errors import Fatal
-from runwire_schemas import kafka_settings
+from runwire_consumers.kafka import schema_ids
+from runwire_schemas import kafka_settings, registry
 from runwire_schemas.errors import SchemaError
 from runwire_schemas.paths import state_dir
 
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             kafka = kafka_settings.from_environment(os.environ)
         if arguments.source == "kafka" and kafka is None:
             raise ValueError("--source kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers")
+        prefix = os.environ.get(kafka_settings.TOPIC_PREFIX_VARIABLE, "")
+        if kafka is not None:
+            schema_ids.resolve_with(registry.from_environment(os.environ, prefix=prefix))
         if arguments.metrics_port is not None:
             settings = replace(settings, metrics_port=arguments.metrics_port)
     except (ValueError, SchemaError) as error:
@@ -75,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             url,
             settings,
             kafka=kafka,
-            topic_prefix=os.environ.get(kafka_settings.TOPIC_PREFIX_VARIABLE, ""),
+            topic_prefix=prefix,
         )
     except (Fatal, ValueError, OSError) as error:
         print(f"the worker did not start: {error}", file=sys.stderr)

@@ -168,7 +168,8 @@ class Worker:
             into.add_bad(record, record.damage)
             return
         try:
-            decoded = self._decode(record)
+            # A registry that is away is worth waiting for; see kafka/schema_ids.py.
+            decoded = self._patience.insist(lambda: self._decode(record))
         except DecodeError as error:
             self._metrics.add("runwire_worker_dead_letters_total", reason="decode")
             into.add_bad(record, f"cannot be decoded: {error}")
