@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ IMAGES = {
     "versitygw": "versity/versitygw:v1.7.0",
 }
 START_WITHIN_S = 90.0
+STOP_WITHIN_S = 10
 
 
 class _Box:
@@ -107,8 +109,9 @@ class ContainerServer:
             time.sleep(0.1)
 
     def stop(self, process: int | None = None) -> None:
-        for container in self._chosen(process):
-            container.stop(timeout=10)
+        chosen = self._chosen(process)
+        with ThreadPoolExecutor(len(chosen)) as pool:  # the last of three waits for a quorum
+            list(pool.map(lambda container: container.stop(timeout=STOP_WITHIN_S), chosen))
 
     def kill(self, process: int | None = None) -> None:
         for container in self._chosen(process):

@@ -151,7 +151,7 @@ def stop(places: Places, name: str, *, label: str = "", kill: bool = False) -> l
 def remove(places: Places) -> None:
     """Stop all servers of an instance and remove their data, logs and state."""
     for name in state.load(places).servers:
-        stop(places, name)
+        stop(places, name, kill=True)  # nothing is left to be stopped in order for
     for folder in (places.home / "data", places.home / "logs"):
         shutil.rmtree(folder, ignore_errors=True)
     places.state.unlink(missing_ok=True)
