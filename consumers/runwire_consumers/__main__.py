@@ -62,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             kafka = kafka_settings.from_environment(os.environ)
         if arguments.source == "kafka" and kafka is None:
             raise ValueError("--source kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers")
-        prefix = os.environ.get(kafka_settings.TOPIC_PREFIX_VARIABLE, "")
         if kafka is not None:
-            schema_ids.resolve_with(registry.from_environment(os.environ, prefix=prefix))
+            asked = registry.from_environment(os.environ, prefix=kafka.topic_prefix)
+            schema_ids.resolve_with(asked)
         if arguments.metrics_port is not None:
             settings = replace(settings, metrics_port=arguments.metrics_port)
     except (ValueError, SchemaError) as error:
@@ -79,7 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             url,
             settings,
             kafka=kafka,
-            topic_prefix=prefix,
         )
     except (Fatal, ValueError, OSError) as error:
         print(f"the worker did not start: {error}", file=sys.stderr)

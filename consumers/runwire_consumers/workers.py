@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
-from runwire_consumers.clickhouse.sink import ClickHouseSink
+from runwire_consumers.clickhouse.sink import DEAD_LETTER, ClickHouseSink
 from runwire_consumers.core import kill_points
 from runwire_consumers.core.batch import Batch, BatchLimits
 from runwire_consumers.core.clock import SystemClock
@@ -35,6 +35,7 @@ _log = logging.getLogger("runwire.worker")
 JOURNAL_DIR = "journal"
 DEAD_LETTERS_DIR = "dead-letters"
 STATE_FILE = "worker.json"
+UNSAFE_NOTICE = "protocol at-least-once-unsafe: for the fault harness only, rows may double"
 FILES_MAX = 65_536  # a spool of thousands of writers keeps a few files open for each
 
 
@@ -97,7 +98,6 @@ def run_clickhouse(
     settings: WorkerSettings,
     *,
     kafka: KafkaSettings | None = None,
-    topic_prefix: str = "",
 ) -> int:
     """Run the worker to ClickHouse until a signal; return the exit status.
 
@@ -114,7 +114,7 @@ def run_clickhouse(
         kept = embedded_dir(root) / DEAD_LETTERS_DIR
         letters = FileDeadLetters(kept, limit=settings.dead_letters_max)
     else:
-        source, letters = _kafka_ends(kafka, topic_prefix, settings, metrics)
+        source, letters = _kafka_ends(kafka, settings, metrics)
     sink = LazySink(lambda: url or embedded_url(root), ClickHouseSink)
     health = Health(clock, stuck_after_s=settings.stuck_after_s)
     worker = Worker(
@@ -146,7 +146,7 @@ def worker_options(settings: WorkerSettings) -> WorkerOptions:
 
 
 def _kafka_ends(
-    kafka: KafkaSettings, topic_prefix: str, settings: WorkerSettings, metrics: SelfMetrics
+    kafka: KafkaSettings, settings: WorkerSettings, metrics: SelfMetrics
 ) -> tuple[Source, DeadLetters]:
     from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
     from runwire_consumers.kafka.group_settings import GroupSettings
@@ -154,13 +154,19 @@ def _kafka_ends(
 
     group = GroupSettings(
         name=settings.group,
-        kinds=("metric", *EVENT_TABLES),
-        topic_prefix=topic_prefix,
+        # Dead letters too: an agent's are in the topic only, a worker's are in the table already.
+        kinds=("metric", *EVENT_TABLES, DEAD_LETTER),
         protocol=settings.group_protocol,
         instance_id=settings.group_instance_id,
         session_timeout_s=settings.session_timeout_s,
     )
-    letters = KafkaDeadLetters(kafka, topic_prefix=topic_prefix, limit=settings.dead_letters_max)
+    letters = KafkaDeadLetters(kafka, limit=settings.dead_letters_max)
+    if settings.protocol == "at-least-once-unsafe":
+        from runwire_consumers.kafka.unsafe import UnsafeKafkaSource
+
+        _log.warning(UNSAFE_NOTICE)
+        every = settings.unsafe_commit_every
+        return UnsafeKafkaSource(kafka, group, metrics=metrics, commit_every=every), letters
     return KafkaSource(kafka, group, metrics=metrics), letters
 
 
@@ -171,7 +177,7 @@ def _spool_source(root: Path, settings: WorkerSettings) -> SpoolSource:
     journal: Journal = locked
     save_every = 1
     if settings.protocol == "at-least-once-unsafe":
-        _log.warning("protocol at-least-once-unsafe: for the fault harness only, rows may double")
+        _log.warning(UNSAFE_NOTICE)
         journal, save_every = NoJournal(beside=locked), settings.unsafe_commit_every
     return SpoolSource(root, journal, save_every=save_every)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,10 @@ def open_letters(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     if request.param == "file":
         return lambda limit: FileDeadLetters(tmp_path / "dead-letters", limit=limit)
     if request.param == "kafka":
-        settings = request.getfixturevalue("kafka").settings
         prefix = request.getfixturevalue("topic_prefix")
+        settings = replace(request.getfixturevalue("kafka").settings, topic_prefix=prefix)
         make_topics(settings, prefix, ["deadletter"])
-        return lambda limit: KafkaDeadLetters(settings, topic_prefix=prefix, limit=limit)
+        return lambda limit: KafkaDeadLetters(settings, limit=limit)
     shared: dict[str, DeadLetter] = {}
     return lambda limit: MemoryDeadLetters(shared, limit=limit)
 

@@ -10,11 +10,13 @@ import pytest
 
 from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
 from runwire_consumers.core.clock import MemoryClock
+from runwire_consumers.core.dead_letters import letter_of
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.sink import MemorySink, MemoryStore, Sink
 from support.builders import (
+    AT_NS,
     bad_record,
     batch_of,
     heartbeat,
@@ -86,6 +88,9 @@ def full_batch(token: str = "w:1") -> Batch:
     item = record(metric_batch(50), 0)
     builder.add(item, decode_record(item))
     builder.add_bad(bad_record(0), "cannot be decoded: poison")
+    # What an agent found in a spool comes as a record of its own.
+    item = record(letter_of(bad_record(1), "a flipped bit", at_ns=AT_NS), 9, partition="d")
+    builder.add(item, decode_record(item))
     return builder.close(token)
 
 
@@ -100,7 +105,7 @@ def written(rig: Rig, *batches: Batch) -> None:
     sink.close(Deadline(5))
 
 
-ONE_EACH = {"run": 1, "param": 1, "heartbeat": 1, "log": 1, "metric": 100, "deadletter": 1}
+ONE_EACH = {"run": 1, "param": 1, "heartbeat": 1, "log": 1, "metric": 100, "deadletter": 2}
 
 
 def test_a_written_batch_is_readable(rig: Rig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,8 @@ class SpoolRig(Rig):
 
 class KafkaRig(Rig):
     def __init__(self, kafka: KafkaSettings, prefix: str, protocol: str) -> None:
-        self.kafka, self.prefix, self.protocol = kafka, prefix, protocol
+        self.kafka = replace(kafka, topic_prefix=prefix)
+        self.prefix, self.protocol = prefix, protocol
         self.seqs = [0] * self.writers
         make_topics(kafka, prefix, ["run"], partitions=self.writers)
 

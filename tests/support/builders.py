@@ -85,7 +85,7 @@ def record(event: Any, offset: int, *, partition: str = "", **overrides: Any) ->
         "last_offset": offset,
         "append_at_ns": AT_NS,
         "value": value,
-        "key": event.writer.encode(),
+        "key": getattr(event, "writer", "").encode(),
         "points": len(event.value) if isinstance(event, MetricBatch) else 0,
     }
     return Record(**{**fields, **overrides})

@@ -71,7 +71,6 @@ def group(prefix: str, kinds: Iterable[str], *, protocol: str = "classic") -> Gr
     return GroupSettings(
         name=f"{prefix}.worker",
         kinds=tuple(kinds),
-        topic_prefix=prefix,
         protocol=protocol,
         session_timeout_s=SESSION_S,
     )

@@ -22,6 +22,7 @@ from runwire_schemas.metric_decode import MetricColumns
 
 # A late spool of a deleted run may write this long after `runwire delete`; views hide it anyway.
 TOMBSTONES_REFRESH_S = 5.0
+DEAD_LETTER = "deadletter"
 
 
 class _OfRun(Protocol):
@@ -116,7 +117,7 @@ class ClickHouseSink:
         blocks: list[tuple[str, bytes]] = []
         rejected: list[Rejection] = []
         for kind, events in batch.events.items():
-            if kind not in rows.EVENT_TABLES:
+            if kind not in rows.EVENT_TABLES and kind != DEAD_LETTER:
                 reason = f"this version has no table for {kind} records"
                 rejected += [Rejection(kind, index, reason) for index in range(len(events))]
         for kind, (table, build) in rows.EVENT_TABLES.items():
@@ -132,8 +133,10 @@ class ClickHouseSink:
             blocks.append(("metrics", rows.metric_rows(metrics)))
             blocks.append(("metric_rollup", rows.rollup_rows(metrics)))
             blocks.append(("batches", rows.batch_rows(metrics, batch.append_at_ns, untidy=untidy)))
-        if batch.dead:
-            blocks.append(("dead_letters", rows.dead_rows(batch.dead)))
+        # One block of both: a second one would carry the same token and be dropped.
+        letters = [*batch.dead, *batch.events.get(DEAD_LETTER, ())]
+        if letters:
+            blocks.append(("dead_letters", rows.dead_rows(letters)))
         if rejected:
             raise RowsRejected(rejected)
         return blocks

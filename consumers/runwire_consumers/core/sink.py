@@ -48,7 +48,8 @@ class MemoryStore:
         if kind == "metric":
             return self.points
         if kind == "deadletter":
-            return sum(len(batch.dead) for batch in self.batches.values())
+            batches = self.batches.values()
+            return sum(len(b.dead) + len(b.events.get("deadletter", [])) for b in batches)
         return sum(len(batch.events.get(kind, [])) for batch in self.batches.values())
 
 

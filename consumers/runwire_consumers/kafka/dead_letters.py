@@ -1,8 +1,9 @@
 """Dead letters in a topic: every worker of a cluster sees all of them, by id.
 
-A letter is a record with its id as a header; a record without a value takes a letter back. The
-topic is read from its start when it is first needed and followed from there: with the limit in
-force that is a few thousand records at most.
+A letter is a record with its id as a header; a record without a value takes a letter back, in the
+partition where the letter is. Workers write to partition 0 alone, so that what they say of one
+letter keeps its order; agents write where their key leads. The topic is read from its start when
+it is first needed and followed from there: with the limit in force that is a few thousand records.
 """
 
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from runwire_consumers.core.dead_letters import limit_reached
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.kafka.errors import retryable
 from runwire_schemas import codec
+from runwire_schemas.bounds import LETTER_BYTES_MAX
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
 from runwire_schemas.kafka_settings import KafkaSettings
@@ -38,9 +40,9 @@ class KafkaDeadLetters:
     Threads: one. Two workers may keep the same letter at the same moment; its id counts once.
     """
 
-    def __init__(self, kafka: KafkaSettings, *, topic_prefix: str = "", limit: int = 1000) -> None:
+    def __init__(self, kafka: KafkaSettings, *, limit: int = 1000) -> None:
         self._kafka = kafka
-        self._topic = topic_name("deadletter", topic_prefix)
+        self._topic = topic_name("deadletter", kafka.topic_prefix)
         self._limit = limit
         self._waiting: list[DeadLetter] = []
         self._ids: set[str] = set()
@@ -63,7 +65,7 @@ class KafkaDeadLetters:
         new = {letter.id: letter for letter in waiting if letter.id not in self._ids}
         room = max(0, self._limit - len(self._ids))
         chosen = list(new.values())[:room]
-        self._produce((letter.id, letter.key, codec.encode(letter)) for letter in chosen)
+        self._produce((letter.id, letter.key, codec.encode(letter), 0) for letter in chosen)
         self._ids.update(letter.id for letter in chosen)
         if len(new) > room:
             raise limit_reached(self._limit, f"topic {self._topic}")
@@ -76,9 +78,13 @@ class KafkaDeadLetters:
 
     def read(self) -> list[DeadLetter]:
         """Return the letters kept, oldest first. Raises: Retryable."""
+        return [letter for letter, _ in self._read()]
+
+    def _read(self) -> list[tuple[DeadLetter, int]]:
+        """The letters and the partition of each."""
         self._positions.clear()
         self._ids.clear()
-        found: dict[str, tuple[int, DeadLetter]] = {}
+        found: dict[str, tuple[int, DeadLetter, int]] = {}
         for letter_id, message in self._news():
             value = message.value()
             if value is None:
@@ -89,14 +95,16 @@ class KafkaDeadLetters:
             except DecodeError:
                 continue  # not ours; it stays in the topic
             if isinstance(event, DeadLetter):
-                found.setdefault(letter_id, (message.timestamp()[1], event))
+                entry = (message.timestamp()[1], event, message.partition() or 0)
+                found.setdefault(letter_id, entry)
         self._ids = set(found)
-        return [letter for _, letter in sorted(found.values(), key=lambda entry: entry[0])]
+        oldest_first = sorted(found.values(), key=lambda entry: entry[0])
+        return [(letter, number) for _, letter, number in oldest_first]
 
     def remove(self, ids: set[str]) -> int:
         """Take these letters back, after a replay; return how many there were."""
-        letters = [letter for letter in self.read() if letter.id in ids]
-        self._produce((letter.id, letter.key, None) for letter in letters)
+        letters = [(letter, number) for letter, number in self._read() if letter.id in ids]
+        self._produce((letter.id, letter.key, None, number) for letter, number in letters)
         self._ids -= ids
         return len(letters)
 
@@ -152,7 +160,7 @@ class KafkaDeadLetters:
             ends[number] = end
         return ends
 
-    def _produce(self, records: Iterator[tuple[str, bytes, bytes | None]]) -> None:
+    def _produce(self, records: Iterator[tuple[str, bytes, bytes | None, int]]) -> None:
         _, producer = self._open()
         failed: list[KafkaError] = []
 
@@ -160,10 +168,10 @@ class KafkaDeadLetters:
             if error is not None:
                 failed.append(error)
 
-        for letter_id, key, value in records:
+        for letter_id, key, value, number in records:
             headers: list[tuple[str, str | bytes | None]] = [(ID_HEADER, letter_id.encode())]
             try:
-                producer.produce(self._topic, value, key, headers=headers, on_delivery=note)
+                producer.produce(self._topic, value, key, number, headers=headers, on_delivery=note)
             except (KafkaException, BufferError) as error:
                 cause = error.args[0]
                 problem = cause if isinstance(cause, KafkaError) else KafkaError(-184)
@@ -190,7 +198,7 @@ class KafkaDeadLetters:
             writing = {
                 "enable.idempotence": True,
                 "acks": "all",
-                "message.max.bytes": 20_971_520,
+                "message.max.bytes": LETTER_BYTES_MAX + (1 << 16),
                 "delivery.timeout.ms": int(2000 * REQUEST_S),
             }
             self._clients = (Consumer(connection | reading), Producer(connection | writing))
@@ -198,5 +206,12 @@ class KafkaDeadLetters:
 
 
 def _letter_id(message: Message) -> str:
-    value = dict(message.headers() or []).get(ID_HEADER) or b""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    """The header of a worker's letter; of an agent's, what it says itself."""
+    named = dict(message.headers() or []).get(ID_HEADER)
+    if named is not None:
+        return named.decode(errors="replace") if isinstance(named, bytes) else named
+    try:
+        event = codec.decode(message.value() or b"")
+    except DecodeError:
+        return f"{message.partition()}:{message.offset()}"
+    return event.id if isinstance(event, DeadLetter) else ""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from confluent_kafka import (
@@ -36,11 +37,12 @@ class Group:
 
     def __init__(self, kafka: KafkaSettings, settings: GroupSettings, metrics: SelfMetrics) -> None:
         self._kafka, self._settings, self._metrics = kafka, settings, metrics
-        self.topics = [topic_name(kind, settings.topic_prefix) for kind in settings.kinds]
+        self.topics = [topic_name(kind, kafka.topic_prefix) for kind in settings.kinds]
         self.servers = kafka.bootstrap_servers
         self.partitions: dict[str, Partition] = {}
         self.is_paused = False
         self._lost: set[str] = set()
+        self._losses = 0
         self._problem: KafkaError | None = None
         self._must_reopen = False
         self._consumer: Consumer | None = None
@@ -55,12 +57,12 @@ class Group:
         if self._must_reopen:
             self.reopen()
         consumer = self._open()
-        lost_before = len(self._lost)
+        losses_before = self._losses
         try:
             messages = consumer.consume(messages_max, timeout_s)
         except KafkaException as error:
             raise self._failed(error) from error
-        if len(self._lost) != lost_before:
+        if self._losses != losses_before:
             self._seek_back(messages)
             return []
         good = [message for message in messages if self._is_good(message)]
@@ -100,9 +102,11 @@ class Group:
             self._consumer.pause([TopicPartition(partition.topic, partition.number)])
 
     def check_topics(self) -> None:
-        """Begin anew when a topic was deleted and made again. Raises: Retryable."""
-        before = dict(self._ids.known)
-        if self._consumer is not None and self._ids.read() != before:
+        """Begin anew when a topic was deleted and made again: what was read may be of either.
+
+        Blocks: for one request. Raises: Retryable.
+        """
+        if self._consumer is not None and self._is_made_anew():
             _log.warning("a topic was deleted and made again; reading it from its start")
             self.reopen()
 
@@ -159,7 +163,7 @@ class Group:
                 if place.offset >= 0:
                     _log.warning("%s was made anew, its old offset is void", place.topic)
                 place.offset, repeat = OFFSET_BEGINNING, None
-            kind = kind_of(place.topic, self._settings.topic_prefix)
+            kind = kind_of(place.topic, self._kafka.topic_prefix)
             fresh = Partition(
                 place.topic, place.partition, ids[place.topic], kind, place.offset, repeat
             )
@@ -178,6 +182,7 @@ class Group:
         for name in list(names):
             if self.partitions.pop(name, None) is not None:
                 self._lost.add(name)
+                self._losses += 1
         self._metrics.set("runwire_worker_assigned_partitions", len(self.partitions))
 
     def _seek_back(self, messages: list[Message]) -> None:
@@ -187,8 +192,7 @@ class Group:
             if message.error() is None:
                 first.setdefault(f"{message.topic()}/{message.partition()}", message)
         for name in first.keys() & self.partitions.keys():
-            partition = self.partitions[name]
-            self._seek(partition)
+            self._seek(self.partitions[name])
 
     def _steer(self, partitions: Iterable[Partition], consumer: Consumer | None = None) -> None:
         consumer = consumer or self._consumer
@@ -197,6 +201,10 @@ class Group:
         places = [TopicPartition(p.topic, p.number) for p in partitions if not p.is_complete]
         if places:
             (consumer.pause if self.is_paused else consumer.resume)(places)
+
+    def _is_made_anew(self) -> bool:
+        ids = self._ids.read()
+        return any(p.topic_id != ids[p.topic] for p in self.partitions.values())
 
     def _is_good(self, message: Message) -> bool:
         error = message.error()
@@ -219,11 +227,19 @@ class Group:
         return False
 
     def _begin_at_start(self, partition: Partition | None) -> None:
-        """The committed offset lies outside of the log: retention was faster, or the log shrank."""
+        """The offset lies outside of the log: retention was faster, or the log was cut."""
         if partition is None or self._consumer is None:
             return
         place = TopicPartition(partition.topic, partition.number)
-        low, high = self._consumer.get_watermark_offsets(place, timeout=REQUEST_S)
+        try:
+            if self._is_made_anew():
+                self._must_reopen = True
+                return
+            low, high = self._consumer.get_watermark_offsets(place, timeout=REQUEST_S)
+        except (KafkaException, Retryable) as error:
+            _log.warning("cannot look up the bounds of %s (%s)", partition.name, error)
+            self._must_reopen = True
+            return
         _log.error(
             "%s: offset %d lies outside of the log (%d to %d): records expired before they were "
             "read, or the log was cut. Reading from its start; repeated points collapse. Raise "
@@ -233,15 +249,26 @@ class Group:
             low,
             high,
         )
+        if low < partition.next_offset:
+            # Cut: what was read and not committed is no part of it any more.
+            self._forget([partition.name])
+            partition = replace(partition, repeat=None, repeated=[], held=[], is_complete=False)
+            self.partitions[partition.name] = partition
         partition.next_offset = low
         if partition.repeat is not None and partition.repeat.last < low:
             partition.is_complete = True
         self._seek(partition)
 
     def _seek(self, partition: Partition) -> None:
+        """Go on at the partition's next offset."""
+        consumer = self._open()
         place = TopicPartition(partition.topic, partition.number, partition.next_offset)
         try:
-            self._open().seek(place)
+            # Not `seek`: that fails where fetching has ended, as it does with an offset error.
+            consumer.incremental_unassign([place])
+            consumer.incremental_assign([place])
+            if self.is_paused:
+                self._steer([partition], consumer)
         except KafkaException as error:
             _log.warning("cannot go back in %s (%s), joining again", partition.name, error)
             self._must_reopen = True

@@ -29,7 +29,6 @@ class GroupSettings:
 
     name: str
     kinds: Sequence[str]
-    topic_prefix: str = ""
     protocol: str = "classic"
     instance_id: str = ""
     session_timeout_s: float = 45.0

@@ -41,7 +41,8 @@ class KafkaSource:
         self._clock = clock or SystemClock()
         self._metrics = metrics or SelfMetrics()
         self._group = Group(kafka, settings, self._metrics)
-        self._ready: list[Record] = []
+        # With the partition as it was assigned: lost and won back it is another one.
+        self._ready: list[tuple[Partition, Record]] = []
         self._look_at_s = self._clock.monotonic_s() + LOOK_INTERVAL_S
 
     def poll(self, timeout_s: float) -> list[Record]:
@@ -55,15 +56,16 @@ class KafkaSource:
             partition = self._group.partitions.get(f"{message.topic()}/{message.partition()}")
             if partition is None:
                 continue  # not ours any more (confluent-kafka-python issue 1013)
+            if message.value() is None and partition.kind == "deadletter":
+                continue  # a letter was taken back
             was_complete = partition.is_complete
-            self._ready += partition.take(_record(partition, message, self._clock))
+            self._hold_ready(partition, partition.take(_record(partition, message, self._clock)))
             if partition.is_complete and not was_complete:
                 self._group.hold(partition)
-        self._ready = [r for r in self._ready if r.partition in self._group.partitions]
         if self._group.is_paused:
             return []
         ready, self._ready = self._ready, []
-        return ready
+        return [r for p, r in ready if self._group.partitions.get(p.name) is p]
 
     def pending(self) -> list[Pending]:
         """Return the ranges of earlier owners whose records are gathered, each once."""
@@ -76,16 +78,15 @@ class KafkaSource:
 
     def revoked(self) -> frozenset[str]:
         """Return the partitions that went to another worker since the last call."""
-        lost = self._group.take_lost()
-        if lost:
-            self._ready = [r for r in self._ready if r.partition not in lost]
-        return lost
+        return self._group.take_lost()
 
     def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
         """Commit each range as the intent of its partition, all in one request.
 
         Raises: Retryable; ask `revoked` before the next try.
         """
+        # Asked after the reading: while the ids are as they were, all that was read is of them.
+        self._group.check_topics()
         owned = [self._owned(partition, span) for b in batches for partition, span in b.items()]
         self._group.commit(
             [
@@ -106,7 +107,7 @@ class KafkaSource:
         )
         for partition, _ in owned:
             if partition.repeat is not None:
-                self._ready += partition.committed()
+                self._hold_ready(partition, partition.committed())
                 self._group.release(partition)
 
     def pause(self) -> None:
@@ -126,6 +127,9 @@ class KafkaSource:
         if partition is None:
             raise Retryable(0.05, f"{name} has another owner now")
         return partition, span
+
+    def _hold_ready(self, partition: Partition, records: list[Record]) -> None:
+        self._ready += [(partition, record) for record in records]
 
     def _look(self) -> None:
         if self._clock.monotonic_s() < self._look_at_s:

@@ -14,8 +14,9 @@ from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Retryable, RowsRejected
 from runwire_consumers.core.source import Record
+from runwire_consumers.kafka import schema_ids
 from runwire_consumers.workers import DEAD_LETTERS_DIR
-from runwire_schemas import kafka_settings, paths
+from runwire_schemas import kafka_settings, paths, registry
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
 from runwire_schemas.topics import topic_name
@@ -37,9 +38,9 @@ def kept_letters(root: Path, environ: Mapping[str, str]) -> tuple[DeadLetters | 
         return (FileDeadLetters(place) if place.is_dir() else None), str(place)
     from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
 
-    prefix = environ.get(kafka_settings.TOPIC_PREFIX_VARIABLE, "")
-    place_there = f"topic {topic_name('deadletter', prefix)} at {kafka.bootstrap_servers}"
-    return KafkaDeadLetters(kafka, topic_prefix=prefix), place_there
+    topic = topic_name("deadletter", kafka.topic_prefix)
+    schema_ids.resolve_with(registry.from_environment(environ, prefix=kafka.topic_prefix))
+    return KafkaDeadLetters(kafka), f"topic {topic} at {kafka.bootstrap_servers}"
 
 
 def replay(

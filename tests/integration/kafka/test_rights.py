@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -167,7 +168,7 @@ def test_the_worker_reads_commits_and_sets_aside(ready: SecureCluster, topic_pre
     names = [topic_name(kind, topic_prefix) for kind in RECORDS]
     assert produced(ready.agent, *names) == []
     assert consumed(ready.worker, names, f"{topic_prefix}.workers") is None
-    letters = KafkaDeadLetters(ready.worker, topic_prefix=topic_prefix)
+    letters = KafkaDeadLetters(replace(ready.worker, topic_prefix=topic_prefix))
     letters.put(letter_of(record(metric_batch(), 0), "disk", at_ns=AT_NS))
     assert letters.flush() == 1
     letters.close()
@@ -182,10 +183,9 @@ def test_the_worker_reads_commits_and_sets_aside(ready: SecureCluster, topic_pre
 def test_the_source_works_with_these_rights(ready: SecureCluster, topic_prefix: str) -> None:
     """Looking up topic ids, joining, the intent in the commit and the commit."""
     assert produced(ready.agent, topic_name("metric", topic_prefix)) == []
-    wanted = GroupSettings(
-        name=f"{topic_prefix}.workers", kinds=("metric",), topic_prefix=topic_prefix
-    )
-    source = KafkaSource(ready.worker, wanted, metrics=SelfMetrics())
+    wanted = GroupSettings(name=f"{topic_prefix}.workers", kinds=("metric",))
+    there = replace(ready.worker, topic_prefix=topic_prefix)
+    source = KafkaSource(there, wanted, metrics=SelfMetrics())
     found: list[Record] = []
     deadline = time.monotonic() + WAIT_S
     while not found and time.monotonic() < deadline:
