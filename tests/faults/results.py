@@ -50,7 +50,17 @@ def write(safe: Outcome, control: Outcome, *, seed: int) -> None:
     text = document(safe, control, seed=seed)
     print(text)
     if os.environ.get(VARIABLE):
-        PATH.write_text(text, "utf-8")
+        replace_part("spool", text)
+
+
+def replace_part(name: str, text: str) -> None:
+    """Put one part of the README in the place of what it was before; the others stay."""
+    begin, end = f"<!-- begin: {name} -->\n", f"<!-- end: {name} -->\n"
+    old = PATH.read_text("utf-8")
+    if begin not in old:
+        old += f"\n{begin}{end}"
+    head, rest = old.split(begin)
+    PATH.write_text(f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}", "utf-8")
 
 
 def document(safe: Outcome, control: Outcome, *, seed: int) -> str:

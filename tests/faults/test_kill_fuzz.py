@@ -12,7 +12,7 @@ import pytest
 
 from faults import results
 from faults.campaign import Campaign, victims
-from faults.verdict import Verdict, judge
+from faults.verdict import Verdict, assert_exactly_once, judge
 from support.faults import Stack
 
 pytestmark = pytest.mark.engine
@@ -57,15 +57,6 @@ def fuzz(
         verdict.faults[:0] = stack.complaints()
     print(f"{dict(campaign.kills)} in {time.monotonic() - begin_s:.0f} s: {verdict}")
     return verdict, campaign
-
-
-def assert_exactly_once(verdict: Verdict) -> None:
-    assert verdict.faults[:20] == []
-    assert verdict.stored == verdict.accepted + verdict.in_flight > 0
-    assert (verdict.lost, verdict.duplicates) == (0, 0)
-    assert (verdict.removed_by_final, verdict.inserted_twice) == (0, 0)
-    assert (verdict.batches_sum, verdict.batches_repeated) == (verdict.stored, 0)
-    assert (verdict.rollup_mismatches, verdict.dead_letters) == (0, 0)
 
 
 SHORT = {

@@ -60,7 +60,7 @@ def judge(url: str, acks: Path) -> Verdict:
         acked = {step for steps in labels.values() for step in steps}
         allowed = {ledger.in_flight(label, steps) for label, steps in labels.items()}
         _judge_points(client, verdict, acked, allowed)
-        _judge_tables(client, verdict)
+        judge_tables(client, verdict)
         _judge_events(client, verdict, acked, allowed)
     finally:
         client.close()
@@ -95,7 +95,18 @@ def _judge_points(client: Client, verdict: Verdict, acked: set[int], allowed: se
                 verdict.faults.append(f"call {step} is lost")
 
 
-def _judge_tables(client: Client, verdict: Verdict) -> None:
+def assert_exactly_once(verdict: Verdict) -> None:
+    """Nothing lost, nothing twice, in every way in which it is counted."""
+    assert verdict.faults[:20] == []
+    assert verdict.stored == verdict.accepted + verdict.in_flight > 0
+    assert (verdict.lost, verdict.duplicates) == (0, 0)
+    assert (verdict.removed_by_final, verdict.inserted_twice) == (0, 0)
+    assert (verdict.batches_sum, verdict.batches_repeated) == (verdict.stored, 0)
+    assert (verdict.rollup_mismatches, verdict.dead_letters) == (0, 0)
+
+
+def judge_tables(client: Client, verdict: Verdict) -> None:
+    """Count what the tables hold, merged and unmerged."""
     verdict.raw_rows = _number(client, "SELECT count() FROM metrics")
     final = _number(client, "SELECT count() FROM metrics FINAL")
     verdict.removed_by_final = verdict.raw_rows - final

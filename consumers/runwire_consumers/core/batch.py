@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from runwire_consumers.core.clock import Clock
 from runwire_consumers.core.dead_letters import letter_of
-from runwire_consumers.core.errors import Rejection
-from runwire_consumers.core.source import Record, Span
+from runwire_consumers.core.errors import Fatal, Rejection
+from runwire_consumers.core.source import Pending, Record, Span
 from runwire_schemas.events import DeadLetter, Event
 from runwire_schemas.metric_decode import MetricColumns
 
@@ -168,6 +168,20 @@ class BatchBuilder:
         )
         self._begin()
         return batch
+
+    def close_again(self, pending: Pending) -> Batch:
+        """Return the batch that an earlier owner announced, with exactly its identity.
+
+        Raises: Fatal when the records are not those of it.
+        """
+        covered, wanted = self._spans, pending.spans
+        if any(p not in wanted or not wanted[p].covers(s) for p, s in covered.items()):
+            raise Fatal(
+                f"batch {pending.token} cannot be rebuilt: it covers {dict(wanted)}, the source "
+                f"yields {dict(covered)}. Nothing was written. Report this; it must not happen"
+            )
+        batch = self.close(pending.token)
+        return replace(batch, spans=wanted, append_at_ns=pending.append_at_ns)
 
     def _cover(self, record: Record) -> None:
         if self.is_empty:

@@ -11,7 +11,7 @@ Invariants, in the order in which a crash may test them:
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from runwire_consumers.core import kill_points
 from runwire_consumers.core.backoff import Backoff
@@ -26,7 +26,7 @@ from runwire_consumers.core.open_batches import OpenBatches
 from runwire_consumers.core.patience import SLICE_S, OutOfTime, Patience
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.core.sink import Sink
-from runwire_consumers.core.source import Record, Source
+from runwire_consumers.core.source import Pending, Record, Source
 from runwire_consumers.core.stop import Stop
 from runwire_schemas.errors import DecodeError
 
@@ -80,6 +80,7 @@ class Worker:
         self._decode = decode
         self._open = OpenBatches(self._options.limits, self._clock, source.lane)
         self._carry: deque[Record] = deque()
+        self._pending: list[Pending] = []
         self._delivery = Delivery(
             sink,
             dead_letters,
@@ -182,27 +183,24 @@ class Worker:
 
     def _replay(self) -> None:
         """Write the intents of earlier owners before anything newer of their partitions."""
-        for pending in self._patience.insist(self._source.pending):
-            self._health.state = "replaying"
-            builder = BatchBuilder(self._options.limits, self._clock)
-            for record in pending.records:
-                self._gather(record, builder)
-            covered, wanted = builder.spans, pending.spans
-            if any(p not in wanted or not wanted[p].covers(s) for p, s in covered.items()):
-                raise Fatal(
-                    f"batch {pending.token} cannot be rebuilt: it covers {dict(wanted)}, the "
-                    f"source yields {dict(covered)}. Nothing was written. Report this; it must "
-                    "not happen"
-                )
-            batch = replace(
-                builder.close(pending.token), spans=wanted, append_at_ns=pending.append_at_ns
-            )
-            _log.info("writing batch %s again: %d rows", batch.token, batch.rows)
-            self._metrics.add("runwire_worker_replayed_batches_total")
-            self._settle()
-            self._deliver([batch])
-            self._settle()
-            self._health.state = "running"
+        self._pending += self._patience.insist(self._source.pending)
+        if not self._pending:
+            return
+        self._settle()  # may take a while, in which some of them go to another worker
+        self._health.state = "replaying"
+        pending, self._pending = self._pending, []
+        self._deliver([self._rebuild(one) for one in pending])
+        self._settle()
+        self._health.state = "running"
+
+    def _rebuild(self, pending: Pending) -> Batch:
+        builder = BatchBuilder(self._options.limits, self._clock)
+        for record in pending.records:
+            self._gather(record, builder)
+        batch = builder.close_again(pending)
+        _log.info("writing batch %s again: %d rows", batch.token, batch.rows)
+        self._metrics.add("runwire_worker_replayed_batches_total")
+        return batch
 
     def _drop_revoked(self) -> None:
         lost = self._source.revoked()
@@ -211,6 +209,7 @@ class Worker:
         self._metrics.add("runwire_worker_revoked_partitions_total", len(lost))
         self._open.drop(lost)
         self._carry = deque(record for record in self._carry if record.partition not in lost)
+        self._pending = [one for one in self._pending if lost.isdisjoint(one.spans)]
         self._delivery.drop(lost)
 
     def _write_open_batches(self) -> None:

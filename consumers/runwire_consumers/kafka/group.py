@@ -62,10 +62,10 @@ class Group:
             messages = consumer.consume(messages_max, timeout_s)
         except KafkaException as error:
             raise self._failed(error) from error
-        if self._losses != losses_before:
-            self._seek_back(messages)
-            return []
         good = [message for message in messages if self._is_good(message)]
+        if self._losses != losses_before:
+            self._seek_back(good)
+            return []
         if self._problem is not None and not good:
             problem, self._problem = self._problem, None
             raise retryable(problem, self.servers)
@@ -187,11 +187,8 @@ class Group:
 
     def _seek_back(self, messages: list[Message]) -> None:
         """Fetch a call that lost partitions again: some of its messages may be of before that."""
-        first: dict[str, Message] = {}
-        for message in messages:
-            if message.error() is None:
-                first.setdefault(f"{message.topic()}/{message.partition()}", message)
-        for name in first.keys() & self.partitions.keys():
+        names = {f"{message.topic()}/{message.partition()}" for message in messages}
+        for name in names & self.partitions.keys():
             self._seek(self.partitions[name])
 
     def _steer(self, partitions: Iterable[Partition], consumer: Consumer | None = None) -> None:
@@ -264,9 +261,11 @@ class Group:
         consumer = self._open()
         place = TopicPartition(partition.topic, partition.number, partition.next_offset)
         try:
-            # Not `seek`: that fails where fetching has ended, as it does with an offset error.
-            consumer.incremental_unassign([place])
-            consumer.incremental_assign([place])
+            try:
+                consumer.seek(place)
+            except KafkaException:  # an error of its offset has ended the fetching
+                consumer.incremental_unassign([place])
+                consumer.incremental_assign([place])
             if self.is_paused:
                 self._steer([partition], consumer)
         except KafkaException as error:

@@ -293,6 +293,32 @@ def test_what_another_worker_took_over_is_left_to_it(call: str, *, overlap: bool
     assert bench.metrics.value("runwire_worker_revoked_partitions_total") == 1
 
 
+def test_an_intent_lost_while_another_is_written_again_is_left_alone() -> None:
+    """Of two batches to repeat, the second goes to another worker before its turn comes."""
+    bench = Bench()
+    records = [metric_record(0), record(run_event(), 7, partition="q/run")]
+    bench.log.append(records)
+    source = Partitioned(bench.log)
+    found = [
+        Pending(f"{r.partition}:old", {r.partition: Span(r.offset, r.offset)}, 0, [r])
+        for r in records
+    ]
+    source._read = {"p/metric": 1, "q/run": 8}
+    source.pending = lambda: [found.pop(0) for _ in list(found)]  # type: ignore[method-assign]
+    source.lost, source.takes_at = frozenset(("q/run",)), "commit"
+    committed: list[set[str]] = []
+
+    def commit(spans: Any) -> None:
+        Partitioned.commit(source, spans)
+        if "q/run" in spans:
+            raise Retryable(0.01, "q/run has another owner now")
+        committed.append(set(spans))
+
+    source.commit = commit  # type: ignore[method-assign]
+    assert bench.start(source=source).run() == 0
+    assert committed == [{"p/metric"}]
+
+
 def test_records_are_read_while_a_batch_is_written() -> None:
     """With overlap the loop polls on; the next round waits for the commit of the first."""
     bench = Bench(overlap=True, limits=BatchLimits(rows=2))

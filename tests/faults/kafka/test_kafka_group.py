@@ -1,0 +1,115 @@
+"""Members come and go under load; one is frozen, declared dead, and wakes up."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from faults.kafka import report
+from faults.kafka.conftest import OpenPipeline
+from faults.kafka.gate import Gate
+from faults.kafka.pipeline import Pipeline, WorkerProcess
+from faults.kafka.verdict import judge
+from faults.verdict import assert_exactly_once
+
+pytestmark = pytest.mark.engine
+
+LONG = os.environ.get("RUNWIRE_FAULTS") == "long"
+PROTOCOLS = ("classic", "consumer")
+MEMBERS_MAX = 4
+
+
+def storm(pipeline: Pipeline, rng: random.Random, changes: int) -> Counter[str]:
+    """Let workers join and leave at random; the load goes on."""
+    done: Counter[str] = Counter()
+    pipeline.feed.begin()
+    pipeline.start_worker(batch_rows=2000)
+    for _ in range(changes):
+        running = pipeline.running
+        few, many = len(running) < 2, len(running) == MEMBERS_MAX
+        change = "joins" if few else rng.choice(("SIGTERM", "SIGKILL") if many else
+                                                ("joins", "SIGTERM", "SIGKILL"))  # fmt: skip
+        if change == "joins":
+            pipeline.start_worker(batch_rows=rng.randint(50, 4000))
+        elif change == "SIGTERM":
+            rng.choice(running).stop()
+        else:
+            rng.choice(running).kill()
+        done[change] += 1
+        if rng.random() < 0.5:
+            pipeline.wait_progress()
+        time.sleep(rng.uniform(0.0, 2.0))
+    pipeline.feed.end()
+    return done
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_rebalance_storm(open_pipeline: OpenPipeline, fault_seed: int, protocol: str) -> None:
+    """Workers join, leave and die under load; each point is stored once."""
+    rng = random.Random(f"{fault_seed} storm {protocol}")
+    pipeline = open_pipeline(group_protocol=protocol, partitions=6)
+    done = storm(pipeline, rng, 40 if LONG else 6)
+    pipeline.start_worker()
+    pipeline.wait_drained()
+    for worker in pipeline.running:
+        worker.stop()
+    verdict = judge(pipeline, pipeline.feed.accepted)
+    said = ", ".join(f"{count} {name}" for name, count in sorted(done.items()))
+    report.note(f"rebalance storm, {protocol} group", said, pipeline, verdict)
+    assert_exactly_once(verdict)
+
+
+def freeze_while_writing(pipeline: Pipeline, gate: Gate, rng: random.Random) -> WorkerProcess:
+    """Stop a worker (SIGSTOP) that has announced a batch and not written it yet."""
+    # Small batches: it has the next one full while it waits, and polls no more.
+    zombie = pipeline.start_worker(url=gate.url, batch_rows=rng.randint(20, 200))
+    pipeline.feed.send(60)
+    pipeline.wait_drained()
+    gate.shut()
+    pipeline.feed.send(240)
+    pipeline.wait("a batch in front of ClickHouse", gate.held.is_set)
+    pipeline.wait("its intent", lambda: bool(pipeline.intents()))
+    zombie.pause()
+    return zombie
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("heir", ["stays", "leaves"])
+def test_a_zombie_wakes_up(
+    open_pipeline: OpenPipeline, clickhouse_url: str, fault_seed: int, *, protocol: str, heir: str
+) -> None:
+    """Its batch was written by another under the same token; its commit counts no more.
+
+    When the other has left by then, the group is empty: nobody is there to be fenced by.
+    """
+    rng = random.Random(f"{fault_seed} zombie {protocol} {heir}")
+    with Gate(clickhouse_url) as gate:
+        pipeline = open_pipeline(group_protocol=protocol, partitions=3)
+        zombie = freeze_while_writing(pipeline, gate, rng)
+        second = pipeline.start_worker(batch_rows=5000)
+        pipeline.wait_drained()
+        pipeline.feed.send(60)
+        pipeline.wait_drained()
+        assert pipeline.said(report.REPLAYED) >= 1
+        offsets = pipeline.offsets()
+        if heir == "leaves":
+            second.stop()
+        zombie.go_on()
+        time.sleep(pipeline.session_s / 2)  # it learns from its heartbeats what happened
+        gate.open()
+        if heir == "stays":
+            pipeline.feed.send(120)
+            pipeline.wait_drained()
+            second.stop()
+        pipeline.feed.send(120)  # only the zombie is left to write these
+        pipeline.wait_drained()
+        assert all(now[0] >= offsets[number][0] for number, now in pipeline.offsets().items())
+        zombie.stop()
+        verdict = judge(pipeline, pipeline.feed.accepted)
+        done = f"SIGSTOP past its session, {protocol} group, the heir {heir}"
+        report.note("zombie", done, pipeline, verdict)
+        assert_exactly_once(verdict)

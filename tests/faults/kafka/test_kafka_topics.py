@@ -1,0 +1,98 @@
+"""A topic deleted and created again under its name: its offsets begin anew, and so must we."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from faults.kafka import feed, report
+from faults.kafka.conftest import OpenPipeline
+from faults.kafka.pipeline import Pipeline
+from faults.kafka.verdict import judge
+from faults.verdict import assert_exactly_once
+
+pytestmark = pytest.mark.engine
+
+# Fewer records than before lie below the old offset; more go beyond it.
+AGAIN = {"fewer": 20, "more": 160}
+
+
+def make_anew(pipeline: Pipeline, count: int) -> None:
+    """Delete the topic and create it again with so many records, as fast as the broker can."""
+    pipeline.drop_topic()
+    pipeline.make_topics(["metric"])
+    pipeline.feed.renew()
+    pipeline.feed.send(count)
+
+
+def wait_stored(pipeline: Pipeline) -> None:
+    """Wait until every point is stored; offsets of a deleted topic prove nothing."""
+    wanted = sum(map(feed.points_of, pipeline.feed.accepted))
+    pipeline.wait("every point of the new topic", lambda: pipeline.stored() >= wanted)
+    pipeline.wait_drained()
+
+
+@pytest.mark.parametrize("again", AGAIN)
+@pytest.mark.parametrize("worker", ["runs", "is down"])
+def test_a_topic_made_anew(open_pipeline: OpenPipeline, worker: str, again: str) -> None:
+    """Old offsets hide nothing of the new topic, and old tokens drop nothing of it."""
+    pipeline = open_pipeline(partitions=1)
+    running = pipeline.start_worker()
+    # One by one: batches of the ranges 0-0, 1-1, ..., which the new topic will have as well.
+    for _ in range(3):
+        pipeline.feed.send(1)
+        pipeline.wait_drained()
+    pipeline.feed.send(60)
+    pipeline.wait_drained()
+    if worker == "is down":
+        running.stop()
+    make_anew(pipeline, 1)
+    if worker == "is down":
+        running = pipeline.start_worker()
+    else:
+        wait_stored(pipeline)
+    pipeline.feed.send(AGAIN[again])
+    wait_stored(pipeline)
+    pipeline.feed.send(30)
+    wait_stored(pipeline)
+    running.stop()
+    verdict = judge(pipeline, pipeline.feed.accepted)
+    done = f"the worker {worker}, {again} records than before"
+    report.note("topic deleted and created again", done, pipeline, verdict)
+    assert_exactly_once(verdict)
+
+
+def test_a_topic_made_anew_at_once(open_pipeline: OpenPipeline) -> None:
+    """The new topic is longer than the old one before the worker can look."""
+    pipeline = open_pipeline(partitions=1)
+    worker = pipeline.start_worker()
+    pipeline.feed.send(60)
+    pipeline.wait_drained()
+    make_anew(pipeline, 300)
+    wait_stored(pipeline)
+    worker.stop()
+    verdict = judge(pipeline, pipeline.feed.accepted)
+    report.note("topic deleted and created again", "longer at once", pipeline, verdict)
+    assert_exactly_once(verdict)
+
+
+def test_records_expire_before_they_are_read(open_pipeline: OpenPipeline) -> None:
+    """The committed offset lies before the log: the worker says so and goes on with the rest."""
+    pipeline = open_pipeline(partitions=1)
+    worker = pipeline.start_worker()
+    pipeline.feed.send(20)
+    pipeline.wait_drained()
+    worker.stop()
+    kept = set(pipeline.feed.accepted)
+    pipeline.feed.send(30)
+    place = TopicPartition(pipeline.topic, 0, 50)
+    pipeline.admin.delete_records([place])[place].result()
+    before = set(pipeline.feed.accepted)
+    pipeline.feed.send(40)
+    worker = pipeline.start_worker()
+    pipeline.wait_drained()
+    pipeline.feed.send(10)
+    pipeline.wait_drained()
+    worker.stop()
+    assert "offset 20 lies outside of the log (50 to 90)" in worker.said
+    assert_exactly_once(judge(pipeline, pipeline.feed.accepted - before | kept))
