@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from confluent_kafka import Consumer, TopicPartition
 
 from runwire.shipping.broker import Message
@@ -22,9 +24,11 @@ def read_topic(settings: KafkaSettings, kind: str) -> list[Message]:
         total = sum(ends)
         consumer.assign(places)
         found: list[Message] = []
+        deadline_s = time.monotonic() + PATIENCE_S
         while len(found) < total:
-            got = consumer.consume(1000, PATIENCE_S)
-            assert got, f"{len(found)} of {total} messages of {name} came"
+            got = consumer.consume(1000, 0.2)
+            late = time.monotonic() >= deadline_s
+            assert not late, f"{len(found)} of {total} messages of {name} came"
             assert not any(message.error() for message in got)
             found += [
                 Message(kind, m.key(), m.value(), int(dict(m.headers() or []).get("points", 0)))

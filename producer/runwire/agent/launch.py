@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import site
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,6 +56,7 @@ _DROPPED_NAMES = frozenset(
     }
 )
 _threads: list[Agent] = []
+THREAD_END_S = 6.0  # the agent's own deadline and a little
 
 
 def ensure_agent(root: Path, settings: Settings) -> None:
@@ -128,6 +131,19 @@ def _start_thread(root: Path, settings: Settings) -> None:
     agent = run_in_thread(root, settings)
     if agent is not None:
         _threads.append(agent)
+
+
+def _end_threads() -> None:
+    """Let agents in this process deliver the end of its runs. Blocks: one deadline for all."""
+    for agent in _threads:
+        agent.stop.set()
+    deadline_s = time.monotonic() + THREAD_END_S
+    for agent in _threads:
+        agent.ended.wait(max(0.0, deadline_s - time.monotonic()))
+
+
+# Registered before any run registers its own end, and so called after it.
+atexit.register(_end_threads)
 
 
 def _start_process(root: Path, settings: Settings) -> None:

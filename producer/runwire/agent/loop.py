@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from runwire import fork
@@ -54,13 +55,24 @@ class Agent:
         self.root = root
         self.stop = threading.Event()
         self.hurry = threading.Event()  # end at once, deliver later
+        self.ended = threading.Event()
         self._boot, self._namespace, self._host = boot_id(), pid_namespace(), hostname()
         self._kafka = kafka
         self._destination = LOCAL if kafka is None else kafka.destination
         self.lock = AgentLock(lock_path(root, self._boot, self._namespace, self._destination))
         self._exit_when_idle_s = exit_when_idle_s
         self._delivery: Delivery | None = None
-        self._delivery_facts = (stay_s, mode, registry_url, broker)
+        self._new_delivery = kafka is not None and partial(
+            Delivery,
+            root,
+            kafka,
+            lock=self.lock.path,
+            accepts=self._ships,
+            stay_s=stay_s,
+            mode=mode,
+            registry_url=registry_url,
+            broker=broker,
+        )
         self._folders = Folders(root, self._destination)
         self._writers: dict[str, SpoolWriter] = {}
         self._next_beat_s: dict[Path, float] = {}
@@ -70,8 +82,8 @@ class Agent:
 
     def run(self) -> None:
         """Watch until `stop` is set, the root is deleted, or nobody lives any more."""
-        if self._kafka is not None:
-            self._delivery = self._new_delivery(self._kafka)
+        if self._new_delivery:
+            self._delivery = self._new_delivery()
         while not self.stop.is_set():
             now_s = time.monotonic()
             self.tick(now_s)
@@ -93,19 +105,6 @@ class Agent:
             self.stop.wait(max(0.0, until_s - time.monotonic()))
         else:
             self._delivery.rest(until_s, self.stop)
-
-    def _new_delivery(self, kafka: KafkaSettings) -> Delivery:
-        stay_s, mode, registry_url, broker = self._delivery_facts
-        return Delivery(
-            self.root,
-            kafka,
-            lock=self.lock.path,
-            accepts=self._ships,
-            stay_s=stay_s,
-            mode=mode,
-            registry_url=registry_url,
-            broker=broker,
-        )
 
     def tick(self, now_s: float) -> None:
         """Look at every unsettled folder once."""
@@ -129,6 +128,7 @@ class Agent:
             self._delivery.end(time.monotonic() + (0.0 if self.hurry.is_set() else FLUSH_S))
             self._delivery = None
         self.lock.release()
+        self.ended.set()
 
     def _close_writers(self) -> None:
         for writer in self._writers.values():
@@ -261,6 +261,7 @@ class Agent:
     def _after_fork_in_child(self) -> None:
         """The lock and the folders are the parent's."""
         self.stop.set()
+        self.ended.set()
         self.lock.release()
         for writer in self._writers.values():
             writer.abandon()

@@ -7,6 +7,7 @@ callback's own reason is kept here until something is delivered.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from runwire.shipping.broker import (
@@ -24,6 +25,9 @@ from runwire_schemas.kafka_settings import KafkaSettings
 
 __all__ = ["connection_failure", "delivery_failure", "graver"]
 
+_AFTER = re.compile(r"\(after \d+ms in state")
+# Closed right after it was opened: not a broker that goes down.
+_JUST_UP = re.compile(r"closed by peer.*\(after \d{1,3}ms in state UP")
 _GRAVITY = (UNREACHABLE, OTHER, TLS, AUTHENTICATION)
 
 
@@ -33,7 +37,13 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
     words = _last_words(reason)
     if name == "_AUTHENTICATION":
         secret = settings.sasl_password_file or "RUNWIRE_KAFKA_SASL_PASSWORD"
-        mechanism = settings.client_config().get("sasl.mechanism", "SASL")
+        mechanism = settings.sasl_mechanism.upper() or "SCRAM-SHA-512"
+        if "supported mechanisms" in reason:
+            return Failure(
+                AUTHENTICATION,
+                f"SASL authentication failed at {where}: it does not take {mechanism} there, set "
+                f"RUNWIRE_KAFKA_SASL_MECHANISM ({words})",
+            )
         return Failure(
             AUTHENTICATION,
             f"SASL authentication failed at {where} for user {settings.sasl_username!r} with "
@@ -41,11 +51,11 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
         )
     if name == "_SSL" or "SSL_HANDSHAKE" in reason:
         return Failure(TLS, f"TLS with {where} failed: {_tls_hint(settings, reason)} ({words})")
-    if "security.protocol" in reason or "SSL listener" in reason:
+    if "APIVERSION_QUERY" in reason or _JUST_UP.search(reason):
         return Failure(
             TLS,
-            f"{where} closed the connection at the first request, as a broker that expects TLS or "
-            f"SASL does: RUNWIRE_KAFKA_SECURITY_PROTOCOL is {settings.protocol} ({words})",
+            f"{where} closes connections at the first request, as a broker does that expects TLS "
+            f"or a login: RUNWIRE_KAFKA_SECURITY_PROTOCOL is {settings.protocol} ({words})",
         )
     if name == "_RESOLVE":
         return Failure(
@@ -55,8 +65,8 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
     if name == "CLUSTER_AUTHORIZATION_FAILED":
         return Failure(
             DENIED,
-            f"user {_user(settings)} may not write idempotently: brokers before 3.0 need the ACL "
-            "IdempotentWrite on the cluster",
+            f"user {_user(settings)} may write to no topic at {where}: its ACLs lack WRITE and "
+            "DESCRIBE (`runwire migrate --print` shows what is needed)",
         )
     if name in ("_ALL_BROKERS_DOWN", "_TRANSPORT", "_TIMED_OUT"):
         return Failure(
@@ -82,8 +92,8 @@ def delivery_failure(settings: KafkaSettings, topic: str, name: str, reason: str
     if name == "TOPIC_AUTHORIZATION_FAILED":
         return Failure(
             DENIED,
-            f"user {_user(settings)} may not write to topic {topic}: its ACL lacks WRITE and "
-            "DESCRIBE there",
+            f"user {_user(settings)} may not write to topic {topic}: its ACLs lack WRITE and "
+            "DESCRIBE there (`runwire migrate --print` shows what is needed)",
         )
     return Failure(OTHER, f"topic {topic} refuses records with {name}: {_last_words(reason)}")
 
@@ -124,5 +134,5 @@ def _tls_hint(settings: KafkaSettings, reason: str) -> str:
 
 
 def _last_words(reason: str) -> str:
-    """librdkafka puts thread and address first and the cause last; no line breaks."""
-    return " ".join(reason.split())[-300:]
+    """librdkafka puts the address first and the cause last; times would make each one new."""
+    return _AFTER.sub("(in state", " ".join(reason.split()))[-300:]

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
+import time
 from typing import Any
 
 import confluent_kafka
 
-from runwire.shipping.broker import GIVEN_UP, Done, Failure, Message
+from runwire.shipping.broker import DENIED, GIVEN_UP, UNREACHABLE, UNUSABLE, Done, Failure, Message
 from runwire.shipping.causes import connection_failure, delivery_failure, error_name, graver
 from runwire_schemas.bounds import LETTER_BYTES_MAX
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.kafka_settings import KafkaSettings, KafkaSettingsError
 from runwire_schemas.topics import topic_name
 
 __all__ = ["KafkaBroker"]
 
 _log = logging.getLogger("runwire.agent")
-# librdkafka repeats itself several times a second in an outage; the causes are told once instead.
-_client_log = logging.getLogger("runwire.agent.librdkafka")
-_client_log.propagate = False
-_client_log.addHandler(logging.NullHandler())
 BATCH_BYTES = 1_000_000  # Kafka's default max.message.bytes is a little more
 RESET_S = 2.0
+RETRY_S = 5.0  # after settings that could not be used, unless somebody asks
 # Gathering in the agent and this together stay below the promised 0.5 s.
 LINGER_MS = 100
+
+
+class LastWords(logging.Handler):
+    """Keeps the client's last reason for a lost connection: "all brokers down" names none.
+
+    The client repeats itself several times a second in an outage; nothing of it is written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Remember what follows the client's and the thread's names."""
+        text = record.getMessage()
+        if text.startswith("FAIL"):
+            self.text = text.rpartition("]: ")[2]
 
 
 class KafkaBroker:
@@ -37,18 +53,30 @@ class KafkaBroker:
         self._open: dict[int, Done] = {}
         self._next = 0
         self._trouble: Failure | None = None
+        self._retry_at_s = 0.0
+        self._last_words = LastWords()
+        # Of this client alone, and of no hierarchy that somebody configures.
+        self._logger = logging.Logger("librdkafka")  # noqa: LOG001
+        self._logger.addHandler(self._last_words)
 
     @property
     def trouble(self) -> Failure | None:
         """Return the gravest client error since something was delivered."""
-        return self._trouble
+        found, words = self._trouble, self._last_words.text
+        if found is not None and found.kind == UNREACHABLE and words:
+            return connection_failure(self._settings, "_TRANSPORT", words)
+        return found
 
     def produce(self, message: Message, done: Done) -> bool:
         """Queue a message; false when librdkafka's queue is full."""
         number = self._next
         topic = topic_name(message.kind, self._settings.topic_prefix)
+        client = self._client()
+        if client is None:
+            done(Failure(GIVEN_UP, "there is no client"))
+            return True
         try:
-            self._client().produce(
+            client.produce(
                 topic,
                 key=message.key,
                 value=message.value,
@@ -66,18 +94,26 @@ class KafkaBroker:
 
     def poll(self, timeout_s: float) -> None:
         """Serve librdkafka's callbacks; a fatal error of the producer ends in a `reset`."""
-        self._client().poll(timeout_s)
-        if self._trouble is not None and self._trouble.kind == GIVEN_UP:
-            self._trouble = None
-            self.reset()
+        client = self._client()
+        if client is None:
+            time.sleep(timeout_s)
+            return
+        try:
+            client.poll(timeout_s)
+        except confluent_kafka.KafkaException as exception:  # fatal errors are raised, not called
+            self._start_over(exception.args[0])
 
     def is_reachable(self, timeout_s: float) -> bool:
         """Ask for one topic's metadata: the answer needs a login that succeeded."""
         topic = topic_name("metric", self._settings.topic_prefix)
+        self._retry_at_s = 0.0
+        client = self._client()
+        if client is None:
+            return False
         try:
-            self._client().list_topics(topic, timeout=timeout_s)
+            client.list_topics(topic, timeout=timeout_s)
         except confluent_kafka.KafkaException:
-            self._client().poll(0)
+            self.poll(0)
             return False
         self._trouble = None
         return True
@@ -88,10 +124,7 @@ class KafkaBroker:
 
     def reset(self) -> None:
         """Purge the producer and open another at the next need."""
-        if self._producer is not None:
-            self._producer.purge()
-            self._producer.flush(RESET_S)
-            self._producer = None
+        self._end_client(RESET_S)
         left, self._open = self._open, {}
         for done in left.values():
             done(Failure(GIVEN_UP, "given up before it was acknowledged"))
@@ -99,10 +132,7 @@ class KafkaBroker:
     def close(self) -> None:
         """Purge and let go; nobody is told any more."""
         self._open.clear()
-        if self._producer is not None:
-            self._producer.purge()
-            self._producer.flush(0)
-            self._producer = None
+        self._end_client(0)
 
     def abandon(self) -> None:
         """Leak the client of a parent process: its threads do not exist in a forked child."""
@@ -111,9 +141,30 @@ class KafkaBroker:
             self._producer = None
         self._open.clear()
 
+    def _end_client(self, timeout_s: float) -> None:
+        client, self._producer = self._producer, None
+        if client is not None:
+            with contextlib.suppress(confluent_kafka.KafkaException):  # it may have failed for good
+                client.purge()
+                client.flush(timeout_s)
+
+    def _start_over(self, error: Any) -> None:
+        _log.warning("the producer starts over: %s", error.str())
+        self.reset()
+        found = connection_failure(self._settings, error_name(error), error.str())
+        self._trouble = found if found.kind == DENIED else None
+
     def _client(self) -> Any:
-        if self._producer is None:
-            self._producer = confluent_kafka.Producer(self._config(), logger=_client_log)
+        """Return the client, None while the settings cannot make one (a file is missing)."""
+        if self._producer is None and time.monotonic() >= self._retry_at_s:
+            try:
+                self._producer = confluent_kafka.Producer(self._config(), logger=self._logger)
+            except (confluent_kafka.KafkaException, KafkaSettingsError) as error:
+                why = (
+                    error.args[0] if isinstance(error, KafkaSettingsError) else error.args[0].str()
+                )
+                self._trouble = Failure(UNUSABLE, f"the Kafka settings cannot be used: {why}")
+                self._retry_at_s = time.monotonic() + RETRY_S
         return self._producer
 
     def _config(self) -> dict[str, Any]:
@@ -144,7 +195,7 @@ class KafkaBroker:
         if done is None:
             return  # of a producer that was reset
         if error is None:
-            self._trouble = None
+            self._trouble, self._last_words.text = None, ""
             done(None)
         else:
             done(self._refusal(topic, error))
@@ -153,9 +204,5 @@ class KafkaBroker:
         return delivery_failure(self._settings, topic, error_name(error), error.str())
 
     def _on_error(self, error: Any) -> None:
-        if error.fatal():
-            _log.warning("the producer starts over: %s", error.str())
-            self._trouble = Failure(GIVEN_UP, error.str())
-            return
         found = connection_failure(self._settings, error_name(error), error.str())
         self._trouble = graver(self._trouble, found)

@@ -26,6 +26,7 @@ OVERSIZED = "oversized-{series}-{seq}.bin"
 RETRY_S_MAX = 30.0
 REPLAYS_AT_ONCE = 8
 CUT_BYTES_MIN = 1024
+AGAIN_S = 0.1  # before the same records are offered again for another reason than a refusal
 # How long a full queue of the producer is waited for: 5 s.
 FULL_POLLS, FULL_POLL_S = 100, 0.05
 
@@ -69,6 +70,8 @@ class Shipment:
     def has_reached(self) -> bool:
         """Tell whether everything written before `aim` was read, while its writer goes on."""
         accepted, looks = self._aim
+        if self.reader.writer_gone:
+            return False  # then it is read to its end, and goes
         return looks > 1 and self.reader.accepted >= accepted and not self._lanes[METRIC].again
 
     @property
@@ -164,7 +167,7 @@ class Shipment:
         Everything behind it is read again, byte for byte the same, delivered or not.
         """
         head = lane.sent[0]
-        failure, lane.retry_at_s = head.failure, now_s
+        failure, lane.retry_at_s = head.failure, now_s + AGAIN_S
         lane.sent.clear()
         if failure is None or failure.kind == GIVEN_UP:
             return  # the shipper goes on when brokers can be reached

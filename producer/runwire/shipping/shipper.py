@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runwire.shipping.broker import SILENT, Broker, Failure
+from runwire.shipping.broker import DENIED, SILENT, UNUSABLE, Broker, Failure
 from runwire.shipping.folders import Accepts, ShippedFolders
 from runwire.shipping.messages import ValueOf, as_bundled
 from runwire.shipping.outbox import Outbox
@@ -59,19 +59,19 @@ class Shipper:
         self.progress_s = self.delivered_s = monotonic_s()
         self._delivered = 0
         self._look_s = self._saved_s = float("-inf")
-        self._ask_s, self._ask_at_s = ASK_S, 0.0
+        self._ask_s, self._ask_at_s, self._left_at = ASK_S, 0.0, -1
 
     @property
     def trouble(self) -> Failure | None:
         """Return what keeps it from delivering now."""
-        if self.is_away or self.outbox.bytes:
-            found = self.outbox.broker.trouble
-            if found is not None:
-                return found
+        refused = next(iter(self.outbox.refused.values()), None)
+        found = self.outbox.broker.trouble if self.is_away or self.outbox.bytes else None
+        if found is not None:
+            return refused or found if found.kind == DENIED else found
         if self.is_away:
             quiet = f"no broker has acknowledged anything for {SILENT_AFTER_S:g} s"
             return Failure(SILENT, f"{quiet}; check that the topics have enough replicas in sync")
-        return next(iter(self.outbox.refused.values()), None)
+        return refused
 
     @property
     def is_idle(self) -> bool:
@@ -148,8 +148,10 @@ class Shipper:
         if wanted is not None:
             self.outbox.broker.limit_batches(wanted)
             self.outbox.broker.reset()
-        limit_s = AWAY_AFTER_S if self.outbox.broker.trouble is not None else SILENT_AFTER_S
-        if not self.is_away and now_s - self.progress_s >= limit_s:
+        trouble = self.outbox.broker.trouble
+        limit_s = AWAY_AFTER_S if trouble is not None else SILENT_AFTER_S
+        is_hopeless = trouble is not None and trouble.kind in (DENIED, UNUSABLE)
+        if not self.is_away and (is_hopeless or now_s - self.progress_s >= limit_s):
             self._leave()
 
     def _leave(self) -> None:
@@ -157,7 +159,10 @@ class Shipper:
         self.is_away = True
         self.outbox.broker.reset()
         self.folders.close()
-        self._ask_s, self._ask_at_s = ASK_S, self._clock() + ASK_S
+        if self.outbox.delivered > self._left_at:
+            self._left_at, self._ask_s = self.outbox.delivered, ASK_S
+        self._ask_at_s = self._clock() + self._ask_s
+        self._ask_s = min(ASK_S_MAX, 2 * self._ask_s)
 
     def _ask(self, now_s: float) -> None:
         if now_s < self._ask_at_s:

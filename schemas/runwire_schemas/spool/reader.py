@@ -112,6 +112,11 @@ class FolderReader:
         """Return how many of the writer's accepted points have been read, committed or not."""
         return self._series["metric"].accepted
 
+    @property
+    def writer_gone(self) -> bool:
+        """Tell whether the writer had ended before the last `cut`, which then saw all of it."""
+        return self._writer_gone
+
     def limit_cuts(self, bytes_max: int) -> None:
         """Make metric cuts of at most so many bytes of spool, but of at least one record."""
         self._series["metric"].cut_bytes = bytes_max

@@ -1,0 +1,74 @@
+"""Trainers and agents as processes of a test, with what they said."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.spool.agent_state import AgentState, read_states
+
+# Logs what it is told to, then ends as it is told: acks say which calls returned.
+TRAINER = """
+import os, sys, time
+import runwire
+steps, pause_s, acks = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+run = runwire.init("ships", config={"lr": 0.1})
+with open(acks, "wb", buffering=0) as told:
+    for step in range(steps):
+        run.log({"a": step, "b": step / 8}, step)
+        told.write(b".")
+        time.sleep(pause_s)
+run.finish(timeout=float(sys.argv[4]))
+"""
+
+
+class Agents:
+    """The processes of one data root; `close` ends what is left of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.log = root / "agent.test.log"
+        self.acks = root / "acks"
+
+    def agent(self, kafka: KafkaSettings, *, idle_s: float = 0.3) -> subprocess.Popen[bytes]:
+        """An agent of `kafka`, as `init` would start one, but a child of the test."""
+        words = ["-m", "runwire.agent", "--dir", str(self.root), "--exit-when-idle-s", str(idle_s)]
+        return self._start(words, kafka.environment() | {"RUNWIRE_AGENT_STAY_S": "60"})
+
+    def trainer(
+        self, kafka: KafkaSettings, *, steps: int, pause_s: float = 0.0, mode: str = "none",
+        wait_s: float = 0.0,
+    ) -> subprocess.Popen[bytes]:  # fmt: skip
+        words = ["-c", TRAINER, str(steps), str(pause_s), str(self.acks), str(wait_s)]
+        environ = {"RUNWIRE_DIR": str(self.root), "RUNWIRE_AGENT": mode}
+        return self._start(words, kafka.environment() | environ | {"RUNWIRE_CAPTURE_GIT": "0"})
+
+    @property
+    def acked(self) -> int:
+        """How many calls of the trainer returned."""
+        return self.acks.stat().st_size if self.acks.exists() else 0
+
+    def state(self) -> AgentState:
+        """What the one agent of this root left for `runwire status`."""
+        (state,) = read_states(self.root).values() or [AgentState(key="")]
+        return state
+
+    def said(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def _start(self, words: list[str], environ: dict[str, str]) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *words], env=os.environ | environ, stdout=log, stderr=log
+            )
+        self.processes.append(process)
+        return process
