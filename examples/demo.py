@@ -172,7 +172,9 @@ def show(env: dict[str, str], run_id: str, minutes: float, *, interrupted: bool)
 def start_broker(env: dict[str, str]) -> dict[str, str]:
     """Start a Kafka broker and return the environment that leads there."""
     check(step("starting a Kafka broker", [*SERVERS, "start", "kafka"], env), "servers start")
-    told = subprocess.run([*SERVERS, "status"], cwd=ROOT, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [*SERVERS, "status"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     (line,) = (row for row in told.stdout.splitlines() if row.startswith("kafka "))
     return env | {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": line.split()[3]}
 
