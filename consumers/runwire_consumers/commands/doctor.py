@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a check; 1 when one fails."""
-    from runwire_consumers.stack.checkup import FAIL, examine
+    from runwire_consumers.stack.checkup import examine
+    from runwire_consumers.stack.finding import FAIL
     from runwire_schemas import paths
 
     findings = examine(paths.state_dir(args.dir))

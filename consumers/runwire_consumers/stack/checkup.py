@@ -9,7 +9,6 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +17,18 @@ import psutil
 from runwire_consumers.clickhouse.engine import HTTP_PORT, TCP_PORT
 from runwire_consumers.stack import control, state, survey
 from runwire_consumers.stack.errors import StackError
+from runwire_consumers.stack.finding import FAIL, OK, WARN, Finding
+from runwire_consumers.stack.kafka_checkup import kafka_findings
 from runwire_schemas import paths
 from runwire_schemas.spool.format import SERIES, SpoolError, segment_name
 from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
 from runwire_schemas.spool.scan import open_scan
 from runwire_schemas.spool.series import segment_numbers
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 FREE_BYTES_FAIL, FREE_BYTES_WARN = 256 << 20, 5 << 30  # one live run's segments; a week of runs
 DELAY_WARN_S = 30.0
 VERIFY_BYTES_MAX = 256 << 20  # more than this takes seconds: `spool verify` reads it all
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "fuse.sshfs"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report."""
-
-    level: str
-    check: str
-    found: str
-    advice: str = ""
 
 
 def examine(root: Path) -> list[Finding]:
@@ -49,6 +39,7 @@ def examine(root: Path) -> list[Finding]:
     findings += [_module("matplotlib", "query"), _stack(parts)]
     findings += [_ports(parts), *_parts(root, parts)]
     findings += [_agent(parts), _dead_letters(parts), _pending(parts), _spool(root)]
+    findings += kafka_findings(os.environ)
     return findings
 
 

@@ -13,6 +13,8 @@ from runwire_consumers.commands import dead_letters
 from runwire_consumers.stack import checkup, control, lock, logs, state, survey
 from runwire_consumers.stack.backoff import MAX_DELAY_S, Backoff
 from runwire_consumers.stack.errors import StackError
+from runwire_consumers.stack.finding import FAIL, OK, WARN
+from runwire_consumers.stack.kafka_checkup import kafka_findings
 from runwire_schemas import paths
 
 
@@ -126,10 +128,20 @@ def test_the_survey_works_on_an_empty_folder(tmp_path):
 def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path):
     """The doctor never leaves a reader with a bare complaint."""
     findings = checkup.examine(tmp_path)
-    assert {finding.level for finding in findings} <= {checkup.OK, checkup.WARN, checkup.FAIL}
-    assert all(finding.advice for finding in findings if finding.level != checkup.OK)
+    assert {finding.level for finding in findings} <= {OK, WARN, FAIL}
+    assert all(finding.advice for finding in findings if finding.level != OK)
 
 
 def test_long_payloads_are_shown_shortened():
     """`dead-letters show` prints at most a screen of bytes."""
     assert len(dead_letters._hex(b"x" * 100_000)) < 1000
+
+
+def test_the_doctor_asks_the_brokers() -> None:
+    """No brokers named: no line. Nobody there: which setting to look at. No network is needed."""
+    assert kafka_findings({}) == []
+    (refused,) = kafka_findings({"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"})
+    assert (refused.level, refused.check) == (FAIL, "kafka")
+    assert "no Kafka broker answers at 127.0.0.1:1" in refused.advice
+    half = {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "a:1", "RUNWIRE_KAFKA_SASL_USERNAME": "u"}
+    assert "SASL_PASSWORD_FILE" in kafka_findings(half)[0].advice
