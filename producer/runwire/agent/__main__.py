@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from runwire.agent.lock import ACQUIRE_S
 from runwire.agent.loop import agent_of
 from runwire.errors import ConfigError
 from runwire.settings import Settings
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     agent = agent_of(settings.root, settings, exit_when_idle_s=args.exit_when_idle_s)
     try:
-        taken = agent.lock.acquire()
+        taken = agent.lock.acquire(args.wait_s)
     except OSError as error:
         sys.stderr.write(
             f"runwire agent: cannot use {agent.root}: {error.strerror or error}. Give a writable "
@@ -78,6 +79,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--exit-when-idle-s", dest="exit_when_idle_s", type=float, help="the same with a time"
+    )
+    parser.add_argument(
+        "--wait-s",
+        type=float,
+        default=ACQUIRE_S,
+        help="how long to wait for an agent that ends (default: %(default)g)",
     )
     return parser.parse_args(argv)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
 import site
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runwire.agent.lock import AgentLock, lock_path
+from runwire.agent.lock import ACQUIRE_S, AgentLock, lock_path
 from runwire.host import boot_id, pid_namespace
 from runwire.settings import Settings
 from runwire_schemas.paths import agents_dir
@@ -26,6 +27,7 @@ __all__ = ["agent_environment", "ensure_agent"]
 _log = logging.getLogger("runwire")
 LOG_BYTES_MAX = 1024 * 1024
 IDLE_S = 10.0
+SUCCEED_S = 10.0  # for an agent that ends to close its client
 # The shell only starts the agent in the background: milliseconds, unless the machine is stuck.
 SHELL_TIMEOUT_S = 2.0
 # What belongs to one rank or to the trainer's interpreter says nothing true about the agent.
@@ -69,12 +71,14 @@ def ensure_agent(root: Path, settings: Settings) -> None:
             return
         kafka = settings.kafka
         destination = LOCAL if kafka is None else kafka.destination
-        if AgentLock(lock_path(root, boot_id(), pid_namespace(), destination)).held():
+        lock = AgentLock(lock_path(root, boot_id(), pid_namespace(), destination))
+        is_held = lock.held()
+        if is_held and not _ends_refused(lock):
             return
         if settings.agent == "thread":
             _start_thread(root, settings)
         else:
-            _start_process(root, settings)
+            _start_process(root, settings, wait_s=SUCCEED_S if is_held else ACQUIRE_S)
     except Exception as error:
         _log.warning(
             "runwire: no agent could be started for %s: %s: %s. Logging works; heartbeats and the "
@@ -84,6 +88,23 @@ def ensure_agent(root: Path, settings: Settings) -> None:
             error,
             root,
         )
+
+
+def _ends_refused(lock: AgentLock) -> bool:
+    """End an agent that brokers refuse to log in: this trainer may bring the right password.
+
+    Another password is no other destination, so the refused agent would keep the lock for hours.
+    """
+    from runwire.shipping.broker import AUTHENTICATION
+    from runwire_schemas.spool.agent_state import STATE_SUFFIX, read_state
+
+    state = read_state(lock.path.with_suffix(STATE_SUFFIX))
+    if state is None or state.cause != AUTHENTICATION or state.mode != "process":
+        return False
+    if str(state.pid) != lock.holder():
+        return False  # a newer one has taken over
+    os.kill(state.pid, signal.SIGTERM)
+    return True
 
 
 def agent_environment(
@@ -146,14 +167,14 @@ def _end_threads() -> None:
 atexit.register(_end_threads)
 
 
-def _start_process(root: Path, settings: Settings) -> None:
+def _start_process(root: Path, settings: Settings, *, wait_s: float) -> None:
     import subprocess
 
     if not sys.executable:
         raise RuntimeError("this interpreter does not know its own executable")
     command = [
         *(sys.executable, "-m", "runwire.agent"),
-        *("--dir", str(root), "--exit-when-idle-s", f"{IDLE_S:g}"),
+        *("--dir", str(root), "--exit-when-idle-s", f"{IDLE_S:g}", "--wait-s", f"{wait_s:g}"),
     ]
     log = _open_log(agents_dir(root))
     try:

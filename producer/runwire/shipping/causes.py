@@ -57,7 +57,7 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
             f"{where} closes connections at the first request, as a broker does that expects TLS "
             f"or a login: RUNWIRE_KAFKA_SECURITY_PROTOCOL is {settings.protocol} ({words})",
         )
-    if name == "_RESOLVE":
+    if name == "_RESOLVE" or "Failed to resolve" in reason:
         return Failure(
             UNREACHABLE,
             f"no address is known for {where}: check RUNWIRE_KAFKA_BOOTSTRAP_SERVERS ({words})",

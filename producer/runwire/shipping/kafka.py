@@ -10,7 +10,16 @@ from typing import Any
 
 import confluent_kafka
 
-from runwire.shipping.broker import DENIED, GIVEN_UP, UNREACHABLE, UNUSABLE, Done, Failure, Message
+from runwire.shipping.broker import (
+    AUTHENTICATION,
+    DENIED,
+    GIVEN_UP,
+    UNREACHABLE,
+    UNUSABLE,
+    Done,
+    Failure,
+    Message,
+)
 from runwire.shipping.causes import connection_failure, delivery_failure, error_name, graver
 from runwire_schemas.bounds import LETTER_BYTES_MAX
 from runwire_schemas.kafka_settings import KafkaSettings, KafkaSettingsError
@@ -114,6 +123,8 @@ class KafkaBroker:
             client.list_topics(topic, timeout=timeout_s)
         except confluent_kafka.KafkaException:
             self.poll(0)
+            if self._trouble is not None and self._trouble.kind == AUTHENTICATION:
+                self._end_client(0)  # the next one reads the password file again
             return False
         self._trouble = None
         return True

@@ -38,14 +38,18 @@ def write_state(path: Path, state: AgentState) -> None:
     fresh.replace(path)
 
 
-def read_states(root: Path) -> dict[Path, AgentState]:
-    """Return the states that agents of a data root left, by file; unreadable ones are left out."""
+def read_state(path: Path) -> AgentState | None:
+    """Return what one agent left, None when there is nothing or it is unreadable."""
     known = {row.name for row in fields(AgentState)}
-    found: dict[Path, AgentState] = {}
-    for path in sorted(agents_dir(root).glob(f"*{STATE_SUFFIX}")):
-        try:
-            raw: dict[str, Any] = json.loads(path.read_text("utf-8"))
-            found[path] = AgentState(**{k: v for k, v in raw.items() if k in known})
-        except (OSError, ValueError, TypeError, AttributeError):
-            continue
-    return found
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        return AgentState(**{name: value for name, value in raw.items() if name in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def read_states(root: Path) -> dict[Path, AgentState]:
+    """Return the states that agents of a data root left, by file."""
+    paths = sorted(agents_dir(root).glob(f"*{STATE_SUFFIX}"))
+    states = ((path, read_state(path)) for path in paths)
+    return {path: state for path, state in states if state is not None}
