@@ -1,4 +1,7 @@
-"""The watching agent, as far as the stack starts it: when trainers live and none watches them."""
+"""The watching agent, as far as the stack starts it: when trainers live and none watches them.
+
+Only trainers of the embedded route: whose points go to Kafka start an agent that ships them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from pathlib import Path
 
 from runwire_consumers.stack.logs import open_log
 from runwire_schemas import paths
+from runwire_schemas.spool.agent_state import KAFKA_SUFFIX, LOCAL_SUFFIX
+from runwire_schemas.spool.destination import LOCAL
 from runwire_schemas.spool.format import ENDED_FILE, SpoolError
 from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
 
@@ -23,7 +28,7 @@ def live_trainers(root: Path) -> list[str]:
             meta = read_meta(folder)
         except (OSError, SpoolError):
             continue  # a folder being removed, or one that `spool verify` reports
-        if meta.role == "trainer" and writer_alive(folder):
+        if meta.role == "trainer" and meta.route == LOCAL and writer_alive(folder):
             found.append(meta.run_id)
     return found
 
@@ -32,7 +37,9 @@ def _needed(root: Path) -> bool:
     """Whether a trainer lives, or one ended without an agent that took note."""
     for folder in list_folders(root):
         try:
-            if read_meta(folder).role == "trainer" and not (folder / ENDED_FILE).exists():
+            meta = read_meta(folder)
+            is_ours = meta.role == "trainer" and meta.route == LOCAL
+            if is_ours and not (folder / ENDED_FILE).exists():
                 return True
         except (OSError, SpoolError):
             continue
@@ -40,21 +47,26 @@ def _needed(root: Path) -> bool:
 
 
 def running(root: Path) -> list[int]:
-    """Pids of the agents that hold a lock of this data folder."""
-    pids = []
-    for file in sorted(paths.agents_dir(root).glob("*.lock")):
-        try:
-            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            digits = re.search(rb"\d+", os.pread(fd, 4096, 0))
-            pids.append(int(digits[0]) if digits else 0)
-        finally:
-            os.close(fd)
-    return pids
+    """Pids of the local agents that hold a lock of this data folder."""
+    files = sorted(paths.agents_dir(root).glob(f"*{LOCAL_SUFFIX}"))
+    pids = (holder(file) for file in files if not file.name.endswith(KAFKA_SUFFIX))
+    return [pid for pid in pids if pid is not None]
+
+
+def holder(file: Path) -> int | None:
+    """Pid of the agent that holds this lock (0 before it said so), None when nobody does."""
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        digits = re.search(rb"\d+", os.pread(fd, 4096, 0))
+        return int(digits[0]) if digits else 0
+    finally:
+        os.close(fd)
+    return None
 
 
 def ensure(root: Path) -> bool:
@@ -73,8 +85,13 @@ def ensure(root: Path) -> bool:
             stderr=log,
             cwd="/",
             start_new_session=True,
-            env={**os.environ, "RUNWIRE_DIR": str(root)},
+            env=_local_environment() | {"RUNWIRE_DIR": str(root)},
         )
     finally:
         os.close(log)
     return True
+
+
+def _local_environment() -> dict[str, str]:
+    """The environment without brokers, which would make it a shipping agent."""
+    return {n: v for n, v in os.environ.items() if not n.startswith("RUNWIRE_KAFKA_")}

@@ -9,10 +9,11 @@ from typing import Any
 
 from runwire_consumers.clickhouse.engine import Engine
 from runwire_consumers.core.dead_letters import FileDeadLetters
-from runwire_consumers.stack import agent, letters, lock, state
+from runwire_consumers.stack import agent, destinations, letters, lock, state
 from runwire_consumers.stack.worker_process import ask_health
 from runwire_schemas import paths
 from runwire_schemas.spool.cursor import read_cursor
+from runwire_schemas.spool.destination import LOCAL, destination_of
 from runwire_schemas.spool.format import SpoolError
 from runwire_schemas.spool.progress import progress
 from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
@@ -26,7 +27,9 @@ def survey(root: Path) -> dict[str, Any]:
     mine = now if running is not None and now is not None and now.pid == running.pid else None
     engine_pid = Engine(paths.embedded_dir(root)).pid
     worker_pid = mine.worker.pid if mine is not None else None
-    watching = agent.running(root)
+    shipped = destinations.destinations(root)
+    shipping = [entry["agent_pid"] for entry in shipped if entry["agent_pid"] is not None]
+    watching = agent.running(root) + shipping
     return {
         "dir": str(root),
         "supervisor": {
@@ -43,6 +46,7 @@ def survey(root: Path) -> dict[str, Any]:
         },
         "worker": _worker(mine, worker_pid),
         "agent": {"alive": bool(watching), "pid": watching[0] if watching else None},
+        "destinations": shipped,
         "runs": pending(root),
         "dead_letters": dead_letters(root),
     }
@@ -93,6 +97,7 @@ def pending(root: Path) -> list[dict[str, Any]]:
             {
                 "project": meta.project,
                 "run_id": meta.run_id,
+                "destination": destination_of(meta),
                 "writers": 0,
                 "live_writers": 0,
                 "pending_points": 0,
@@ -102,7 +107,8 @@ def pending(root: Path) -> list[dict[str, Any]]:
         )
         entry["writers"] += 1
         entry["live_writers"] += writer_alive(folder)
-        entry["pending_points"] += max(0, done.accepted - cursor.accepted)
+        passed = max(cursor.accepted, cursor.skip_accepted)
+        entry["pending_points"] += max(0, done.accepted - passed)
         entry["spool_bytes"] += done.bytes
         if done.last_step is not None:
             entry["last_step"] = max(done.last_step, entry["last_step"] or done.last_step)
@@ -122,6 +128,7 @@ def as_text(found: dict[str, Any]) -> str:
         f"data folder   {found['dir']}",
         *(f"{name:<13} {_part(name, found[name])}" for name in parts),
         f"dead letters  {found['dead_letters']}",
+        *(line for entry in found["destinations"] for line in destinations.lines(entry)),
     ]
     if not found["runs"]:
         lines.append("spool         empty: everything logged here is stored")
@@ -131,7 +138,8 @@ def as_text(found: dict[str, Any]) -> str:
             f"  run {run['run_id']} ({run['project']}): {run['pending_points']:,} points pending, "
             f"{run['spool_bytes'] / 1e6:.1f} MB, {live}"
         )
-    if not found["supervisor"]["alive"]:
+    is_local = any(run["destination"] == LOCAL for run in found["runs"])
+    if not found["supervisor"]["alive"] and (is_local or not found["destinations"]):
         lines.append("the stack is down: `runwire up` starts it; the spool keeps what is logged")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from runwire_schemas.paths import agents_dir
+from runwire_schemas.spool.agent_state import KAFKA_SUFFIX, LOCAL_SUFFIX
 from runwire_schemas.spool.destination import LOCAL
 
 __all__ = ["AgentLock", "lock_path"]
@@ -21,7 +22,8 @@ def lock_path(root: Path, boot: str, namespace: str, destination: str = LOCAL) -
     """File whose lock the agent of (boot, pid namespace, destination) holds."""
     facts = "\0".join((boot, namespace, destination))
     digest = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
-    return agents_dir(root) / f"{digest}.lock"
+    suffix = LOCAL_SUFFIX if destination == LOCAL else KAFKA_SUFFIX
+    return agents_dir(root) / f"{digest}{suffix}"
 
 
 class AgentLock:

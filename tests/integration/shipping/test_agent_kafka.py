@@ -118,6 +118,16 @@ def test_a_missing_topic_is_told_and_waited_for(
     agent = agents.agent(settings, idle_s=1.0)
     assert agents.trainer(settings, steps=50).wait(END_S) == 0
     wait_until(lambda: agents.state().cause == UNKNOWN_TOPIC)
+    told = subprocess.run(
+        [sys.executable, "-m", "runwire.cli", "status", "--dir", str(agents.root), "--json"],
+        capture_output=True,
+        check=True,
+        timeout=END_S,
+    )
+    (entry,) = json.loads(told.stdout)["destinations"]
+    assert (entry["agent_pid"], entry["pending_points"]) == (agent.pid, 100)
+    assert entry["error"] == agents.state().sentence
+    assert entry["destination"] == settings.public()
     assert f"topic {topic_prefix}.metric.v1 does not exist" in agents.state().sentence
     assert "runwire migrate" in agents.said()
     make_topics(kafka.settings, topic_prefix, ["metric"])
