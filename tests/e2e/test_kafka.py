@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -78,9 +79,11 @@ class Pipeline:
         for process in self.processes:
             process.kill()
             process.wait()
-        agent = self.agent_pid()  # of this root: the trainers above started it
-        if agent and psutil.pid_exists(agent) and str(self.root) in psutil.Process(agent).cmdline():
-            os.kill(agent, signal.SIGKILL)
+        with contextlib.suppress(psutil.Error):  # the trainers above started it; it may be gone
+            agent = psutil.Process(self.agent_pid())
+            if str(self.root) in agent.cmdline():
+                agent.kill()
+                agent.wait(10)
 
 
 @pytest.fixture
