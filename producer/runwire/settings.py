@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runwire.errors import ConfigError
 from runwire.settings_sources import (
@@ -20,13 +20,16 @@ from runwire.settings_sources import (
     refuse_unknown,
     toml_values,
 )
-from runwire_schemas.kafka_settings import KafkaSettings, KafkaSettingsError
 from runwire_schemas.paths import state_dir
-from runwire_schemas.topics import DEFAULT_PREFIX
+
+if TYPE_CHECKING:
+    from runwire_schemas.kafka_settings import KafkaSettings
 
 __all__ = ["FIELDS", "Settings"]
 
 GIB = 1024**3
+# As in `topics`, which a trainer without brokers does not import; a test compares them.
+DEFAULT_PREFIX = "runwire"
 
 
 # The one table: resolution, documents and the house test read it.
@@ -149,6 +152,8 @@ class Settings:
         """How to reach the brokers; None on the embedded route. Raises: KafkaSettingsError."""
         if not self.kafka_bootstrap_servers:
             return None
+        from runwire_schemas.kafka_settings import KafkaSettings
+
         found = {name: getattr(self, "kafka_" + name) or "" for name in KafkaSettings.__slots__}
         for name in ("sasl_password_file", "ssl_ca_location"):
             # The agent runs elsewhere; "probe" is librdkafka's word for the system's authorities.
@@ -188,7 +193,9 @@ class Settings:
         for name, value in given.items():
             values[name] = parse_value(_BY_NAME[name], value, f"argument {name}=")
         settings = cls(**values)
-        if settings.mode != "disabled":
+        if settings.mode != "disabled" and settings.kafka_bootstrap_servers:
+            from runwire_schemas.kafka_settings import KafkaSettingsError
+
             try:
                 _ = settings.kafka
             except KafkaSettingsError as error:

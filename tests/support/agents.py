@@ -34,10 +34,12 @@ class Agents:
         self.log = root / "agent.test.log"
         self.acks = root / "acks"
 
-    def agent(self, kafka: KafkaSettings, *, idle_s: float = 0.3) -> subprocess.Popen[bytes]:
+    def agent(
+        self, kafka: KafkaSettings, *, idle_s: float = 0.3, **environ: str
+    ) -> subprocess.Popen[bytes]:
         """An agent of `kafka`, as `init` would start one, but a child of the test."""
         words = ["-m", "runwire.agent", "--dir", str(self.root), "--exit-when-idle-s", str(idle_s)]
-        return self._start(words, kafka.environment() | {"RUNWIRE_AGENT_STAY_S": "60"})
+        return self._start(words, kafka.environment() | {"RUNWIRE_AGENT_STAY_S": "60"} | environ)
 
     def trainer(
         self, kafka: KafkaSettings, *, steps: int, pause_s: float = 0.0, mode: str = "none",

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from runwire_consumers.stack.logs import open_log
 from runwire_schemas import paths
-from runwire_schemas.spool.agent_state import KAFKA_SUFFIX, LOCAL_SUFFIX
-from runwire_schemas.spool.destination import LOCAL
+from runwire_schemas.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
 from runwire_schemas.spool.format import ENDED_FILE, SpoolError
 from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
 

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 from runwire_schemas.paths import agents_dir
-from runwire_schemas.spool.agent_state import KAFKA_SUFFIX, LOCAL_SUFFIX
-from runwire_schemas.spool.destination import LOCAL
+from runwire_schemas.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
 
 __all__ = ["AgentLock", "lock_path"]
 

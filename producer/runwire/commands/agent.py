@@ -1,11 +1,11 @@
-"""`runwire agent`: the watching agent in the foreground."""
+"""`runwire agent`: the agent in the foreground: it watches, and ships when brokers are set."""
 
 from __future__ import annotations
 
 import argparse
 
-SUMMARY = "watch the trainers of this machine in the foreground (`init` normally starts it)"
-EXAMPLE = "runwire agent --dir /scratch/telemetry --exit-when-idle"
+SUMMARY = "watch trainers and ship their spool in the foreground (`init` normally starts it)"
+EXAMPLE = "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS=broker:9092 runwire agent --dir /scratch/telemetry"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ _log = logging.getLogger("runwire.agent")
 
 RESCAN_S = 0.2
 RETRY_S = 2.0  # a folder that is busy, unreadable or of somebody else
+STUCK_REST_S = 5.0  # a writer over its quota asks about once a second
 IDLE_BUDGET_S = 0.03  # of each look; about 300 idle folders
 # The agent looks twice a second and may just be starting; the points are delivered either way.
 AGENT_GRACE_S = 10.0
@@ -115,6 +116,13 @@ class ShippedFolders:
                 self._lose(folder)
             except OSError as error:
                 self._tell_once(folder, f"cannot keep its position: {error}")
+
+    def let_stuck_go(self) -> None:
+        """Release folders whose metrics a topic refuses, so that the writer can make room."""
+        for folder, shipment in list(self.shipments.items()):
+            if shipment.is_stuck and not shipment.is_unsaved:
+                self._close(folder)
+                self._closed[folder] = self._clock() + STUCK_REST_S
 
     def close(self) -> None:
         """Save, and let go of every folder."""

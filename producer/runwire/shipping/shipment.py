@@ -25,6 +25,7 @@ METRIC = "metric"
 OVERSIZED = "oversized-{series}-{seq}.bin"
 RETRY_S_MAX = 30.0
 REPLAYS_AT_ONCE = 8
+STUCK_RETRY_S = 8 * RETRY_S
 CUT_BYTES_MIN = 1024
 AGAIN_S = 0.1  # before the same records are offered again for another reason than a refusal
 # How long a full queue of the producer is waited for: 5 s.
@@ -61,6 +62,13 @@ class Shipment:
     def is_behind(self) -> bool:
         """Tell whether something that was read is not delivered."""
         return any(lane.sent or lane.again or lane.is_failed for lane in self._lanes.values())
+
+    @property
+    def is_stuck(self) -> bool:
+        """Tell whether metrics have been refused for a while and nothing else is under way."""
+        metrics = self._lanes[METRIC]
+        is_resting = metrics.is_failed and metrics.retry_s >= STUCK_RETRY_S
+        return is_resting and not any(lane.sent for lane in self._lanes.values())
 
     def aim(self) -> None:
         """Remember how far the writer is now, for `has_reached`. Raises: OSError."""

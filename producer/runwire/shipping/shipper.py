@@ -76,7 +76,8 @@ class Shipper:
     @property
     def is_idle(self) -> bool:
         """Tell whether everything found is delivered; folders of live writers stay open."""
-        return not (self.folders.unseen or self.is_away or self._is_behind)
+        is_refused = bool(self.outbox.refused)
+        return not (self.folders.unseen or self.is_away or self._is_behind or is_refused)
 
     def step(self, timeout_s: float) -> None:
         """Do what is due, then serve reports. Blocks: about `timeout_s`, a second in an outage."""
@@ -144,6 +145,7 @@ class Shipper:
         if now_s - self._saved_s >= SAVE_S:
             self._saved_s = now_s
             self.folders.save()
+            self.folders.let_stuck_go()
         wanted, self.outbox.batch_bytes_wanted = self.outbox.batch_bytes_wanted, None
         if wanted is not None:
             self.outbox.broker.limit_batches(wanted)

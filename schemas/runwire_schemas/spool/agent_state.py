@@ -9,8 +9,6 @@ from typing import Any
 
 from runwire_schemas.paths import agents_dir
 
-# The lock of a shipping agent is `<digest>.kafka.lock`, its state `<digest>.kafka.json`.
-LOCAL_SUFFIX, KAFKA_SUFFIX = ".lock", ".kafka.lock"
 STATE_SUFFIX = ".json"
 
 

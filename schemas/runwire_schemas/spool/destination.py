@@ -10,6 +10,9 @@ from runwire_schemas.spool.format import Meta
 
 LOCAL: Final = "local"
 KAFKA: Final = "kafka"
+# The lock of a shipping agent is `<digest>.kafka.lock`, its state `<digest>.kafka.json`.
+LOCAL_SUFFIX: Final = ".lock"
+KAFKA_SUFFIX: Final = ".kafka.lock"
 
 
 def destination_of(meta: Meta) -> str:

@@ -17,11 +17,12 @@ from runwire.shipping.broker import UNKNOWN_TOPIC, UNREACHABLE
 from runwire_schemas import codec
 from runwire_schemas.events import RunEvent
 from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.registry import Registry as SchemaRegistry
 from runwire_schemas.spool.reader import list_folders
 from runwire_schemas.topics import TOPICS
 from support.agents import Agents
 from support.kafka_log import read_topic
-from support.servers import Cluster
+from support.servers import Cluster, Registry
 from support.shipping import distinct_batches, points_of
 from support.topics import make_topics
 from support.watched import wait_until
@@ -174,6 +175,25 @@ def test_a_stopped_agent_delivers_what_is_there(agents: Agents, settings: KafkaS
     assert agents.agent(settings).wait(END_S) == 0
     assert values(settings)[: 2 * acked] == expected(agents.acked)[: 2 * acked]
     assert ends(settings) == ["killed"]
+
+
+def test_a_registry_numbers_the_schemas(
+    agents: Agents, settings: KafkaSettings, registry: Registry
+) -> None:
+    """Its ids stand in the headers; without an answer the bundled ones do, and nothing waits."""
+    client = SchemaRegistry(registry.url, prefix=settings.topic_prefix)
+    ids = {kind: client.register(kind).schema_id for kind in KINDS}
+    assert agents.trainer(settings, steps=20).wait(END_S) == 0
+    agent = agents.agent(settings, RUNWIRE_SCHEMA_REGISTRY_URL=registry.url)
+    assert agent.wait(END_S) == 0, agents.said()
+    for kind in ("run", "metric"):
+        for message in read_topic(settings, kind):
+            assert int.from_bytes(message.value[1:5]) == ids[kind]
+    assert agents.trainer(settings, steps=20).wait(END_S) == 0
+    agent = agents.agent(settings, RUNWIRE_SCHEMA_REGISTRY_URL="http://127.0.0.1:1")
+    assert agent.wait(END_S) == 0, agents.said()
+    found = {int.from_bytes(message.value[1:5]) for message in read_topic(settings, "metric")}
+    assert found == {ids["metric"], codec.bundled_id("metric")}
 
 
 def sync(root: Path, settings: KafkaSettings, *words: str) -> subprocess.CompletedProcess[str]:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from runwire import settings as settings_module
 from runwire.errors import ConfigError
 from runwire.settings import FIELDS, Settings
+from runwire_schemas import topics
 
 SAMPLES: dict[str, tuple[object, str, object]] = {
     "dir": ("/a", "/b", "/b"),
@@ -152,6 +154,10 @@ def test_brokers_make_a_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert kafka.ssl_ca_location == str(tmp_path / "ca.pem")
     assert (kafka.protocol, kafka.topic_prefix) == ("SASL_SSL", "team")
     assert resolve().kafka is None
+
+
+def test_the_prefix_is_that_of_the_topics() -> None:
+    assert settings_module.DEFAULT_PREFIX == topics.DEFAULT_PREFIX
 
 
 def test_half_an_identity_is_refused() -> None:

@@ -127,6 +127,22 @@ def test_points_given_up_during_an_outage_are_no_damage(rig: ShippingRig) -> Non
     assert rig.messages("deadletter") == []
 
 
+def test_a_topic_that_stays_missing_does_not_hold_the_folder(rig: ShippingRig) -> None:
+    """The writer can give its oldest points up meanwhile; then everything goes on."""
+    writer, log = rig.writer()
+    log.log({"a": 0.0})
+    rig.cluster.missing.add("metric")
+    released = 0
+    for _ in range(300):
+        rig.run(0.1)
+        assert not rig.shipper.is_idle
+        released += writer.folder not in rig.shipper.folders.shipments
+    assert released > 50
+    rig.cluster.missing.clear()
+    rig.settle()
+    assert len(rig.messages("metric")) == 1
+
+
 def test_a_batch_too_large_is_split(rig: ShippingRig) -> None:
     """Brokers with a lower limit: the refused number never appears, all points do, once."""
     rig.cluster.bytes_max = 4096
