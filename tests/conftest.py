@@ -7,6 +7,7 @@ other `RUNWIRE_` variable is removed, so that a developer's shell never decides 
 import atexit
 import os
 import random
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "swallows: this test makes the guard swallow a programming error on purpose"
     )
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started behind a shell; the trainers and servers of the tests must hear Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault(SEED_VARIABLE, str(random.SystemRandom().randrange(2**32)))
     os.environ[SESSION_VARIABLE] = uuid.uuid4().hex
     atexit.register(_fail_on_strays, os.getpid())
