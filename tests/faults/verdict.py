@@ -116,7 +116,7 @@ def judge_tables(client: Client, verdict: Verdict) -> None:
         client, "SELECT count() FROM batches FINAL"
     )
     verdict.rollup_mismatches = _number(client, _ROLLUP)
-    verdict.dead_letters = _number(client, "SELECT count() FROM dead_letters")
+    verdict.dead_letters = _number(client, "SELECT count() FROM dead_letters FINAL")
 
 
 def _judge_events(client: Client, verdict: Verdict, acked: set[int], allowed: set[int]) -> None:

@@ -152,6 +152,8 @@ class Group:
         self._metrics.add("runwire_worker_rebalances_total")
         try:
             places = consumer.committed(assigned, timeout=REQUEST_S) if assigned else []
+            for failed in (place.error for place in places if place.error is not None):
+                raise KafkaException(failed)  # not "no offset": that would begin at the start
             ids = self._ids.read() if assigned else self._ids.known
         except (KafkaException, Retryable) as error:
             _log.warning("cannot look up the offsets of %d partitions: %s", len(assigned), error)
@@ -170,8 +172,8 @@ class Group:
             self.partitions[fresh.name] = fresh
         consumer.incremental_assign(places)
         self._metrics.set("runwire_worker_assigned_partitions", len(self.partitions))
-        if self.is_paused:
-            self._steer(self.partitions.values(), consumer)
+        # Also to resume: a partition that left while it was paused would come back paused.
+        self._steer(self.partitions.values(), consumer)
 
     def _revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         self._metrics.add("runwire_worker_rebalances_total")
@@ -266,8 +268,7 @@ class Group:
             except KafkaException:  # an error of its offset has ended the fetching
                 consumer.incremental_unassign([place])
                 consumer.incremental_assign([place])
-            if self.is_paused:
-                self._steer([partition], consumer)
+            self._steer([partition], consumer)
         except KafkaException as error:
             _log.warning("cannot go back in %s (%s), joining again", partition.name, error)
             self._must_reopen = True

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -105,7 +105,7 @@ class Pipeline:
         group_protocol: str = "classic",
     ) -> None:
         self.cluster, self.prefix, self.url = cluster, prefix, url
-        self.kafka: KafkaSettings = cluster.settings
+        self.kafka: KafkaSettings = replace(cluster.settings, topic_prefix=prefix)
         self.topic = topic_name("metric", prefix)
         self.group = f"{prefix}.worker"
         self.workers: list[WorkerProcess] = []
@@ -176,7 +176,6 @@ class Pipeline:
         environ = {
             **os.environ,
             **self.kafka.environment(),
-            "RUNWIRE_KAFKA_TOPIC_PREFIX": self.prefix,
             "RUNWIRE_CLICKHOUSE_URL": url or self.url,
             **{f"RUNWIRE_WORKER_{name.upper()}": str(value) for name, value in told.items()},
         }

@@ -6,6 +6,8 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -15,6 +17,14 @@ from faults.kafka.gate import Gate
 from faults.kafka.pipeline import Pipeline, WorkerProcess
 from faults.kafka.verdict import judge
 from faults.verdict import assert_exactly_once
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.source import Record
+from runwire_consumers.kafka.source import KafkaSource
+from runwire_schemas.topics import topic_name
+from support.builders import record, run_event
+from support.faults import wait_for
+from support.servers import Cluster
+from support.topics import group, make_topics, send
 
 pytestmark = pytest.mark.engine
 
@@ -61,6 +71,47 @@ def test_a_rebalance_storm(open_pipeline: OpenPipeline, fault_seed: int, protoco
     said = ", ".join(f"{count} {name}" for name, count in sorted(done.items()))
     report.note(f"rebalance storm, {protocol} group", said, pipeline, verdict)
     assert_exactly_once(verdict)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_partition_leaves_during_a_pause_and_comes_back(
+    kafka: Cluster, topic_prefix: str, protocol: str
+) -> None:
+    """It is read again: the pause that it left in does not come back with it."""
+    settings = replace(kafka.settings, topic_prefix=topic_prefix)
+    make_topics(settings, topic_prefix, ["run"])
+    chosen = group(topic_prefix, ["run"], protocol=protocol)
+    first = KafkaSource(settings, chosen)
+    poll_until("both partitions", lambda: len(first._group.partitions) == 2, first)
+    first.pause()
+    second = KafkaSource(settings, chosen)
+    poll_until("one each", lambda: len(second._group.partitions) == 1, first, second)
+    poll_until("one each", lambda: len(first._group.partitions) == 1, first, second)
+    first.resume()
+    second.close(Deadline(5.0))
+    poll_until("both again", lambda: len(first._group.partitions) == 2, first)
+    events = [record(run_event(seq=seq), seq) for seq in range(3)]
+    for number in range(2):
+        send(settings, topic_name("run", topic_prefix), events, partition=number)
+    found: list[Record] = []
+
+    def is_all() -> bool:
+        found.extend(first.poll(0.1))
+        return len(found) == 6
+
+    wait_for("all records", is_all)
+    first.close(Deadline(5.0))
+
+
+def poll_until(what: str, ready: Callable[[], bool], *sources: KafkaSource) -> None:
+    """Poll the sources in turn until a state is reached."""
+
+    def is_ready() -> bool:
+        for source in sources:
+            assert source.poll(0.05) == []
+        return ready()
+
+    wait_for(what, is_ready)
 
 
 def freeze_while_writing(pipeline: Pipeline, gate: Gate, rng: random.Random) -> WorkerProcess:
