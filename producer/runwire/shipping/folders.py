@@ -18,7 +18,7 @@ from runwire_schemas.paths import spool_dir
 from runwire_schemas.spool.destination import destination_of
 from runwire_schemas.spool.format import ENDED_FILE, Meta, SpoolBusy, SpoolError
 from runwire_schemas.spool.progress import lifecycle_end
-from runwire_schemas.spool.reader import list_folders, read_meta
+from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
 
 __all__ = ["Accepts", "ShippedFolders"]
 
@@ -92,6 +92,12 @@ class ShippedFolders:
                 break
             news += self._visit(self._idle.popleft())
         return news
+
+    def sweep(self) -> None:
+        """Ask the folders of ended writers once more, so that delivered ones are deleted."""
+        for folder in list(self.shipments):
+            if not writer_alive(folder):
+                self._take(folder)
 
     def aim(self) -> None:
         """Remember how far every writer is now, for `has_reached`."""

@@ -103,6 +103,7 @@ class Shipper:
             if self.is_away or self._clock() >= deadline_s:
                 return False
             self._serve(LOOK_S)
+        self.folders.sweep()
         return True
 
     def close(self) -> None:
