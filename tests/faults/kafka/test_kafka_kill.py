@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from faults.campaign import KILL_POINTS
-from faults.kafka import report
+from faults.kafka import feed, report
 from faults.kafka.conftest import OpenPipeline
 from faults.kafka.pipeline import Pipeline
 from faults.kafka.verdict import judge
@@ -86,7 +86,7 @@ def control(pipeline: Pipeline, plan: list[str], rng: random.Random) -> Verdict:
     """The same without the protocol."""
     kills = campaign(pipeline, plan, rng)
     worker = pipeline.start_worker(**paced(rng))
-    wanted = sum(map(_points, pipeline.feed.accepted))
+    wanted = sum(map(feed.points_of, pipeline.feed.accepted))
     pipeline.wait("every point to be stored", lambda: pipeline.stored() >= wanted)
     worker.stop()
     verdict = judge(pipeline, pipeline.feed.accepted)
@@ -94,20 +94,13 @@ def control(pipeline: Pipeline, plan: list[str], rng: random.Random) -> Verdict:
     return verdict
 
 
-def _points(name: tuple[int, int]) -> int:
-    from faults.kafka.feed import points_of
-
-    return points_of(name)
-
-
 def test_without_the_protocol_rows_are_there_twice(
     open_pipeline: OpenPipeline, fault_seed: int
 ) -> None:
     """The control: the harness sees duplicates once intents and tokens are switched off."""
     rng = random.Random(f"{fault_seed} kafka control")
-    verdict = control(
-        open_pipeline(protocol="at-least-once-unsafe"), ["after-insert", "random"], rng
-    )
+    plan = ["after-insert"] + (["random", "after-commit", "after-intent"] * 3 if LONG else [])
+    verdict = control(open_pipeline(protocol="at-least-once-unsafe"), plan, rng)
     assert verdict.inserted_twice > 0
     # The natural key is the second net: readers see each point once all the same.
     assert (verdict.lost, verdict.duplicates) == (0, 0)

@@ -44,7 +44,7 @@ def test_one_broker_of_three_is_killed(
 ) -> None:
     """Under load, acknowledged by all in sync: nothing is lost and nothing is there twice."""
     rng = random.Random(f"{fault_seed} brokers")
-    kills = [rng.randint(1, BROKERS) for _ in range(9 if LONG else 1)]
+    kills = [rng.randint(1, BROKERS) for _ in range(6 if LONG else 1)]
     with Pipeline(
         kafka3, topic_prefix, clickhouse_url, tmp_path, copies=BROKERS, partitions=6
     ) as pipeline:
