@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from runwire import exits, notebook
+from runwire.artifacts.calls import ArtifactCalls
+from runwire.checkpoints.calls import CheckpointCalls
 from runwire.config import Config
 from runwire.exits import Outcome
 from runwire.guard import Guard, guarded
@@ -21,7 +23,7 @@ _STATUSES = ("finished", "failed", "preempted", "interrupted")
 _SUMMARIES = ("last", "min", "max", "mean", "best", "none")
 
 
-class Run:
+class Run(ArtifactCalls, CheckpointCalls):
     """One run as this process sees it; made by `runwire.init`.
 
     Threads: safe. Raises: nothing after `init`, unless strict: failures are counted and told once.
@@ -111,11 +113,6 @@ class Run:
     def log_params(self, params: Any) -> None:
         """Set several parameters from a mapping, dataclass, namespace or OmegaConf object."""
         self.config.update(params)
-
-    @guarded("log_text")
-    def log_text(self, text: str, name: str, step: int | None = None) -> None:
-        """Log a text under a name, searchable in `v_logs`."""
-        self._emit_text(name, text, self.step if step is None else step)
 
     @guarded("set_tag")
     def set_tag(self, key: str, value: Any) -> None:

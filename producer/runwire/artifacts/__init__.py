@@ -1,0 +1,1 @@
+"""Artifacts: files and values that a run keeps, made safe at the call and shipped by the agent."""

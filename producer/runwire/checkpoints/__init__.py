@@ -1,0 +1,1 @@
+"""Checkpoints: saved atomically, found again, verified and loaded."""
