@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
+from runwire_schemas.bundled import BUNDLED, BUNDLED_ID_BASE
 from runwire_schemas.errors import DecodeError, SchemaError
 from runwire_schemas.events import EVENTS, Event, MetricBatch
 from runwire_schemas.metric_encode import encode_fields
@@ -25,20 +26,9 @@ from runwire_schemas.varint import encode_longs
 # fastavro is imported by avro_records, in functions: metric batches are written without it, so
 # the spool's reader stays as light as the trainer needs it.
 
-BUNDLED_ID_BASE = 0x7F000000
 HEADER_BYTES = 5
 _HEADER = struct.Struct(">BI")
 _AVRO_DIR = Path(__file__).parent / "avro"  # importlib.resources is slow to import
-
-BUNDLED: dict[int, tuple[str, str]] = {
-    BUNDLED_ID_BASE + 1: ("run.v1", "daf10edff2586ac6"),
-    BUNDLED_ID_BASE + 2: ("param.v1", "4ceb162c2ebb80c8"),
-    BUNDLED_ID_BASE + 3: ("metric.v1", "8dc69071044cb53b"),
-    BUNDLED_ID_BASE + 4: ("heartbeat.v1", "1067af081b41db2f"),
-    BUNDLED_ID_BASE + 5: ("log.v1", "4df17f2ae8a6eb7c"),
-    BUNDLED_ID_BASE + 6: ("deadletter.v1", "e4645a9c98b5766a"),
-}
-"""Schema stem and CRC-64-AVRO fingerprint by id. Rows are only ever added: old bytes stay."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,80 @@ class LogEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactEvent:
+    """Something happened to an artifact; of one (run, artifact, event) the greatest `seq` counts.
+
+    Units: `at_ns` and `version_at_ns` unix time, `duration_s` from the call until it was there.
+    """
+
+    project: str
+    run_id: str
+    attempt: str
+    writer: str
+    rank: int
+    seq: int
+    at_ns: int
+    artifact: str
+    event: str
+    name: str
+    type: str
+    aliases: list[str] | None = None
+    metadata: str | None = None
+    files: int
+    bytes: int
+    sha256: str
+    uri: str
+    route: str
+    version_at_ns: int | None = None
+    reason: str | None = None
+    duration_s: float | None = None
+    manifest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointEvent:
+    """A rank saved its part of a checkpoint; what becomes of it say the artifact's events."""
+
+    project: str
+    run_id: str
+    attempt: str
+    writer: str
+    rank: int
+    seq: int
+    at_ns: int
+    artifact: str
+    step: int
+    kind: str
+    world_size: int
+    metrics: dict[str, float]
+    is_best: bool
+    bytes: int
+    sha256: str
+    uri: str
+    duration_s: float
+    blocked_s: float
+    raw_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Piece `index` of `count` of one file of an artifact; `digest` is SHA-256 of the payload.
+
+    `sha256` and `file_bytes` are of the whole file, the content that the pieces make.
+    """
+
+    project: str
+    run_id: str
+    artifact: str
+    sha256: str
+    file_bytes: int
+    index: int
+    count: int
+    digest: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """Something that could not be stored, kept aside with its coordinates and the reason.
 
@@ -142,7 +216,17 @@ class DeadLetter:
     run_id: str = ""
 
 
-Event = RunEvent | ParamEvent | MetricBatch | Heartbeat | LogEvent | DeadLetter
+Event = (
+    RunEvent
+    | ParamEvent
+    | MetricBatch
+    | Heartbeat
+    | LogEvent
+    | CheckpointEvent
+    | ArtifactEvent
+    | Chunk
+    | DeadLetter
+)
 
 EVENTS: dict[str, type[Event]] = {
     "run": RunEvent,
@@ -151,5 +235,8 @@ EVENTS: dict[str, type[Event]] = {
     "heartbeat": Heartbeat,
     "log": LogEvent,
     "deadletter": DeadLetter,
+    "checkpoint": CheckpointEvent,
+    "artifact": ArtifactEvent,
+    "chunk": Chunk,
 }
 """Event class by kind; the kinds are those of `topics.TOPICS`."""

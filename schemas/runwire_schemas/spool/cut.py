@@ -13,18 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runwire_schemas import codec, events
+from runwire_schemas import codec
 from runwire_schemas.errors import SchemaError
+from runwire_schemas.events import EVENTS
 from runwire_schemas.spool.format import JSON_KINDS, LAYOUT, METRIC, METRIC_HEAD, WIDE, Meta
 from runwire_schemas.spool.scan import Damage, SpoolRecord
 from runwire_schemas.varint import encode_long
-
-_EVENTS: dict[str, type[Any]] = {
-    "run": events.RunEvent,
-    "param": events.ParamEvent,
-    "log": events.LogEvent,
-    "heartbeat": events.Heartbeat,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +144,7 @@ def event_value(record: SpoolRecord, meta: Meta) -> tuple[str, bytes]:
             "seq": record.seq,
             **json.loads(record.body[8:]),
         }
-        return kind, codec.encode(_EVENTS[kind](**fields))
+        event_class: Any = EVENTS[kind]
+        return kind, codec.encode(event_class(**fields))
     except (TypeError, ValueError) as error:
         raise SchemaError(f"a {kind} record does not fit its schema: {error}") from error

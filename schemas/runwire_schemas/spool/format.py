@@ -78,13 +78,24 @@ RUN: Final = 16
 PARAM: Final = 17
 LOG: Final = 18
 HEARTBEAT: Final = 19
-KINDS: Final = frozenset((METRIC, LAYOUT, WIDE, RUN, PARAM, LOG, HEARTBEAT))
-JSON_KINDS: Final = {RUN: "run", PARAM: "param", LOG: "log", HEARTBEAT: "heartbeat"}
+CHECKPOINT: Final = 20
+ARTIFACT: Final = 21
+JSON_KINDS: Final = {
+    RUN: "run",
+    PARAM: "param",
+    LOG: "log",
+    HEARTBEAT: "heartbeat",
+    CHECKPOINT: "checkpoint",
+    ARTIFACT: "artifact",
+}
+KINDS: Final = frozenset((METRIC, LAYOUT, WIDE, *JSON_KINDS))
 KIND_SERIES: Final = {
     "run": ("lifecycle", RUN),
     "param": ("lifecycle", PARAM),
     "log": ("log", LOG),
     "heartbeat": ("system", HEARTBEAT),
+    "checkpoint": ("lifecycle", CHECKPOINT),
+    "artifact": ("lifecycle", ARTIFACT),
 }
 
 _HEADER = struct.Struct("<8s16sQQQqII")  # magic writer number base_seq base_accepted at size crc

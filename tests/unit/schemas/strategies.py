@@ -21,18 +21,22 @@ INTS = st.integers(-(2**31), 2**31 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 # Small, around the borders of 1, 2 and 3 bytes, and anything.
 NUMBERS = st.one_of(st.integers(-70, 70), st.integers(8180, 8200), st.integers(-9000, 9000), LONGS)
-_INT_FIELDS = {"rank", "exit_code", "world_size"}
+_INT_FIELDS = {"rank", "exit_code", "world_size", "files"}
 
 
 def _of(hint: Any, name: str) -> st.SearchStrategy[Any]:
     if isinstance(hint, types.UnionType):
         inner = next(part for part in typing.get_args(hint) if part is not type(None))
         return st.none() | _of(inner, name)
+    if typing.get_origin(hint) is list:
+        return st.lists(_of(typing.get_args(hint)[0], name), max_size=3)
     if typing.get_origin(hint) is dict:
         return st.dictionaries(TEXT, _of(typing.get_args(hint)[1], name), max_size=3)
     if hint is int:
         return INTS if name in _INT_FIELDS else LONGS
-    return {str: TEXT, bytes: st.binary(max_size=20)}[hint]
+    # NaN is for the metric batches: elsewhere it would only break the comparison.
+    plain = {str: TEXT, bytes: st.binary(max_size=20), bool: st.booleans()}
+    return plain[hint] if hint in plain else st.floats(allow_nan=False)
 
 
 def plain_events(kind: str) -> st.SearchStrategy[Event]:

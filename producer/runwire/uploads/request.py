@@ -1,0 +1,100 @@
+"""The outbox: one folder per artifact, from the call that logged it until the store has it.
+
+    <data root>/outbox/<artifact>/content/<n>    content, linked or copied at the call
+    <data root>/outbox/<artifact>/request.json   written last and renamed into place: the commit
+
+A folder without request.json is a call that was interrupted: nothing was promised.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from runwire_schemas.objects.manifest import CheckpointFacts
+
+__all__ = ["REQUEST_FILE", "RequestFile", "UploadRequest", "content_path", "outbox_dir"]
+
+REQUEST_FILE: Final = "request.json"
+CONTENT_DIR: Final = "content"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFile:
+    """One file: content number `index` of the folder, or by reference at the absolute `source`.
+
+    `sha256` is empty where nobody has computed it yet.
+    """
+
+    path: str
+    index: int
+    size: int
+    source: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadRequest:
+    """What an agent needs to bring one artifact to where it is wanted.
+
+    `destination` names the agent (as `spool.destination`), `route` is "direct" or "kafka", `store`
+    is `S3Settings.public()` or empty for the local folder store.
+    """
+
+    artifact: str
+    project: str
+    run_id: str
+    attempt: str
+    writer: str
+    rank: int
+    name: str
+    type: str
+    created_at_ns: int
+    destination: str
+    route: str
+    files: tuple[RequestFile, ...]
+    mode: str = "online"
+    store: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: CheckpointFacts | None = None
+
+    def commit(self, folder: Path) -> None:
+        """Write request.json: from now on the artifact will be shipped. Raises: OSError."""
+        fresh = folder / (REQUEST_FILE + ".new")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(folder / REQUEST_FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return the request of a folder. Raises: FileNotFoundError, ValueError when damaged."""
+        fields = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
+        try:
+            facts = fields.pop("checkpoint")
+            files = tuple(RequestFile(**entry) for entry in fields.pop("files"))
+            fields["aliases"] = tuple(fields["aliases"])
+            return cls(
+                **fields,
+                files=files,
+                checkpoint=None if facts is None else CheckpointFacts(**facts),
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder / REQUEST_FILE} is damaged: {error!r}") from error
+
+
+def outbox_dir(root: Path) -> Path:
+    """Return the folder whose entries are artifacts on their way."""
+    return root / "outbox"
+
+
+def content_path(folder: Path, index: int) -> Path:
+    """Return where content number `index` of an artifact's folder lies."""
+    return folder / CONTENT_DIR / str(index)

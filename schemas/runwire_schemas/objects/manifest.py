@@ -1,0 +1,156 @@
+"""Manifests: what an artifact or checkpoint consists of, as the JSON that lies in the store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePosixPath
+from typing import Any, Final, Self
+
+from runwire_schemas.objects.layout import artifact_key, checkpoint_key
+
+__all__ = ["CheckpointFacts", "FileEntry", "Manifest", "ManifestError", "checked_path"]
+
+FORMAT: Final = 1
+# What file systems take: 255 bytes in one name, and room for a folder in front of the path.
+NAME_BYTES_MAX: Final = 255
+PATH_BYTES_MAX: Final = 3000
+KINDS: Final = ("full", "sharded", "dcp")
+
+
+class ManifestError(ValueError):
+    """A manifest or a path in it cannot be used; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file. Its content is the blob `sha256`, or lies at `uri` when that is not empty."""
+
+    path: str
+    size: int
+    sha256: str
+    uri: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointFacts:
+    """What makes an artifact a checkpoint; `retention` as `retention.Retention.as_json`.
+
+    `kind` is "full" (one rank saved everything), "sharded" (each rank its own part) or "dcp".
+    Units: durations in seconds; `blocked_s` is how long training waited.
+    """
+
+    step: int
+    kind: str = "full"
+    world_size: int = 1
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    is_best: bool = False
+    duration_s: float = 0.0
+    blocked_s: float = 0.0
+    raw_bytes: int = 0
+    retention: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One artifact; `version_at_ns` is the stamp of its version, 0 before it was published."""
+
+    artifact: str
+    project: str
+    run_id: str
+    attempt: str
+    writer: str
+    rank: int
+    name: str
+    type: str
+    created_at_ns: int
+    files: tuple[FileEntry, ...]
+    aliases: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: CheckpointFacts | None = None
+    route: str = "direct"
+    version_at_ns: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.files)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the only file, or of the list of all files and their digests."""
+        if len(self.files) == 1:
+            return self.files[0].sha256
+        rows = sorted((entry.path, entry.size, entry.sha256) for entry in self.files)
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+    @property
+    def key(self) -> str:
+        """Where the manifest lies in a store."""
+        if self.checkpoint is None:
+            return artifact_key(self.project, self.run_id, self.artifact)
+        return checkpoint_key(
+            self.project,
+            self.run_id,
+            step=self.checkpoint.step,
+            attempt=self.attempt,
+            rank=self.rank,
+            artifact=self.artifact,
+        )
+
+    def versioned(self, stamp_ns: int) -> Manifest:
+        """Return it with the stamp of its version."""
+        return replace(self, version_at_ns=stamp_ns)
+
+    def to_json(self) -> bytes:
+        """Return the manifest as it is stored: the same manifest gives the same bytes."""
+        fields = {"format": FORMAT, **asdict(self), "size": self.size, "digest": self.digest}
+        return json.dumps(fields, sort_keys=True, ensure_ascii=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Return a stored manifest. Raises: ManifestError unless it is one, and consistent."""
+        try:
+            fields = json.loads(data)
+            if fields.pop("format") != FORMAT:
+                raise ManifestError("the manifest was written by a newer runwire; upgrade to read")
+            said = (fields.pop("size"), fields.pop("digest"))
+            files = tuple(FileEntry(**entry) for entry in fields.pop("files"))
+            facts = fields.pop("checkpoint")
+            known = cls(
+                **{**fields, "aliases": tuple(fields["aliases"])},
+                files=files,
+                checkpoint=None if facts is None else CheckpointFacts(**facts),
+            )
+            key, found = known.key, (known.size, known.digest)
+        except ManifestError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ManifestError(f"this is no manifest of an artifact: {error!r}") from error
+        for entry in files:
+            checked_path(entry.path)
+        if said != found:
+            raise ManifestError(f"manifest {key} is damaged: its files are not those of its digest")
+        return known
+
+
+def checked_path(path: str) -> str:
+    """Return a relative path that stays within any folder it is put into.
+
+    Raises: ManifestError for absolute paths, "..", empty or overlong names and control characters.
+    """
+    parts = path.split("/")
+    if PurePosixPath(path).is_absolute() or "\\" in path:
+        raise ManifestError(f"{path[:200]!r}: give a relative path with '/' between its parts")
+    for part in parts:
+        if part in ("", ".", ".."):
+            raise ManifestError(f"{path[:200]!r}: no part may be empty, '.' or '..'")
+        if len(part.encode("utf-8", "surrogatepass")) > NAME_BYTES_MAX:
+            raise ManifestError(f"{path[:80]!r}…: a name has more than {NAME_BYTES_MAX} bytes")
+        if any(ord(sign) < 32 or 0xD800 <= ord(sign) <= 0xDFFF for sign in part):
+            raise ManifestError(f"{path[:200]!r}: control characters are no part of a name")
+    if len(path.encode()) > PATH_BYTES_MAX:
+        raise ManifestError(f"{path[:80]!r}…: a path has more than {PATH_BYTES_MAX} bytes")
+    return path
