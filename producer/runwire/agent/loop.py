@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from functools import partial
@@ -14,12 +13,12 @@ from runwire.agent.delivery import STAY_S, Delivery
 from runwire.agent.endings import end_fields, heartbeat_fields, mark_ended
 from runwire.agent.folders import Folders
 from runwire.agent.lock import AgentLock, lock_path
+from runwire.agent.own_spool import OwnSpool
 from runwire.host import boot_id, hostname, pid_namespace
 from runwire.settings import Settings
 from runwire.shipping.broker import Broker
-from runwire.spool.writer import SpoolWriter
 from runwire_schemas.kafka_settings import KafkaSettings
-from runwire_schemas.spool.destination import KAFKA, LOCAL
+from runwire_schemas.spool.destination import LOCAL
 from runwire_schemas.spool.format import Meta, SpoolError
 from runwire_schemas.spool.progress import lifecycle_end, progress
 from runwire_schemas.spool.reader import writer_alive
@@ -57,7 +56,6 @@ class Agent:
         self.hurry = threading.Event()  # end at once, deliver later
         self.ended = threading.Event()
         self._boot, self._namespace, self._host = boot_id(), pid_namespace(), hostname()
-        self._kafka = kafka
         self._destination = LOCAL if kafka is None else kafka.destination
         self.lock = AgentLock(lock_path(root, self._boot, self._namespace, self._destination))
         self._exit_when_idle_s = exit_when_idle_s
@@ -74,7 +72,7 @@ class Agent:
             broker=broker,
         )
         self._folders = Folders(root, self._destination)
-        self._writers: dict[str, SpoolWriter] = {}
+        self._own = OwnSpool(root, kafka)
         self._next_beat_s: dict[Path, float] = {}
         self._retry_at_s: dict[Path, float] = {}
         self._busy_at_s = time.monotonic()
@@ -123,17 +121,12 @@ class Agent:
     def close(self) -> None:
         """Close this agent's own spool folders, deliver what is there and free the lock."""
         fork.unregister(self)
-        self._close_writers()
+        self._own.close()
         if self._delivery is not None:
             self._delivery.end(time.monotonic() + (0.0 if self.hurry.is_set() else FLUSH_S))
             self._delivery = None
         self.lock.release()
         self.ended.set()
-
-    def _close_writers(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
 
     def _look(self, folder: Path, meta: Meta, now_s: float) -> None:
         due = now_s >= self._next_beat_s.get(folder, 0.0)
@@ -148,7 +141,7 @@ class Agent:
                 self._next_beat_s[folder] = now_s + HEARTBEAT_INTERVAL_S
                 if same_place:
                     fields = heartbeat_fields(meta, progress(folder))
-                    self._writer(meta.mode).append_json("heartbeat", fields)
+                    self._own.writer(meta.mode).append_json("heartbeat", fields)
         elif same_place or self._adopts(meta):
             self._settle(folder, meta)
         else:
@@ -178,7 +171,7 @@ class Agent:
             reporter, status, reason = "", "finished", "the trainer said so itself"
         else:
             seen = progress(folder)
-            writer = self._writer(meta.mode)
+            writer = self._own.writer(meta.mode)
             if meta.worker_of is not None:
                 # A forked worker ends with os._exit as a rule; only its last counts matter.
                 writer.append_json("heartbeat", heartbeat_fields(meta, seen, phase="ended"))
@@ -202,37 +195,6 @@ class Agent:
         self._next_beat_s.pop(folder, None)
         self._retry_at_s.pop(folder, None)
 
-    def _writer(self, mode: str) -> SpoolWriter:
-        """This agent's own folder for runs of `mode`: what is said of offline runs stays offline.
-
-        Raises: SpoolError when no folder can be made.
-        """
-        writer = self._writers.get(mode)
-        if writer is not None and writer.folder.exists():
-            return writer
-        meta = Meta(
-            writer=os.urandom(16).hex(),
-            role="agent",
-            project="runwire",
-            run_id="agent",
-            attempt="",
-            rank=0,
-            world_size=1,
-            host=self._host,
-            boot_id=self._boot,
-            pid_ns=self._namespace,
-            pid=os.getpid(),
-            started_at_ns=time.time_ns(),
-            route=LOCAL if self._kafka is None else KAFKA,
-            destination={} if self._kafka is None else self._kafka.public(),
-            mode=mode,
-        )
-        if writer is not None:
-            _log.warning("%s was deleted; going on in a new folder", writer.folder)
-            writer.close()
-        self._writers[mode] = SpoolWriter.create(self.root, meta)
-        return self._writers[mode]
-
     def _idle(self, now_s: float) -> bool:
         limit_s = self._exit_when_idle_s
         if limit_s is None or now_s - self._busy_at_s < limit_s:
@@ -244,7 +206,7 @@ class Agent:
 
         A trainer makes its folder before it asks for an agent, so one of both sees the other.
         """
-        self._close_writers()
+        self._own.close()
         if self._delivery is not None:
             self._delivery.flush(time.monotonic() + FLUSH_S)
         self.lock.release()
@@ -263,9 +225,7 @@ class Agent:
         self.stop.set()
         self.ended.set()
         self.lock.release()
-        for writer in self._writers.values():
-            writer.abandon()
-        self._writers.clear()
+        self._own.abandon()
         if self._delivery is not None:
             self._delivery.abandon()
             self._delivery = None
