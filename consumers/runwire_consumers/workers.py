@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from runwire_consumers.clickhouse.rows import EVENT_TABLES
+from runwire_consumers.clickhouse.event_tables import EVENT_TABLES
 from runwire_consumers.clickhouse.sink import DEAD_LETTER, ClickHouseSink
 from runwire_consumers.core import kill_points
 from runwire_consumers.core.batch import Batch, BatchLimits

@@ -17,8 +17,10 @@ from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.sink import MemorySink, MemoryStore, Sink
 from support.builders import (
     AT_NS,
+    artifact_event,
     bad_record,
     batch_of,
+    checkpoint_event,
     heartbeat,
     log_event,
     metric_batch,
@@ -34,6 +36,8 @@ TABLES = {
     "param": "params",
     "heartbeat": "heartbeats",
     "log": "logs",
+    "artifact": "artifacts",
+    "checkpoint": "checkpoints",
     "metric": "metrics",
     "deadletter": "dead_letters",
 }
@@ -82,6 +86,7 @@ def full_batch(token: str = "w:1") -> Batch:
     builder = BatchBuilder(BatchLimits(), MemoryClock())
     # Old heartbeats have no value: the store may drop them, so these are of today.
     events = [run_event(), param_event(), heartbeat(at_ns=TODAY_NS), log_event()]
+    events += [artifact_event(), checkpoint_event()]
     for offset, event in enumerate(events):
         item = record(event, offset, append_at_ns=TODAY_NS)
         builder.add(item, decode_record(item))
@@ -105,7 +110,7 @@ def written(rig: Rig, *batches: Batch) -> None:
     sink.close(Deadline(5))
 
 
-ONE_EACH = {"run": 1, "param": 1, "heartbeat": 1, "log": 1, "metric": 100, "deadletter": 2}
+ONE_EACH = {**dict.fromkeys(TABLES, 1), "metric": 100, "deadletter": 2}
 
 
 def test_a_written_batch_is_readable(rig: Rig) -> None:

@@ -17,7 +17,15 @@ from runwire_consumers.core.source import MemoryLog, MemorySource, Record, Sourc
 from runwire_consumers.core.stop import Stop
 from runwire_consumers.core.worker import Worker, WorkerOptions
 from runwire_schemas import codec
-from runwire_schemas.events import Heartbeat, LogEvent, MetricBatch, ParamEvent, RunEvent
+from runwire_schemas.events import (
+    ArtifactEvent,
+    CheckpointEvent,
+    Heartbeat,
+    LogEvent,
+    MetricBatch,
+    ParamEvent,
+    RunEvent,
+)
 
 AT_NS = 1_700_000_000_000_000_000
 WRITER = "00112233445566778899aabbccddeeff"
@@ -53,6 +61,21 @@ def log_event(**overrides: Any) -> LogEvent:
     """One console line."""
     fields = {**_IDENTITY, "seq": 3, "at_ns": AT_NS, "stream": "stdout", "name": "console"}
     return LogEvent(**{**fields, "level": "info", "text": "hello", **overrides})
+
+
+def artifact_event(**overrides: Any) -> ArtifactEvent:
+    """An artifact that was logged."""
+    fields = {**_IDENTITY, "seq": 4, "at_ns": AT_NS, "artifact": "a" * 32, "event": "logged"}
+    about = {"name": "weights", "type": "model", "files": 1, "bytes": 100, "sha256": "", "uri": ""}
+    return ArtifactEvent(**{**fields, **about, "route": "direct", **overrides})
+
+
+def checkpoint_event(**overrides: Any) -> CheckpointEvent:
+    """A checkpoint that one rank saved whole."""
+    fields = {**_IDENTITY, "seq": 5, "at_ns": AT_NS, "artifact": "a" * 32, "step": 10}
+    about = {"kind": "full", "world_size": 1, "metrics": {}, "is_best": False, "bytes": 100}
+    cost = {"uri": "file:///c/state.pt", "duration_s": 1.5, "blocked_s": 0.5, "raw_bytes": 200}
+    return CheckpointEvent(**{**fields, **about, **cost, "sha256": "0" * 64, **overrides})
 
 
 def metric_batch(calls: int = 2, names: Sequence[str] = ("loss", "acc"), **kw: Any) -> MetricBatch:

@@ -123,6 +123,19 @@ def count_maps(name: str, values: Sequence[Mapping[str, int]]) -> Column:
     return _maps(name, "Int64", values, counts.tobytes())
 
 
+def float_maps(name: str, values: Sequence[Mapping[str, float]]) -> Column:
+    """Map(String, Float64)."""
+    doubles = np.array([number for value in values for number in value.values()], "<f8")
+    return _maps(name, "Float64", values, doubles.tobytes())
+
+
+def string_arrays(name: str, values: Sequence[Sequence[str]]) -> Column:
+    """Array(String)."""
+    ends = np.cumsum([len(value) for value in values], dtype="<u8")
+    texts = _strings([text for value in values for text in value])
+    return Column(name, "Array(String)", len(values), (ends.tobytes(), texts))
+
+
 def varuint(value: int) -> bytes:
     """Unsigned LEB128: 7 bits a byte, low group first."""
     out = bytearray()

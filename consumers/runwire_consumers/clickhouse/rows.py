@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,7 +12,16 @@ from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse.native import Array, Column
 from runwire_consumers.clickhouse.rollup import roll_up
 from runwire_schemas import identity
-from runwire_schemas.events import DeadLetter, Event, Heartbeat, LogEvent, ParamEvent, RunEvent
+from runwire_schemas.events import (
+    ArtifactEvent,
+    CheckpointEvent,
+    DeadLetter,
+    Event,
+    Heartbeat,
+    LogEvent,
+    ParamEvent,
+    RunEvent,
+)
 from runwire_schemas.metric_decode import MetricColumns
 
 T = TypeVar("T")
@@ -82,7 +91,7 @@ def batch_rows(
         numbers("first_at", "DateTime64(3)", lambda b: int(b.at_ms.min())),
         numbers("last_at", "DateTime64(3)", lambda b: int(b.at_ms.max())),
         native.numbers("untidy", "Bool", untidy),
-        _instants("append_at", [append_at_ns] * len(batches)),
+        instants("append_at", [append_at_ns] * len(batches)),
     ]
     return native.block(columns)
 
@@ -123,7 +132,7 @@ def run_rows(events: Sequence[RunEvent], append_at_ns: int) -> bytes:
         *("summary", "metric_defs"),
     )
     numbers = ("exit_code", "world_size", "last_step", "resumed_from_step", "accepted")
-    columns = _event_columns(events, append_at_ns)
+    columns = event_columns(events, append_at_ns)
     columns += [
         native.strings("attempt_name", [e.attempt for e in events]),
         native.strings("writer_name", [e.writer for e in events]),
@@ -145,7 +154,7 @@ def run_rows(events: Sequence[RunEvent], append_at_ns: int) -> bytes:
 
 def param_rows(events: Sequence[ParamEvent], append_at_ns: int) -> bytes:
     """One row per event for `params`."""
-    columns = _event_columns(events, append_at_ns)
+    columns = event_columns(events, append_at_ns)
     columns += [native.strings(f, [getattr(e, f) for e in events]) for f in ("key", "value")]
     return native.block(columns)
 
@@ -153,7 +162,7 @@ def param_rows(events: Sequence[ParamEvent], append_at_ns: int) -> bytes:
 def heartbeat_rows(events: Sequence[Heartbeat], append_at_ns: int) -> bytes:
     """One row per event for `heartbeats`."""
     progress = [e.last_progress_at_ns for e in events]
-    columns = _event_columns(events, append_at_ns)
+    columns = event_columns(events, append_at_ns)
     columns += [
         native.strings("writer_name", [e.writer for e in events]),
         native.nullable_numbers("last_step", "Int64", [e.last_step for e in events]),
@@ -175,7 +184,7 @@ def heartbeat_rows(events: Sequence[Heartbeat], append_at_ns: int) -> bytes:
 def log_rows(events: Sequence[LogEvent], append_at_ns: int) -> bytes:
     """One row per event for `logs`."""
     texts = ("stream", "name", "level", "text")
-    columns = _event_columns(events, append_at_ns)
+    columns = event_columns(events, append_at_ns)
     columns += [native.nullable_numbers("step", "Int64", [e.step for e in events])]
     columns += [native.strings(f, [getattr(e, f) for e in events]) for f in texts]
     return native.block(columns)
@@ -186,7 +195,7 @@ def dead_rows(letters: Sequence[DeadLetter]) -> bytes:
     columns = _who_columns(letters, np.ones(len(letters), "i8"))
     columns += [
         native.numbers("writer", "UInt64", [writer_key(writer_of(e)) for e in letters]),
-        _instants("at", [e.at_ns for e in letters]),
+        instants("at", [e.at_ns for e in letters]),
         native.strings("key", [e.key for e in letters]),
         native.strings("value", [e.value[:DEAD_VALUE_BYTES_MAX] for e in letters]),
         native.numbers("value_bytes", "UInt64", [len(e.value) for e in letters]),
@@ -202,26 +211,21 @@ def writer_of(letter: DeadLetter) -> str:
     return letter.key.decode(errors="replace") or letter.partition.split("/", 1)[0]
 
 
-# Table and block builder of each event kind.
-EVENT_TABLES: Mapping[str, tuple[str, Callable[[Any, int], bytes]]] = {
-    "run": ("run_events", run_rows),
-    "param": ("params", param_rows),
-    "heartbeat": ("heartbeats", heartbeat_rows),
-    "log": ("logs", log_rows),
-}
-
-
-def _event_columns(
-    events: Sequence[RunEvent | ParamEvent | Heartbeat | LogEvent], append_at_ns: int
+def event_columns(
+    events: Sequence[
+        RunEvent | ParamEvent | Heartbeat | LogEvent | ArtifactEvent | CheckpointEvent
+    ],
+    append_at_ns: int,
 ) -> list[Column]:
+    """Who wrote each event and when: the columns that all tables of events begin with."""
     return [
         *_who_columns(events, np.ones(len(events), "i8")),
         native.numbers("rank", "Int64", [e.rank for e in events]),
         native.numbers("attempt", "UInt64", [attempt_key(e.attempt) for e in events]),
         native.numbers("writer", "UInt64", [writer_key(e.writer) for e in events]),
         native.numbers("seq", "Int64", [e.seq for e in events]),
-        _instants("at", [e.at_ns for e in events]),
-        _instants("append_at", [append_at_ns] * len(events)),
+        instants("at", [e.at_ns for e in events]),
+        instants("append_at", [append_at_ns] * len(events)),
     ]
 
 
@@ -252,5 +256,6 @@ def _writers(batches: Sequence[MetricColumns]) -> list[int]:
     return [writer_key(batch.writer) for batch in batches]
 
 
-def _instants(name: str, at_ns: Sequence[int]) -> Column:
+def instants(name: str, at_ns: Sequence[int]) -> Column:
+    """Instants given in nanoseconds."""
     return native.numbers(name, "DateTime64(3)", [at // 1_000_000 for at in at_ns])

@@ -10,6 +10,7 @@ from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse import rows
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
+from runwire_consumers.clickhouse.event_tables import EVENT_TABLES
 from runwire_consumers.clickhouse.migrate import pending
 from runwire_consumers.clickhouse.tidiness import NOTE_UNTIDY, History, Tidiness
 from runwire_consumers.clickhouse.tombstones import deleted_runs
@@ -117,10 +118,10 @@ class ClickHouseSink:
         blocks: list[tuple[str, bytes]] = []
         rejected: list[Rejection] = []
         for kind, events in batch.events.items():
-            if kind not in rows.EVENT_TABLES and kind != DEAD_LETTER:
+            if kind not in EVENT_TABLES and kind != DEAD_LETTER:
                 reason = f"this version has no table for {kind} records"
                 rejected += [Rejection(kind, index, reason) for index in range(len(events))]
-        for kind, (table, build) in rows.EVENT_TABLES.items():
+        for kind, (table, build) in EVENT_TABLES.items():
             events = self._alive(kind, batch.events.get(kind, []))
             if events:
                 try:

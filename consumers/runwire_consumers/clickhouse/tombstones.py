@@ -22,6 +22,8 @@ RUN_TABLES = (
     "heartbeats",
     "heartbeat_last",
     "logs",
+    "artifacts",
+    "checkpoints",
     "dead_letters",
 )
 

@@ -33,7 +33,7 @@ class Feed:
     def write(self, *events: Any, token: str | None = None, append_at_ns: int = AT_NS) -> Batch:
         self._batches += 1
         kinds = {"RunEvent": "run", "ParamEvent": "param", "Heartbeat": "heartbeat"}
-        kinds["LogEvent"] = "log"
+        kinds |= {"LogEvent": "log", "ArtifactEvent": "artifact", "CheckpointEvent": "checkpoint"}
         by_kind: dict[str, list[Any]] = {}
         for event in events:
             name = type(event).__name__

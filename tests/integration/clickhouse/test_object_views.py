@@ -1,0 +1,162 @@
+"""v_artifacts, v_artifact_uses, v_checkpoints and v_histograms on inputs checked by hand."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runwire_consumers.clickhouse.tombstones import delete_run
+from support.builders import AT_NS, artifact_event, checkpoint_event, log_event, run_event
+
+README = Path(__file__).parents[3] / "schemas/README.md"
+
+pytestmark = pytest.mark.engine
+
+SECOND = 1_000_000_000
+A, B, C = ("a" * 32, "b" * 32, "c" * 32)
+
+
+def done(artifact: str, stamp: int, **overrides: Any) -> Any:
+    said = {"event": "complete", "version_at_ns": stamp, "uri": f"s3://b/{artifact}"}
+    return artifact_event(artifact=artifact, at_ns=AT_NS + 2 * SECOND, **{**said, **overrides})
+
+
+def test_an_artifact_goes_from_pending_to_deleted(feed: Any) -> None:
+    """Each event moves the state; what was said before stays where the next one is silent."""
+    state = "SELECT state, uri, reason, aliases, version FROM v_artifacts"
+    feed.write(artifact_event(aliases=["prod"]))
+    assert feed.row(state) == ("pending", "", None, ["prod"], None)
+    feed.write(artifact_event(event="shipped", route="kafka"))
+    assert feed.row(state) == ("pending", "", None, ["prod"], None)
+    feed.write(done(A, 5))
+    assert feed.row(state) == ("complete", f"s3://b/{A}", None, ["latest", "prod"], 0)
+    feed.write(artifact_event(event="deleted", reason="keep_last=2"))
+    assert feed.row(state) == ("deleted", f"s3://b/{A}", "keep_last=2", ["prod"], 0)
+
+
+def test_a_repeated_transfer_outweighs_a_failure(feed: Any) -> None:
+    """Failed, then shipped again and complete: complete, whatever order they arrive in."""
+    feed.write(done(A, 5))
+    feed.write(artifact_event(event="failed", reason="no room"), artifact_event())
+    assert feed.row("SELECT state FROM v_artifacts") == ("complete",)
+
+
+def test_versions_are_numbered_by_their_stamps(feed: Any) -> None:
+    """Equal stamps are one version; other names and unfinished ones do not count."""
+    feed.write(done(B, 7), done(A, 5), done(C, 7, run_id="run-2"))
+    feed.write(done("d" * 32, 6, name="other"), artifact_event(artifact="e" * 32))
+    rows = feed.rows("SELECT artifact, version, has(aliases, 'latest') FROM v_artifacts ORDER BY 1")
+    assert rows == [
+        (A, 0, 0),
+        (B, 1, 1),
+        (C, 1, 1),
+        ("d" * 32, 0, 1),
+        ("e" * 32, None, 0),
+    ]
+
+
+def test_lineage_names_producer_and_user(feed: Any) -> None:
+    feed.write(done(A, 5))
+    feed.write(artifact_event(event="used", run_id="run-2"))
+    assert feed.row("SELECT run_id, name, version, produced_by FROM v_artifact_uses") == (
+        "run-2",
+        "weights",
+        0,
+        "run-1",
+    )
+    assert feed.rows("SELECT run_id, state FROM v_artifacts") == [("run-1", "complete")]
+
+
+def test_a_checkpoint_is_what_its_artifact_is(feed: Any) -> None:
+    view = "SELECT state, uri, is_best, metrics FROM v_checkpoints"
+    feed.write(run_event(), checkpoint_event(is_best=True, metrics={"loss": math.inf}))
+    assert feed.row(view) == ("pending", "file:///c/state.pt", 0, {"loss": math.inf})
+    feed.write(artifact_event(), done(A, 5))
+    assert feed.row(view) == ("complete", f"s3://b/{A}", 1, {"loss": math.inf})
+
+
+def test_a_sharded_checkpoint_waits_for_every_rank(feed: Any) -> None:
+    """Complete when as many ranks are complete as took part; bytes are those of all."""
+    for rank, artifact in enumerate((A, B)):
+        who = {"rank": rank, "artifact": artifact, "writer": f"w{rank}"}
+        feed.write(checkpoint_event(kind="sharded", world_size=2, **who), artifact_event(**who))
+    view = "SELECT state, ranks, bytes FROM v_checkpoints"
+    feed.write(done(B, 5, rank=1))
+    assert feed.row(view) == ("pending", 2, 200)
+    feed.write(done(A, 6))
+    assert feed.row(view) == ("complete", 2, 200)
+
+
+def test_the_newest_best_is_the_best(feed: Any) -> None:
+    """Of those flagged, the last complete one; a step saved again counts once."""
+    for number, artifact in enumerate((A, B, C)):
+        at_ns = AT_NS + number * SECOND
+        step = {0: 10, 1: 20, 2: 20}[number]
+        feed.write(checkpoint_event(artifact=artifact, step=step, at_ns=at_ns, is_best=True))
+    feed.write(done(A, 5))
+    assert feed.rows("SELECT step, state, is_best FROM v_checkpoints ORDER BY step") == [
+        (10, "complete", 1),
+        (20, "pending", 0),
+    ]
+    feed.write(done(C, 6))
+    assert feed.rows("SELECT step, is_best, artifacts FROM v_checkpoints ORDER BY step") == [
+        (10, 0, [A]),
+        (20, 1, [C]),
+    ]
+
+
+def test_checkpoints_of_the_abandoned_tail_say_so(feed: Any, attempts: Any) -> None:
+    """Attempt 2 resumed from step 10: what attempt 1 saved later is kept and marked."""
+    feed.write(*attempts)
+    feed.write(
+        run_event(seq=1, event="updated", status=None, attempt="attempt-2", writer="w2",
+                  resumed_from_step=10),
+        checkpoint_event(step=10), checkpoint_event(step=20, artifact=B),
+        checkpoint_event(step=20, artifact=C, attempt="attempt-2", writer="w2"),
+    )  # fmt: skip
+    rows = feed.rows("SELECT attempt, step, is_abandoned FROM v_checkpoints ORDER BY 1, 2")
+    assert rows == [(1, 10, 0), (1, 20, 1), (2, 20, 0)]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 9.0])
+def test_the_last_good_checkpoint_before_a_fault(
+    feed: Any, points: Callable[..., Any], bad: float
+) -> None:
+    """The documented query finds the checkpoint before a NaN, an overflow or a spike."""
+    (query,) = re.findall(
+        r"```sql\n(WITH \(\n    SELECT minOrNull.*?)```", README.read_text(), re.S
+    )
+    query = query.replace("'r1'", "'run-1'")
+    for step, artifact in ((10, A), (20, B), (30, C)):
+        feed.write(checkpoint_event(step=step, artifact=artifact), done(artifact, step))
+    curve = [(n, n, 2.0 - n / 100) for n in range(40)]
+    feed.write(run_event(), points(curve, name="train/loss"))
+    assert feed.row(query)[0] == 30
+    feed.write(points([(40, 25, bad)], name="train/loss"))
+    assert feed.row(query)[0::3] == (20, 25)
+
+
+def test_histograms_are_no_log_lines(feed: Any) -> None:
+    text = '{"edges": [0.0, 0.5, 1.0], "counts": [3, 4]}'
+    feed.write(
+        log_event(stream="histogram", name="weights/w0", step=7, text=text), log_event(seq=4)
+    )
+    assert feed.row("SELECT name, step, edges, counts FROM v_histograms") == (
+        "weights/w0",
+        7,
+        [0.0, 0.5, 1.0],
+        [3.0, 4.0],
+    )
+    assert feed.rows("SELECT stream FROM v_logs") == [("stdout",)]
+
+
+def test_deleted_runs_are_in_none_of_them(feed: Any) -> None:
+    feed.write(run_event(), checkpoint_event(), artifact_event(), artifact_event(event="used"))
+    assert delete_run(feed.client, "tests", "run-1")
+    for view in ("v_artifacts", "v_checkpoints", "v_artifact_uses"):
+        assert feed.rows(f"SELECT run_id FROM {view}") == []
