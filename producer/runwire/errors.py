@@ -1,8 +1,8 @@
-"""The errors that the SDK raises: only while `init` runs, or later in strict mode."""
+"""The errors that the SDK raises: from `init`, from calls whose result is needed, or if strict."""
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "RunwireError"]
+__all__ = ["ArtifactError", "ConfigError", "RunwireError"]
 
 
 class RunwireError(Exception):
@@ -11,3 +11,7 @@ class RunwireError(Exception):
 
 class ConfigError(RunwireError, ValueError):
     """A setting or an argument is not usable; the message says which one and what to do."""
+
+
+class ArtifactError(RunwireError):
+    """An artifact could not be kept or brought back; the message says which and what to do."""

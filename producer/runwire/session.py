@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runwire import known_runs
 from runwire.errors import RunwireError
@@ -19,6 +20,9 @@ from runwire.settings import Settings
 from runwire.spool.writer import SpoolWriter
 from runwire_schemas.spool.cursor import read_cursor
 from runwire_schemas.spool.format import KIND_SERIES, Meta
+
+if TYPE_CHECKING:
+    from runwire.uploads.outbox import Outbox
 
 # How often `wait_stored` looks at the reader's cursor.
 _LOOK_INTERVAL_S = 0.02
@@ -90,6 +94,19 @@ class Session:
             self._open_late()
         if self._writer is not None:
             self._writer.append_json(kind, fields)
+
+    def identity(self) -> Meta | None:
+        """Return under whose name this process logs, None when it logs nothing."""
+        if self._open_late is not None:
+            self._open_late()
+        return self.meta if self._writer is not None else None
+
+    @functools.cached_property
+    def outbox(self) -> Outbox:
+        """Where artifacts and checkpoints of this process go."""
+        from runwire.uploads.outbox import Outbox
+
+        return Outbox(self)
 
     def append_from_signal(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Append from a signal handler: never waits for a lock its own thread may hold."""

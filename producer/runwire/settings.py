@@ -92,6 +92,23 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("schema_registry_url", "text", "", None, "optional Confluent-compatible registry"),
     Field("quota_bytes", "bytes", "bytes", 2 * GIB, "spool space of one writer process"),
+    Field(
+        "artifact_route",
+        "choice",
+        "",
+        "auto",
+        "auto: to S3 where an endpoint is set, else through Kafka where brokers are set, else to "
+        "the data root; direct, kafka; reference: record path and digest, move nothing",
+        choices=("auto", "direct", "kafka", "reference"),
+    ),
+    Field(
+        "artifact_kafka_bytes_max",
+        "bytes",
+        "bytes",
+        4 * GIB,
+        "larger files do not go through Kafka but are known by reference",
+    ),
+    Field("outbox_bytes", "bytes", "bytes", 20 * GIB, "content that waits for its store"),
     Field("disk_free_ratio_min", "ratio", "", 0.10, "share of the disk that stays free"),
     Field(
         "fork_policy",
@@ -136,6 +153,9 @@ class Settings:
     kafka_topic_prefix: str = DEFAULT_PREFIX
     schema_registry_url: str | None = field(default=None, repr=False)  # may name a password
     quota_bytes: int = 2 * GIB
+    artifact_route: str = "auto"
+    artifact_kafka_bytes_max: int = 4 * GIB
+    outbox_bytes: int = 20 * GIB
     disk_free_ratio_min: float = 0.10
     fork_policy: str = "inherit"
     finish_timeout_s: float = 5.0
@@ -193,6 +213,11 @@ class Settings:
         for name, value in given.items():
             values[name] = parse_value(_BY_NAME[name], value, f"argument {name}=")
         settings = cls(**values)
+        if settings.artifact_route == "kafka" and not settings.kafka_bootstrap_servers:
+            raise ConfigError(
+                "artifact_route='kafka' without brokers: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS too, "
+                "or leave RUNWIRE_ARTIFACT_ROUTE at 'auto'."
+            )
         if settings.mode != "disabled" and settings.kafka_bootstrap_servers:
             from runwire_schemas.kafka_settings import KafkaSettingsError
 

@@ -36,6 +36,11 @@ class QuotaExceeded(OSError):  # noqa: N818 - reads as the reason of a drop
     """The writer's share of the disk is used up."""
 
 
+def bytes_kept_free(disk: os.statvfs_result, free_ratio_min: float) -> float:
+    """Return how much of a disk runwire leaves to others."""
+    return min(disk.f_blocks * disk.f_frsize * free_ratio_min, _FREE_BYTES_WANTED_MAX)
+
+
 class Quota:
     """Admits or refuses new segments of one writer folder."""
 
@@ -81,9 +86,7 @@ class Quota:
     def _check(self, series: Series, share: float) -> None:
         while True:
             disk = os.statvfs(self._folder)  # shutil would import every compressor for it
-            wanted = min(
-                disk.f_blocks * disk.f_frsize * self._free_ratio_min, _FREE_BYTES_WANTED_MAX
-            )
+            wanted = bytes_kept_free(disk, self._free_ratio_min)
             left = int(self._bytes_max * share) - self._used()
             room = min(left, int(disk.f_bavail * disk.f_frsize - wanted))
             # The last room is used too, by a segment smaller than its turn would be.

@@ -1,9 +1,13 @@
 """The outbox: one folder per artifact, from the call that logged it until the store has it.
 
+    <data root>/outbox/<artifact>/capture.lock   flock held during the call; text: bytes reserved
     <data root>/outbox/<artifact>/content/<n>    content, linked or copied at the call
     <data root>/outbox/<artifact>/request.json   written last and renamed into place: the commit
 
-A folder without request.json is a call that was interrupted: nothing was promised.
+A folder without request.json is a call in progress while capture.lock is held, else one that was
+interrupted: nothing was promised. Content is never changed and has no other name that could be
+written through, hard links of immutable sources excepted. It is not synced: after a power failure a
+file may be shorter than its request says, and is then no content.
 """
 
 from __future__ import annotations
@@ -11,14 +15,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 from runwire_schemas.objects.manifest import CheckpointFacts
 
-__all__ = ["REQUEST_FILE", "RequestFile", "UploadRequest", "content_path", "outbox_dir"]
+__all__ = [
+    "CAPTURE_LOCK",
+    "REQUEST_FILE",
+    "RequestFile",
+    "UploadRequest",
+    "content_path",
+    "outbox_dir",
+]
 
+CAPTURE_LOCK: Final = "capture.lock"
 REQUEST_FILE: Final = "request.json"
 CONTENT_DIR: Final = "content"
 
@@ -65,10 +77,14 @@ class UploadRequest:
 
     def commit(self, folder: Path) -> None:
         """Write request.json: from now on the artifact will be shipped. Raises: OSError."""
+        fields = asdict(replace(self, files=()))
+        names = RequestFile.__slots__
+        # By hand: asdict copies deeply, which a hundred thousand files would notice.
+        fields["files"] = [{name: getattr(file, name) for name in names} for file in self.files]
         fresh = folder / (REQUEST_FILE + ".new")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file)
+            file.write(json.dumps(fields))  # `dump` would take Python's slow encoder
             file.flush()
             os.fsync(file.fileno())
         fresh.replace(folder / REQUEST_FILE)

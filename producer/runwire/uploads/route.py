@@ -1,0 +1,66 @@
+"""Which way artifacts go, decided by settings and size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from runwire.settings import Settings
+from runwire_schemas.bounds import MESSAGE_BYTES_MAX
+
+__all__ = ["DIRECT", "KAFKA", "REFERENCE", "REFUSED", "UNSEEN", "Route", "choose_route"]
+
+DIRECT: Final = "direct"
+KAFKA: Final = "kafka"
+REFERENCE: Final = "reference"
+# Routes of what is on no way: a call that failed, or mode "disabled".
+REFUSED: Final = "refused"
+UNSEEN: Final = "disabled"
+# One file in a manifest with its digest, and one digest of a piece, as base64 in JSON.
+_FILE_BYTES: Final = 200
+_PIECE_BYTES: Final = 512 * 1024
+_DIGEST_BYTES: Final = 44
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """`transport` is "direct" or "kafka"; `store` is what may be written down of the S3 settings.
+
+    Files above `content_bytes_max` stay where they are and are known by reference.
+    """
+
+    transport: str
+    told: str
+    store: Mapping[str, str] = field(default_factory=dict)
+    content_bytes_max: int | None = None
+
+    def manifest_fits(self, paths_bytes: int, files: int, size: int) -> bool:
+        """Tell whether the manifest of so many files can travel on this route."""
+        digests = (size // _PIECE_BYTES + files) * _DIGEST_BYTES
+        # Twice: names may need escapes, and the message has to stay well below the limit.
+        return self.transport != KAFKA or (
+            2 * paths_bytes + files * _FILE_BYTES + digests < MESSAGE_BYTES_MAX * 3 // 4
+        )
+
+
+def choose_route(settings: Settings) -> Route:
+    """Return the way that `artifact_route` means with these brokers and this store."""
+    s3, chosen = getattr(settings, "s3", None), settings.artifact_route
+    brokers = settings.kafka_bootstrap_servers
+    by_kafka = chosen == KAFKA or (chosen != DIRECT and s3 is None and bool(brokers))
+    content_bytes_max = 0 if chosen == REFERENCE else None
+    if by_kafka:
+        limit = settings.artifact_kafka_bytes_max
+        return Route(
+            transport=KAFKA,
+            told=f"in pieces through Kafka ({brokers}); files above {limit / 2**30:g} GiB stay "
+            "where they are, known by reference",
+            content_bytes_max=limit if content_bytes_max is None else content_bytes_max,
+        )
+    return Route(
+        transport=DIRECT,
+        told=f"straight to {s3.url}/{s3.bucket}" if s3 else f"to {settings.root / 'objects'}",
+        store={} if s3 is None else s3.public(),
+        content_bytes_max=content_bytes_max,
+    )
