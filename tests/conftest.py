@@ -17,9 +17,12 @@ import pytest
 
 from support.engine import clickhouse_server, clickhouse_url  # noqa: F401 - fixtures for all
 from support.servers import (  # noqa: F401 - fixtures for all
+    bucket,
     kafka,
     kafka3,
     kafka_secure,
+    minio,
+    minio_bucket,
     registry,
     s3,
     topic_prefix,

@@ -35,6 +35,7 @@ IMAGES = {
     "kafka-secure": "apache/kafka:4.3.1",
     "registry": "ghcr.io/axonops/axonops-schema-registry:latest",
     "versitygw": "versity/versitygw:v1.7.0",
+    "minio": "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z",
 }
 START_WITHIN_S = 90.0
 STOP_WITHIN_S = 10

@@ -1,4 +1,4 @@
-"""Kafka, a schema registry and an S3 store for tests, each real, one set per session.
+"""Kafka, a schema registry and S3 stores for tests, each real, one set per session.
 
 Taken in this order: an address from the environment, a container where Docker answers, a server of
 `deploy/native` started for this session alone. Without any the test skips and says why; with
@@ -10,16 +10,21 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import pytest
 
 from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.s3_settings import S3Settings
 from support.engine import _docker_answers
 from support.native import ENVIRONMENT, INSTANCE_VARIABLE, NativeServer, Unavailable
+
+if TYPE_CHECKING:
+    from minio import Minio
 
 
 class Server(Protocol):
@@ -139,6 +144,39 @@ class ObjectStore:
     secret_key: str = field(repr=False)
     server: Server
 
+    def settings(self, bucket: str) -> S3Settings:
+        """How to reach a bucket that need not exist."""
+        return S3Settings(
+            endpoint=f"http://{self.address}",
+            bucket=bucket,
+            access_key=self.access_key,
+            secret_key=self.secret_key,
+        )
+
+    def client(self) -> Minio:
+        """The client itself, as the user who may do everything."""
+        from minio import Minio
+
+        return Minio(
+            self.address, access_key=self.access_key, secret_key=self.secret_key, secure=False
+        )
+
+    def new_bucket(self) -> Iterator[S3Settings]:
+        """A bucket that goes after the test, as far as the server answers then."""
+        from minio.deleteobjects import DeleteObject
+        from minio.error import MinioException
+        from urllib3.exceptions import HTTPError
+
+        settings = self.settings(f"t{uuid.uuid4().hex[:16]}")
+        client = self.client()
+        client.make_bucket(settings.bucket)
+        yield settings
+        with suppress(HTTPError, MinioException):
+            found = client.list_objects(settings.bucket, recursive=True)
+            names = [DeleteObject(each.object_name) for each in found]
+            assert not list(client.remove_objects(settings.bucket, names))
+            client.remove_bucket(settings.bucket)
+
 
 @pytest.fixture(scope="session")
 def kafka() -> Cluster:
@@ -171,11 +209,25 @@ def s3() -> ObjectStore:
 
     RUNWIRE_TEST_S3 is http://access-key:secret-key@host:port.
     """
-    server = take("versitygw", "RUNWIRE_TEST_S3")
-    parts = urlsplit(server.address)
-    access = parts.username or server.facts["access_key"]
-    secret = parts.password or server.facts["secret_key"]
-    return ObjectStore(f"{parts.hostname}:{parts.port}", access, secret, server)
+    return _object_store("versitygw", "RUNWIRE_TEST_S3")
+
+
+@pytest.fixture(scope="session")
+def minio() -> ObjectStore:
+    """A second object store, MinIO; RUNWIRE_TEST_MINIO as RUNWIRE_TEST_S3."""
+    return _object_store("minio", "RUNWIRE_TEST_MINIO")
+
+
+@pytest.fixture
+def bucket(s3: ObjectStore) -> Iterator[S3Settings]:
+    """An empty bucket of `s3` for one test."""
+    yield from s3.new_bucket()
+
+
+@pytest.fixture
+def minio_bucket(minio: ObjectStore) -> Iterator[S3Settings]:
+    """An empty bucket of `minio` for one test."""
+    yield from minio.new_bucket()
 
 
 @pytest.fixture
@@ -186,6 +238,14 @@ def topic_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
     for used in request.node.funcargs.values():
         if isinstance(used, Cluster):
             used.drop(prefix + ".")
+
+
+def _object_store(name: str, variable: str) -> ObjectStore:
+    server = take(name, variable)
+    parts = urlsplit(server.address)
+    access = parts.username or server.facts["access_key"]
+    secret = parts.password or server.facts["secret_key"]
+    return ObjectStore(f"{parts.hostname}:{parts.port}", access, secret, server)
 
 
 def take(name: str, variable: str) -> Server:

@@ -1,0 +1,120 @@
+"""What S3 servers and the way to them answer, as the errors of a store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+from xml.etree.ElementTree import ParseError
+
+from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
+
+from runwire_schemas.objects.store import NotFound, StoreAway, StoreError, StoreRefused
+from runwire_schemas.s3_settings import S3Settings
+
+__all__ = ["SomethingGone", "answered", "told"]
+
+_FULL: Final = (
+    "the store is full: free space there, raise its quota, or let `runwire artifact sweep` remove "
+    "what nothing names; nothing was lost here"
+)
+_REGION: Final = "the bucket lies in another region: set RUNWIRE_S3_REGION"
+# Codes of Amazon's list of error responses, and of MinIO's cmd/api-errors.go.
+_REFUSED: Final = {
+    "AccessDenied": "this key may not do that in this bucket: `runwire migrate --print s3` prints "
+    "the policies it needs",
+    "InvalidAccessKeyId": "the store does not know this access key: correct RUNWIRE_S3_ACCESS_KEY "
+    "or RUNWIRE_S3_ACCESS_KEY_FILE",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key: correct "
+    "RUNWIRE_S3_SECRET_KEY or RUNWIRE_S3_SECRET_KEY_FILE",
+    "NoSuchBucket": "there is no such bucket: `runwire migrate` makes it, or correct "
+    "RUNWIRE_S3_BUCKET",
+    "RequestTimeTooSkewed": "the clocks of this machine and of the store differ by more than it "
+    "allows: set both by NTP",
+    "AuthorizationHeaderMalformed": _REGION,
+    "PermanentRedirect": _REGION,
+    "XMinioStorageFull": _FULL,
+    "XMinioAdminBucketQuotaExceeded": _FULL,
+    "QuotaExceeded": _FULL,
+    "InsufficientStorage": _FULL,
+    "EntityTooLarge": "the store takes no object of this size",
+}
+# Not 5xx, and yet no reason to give up: a damaged or cut transfer.
+_AWAY: Final = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "TooManyRequests"})
+_GONE: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
+_STATUS = re.compile(r"Response code: (\d+)")
+INSUFFICIENT_STORAGE: Final = 507
+
+
+class SomethingGone(StoreAway):
+    """The store forgot a transfer or a part of it: it has to begin anew."""
+
+
+@contextmanager
+def told(settings: S3Settings, key: str = "") -> Iterator[None]:
+    """Make errors of the client sentences. Raises: NotFound, StoreRefused, StoreAway."""
+    place = f"{settings.bucket} at {settings.url}"
+    what = f"{key} in {place}" if key else place
+    try:
+        yield
+    except S3Error as error:
+        raise _of_code(error, what) from error
+    except ServerError as error:
+        if error.status_code == INSUFFICIENT_STORAGE:
+            raise StoreRefused(f"{what}: {_FULL}") from error
+        raise StoreAway(f"{what}: the store failed with {error.status_code}") from error
+    except InvalidResponseError as error:
+        status = _STATUS.search(str(error))
+        if status and int(status[1]) >= 500:
+            raise StoreAway(f"{what}: something answered {status[1]} for the store") from error
+        raise StoreRefused(
+            f"{settings.url} answers, but not as an S3 store does: correct RUNWIRE_S3_ENDPOINT"
+        ) from error
+    except (HTTPError, MinioException, ParseError) as error:
+        raise _of_connection(error, settings) from error
+
+
+def answered(response: BaseHTTPResponse) -> None:
+    """Raises: S3Error, ServerError or InvalidResponseError unless the server did as asked.
+
+    `response` is urllib3's, read to its end.
+    """
+    status, data = response.status, response.data
+    if 200 <= status < 300 and b"<Error>" not in data[:200]:  # long answers begin before they fail
+        return
+    if not data:
+        raise ServerError(f"server failed with HTTP status code {status}", status)
+    kind = response.headers.get("content-type", "")
+    if not data.lstrip().startswith(b"<?xml") and b"<Error>" not in data[:200]:
+        raise InvalidResponseError(status, kind, data[:200].decode("utf-8", "replace"))
+    raise S3Error.fromxml(response)
+
+
+def _of_code(error: S3Error, what: str) -> StoreError:
+    code, status = str(error.code), int(getattr(error.response, "status", 0) or 0)
+    if code in {"NoSuchKey", "NotFound"}:
+        return NotFound(f"there is no {what}")
+    if code in _GONE:
+        return SomethingGone(f"{what}: the store does not know the transfer any more ({code})")
+    if code in _REFUSED or status == INSUFFICIENT_STORAGE:
+        return StoreRefused(f"{what}: {_REFUSED.get(code, _FULL)} ({code})")
+    said = f"{what}: {error.message or 'no reason given'} ({code})"
+    if status >= 500 or code in _AWAY or status in {408, 429}:
+        return StoreAway(f"{said}; it is tried again")
+    return StoreRefused(f"{said}. The store does not do this; check its version and the settings")
+
+
+def _of_connection(error: Exception, settings: S3Settings) -> StoreError:
+    reason = getattr(error, "reason", None) if isinstance(error, MaxRetryError) else error
+    if isinstance(reason, SSLError) or isinstance(error, SSLError):
+        return StoreRefused(
+            f"no trusted connection to {settings.url}: {reason}. Name the certificate authority in "
+            "SSL_CERT_FILE; a store without TLS needs http:// in RUNWIRE_S3_ENDPOINT"
+        )
+    return StoreAway(
+        f"the object store at {settings.url} does not answer: {reason}. Start it, or correct "
+        "RUNWIRE_S3_ENDPOINT; it is tried again"
+    )

@@ -1,0 +1,128 @@
+"""How to reach an object store: one description for trainer, agent, worker and command line.
+
+Nothing here imports a client. Certificates of an own authority: the client reads SSL_CERT_FILE.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from runwire_schemas.errors import SchemaError
+
+PREFIX: Final = "RUNWIRE_S3_"
+DEFAULT_BUCKET: Final = "runwire"
+# What every S3 server takes; see the bucket naming rules of Amazon's user guide.
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_SCHEMES: Final = ("http", "https")
+
+
+class S3SettingsError(SchemaError):
+    """The settings cannot describe an object store; the message says what to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Settings:
+    """One bucket and one identity there; each field is RUNWIRE_S3_<NAME>.
+
+    Raises: S3SettingsError for what is no address or bucket, and for less than a whole identity.
+    """
+
+    endpoint: str
+    bucket: str = DEFAULT_BUCKET
+    access_key: str = ""
+    access_key_file: str = ""
+    secret_key: str = field(default="", repr=False)
+    secret_key_file: str = ""
+    region: str = ""
+
+    def __post_init__(self) -> None:
+        self._check_endpoint()
+        if not _BUCKET.fullmatch(self.bucket):
+            raise S3SettingsError(
+                f"{PREFIX}BUCKET={self.bucket!r}: a bucket has 3 to 63 lower-case letters, digits, "
+                "dots and hyphens, and starts and ends with a letter or digit"
+            )
+        for name in ("ACCESS_KEY", "SECRET_KEY"):
+            if not (getattr(self, name.lower()) or getattr(self, f"{name.lower()}_file")):
+                raise S3SettingsError(
+                    f"{PREFIX}ENDPOINT is set, but nothing says who logs in there: "
+                    f"set {PREFIX}{name}_FILE or {PREFIX}{name}"
+                )
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether the connection is encrypted: always, unless the endpoint says http://."""
+        return not self.endpoint.startswith("http://")
+
+    @property
+    def address(self) -> str:
+        """Host and port, as clients take them."""
+        return self.endpoint.rpartition("://")[2].rstrip("/")
+
+    @property
+    def url(self) -> str:
+        """The endpoint with its scheme."""
+        return f"{'https' if self.is_secure else 'http'}://{self.address}"
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Access key and secret key themselves. Raises: S3SettingsError for unreadable files."""
+        return self._key("access_key"), self._key("secret_key")
+
+    def public(self) -> dict[str, str]:
+        """Return what may be written down: addresses and the names of secrets."""
+        shown = {"endpoint": self.url, "bucket": self.bucket}
+        for name, said in (("access_key", self.access_key), ("secret_key", "")):
+            file = getattr(self, f"{name}_file")
+            from_environment = said or f"environment {PREFIX}{name.upper()}"
+            shown[name] = f"file {file}" if file else from_environment
+        return shown | ({"region": self.region} if self.region else {})
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make another process see these settings."""
+        names = self.__slots__
+        return {PREFIX + n.upper(): getattr(self, n) for n in names if getattr(self, n)}
+
+    def _key(self, name: str) -> str:
+        file = getattr(self, f"{name}_file")
+        if not file:
+            return str(getattr(self, name))
+        variable = f"{PREFIX}{name.upper()}_FILE"
+        try:
+            key = Path(file).expanduser().read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise S3SettingsError(f"{variable}={file}: {reason}") from error
+        if not key:
+            raise S3SettingsError(f"{variable}={file}: the file is empty")
+        return key
+
+    def _check_endpoint(self) -> None:
+        accepted = "give http://host:port, https://host:port, or host:port for https"
+        try:
+            parts = urlsplit(self.endpoint if "://" in self.endpoint else f"//{self.endpoint}")
+            # The password of a URL would travel into logs and views with the address.
+            has_secret = parts.username is not None or parts.password is not None
+            is_address = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            raise S3SettingsError(f"{PREFIX}ENDPOINT is no address: {accepted}") from None
+        if has_secret:
+            raise S3SettingsError(
+                f"{PREFIX}ENDPOINT holds a login: {accepted}, and the login in "
+                f"{PREFIX}ACCESS_KEY and {PREFIX}SECRET_KEY_FILE"
+            )
+        extra = parts.path.strip("/") or parts.query or parts.fragment
+        if not is_address or extra or parts.scheme not in {"", *_SCHEMES}:
+            raise S3SettingsError(f"{PREFIX}ENDPOINT={self.endpoint!r}: {accepted}")
+
+
+def from_environment(environ: Mapping[str, str]) -> S3Settings | None:
+    """Read the settings; None when no endpoint is named. Raises: S3SettingsError."""
+    found = {name: environ.get(PREFIX + name.upper(), "").strip() for name in S3Settings.__slots__}
+    found["bucket"] = found["bucket"] or DEFAULT_BUCKET
+    return S3Settings(**found) if found["endpoint"] else None

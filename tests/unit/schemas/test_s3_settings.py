@@ -1,0 +1,115 @@
+"""One description of an object store; secrets stay out of what is written down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runwire_schemas.s3_settings import S3Settings, S3SettingsError, from_environment
+
+WHOLE = {
+    "RUNWIRE_S3_ENDPOINT": "http://store:9000",
+    "RUNWIRE_S3_BUCKET": "team-a",
+    "RUNWIRE_S3_ACCESS_KEY": "trainer",
+    "RUNWIRE_S3_SECRET_KEY": "s3cret",
+    "RUNWIRE_S3_REGION": "eu-west-1",
+}
+
+
+def test_the_environment_round_trips() -> None:
+    settings = from_environment(WHOLE)
+    assert settings is not None
+    assert settings.environment() == WHOLE
+    assert from_environment(settings.environment()) == settings
+    assert settings.identity == ("trainer", "s3cret")
+
+
+def test_without_an_endpoint_there_is_none() -> None:
+    """Whatever else is set; the bucket has a default."""
+    assert from_environment({}) is None
+    assert from_environment(WHOLE | {"RUNWIRE_S3_ENDPOINT": " "}) is None
+    named = from_environment(WHOLE | {"RUNWIRE_S3_BUCKET": ""})
+    assert named is not None
+    assert named.bucket == "runwire"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address", "url"),
+    [
+        ("http://store:9000", "store:9000", "http://store:9000"),
+        ("https://s3.example.org/", "s3.example.org", "https://s3.example.org"),
+        ("store:9000", "store:9000", "https://store:9000"),
+        ("[::1]:9000", "[::1]:9000", "https://[::1]:9000"),
+    ],
+)
+def test_endpoints(endpoint: str, address: str, url: str) -> None:
+    """Encrypted unless the endpoint says otherwise."""
+    settings = S3Settings(endpoint=endpoint, access_key="a", secret_key="b")
+    assert (settings.address, settings.url) == (address, url)
+    assert settings.is_secure == url.startswith("https")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        *("ftp://store", "http://", "http://store:port", "http://store:0", "http://store/path"),
+        *("https://store?x=1", "http://[::1", "store:70000"),
+    ],
+)
+def test_what_is_no_endpoint(endpoint: str) -> None:
+    with pytest.raises(S3SettingsError, match=r"RUNWIRE_S3_ENDPOINT.*http://host:port"):
+        S3Settings(endpoint=endpoint, access_key="a", secret_key="b")
+
+
+def test_a_login_in_the_endpoint_is_refused_and_not_repeated() -> None:
+    with pytest.raises(S3SettingsError, match="RUNWIRE_S3_SECRET_KEY_FILE") as caught:
+        S3Settings(endpoint="http://me:hidden@store:9000", access_key="a", secret_key="b")
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bucket", ["ab", "Upper", "a_b", "-ab", "ab-", "a" * 64, "../up"])
+def test_what_is_no_bucket(bucket: str) -> None:
+    with pytest.raises(S3SettingsError, match="RUNWIRE_S3_BUCKET"):
+        S3Settings(endpoint="store", bucket=bucket, access_key="a", secret_key="b")
+
+
+def test_half_an_identity() -> None:
+    """The sentence names the variable that is missing."""
+    with pytest.raises(S3SettingsError, match="RUNWIRE_S3_ACCESS_KEY"):
+        S3Settings(endpoint="store", secret_key="b")
+    with pytest.raises(S3SettingsError, match="RUNWIRE_S3_SECRET_KEY_FILE"):
+        S3Settings(endpoint="store", access_key="a")
+
+
+def test_secrets_are_not_written_down(tmp_path: Path) -> None:
+    settings = from_environment(WHOLE)
+    assert settings is not None
+    assert "s3cret" not in repr(settings) + repr(settings.public())
+    assert settings.public() == {
+        "endpoint": "http://store:9000",
+        "bucket": "team-a",
+        "access_key": "trainer",
+        "secret_key": "environment RUNWIRE_S3_SECRET_KEY",
+        "region": "eu-west-1",
+    }
+    filed = S3Settings(endpoint="store", access_key_file="/a", secret_key_file="/s")
+    assert filed.public()["access_key"] == "file /a"
+    assert filed.public()["secret_key"] == "file /s"
+
+
+def test_keys_from_files(tmp_path: Path) -> None:
+    """A file wins over the value; what is wrong with it is said with its name."""
+    access, secret = tmp_path / "access", tmp_path / "secret"
+    access.write_text("trainer\n")
+    secret.write_text(" s3cret \n")
+    settings = S3Settings(
+        endpoint="store", access_key_file=str(access), secret_key_file=str(secret), secret_key="old"
+    )
+    assert settings.identity == ("trainer", "s3cret")
+    secret.write_text("\n")
+    with pytest.raises(S3SettingsError, match=r"SECRET_KEY_FILE=.*empty"):
+        _ = settings.identity
+    secret.unlink()
+    with pytest.raises(S3SettingsError, match=r"SECRET_KEY_FILE=.*No such file"):
+        _ = settings.identity
