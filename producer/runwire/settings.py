@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runwire.errors import ConfigError
+from runwire.settings_checkpoints import CHECKPOINT_FIELDS
 from runwire.settings_sources import (
     Field,
     environment_values,
@@ -24,12 +25,14 @@ from runwire_schemas.paths import state_dir
 
 if TYPE_CHECKING:
     from runwire_schemas.kafka_settings import KafkaSettings
+    from runwire_schemas.s3_settings import S3Settings
 
 __all__ = ["FIELDS", "Settings"]
 
 GIB = 1024**3
 # As in `topics`, which a trainer without brokers does not import; a test compares them.
 DEFAULT_PREFIX = "runwire"
+DEFAULT_BUCKET = "runwire"  # as in `s3_settings`, for the same reason
 
 
 # The one table: resolution, documents and the house test read it.
@@ -90,6 +93,19 @@ FIELDS: tuple[Field, ...] = (
         DEFAULT_PREFIX,
         "topics are called <prefix>.<kind>.v1: several pipelines share one cluster",
     ),
+    Field(
+        "s3_endpoint",
+        "text",
+        "",
+        None,
+        "object store of artifacts: http://host:port, or host:port for https; unset: no S3",
+    ),
+    Field("s3_bucket", "text", "", DEFAULT_BUCKET, "bucket there; `runwire migrate` makes it"),
+    Field("s3_access_key", "text", "", None, "who logs in at the object store"),
+    Field("s3_access_key_file", "path", "", None, "file that holds the access key"),
+    Field("s3_secret_key", "secret", "", None, "its secret key; better named by a file"),
+    Field("s3_secret_key_file", "path", "", None, "file that holds the secret key"),
+    Field("s3_region", "text", "", None, "region of the bucket; unset: the store is asked"),
     Field("schema_registry_url", "text", "", None, "optional Confluent-compatible registry"),
     Field("quota_bytes", "bytes", "bytes", 2 * GIB, "spool space of one writer process"),
     Field(
@@ -127,6 +143,7 @@ FIELDS: tuple[Field, ...] = (
         "signals that announce a pre-emption, comma separated (for example SIGTERM,SIGUSR1)",
     ),
     Field("capture_git", "flag", "", True, "record commit, branch and dirty state at init"),
+    *CHECKPOINT_FIELDS,
 )
 
 _BY_NAME: dict[str, Field] = {row.name: row for row in FIELDS}
@@ -151,6 +168,13 @@ class Settings:
     kafka_sasl_password_file: str | None = None
     kafka_ssl_ca_location: str | None = None
     kafka_topic_prefix: str = DEFAULT_PREFIX
+    s3_endpoint: str | None = None
+    s3_bucket: str = DEFAULT_BUCKET
+    s3_access_key: str | None = None
+    s3_access_key_file: str | None = None
+    s3_secret_key: str | None = field(default=None, repr=False)
+    s3_secret_key_file: str | None = None
+    s3_region: str | None = None
     schema_registry_url: str | None = field(default=None, repr=False)  # may name a password
     quota_bytes: int = 2 * GIB
     artifact_route: str = "auto"
@@ -161,6 +185,13 @@ class Settings:
     finish_timeout_s: float = 5.0
     preempt_signals: tuple[str, ...] = ("SIGTERM",)
     capture_git: bool = True
+    checkpoint_dir: str | None = None
+    checkpoint_compress: str = "off"
+    checkpoint_keep_last: int = 0
+    checkpoint_keep_best: int = 0
+    checkpoint_keep_every: int = 0
+    checkpoint_metric: str = ""
+    checkpoint_mode: str = "min"
 
     @property
     def root(self) -> Path:
@@ -180,6 +211,19 @@ class Settings:
             if found[name] and found[name] != "probe":
                 found[name] = str(Path(found[name]).expanduser().absolute())
         return KafkaSettings(**found)
+
+    @property
+    def s3(self) -> S3Settings | None:
+        """How to reach the object store; None without one. Raises: S3SettingsError."""
+        if not self.s3_endpoint:
+            return None
+        from runwire_schemas.s3_settings import S3Settings
+
+        found = {name: getattr(self, "s3_" + name) or "" for name in S3Settings.__slots__}
+        for name in ("access_key_file", "secret_key_file"):
+            if found[name]:
+                found[name] = str(Path(found[name]).expanduser().absolute())
+        return S3Settings(**found)
 
     def changed(self) -> dict[str, Any]:
         """Fields that differ from their default: how a `Settings` argument joins `resolve`."""
@@ -218,11 +262,17 @@ class Settings:
                 "artifact_route='kafka' without brokers: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS too, "
                 "or leave RUNWIRE_ARTIFACT_ROUTE at 'auto'."
             )
-        if settings.mode != "disabled" and settings.kafka_bootstrap_servers:
-            from runwire_schemas.kafka_settings import KafkaSettingsError
-
-            try:
-                _ = settings.kafka
-            except KafkaSettingsError as error:
-                raise ConfigError(f"{error}.") from None
+        if settings.mode != "disabled":
+            settings.check_destinations()
         return settings
+
+    def check_destinations(self) -> None:
+        """Raises: ConfigError when the rows of Kafka or of S3 contradict each other."""
+        if not (self.kafka_bootstrap_servers or self.s3_endpoint):
+            return
+        from runwire_schemas.errors import SchemaError
+
+        try:
+            _ = self.kafka, self.s3
+        except SchemaError as error:
+            raise ConfigError(f"{error}.") from None

@@ -25,10 +25,9 @@ __all__ = [
 
 TOML_NAME = "runwire.toml"
 PREFIX = "RUNWIRE_"
-# Variables of the other parts: read by the worker, the engine, the object store and the tests.
+# Variables of the other parts: read by the worker, the engine and the tests.
 FOREIGN_PREFIXES = (
     "CLICKHOUSE_",
-    "S3_",
     "WORKER_",
     "ENGINE_",
     "UP_",
@@ -79,6 +78,7 @@ class Field:
             "path": "a path",
             "flag": "true or false (1, 0, yes, no, on, off)",
             "bytes": "a number of bytes of at least 1MiB, for example 2147483648 or 2GiB",
+            "count": "a whole number, 0 or more",
             "ratio": "a number from 0 to below 1",
             "seconds": "a number of seconds, 0 or more",
             "names": "comma separated signal names, for example SIGTERM,SIGUSR1",
@@ -223,6 +223,15 @@ def _bytes(_field: Field, value: object) -> int:
     return size
 
 
+def _count(_field: Field, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise TypeError
+    number = int(value)
+    if number < 0:
+        raise ValueError
+    return number
+
+
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise TypeError
@@ -259,6 +268,7 @@ _PARSERS = {
     "choice": _choice,
     "flag": _flag,
     "bytes": _bytes,
+    "count": _count,
     "ratio": _ratio,
     "seconds": _seconds,
     "names": _signal_names,

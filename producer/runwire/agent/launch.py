@@ -35,6 +35,7 @@ _DROPPED_PREFIXES = (
     *("TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "SLURM_STEP", "SLURM_TASK"),
     # Said again below, as the trainer's settings resolved them.
     "RUNWIRE_KAFKA_",
+    "RUNWIRE_S3_",
 )
 _DROPPED_NAMES = frozenset(
     {
@@ -120,8 +121,9 @@ def agent_environment(
         if name not in _DROPPED_NAMES and not name.startswith(_DROPPED_PREFIXES)
     }
     if settings is not None:
-        kafka = settings.kafka
+        kafka, s3 = settings.kafka, settings.s3
         clean |= {} if kafka is None else kafka.environment()
+        clean |= {} if s3 is None else s3.environment()
         clean["RUNWIRE_AGENT_STAY_S"] = f"{settings.agent_stay_s:g}"
         if settings.schema_registry_url:
             clean["RUNWIRE_SCHEMA_REGISTRY_URL"] = settings.schema_registry_url

@@ -167,10 +167,16 @@ def test_the_destination_travels_in_the_environment() -> None:
         kafka_topic_prefix="team",
         schema_registry_url="http://r:8081",
         agent_stay_s=5.0,
+        s3_endpoint="http://s:9000",
+        s3_bucket="team",
+        s3_access_key="agent",
+        s3_secret_key="hunter2",
     )
-    clean = agent_environment({"RUNWIRE_KAFKA_SSL_CA_LOCATION": "/old.pem"}, settings)
+    stale = {"RUNWIRE_KAFKA_SSL_CA_LOCATION": "/old.pem", "RUNWIRE_S3_REGION": "old"}
+    clean = agent_environment(stale, settings)
     again = Settings.resolve({}, clean, cwd="/")
-    assert again.kafka == settings.kafka
+    assert (again.kafka, again.s3) == (settings.kafka, settings.s3)
+    assert "RUNWIRE_S3_REGION" not in clean
     assert (again.agent_stay_s, again.schema_registry_url) == (5.0, "http://r:8081")
     assert "RUNWIRE_KAFKA_SSL_CA_LOCATION" not in clean
 

@@ -8,7 +8,7 @@ import pytest
 from runwire import settings as settings_module
 from runwire.errors import ConfigError
 from runwire.settings import FIELDS, Settings
-from runwire_schemas import topics
+from runwire_schemas import s3_settings, topics
 
 SAMPLES: dict[str, tuple[object, str, object]] = {
     "dir": ("/a", "/b", "/b"),
@@ -156,8 +156,30 @@ def test_brokers_make_a_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert resolve().kafka is None
 
 
-def test_the_prefix_is_that_of_the_topics() -> None:
+def test_an_endpoint_makes_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the environment, arguments and runwire.toml together; paths are made absolute."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runwire.toml").write_text('s3_endpoint = "http://store:9000"\n')
+    environ = {"RUNWIRE_S3_ACCESS_KEY": "trainer", "RUNWIRE_S3_SECRET_KEY_FILE": "secrets/s3"}
+    s3 = Settings.resolve({"s3_region": "eu"}, environ, tmp_path).s3
+    assert s3 is not None
+    assert s3.secret_key_file == str(tmp_path / "secrets" / "s3")
+    assert (s3.url, s3.bucket, s3.region) == ("http://store:9000", "runwire", "eu")
+    (tmp_path / "runwire.toml").unlink()
+    assert Settings.resolve({}, environ, tmp_path).s3 is None
+
+
+def test_a_store_without_a_key_is_refused() -> None:
+    """But not where nothing is logged."""
+    with pytest.raises(ConfigError, match="RUNWIRE_S3_ACCESS_KEY_FILE"):
+        resolve({"s3_endpoint": "http://store:9000"})
+    assert resolve({"s3_endpoint": "http://store:9000", "mode": "disabled"}).mode == "disabled"
+
+
+def test_the_defaults_are_those_of_the_destinations() -> None:
+    """Which a trainer without them does not import."""
     assert settings_module.DEFAULT_PREFIX == topics.DEFAULT_PREFIX
+    assert settings_module.DEFAULT_BUCKET == s3_settings.DEFAULT_BUCKET
 
 
 def test_half_an_identity_is_refused() -> None:
@@ -172,6 +194,9 @@ def test_passwords_are_never_shown() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(given | {"kafka_sasl_password": ["hunter2"]})
     assert "hunter2" not in str(caught.value)
+    stored = {"s3_endpoint": "http://s:9000", "s3_access_key": "a", "s3_secret_key": "hunter2"}
+    settings = resolve(stored)
+    assert "hunter2" not in repr(settings) + repr(settings.s3)
 
 
 def test_a_settings_object_joins_as_its_changes() -> None:
