@@ -5,16 +5,23 @@ Nothing raises after `init`; what `log` accepted survives the death of this proc
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from runwire.errors import ConfigError, RunwireError
+from runwire.errors import ArtifactError, ConfigError, RunwireError
 from runwire.report import FlushReport
 from runwire.run import Run
 from runwire.settings import Settings
 from runwire.start import active_run, current, init, start_run
 from runwire.version import __version__
 from runwire_schemas.spool.format import SpoolError
+
+if TYPE_CHECKING:
+    from runwire.artifacts.artifact import Artifact as Artifact
+    from runwire.artifacts.histogram import Histogram as Histogram
+    from runwire.artifacts.ref import ArtifactRef as ArtifactRef
 
 __all__ = [
     "init",
@@ -26,6 +33,12 @@ __all__ = [
     "log_param",
     "log_params",
     "log_text",
+    "log_artifact",
+    "log_image",
+    "log_figure",
+    "log_table",
+    "log_histogram",
+    "use_artifact",
     "set_tag",
     "set_tags",
     "add_tags",
@@ -36,9 +49,13 @@ __all__ = [
     "flush",
     "finish",
     "Run",
+    "Artifact",
+    "ArtifactRef",
+    "Histogram",
     "Settings",
     "FlushReport",
     "RunwireError",
+    "ArtifactError",
     "ConfigError",
     "SpoolError",
     "__version__",
@@ -80,6 +97,38 @@ def log_params(params: Any) -> None:
 def log_text(text: str, name: str, step: int | None = None) -> None:
     """Log a text of the current run."""
     current().log_text(text, name, step)
+
+
+def log_artifact(
+    path: str | os.PathLike[str] | bytes | Artifact, name: str | None = None, **how: Any
+) -> ArtifactRef:
+    """Keep a file, folder, bytes or Artifact with the current run; see `Run.log_artifact`."""
+    return current().log_artifact(path, name, **how)
+
+
+def log_image(img: Any, name: str, step: int | None = None) -> ArtifactRef:
+    """Keep an image with the current run."""
+    return current().log_image(img, name, step)
+
+
+def log_figure(fig: Any, name: str, step: int | None = None) -> ArtifactRef:
+    """Keep a matplotlib figure with the current run."""
+    return current().log_figure(fig, name, step)
+
+
+def log_table(rows: Any, name: str) -> ArtifactRef:
+    """Keep a table with the current run."""
+    return current().log_table(rows, name)
+
+
+def log_histogram(name: str, values: Any | Histogram, step: int | None = None) -> None:
+    """Record how values are distributed, with the current run."""
+    current().log_histogram(name, values, step)
+
+
+def use_artifact(ref: str, type: str | None = None) -> ArtifactRef:  # noqa: A002
+    """Return what a name means now; the current run is recorded as one that used it."""
+    return current().use_artifact(ref, type)
 
 
 def set_tag(key: str, value: Any) -> None:
@@ -137,9 +186,19 @@ for _name in _OF_CURRENT_RUN:
     globals().pop(_name, None)
 
 
+# Loaded by those who use them: every trainer pays for what `import runwire` loads.
+_WHEN_USED = {
+    "Artifact": "runwire.artifacts.artifact",
+    "ArtifactRef": "runwire.artifacts.ref",
+    "Histogram": "runwire.artifacts.histogram",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name == "run":
         return active_run()
+    if name in _WHEN_USED:
+        return getattr(import_module(_WHEN_USED[name]), name)
     if name in _OF_CURRENT_RUN:
         return getattr(current(), name)
     raise AttributeError(f"module 'runwire' has no attribute {name!r}")

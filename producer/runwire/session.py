@@ -49,6 +49,7 @@ class Session:
         self._writer: SpoolWriter | None = None
         self._metrics: MetricLog | None = None
         self._closed = FlushReport()
+        self._is_closed = False
         # In a process that inherited the run: opens its own writer at the first record.
         self._open_late: Callable[[], bool] | None = None
         self._owner_pid = meta.pid if owner else -1
@@ -84,6 +85,12 @@ class Session:
         """Step of the next call without one."""
         return self._metrics.step if self._metrics is not None else self._first_step
 
+    def continue_at(self, step: int) -> None:
+        """Give the next call without a step this one."""
+        self._first_step = step
+        if self._metrics is not None:
+            self._metrics.step = step
+
     def last_values(self) -> dict[str, Any]:
         """Return the last value of every metric."""
         return self._metrics.last() if self._metrics is not None else {}
@@ -96,9 +103,14 @@ class Session:
             self._writer.append_json(kind, fields)
 
     def identity(self) -> Meta | None:
-        """Return under whose name this process logs, None when it logs nothing."""
+        """Return under whose name this process logs, None when it logs nothing.
+
+        Raises: RunwireError when the run has ended.
+        """
         if self._open_late is not None:
             self._open_late()
+        if self._is_closed:
+            raise self._ended_error()
         return self.meta if self._writer is not None else None
 
     @functools.cached_property
@@ -128,10 +140,7 @@ class Session:
 
     def too_late(self) -> None:
         """Tell once that the run has ended, count the rest."""
-        self.guard.report(
-            "logging after finish",
-            RunwireError(f"run {self.meta.run_id} has ended; start another with runwire.init()"),
-        )
+        self.guard.report("logging after finish", self._ended_error())
 
     def counts(self) -> dict[str, Any]:
         """Return what a finish event says about this writer's points."""
@@ -178,11 +187,15 @@ class Session:
         if self._writer is not None:
             self._writer.close()
         self._writer, self._metrics = None, None
+        self._is_closed = self.settings.mode != "disabled"
 
         def refuse(*_: Any, **__: Any) -> None:
             self.too_late()
 
-        return refuse if self.settings.mode != "disabled" else _accept_unseen
+        return refuse if self._is_closed else _accept_unseen
+
+    def _ended_error(self) -> RunwireError:
+        return RunwireError(f"run {self.meta.run_id} has ended; start another with runwire.init()")
 
     def is_foreign(self) -> bool:
         """Tell whether this process only inherited the run through a fork."""

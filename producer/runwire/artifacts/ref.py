@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
+from runwire.errors import ArtifactError
 from runwire.settings import Settings
 from runwire.uploads.request import outbox_dir
 from runwire.uploads.route import DIRECT, REFUSED, UNSEEN
 
-__all__ = ["ArtifactRef"]
+if TYPE_CHECKING:
+    from runwire_schemas.objects.manifest import Manifest
+    from runwire_schemas.objects.store import ObjectStore
+
+__all__ = ["ArtifactRef", "opened_store"]
 
 # How often `wait` looks, first and at most: uploads last from milliseconds to hours.
 _LOOK_INTERVAL_S: Final = (0.02, 1.0)
+DOWNLOADS: Final = "artifacts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactRef:
     """One artifact. `route` is "direct", "kafka", "reference", or why it goes nowhere.
 
-    Units: `size` is the bytes of all files.
+    `key` is where its manifest will lie in the store. Units: `size` is the bytes of all files.
     """
 
     id: str
@@ -28,12 +37,12 @@ class ArtifactRef:
     type: str
     route: str
     size: int
-    project: str
-    run_id: str
-    settings: Settings = field(repr=False)
+    key: str = ""
+    project: str = ""
+    settings: Settings = field(default_factory=Settings, repr=False)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the agent has handed it on, and on the direct route until it can be read.
+        """Wait until the agent has handed it on; where it goes straight to a store, until stored.
 
         False when `timeout` seconds were not enough, or when it goes nowhere. Blocks: `timeout`.
         """
@@ -49,7 +58,106 @@ class ArtifactRef:
             pause = min(2 * pause, longest)
         return True
 
+    @property
+    def version(self) -> int | None:
+        """Number of this version of the name; None before it is complete.
+
+        Raises: ArtifactError without access to the store. Blocks: for the store's answer.
+        """
+        from runwire_schemas.objects.catalog import Catalog
+
+        with opened_store(self.settings) as store:
+            own = _manifest(store, self)
+            if own is None:
+                return None
+            known = Catalog(store).artifacts(self.project, name=self.name)
+            stamps = {each.manifest.version_at_ns: each.number for each in known}
+            return stamps.get(own.version_at_ns)
+
+    def download(self, dir: str | Path | None = None) -> Path:  # noqa: A002 - as in `init`
+        """Bring all files, verified, to `dir` or a folder of the data root; return the folder.
+
+        Raises: ArtifactError. Blocks: while files come.
+        """
+        return self._fetch(dir)[0]
+
+    def path(self, name: str | None = None, *, dir: str | Path | None = None) -> Path:  # noqa: A002
+        """Download, and return one file: the only one, or the one of this name.
+
+        Raises: ArtifactError. Blocks: while files come.
+        """
+        folder, manifest = self._fetch(dir)
+        names = [entry.path for entry in manifest.files]
+        if name is None and len(names) == 1:
+            return folder / names[0]
+        if name not in names:
+            shown = ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+            raise ArtifactError(f"{self.name!r} has no file {name!r}: it has {shown}")
+        return folder / name
+
+    def _fetch(self, dir: str | Path | None) -> tuple[Path, Manifest]:  # noqa: A002
+        from runwire_schemas.objects.download import download
+
+        folder = self.settings.root / DOWNLOADS / self.id if dir is None else Path(dir).absolute()
+        with opened_store(self.settings) as store:
+            manifest = _manifest(store, self)
+            if manifest is None:
+                raise ArtifactError(
+                    f"{self.name!r} is not complete in {store.uri} (yet): call .wait() first, and "
+                    f"see `runwire status` for what holds it up{_elsewhere(self.settings)}"
+                )
+            download(store, manifest, folder)
+        return folder, manifest
+
     def _is_there(self) -> bool:
         if (outbox_dir(self.settings.root) / self.id).exists():
             return False
-        return self.route != DIRECT
+        has_store = self.settings.s3 or not self.settings.kafka_bootstrap_servers
+        if self.route != DIRECT and not has_store:
+            return True  # with the brokers: this trainer cannot see the store they are read into
+        try:
+            with opened_store(self.settings) as store:
+                return _manifest(store, self) is not None
+        except ArtifactError:
+            return False  # the store is away for now, or for good: the timeout decides
+
+
+@contextmanager
+def opened_store(settings: Settings) -> Iterator[ObjectStore]:
+    """Open the store that the settings mean; what it says in errors becomes an ArtifactError."""
+    from runwire_schemas.errors import SchemaError
+    from runwire_schemas.objects.catalog import CatalogError
+    from runwire_schemas.objects.manifest import ManifestError
+    from runwire_schemas.objects.open import open_store
+    from runwire_schemas.objects.store import StoreError
+
+    try:
+        store = open_store(settings.s3, settings.root)
+        try:
+            yield store
+        finally:
+            store.close()
+    except CatalogError as error:
+        raise ArtifactError(f"{error}{_elsewhere(settings)}") from error
+    except (StoreError, SchemaError, ManifestError) as error:
+        raise ArtifactError(str(error)) from error
+
+
+def _manifest(store: ObjectStore, ref: ArtifactRef) -> Manifest | None:
+    from runwire_schemas.objects.manifest import Manifest
+    from runwire_schemas.objects.store import NotFound
+
+    try:
+        return Manifest.from_json(store.get(ref.key))
+    except NotFound:
+        return None
+
+
+def _elsewhere(settings: Settings) -> str:
+    """Say why a store may look empty that is only the wrong one."""
+    if settings.s3 is not None or not settings.kafka_bootstrap_servers:
+        return ""
+    return (
+        f". This process reads {settings.root / 'objects'}; set RUNWIRE_S3_ENDPOINT, _ACCESS_KEY "
+        "and _SECRET_KEY_FILE to read the store that the object worker fills"
+    )

@@ -71,37 +71,34 @@ class Outbox:
         aliases: str | Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
         checkpoint: CheckpointFacts | None = None,
+        artifact: str | None = None,
     ) -> ArtifactRef:
         """Make the content safe, commit the request, record that the artifact was logged.
 
+        `artifact` is an id that the caller has given the content already.
         Raises: ArtifactError with nothing left behind. Blocks: while content is copied.
         """
-        name, kind, words = checked_name(name), checked_type(type), checked_aliases(aliases)
-        about = metadata_text(metadata)
-        wanted = checked_entries(entries)
         meta = self._session.identity()
         if meta is None:
-            return self._ref(os.urandom(16).hex(), name, kind, route=UNSEEN)
+            return ArtifactRef(id="", name=name, type=type, route=UNSEEN, size=0)
+        about = metadata_text(metadata)
         route = self._way()
-        planned = self._planned(wanted, route)
         request = UploadRequest(
             **_writer_of(meta),
-            artifact=os.urandom(16).hex(),
-            name=name,
-            type=kind,
+            artifact=artifact or os.urandom(16).hex(),
+            name=checked_name(name),
+            type=checked_type(type),
             created_at_ns=time.time_ns(),
             route=route.transport,
             store=route.store,
             files=(),
-            aliases=words,
+            aliases=checked_aliases(aliases),
             metadata=json.loads(about) if about else {},
             checkpoint=checkpoint,
         )
-        request = self._keep(request, planned)
-        size = sum(file.size for file in request.files)
-        self._session.append("artifact", _logged(request, about, size))
-        way = REFERENCE if all(file.source for file in request.files) else route.transport
-        return self._ref(request.artifact, name, kind, route=way, size=size)
+        request = self._keep(request, self._planned(checked_entries(entries), route))
+        self._session.append("artifact", _logged(request, about))
+        return self._ref(request)
 
     def _keep(self, request: UploadRequest, planned: list[tuple[Entry, int]]) -> UploadRequest:
         """Bring all content into a folder of its own and commit it, or leave no trace."""
@@ -191,18 +188,16 @@ class Outbox:
             _log.info("runwire: artifacts go %s", self._route.told)
         return self._route
 
-    def _ref(
-        self, artifact: str, name: str, kind: str, *, route: str, size: int = 0
-    ) -> ArtifactRef:
-        meta = self._session.meta
+    def _ref(self, request: UploadRequest) -> ArtifactRef:
+        is_reference = all(file.source for file in request.files)
         return ArtifactRef(
-            id=artifact,
-            name=name,
-            type=kind,
-            route=route,
-            size=size,
-            project=meta.project,
-            run_id=meta.run_id,
+            id=request.artifact,
+            name=request.name,
+            type=request.type,
+            route=REFERENCE if is_reference else request.route,
+            size=request.size,
+            key=request.key,
+            project=request.project,
             settings=self._session.settings,
         )
 
@@ -223,7 +218,7 @@ def _writer_of(meta: Meta) -> dict[str, Any]:
     return {"destination": destination_of(meta), **{name: getattr(meta, name) for name in names}}
 
 
-def _logged(request: UploadRequest, about: str | None, size: int) -> dict[str, Any]:
+def _logged(request: UploadRequest, about: str | None) -> dict[str, Any]:
     only = request.files[0].sha256 if len(request.files) == 1 else ""
     return {
         "at_ns": request.created_at_ns,
@@ -234,7 +229,7 @@ def _logged(request: UploadRequest, about: str | None, size: int) -> dict[str, A
         "aliases": list(request.aliases) or None,
         "metadata": about,
         "files": len(request.files),
-        "bytes": size,
+        "bytes": request.size,
         "sha256": only,
         "uri": "",
         "route": request.route,

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
+from runwire_schemas.objects.layout import artifact_key, checkpoint_key
 from runwire_schemas.objects.manifest import CheckpointFacts
 
 __all__ = [
@@ -74,6 +75,26 @@ class UploadRequest:
     aliases: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: CheckpointFacts | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def key(self) -> str:
+        """Where the manifest will lie in a store."""
+        facts = self.checkpoint
+        if facts is None:
+            return artifact_key(self.project, self.run_id, self.artifact)
+        return checkpoint_key(
+            self.project,
+            self.run_id,
+            step=facts.step,
+            attempt=self.attempt,
+            rank=self.rank,
+            artifact=self.artifact,
+        )
 
     def commit(self, folder: Path) -> None:
         """Write request.json: from now on the artifact will be shipped. Raises: OSError."""
