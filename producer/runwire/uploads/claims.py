@@ -1,0 +1,171 @@
+"""Requests in the outbox: found by every agent of the data root, worked on by one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from runwire.uploads.request import CAPTURE_LOCK, REQUEST_FILE, UploadRequest, outbox_dir
+
+__all__ = ["Claim", "Requests", "set_aside"]
+
+_log = logging.getLogger("runwire.agent")
+LOCK_FILE: Final = "upload.lock"
+REASON_FILE: Final = "reason.txt"
+FAILED_PREFIX: Final = "failed-"
+DONE_PREFIX: Final = ".done-"
+# A call holds its lock; this is for the moment before, and for a child that it forked meanwhile.
+UNCOMMITTED_S = 600.0
+# What is kept of requests that failed, for people to look into.
+FAILED_MAX, FAILED_S_MAX, FAILED_BYTES_MAX = 20, 7 * 24 * 3600.0, 1024**3
+TIDY_S = 60.0
+
+
+class Claim:
+    """One request whose folder nobody else works on, until it is removed or released."""
+
+    def __init__(self, folder: Path, request: UploadRequest, fd: int) -> None:
+        self.folder, self.request = folder, request
+        self._fd = fd
+
+    def remove(self) -> None:
+        """Let the artifact leave the outbox. Blocks: while its content is deleted."""
+        gone = self.folder.with_name(DONE_PREFIX + self.folder.name)
+        with contextlib.suppress(OSError):
+            self.folder.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+        self.release()
+
+    def fail(self, reason: str) -> None:
+        """Keep the folder aside, for people."""
+        set_aside(self.folder, reason)
+        self.release()
+
+    def release(self) -> None:
+        """Let others claim it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Requests:
+    """The requests of a data root that `accepts` names, oldest first. Threads: any."""
+
+    def __init__(self, root: Path, accepts: Callable[[UploadRequest], bool]) -> None:
+        self._outbox, self._accepts = outbox_dir(root), accepts
+        self._known: dict[str, tuple[int, UploadRequest]] = {}
+        self._tidied_s = float("-inf")
+        self._lock = threading.Lock()
+
+    def look(self) -> list[tuple[Path, UploadRequest]]:
+        """Return what waits now, being worked on or not."""
+        with self._lock:
+            try:
+                names = [entry.name for entry in os.scandir(self._outbox)]
+            except OSError:
+                self._known.clear()
+                return []
+            self._tidy(names)
+            self._known = {name: self._known[name] for name in names if name in self._known}
+            for name in names:
+                if not name.startswith((".", FAILED_PREFIX)):
+                    self._read(name)
+            found = [
+                (self._outbox / name, request)
+                for name, (_, request) in self._known.items()
+                if self._accepts(request)
+            ]
+        return sorted(found, key=lambda entry: (entry[1].created_at_ns, entry[0]))
+
+    def claim(self, folder: Path) -> Claim | None:
+        """Take one request, None when somebody else has it or it is gone."""
+        try:
+            fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Removed or set aside since it was opened: the lock is then that of nothing.
+            if os.path.samestat(os.fstat(fd), (folder / LOCK_FILE).stat()):
+                request = UploadRequest.read(folder)
+                if self._accepts(request):  # it may go elsewhere by now
+                    return Claim(folder, request, fd)
+        except (OSError, ValueError):
+            pass
+        os.close(fd)
+        return None
+
+    def _read(self, name: str) -> None:
+        folder = self._outbox / name
+        try:
+            changed_ns = (folder / REQUEST_FILE).stat().st_mtime_ns
+            if name in self._known and self._known[name][0] == changed_ns:
+                return
+            self._known[name] = (changed_ns, UploadRequest.read(folder))
+        except OSError:
+            self._known.pop(name, None)  # not committed yet, or gone
+        except ValueError as error:
+            self._known.pop(name, None)
+            _log.error("an artifact cannot be shipped: %s", error)
+            set_aside(folder, str(error))
+
+    def _tidy(self, names: list[str]) -> None:
+        """Delete what interrupted calls and agents left, and the oldest of what failed."""
+        now_s = time.monotonic()
+        if now_s - self._tidied_s < TIDY_S:
+            return
+        self._tidied_s = now_s
+        for name in names:
+            folder = self._outbox / name
+            if name.startswith(DONE_PREFIX) or _is_interrupted(folder, name):
+                shutil.rmtree(folder, ignore_errors=True)
+        _bound_failed([self._outbox / name for name in names if name.startswith(FAILED_PREFIX)])
+
+
+def set_aside(folder: Path, reason: str) -> None:
+    """Take a request out of the outbox that can never be shipped, with the reason beside it."""
+    try:
+        (folder / REASON_FILE).write_text(f"{reason}\n", "utf-8")
+        folder.rename(folder.with_name(FAILED_PREFIX + folder.name))
+    except OSError as error:
+        _log.warning("%s cannot be set aside: %s", folder, error)
+
+
+def _is_interrupted(folder: Path, name: str) -> bool:
+    if name.startswith(FAILED_PREFIX) or (folder / REQUEST_FILE).exists():
+        return False
+    try:
+        if time.time() - folder.stat().st_ctime < UNCOMMITTED_S:
+            return False
+        fd = os.open(folder / CAPTURE_LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return not (folder / REQUEST_FILE).exists()
+
+
+def _bound_failed(folders: list[Path]) -> None:
+    aged = []
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            aged.append((folder.stat().st_ctime, folder))
+    left = FAILED_BYTES_MAX
+    for number, (at_s, folder) in enumerate(sorted(aged, reverse=True)):
+        left -= sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if number >= FAILED_MAX or left < 0 or time.time() - at_s > FAILED_S_MAX:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,93 @@
+"""The direct route: content straight into the object store, then the manifest that shows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from runwire.uploads.claims import Claim
+from runwire.uploads.contents import contents_of, hashed_entry, manifest_of
+from runwire.uploads.errors import STORE_AWAY, STORE_REFUSED, NotNow, UploadFailed
+from runwire.uploads.hashing import signature
+from runwire.uploads.journal import UploadJournal
+from runwire.uploads.pace import Pace
+from runwire.uploads.request import UploadRequest
+from runwire.uploads.retiring import retire
+from runwire.uploads.route import DIRECT
+from runwire.uploads.stores import Stores
+from runwire_schemas.events import ArtifactEvent
+from runwire_schemas.objects.announce import COMPLETE, artifact_event
+from runwire_schemas.objects.layout import blob_key
+from runwire_schemas.objects.manifest import FileEntry, ManifestError
+from runwire_schemas.objects.publish import EMPTY_SHA256, PublishError, publish
+from runwire_schemas.objects.store import ObjectStore, StoreAway, StoreRefused
+from runwire_schemas.s3_settings import S3SettingsError
+
+__all__ = ["DirectRoute"]
+
+Tell = Callable[[ArtifactEvent], None]
+
+
+class DirectRoute:
+    """Ships requests to the store that each names. Threads: one."""
+
+    def __init__(self, stores: Stores, pace: Pace) -> None:
+        self._stores, self._pace = stores, pace
+
+    def lane(self, request: UploadRequest) -> str | None:
+        """Return a name of the request's store; None when this agent has no keys for it."""
+        return self._stores.lane(request) if request.route == DIRECT else None
+
+    def ship(self, claim: Claim, tell: Tell) -> None:
+        """Store the content and publish it. Raises: NotNow, UploadFailed, Stopped, OSError."""
+        try:
+            self._ship(claim, self._stores.get(claim.request), tell)
+        except (StoreAway, StoreRefused, S3SettingsError, PublishError) as error:
+            # With the next try keys are read and connections made anew.
+            self._stores.forget(self._stores.lane(claim.request) or "")
+            is_passing = isinstance(error, StoreAway | PublishError)
+            raise NotNow(STORE_AWAY if is_passing else STORE_REFUSED, str(error)) from error
+        except ManifestError as error:
+            raise UploadFailed(str(error)) from error
+
+    def close(self) -> None:
+        """Let go of the stores."""
+        self._stores.close()
+
+    def abandon(self) -> None:
+        """Leave the stores to the parent process."""
+        self._stores.abandon()
+
+    def _ship(self, claim: Claim, store: ObjectStore, tell: Tell) -> None:
+        request, folder = claim.request, claim.folder
+        journal = UploadJournal.open(folder)
+        entries = [hashed_entry(folder, file, journal, self._pace) for file in request.files]
+        sizes = {entry.sha256: entry for entry in entries}
+        for sha256, path in contents_of(request, folder, entries).items():
+            if sha256 != EMPTY_SHA256:
+                self._put(store, sizes[sha256], path, journal)
+        self._pace.check()
+        published = publish(store, manifest_of(request, entries), now_ns=time.time_ns())
+        tell(artifact_event(published, COMPLETE, at_ns=time.time_ns(), store_uri=store.uri))
+        for event in retire(store, published, journal):
+            tell(event)
+
+    def _put(
+        self, store: ObjectStore, entry: FileEntry, path: Path, journal: UploadJournal
+    ) -> None:
+        """Store one content unless the store has it."""
+        key = blob_key(entry.sha256)
+        there = store.stat(key)
+        if there is not None and there.size == entry.size:
+            self._pace.moved(entry.size)
+            return
+        note = journal.folder / f"put-{entry.sha256[:32]}.json"
+        store.put_file(key, path, journal=note, progress=self._pace.moved)
+        if journal.digest(path.name, signature(path)) != entry.sha256:
+            # It may not be what its key says; nothing names it yet.
+            store.delete([key])
+            raise UploadFailed(
+                f"{entry.path!r} changed while it was uploaded: something writes into the file; "
+                "log the artifact again"
+            )

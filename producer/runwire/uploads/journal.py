@@ -1,0 +1,74 @@
+"""How far a request came, beside it in the outbox: the next agent goes on from there.
+
+It saves work and decides nothing: without it every step is done again, with the same result.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from runwire.uploads.hashing import Signature
+
+__all__ = ["JOURNAL_FILE", "UploadJournal"]
+
+_log = logging.getLogger("runwire.agent")
+JOURNAL_FILE: Final = "upload.json"
+# Brokers keep pieces for two days by default: those acknowledged longer ago are sent again.
+ACKED_S_MAX = 24 * 3600.0
+
+
+@dataclass(slots=True)
+class UploadJournal:
+    """What is known of one request's way.
+
+    `digests` holds [sha256, *signature] by file; `acked` pieces by content; `leaving` the manifests
+    that retention is about to delete.
+    """
+
+    folder: Path
+    digests: dict[str, list[Any]] = field(default_factory=dict)
+    acked: dict[str, int] = field(default_factory=dict)
+    acked_at_s: float = 0.0
+    leaving: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Return what an earlier agent noted; nothing when that is missing or unreadable."""
+        try:
+            known = cls(folder=folder, **json.loads((folder / JOURNAL_FILE).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return cls(folder=folder)
+        if time.time() - known.acked_at_s > ACKED_S_MAX:
+            known.acked = {}
+        return known
+
+    def save(self) -> None:
+        """Note it. A full disk costs only the work that would be saved."""
+        fields = {name: value for name, value in asdict(self).items() if name != "folder"}
+        fresh = self.folder / (JOURNAL_FILE + ".new")
+        try:
+            fresh.write_text(json.dumps(fields), "utf-8")
+            fresh.replace(self.folder / JOURNAL_FILE)
+        except OSError as error:
+            _log.debug("the way of %s cannot be noted: %s", self.folder.name, error)
+
+    def digest(self, name: str, found: Signature) -> str:
+        """Return a digest computed earlier of a file that is still the same, else ""."""
+        known = self.digests.get(name)
+        return str(known[0]) if known is not None and known[1:] == list(found) else ""
+
+    def note_digest(self, name: str, sha256: str, found: Signature) -> None:
+        """Keep a digest."""
+        self.digests[name] = [sha256, *found]
+        self.save()
+
+    def note_acked(self, sha256: str, pieces: int) -> None:
+        """Keep how many pieces from the first on brokers have acknowledged."""
+        self.acked[sha256] = pieces
+        self.acked_at_s = time.time()
+        self.save()

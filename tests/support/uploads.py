@@ -1,0 +1,165 @@
+"""An outbox as trainers leave it, an uploader over a store and brokers in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runwire.agent.uploading import routes_of
+from runwire.shipping.broker import Broker, Cluster, MemoryBroker
+from runwire.uploads.claims import Requests
+from runwire.uploads.direct import DirectRoute
+from runwire.uploads.lanes import Route
+from runwire.uploads.pace import Pace
+from runwire.uploads.request import RequestFile, UploadRequest, content_path, outbox_dir
+from runwire.uploads.route import DIRECT, KAFKA
+from runwire.uploads.stores import Stores
+from runwire.uploads.uploader import Uploader
+from runwire_schemas import codec
+from runwire_schemas.events import ArtifactEvent, Chunk
+from runwire_schemas.objects.layout import blob_key
+from runwire_schemas.objects.manifest import Manifest
+from runwire_schemas.objects.memory import MemoryStore
+from runwire_schemas.objects.pieces import Shipment
+from runwire_schemas.objects.store import ObjectStore
+from runwire_schemas.objects.versions import read_manifest
+from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.spool.destination import LOCAL
+from support.shipping import KAFKA as BROKERS
+
+Contents = bytes | Sequence[bytes]
+
+
+def leave(root: Path, contents: Contents = b"content", **changes: Any) -> UploadRequest:
+    """Put a request into the outbox, as `log_artifact` does."""
+    parts = [contents] if isinstance(contents, bytes) else list(contents)
+    files = [
+        RequestFile(path=f"file-{index}.bin", index=index, size=len(part))
+        for index, part in enumerate(parts)
+    ]
+    fields: dict[str, Any] = {
+        "artifact": os.urandom(16).hex(),
+        "project": "p",
+        "run_id": "r1",
+        "attempt": "a1",
+        "writer": "0" * 32,
+        "rank": 0,
+        "name": "things",
+        "type": "file",
+        "created_at_ns": time.time_ns(),
+        "destination": LOCAL,
+        "route": DIRECT,
+        "files": tuple(files),
+    }
+    request = UploadRequest(**{**fields, **changes})
+    folder = folder_of(root, request)
+    (folder / "content").mkdir(parents=True)
+    for index, part in enumerate(parts):
+        content_path(folder, index).write_bytes(part)
+    request.commit(folder)
+    return request
+
+
+def for_kafka(**changes: Any) -> dict[str, Any]:
+    """What a request says whose pieces go to the brokers of the rigs."""
+    return {"route": KAFKA, "destination": BROKERS.destination, **changes}
+
+
+def folder_of(root: Path, request: UploadRequest) -> Path:
+    return outbox_dir(root) / request.artifact
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class UploadRig:
+    """One data root, one store, one cluster; `start` is another agent's uploader."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store: ObjectStore = MemoryStore()
+        self.cluster = Cluster()
+        self.now_s = 1000.0
+        self.told: list[ArtifactEvent] = []
+        self.modes: list[str] = []
+        self.has_room = True
+        self.stop = threading.Event()
+        self.brokers: list[MemoryBroker] = []
+        self.uploader = self.start()
+
+    def start(self) -> Uploader:
+        self.stop = threading.Event()
+        pace = Pace(self.stop)
+        self.uploader = Uploader(
+            Requests(self.root, lambda _: True),
+            self._routes(pace),
+            pace,
+            monotonic_s=lambda: self.now_s,
+        )
+        return self.uploader
+
+    def work(self) -> None:
+        """Let it do what it can now, with the agent's own thread writing down what it says."""
+        while self.uploader.work():
+            self.uploader.settle(self.write)
+        self.uploader.settle(self.write)
+        self.uploader.work()
+
+    def write(self, mode: str, fields: Mapping[str, Any]) -> bool:
+        if self.has_room:
+            self.modes.append(mode)
+            self.told.append(ArtifactEvent(**fields))
+        return self.has_room
+
+    @property
+    def waiting(self) -> list[str]:
+        """Artifacts in the outbox."""
+        return [request.artifact for _, request in Requests(self.root, lambda _: True).look()]
+
+    def manifest(self, request: UploadRequest) -> Manifest | None:
+        from runwire.uploads.contents import manifest_of
+
+        return read_manifest(self.store, manifest_of(request, []).key)
+
+    def blob(self, content: bytes) -> bytes:
+        return self.store.get(blob_key(sha256(content)))
+
+    def chunks(self, request: UploadRequest) -> list[Chunk]:
+        found = [codec.decode(m.value) for m in self.cluster.topics.get("chunk", [])]
+        return [c for c in found if isinstance(c, Chunk) and c.artifact == request.artifact]
+
+    def shipments(self, request: UploadRequest) -> list[Shipment]:
+        found = [codec.decode(m.value) for m in self.cluster.topics.get("artifact", [])]
+        return [
+            Shipment.from_json(e.manifest or "")
+            for e in found
+            if isinstance(e, ArtifactEvent) and e.artifact == request.artifact
+        ]
+
+    def _routes(self, pace: Pace) -> Mapping[str, Route]:
+        made = dict(
+            routes_of(self.root, BROKERS, None, new_broker=self._broker)(pace),
+        )
+        made[DIRECT] = DirectRoute(Stores(self.root, None, opener=self._open), pace)
+        return made
+
+    def _broker(self) -> Broker:
+        self.brokers.append(MemoryBroker(self.cluster))
+        return self.brokers[-1]
+
+    def _open(self, _settings: S3Settings | None, _root: Path) -> ObjectStore:
+        return self.store
+
+
+def known(request: UploadRequest, contents: Contents) -> UploadRequest:
+    """The request with the digests that a checkpoint's saver knows."""
+    parts = [contents] if isinstance(contents, bytes) else contents
+    pairs = zip(request.files, parts, strict=True)
+    return replace(request, files=tuple(replace(f, sha256=sha256(part)) for f, part in pairs))

@@ -1,0 +1,240 @@
+"""The Kafka route: which pieces travel, and that a replay sends the same ones."""
+
+import hashlib
+import random
+from pathlib import Path
+
+import pytest
+
+from runwire.shipping.broker import DENIED, SILENT, UNREACHABLE, Failure
+from runwire.uploads import flight
+from runwire.uploads.pace import Pace, Stopped
+from runwire.uploads.request import RequestFile, content_path
+from runwire_schemas.events import Chunk
+from runwire_schemas.objects.pieces import DIGEST_BYTES, PIECE_BYTES
+from support.uploads import UploadRig, folder_of, for_kafka, known, leave, sha256
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> UploadRig:
+    return UploadRig(tmp_path)
+
+
+@pytest.fixture
+def content(seed: int) -> bytes:
+    """Nine pieces, the last of them short."""
+    return random.Random(seed).randbytes(8 * PIECE_BYTES + 1000)
+
+
+def joined(chunks: list[Chunk]) -> bytes:
+    """The content that pieces make, after checking that each says the same of it."""
+    by_index = {chunk.index: chunk for chunk in chunks}
+    assert {(c.count, c.sha256, c.file_bytes) for c in chunks} == {
+        (len(by_index), chunks[0].sha256, chunks[0].file_bytes)
+    }
+    assert all(hashlib.sha256(c.payload).digest() == c.digest for c in chunks)
+    assert len({(c.index, c.payload) for c in chunks}) == len(by_index)
+    return b"".join(by_index[index].payload for index in sorted(by_index))
+
+
+def test_pieces_and_then_the_word(rig: UploadRig, content: bytes) -> None:
+    request = leave(rig.root, content, **for_kafka())
+    rig.work()
+    chunks = rig.chunks(request)
+    assert len(chunks) == 9
+    assert joined(chunks) == content
+    assert {m.key for m in rig.cluster.topics["chunk"]} == {request.artifact.encode()}
+    (shipment,) = rig.shipments(request)
+    assert shipment.manifest.files[0].sha256 == sha256(content)
+    assert shipment.manifest.route == "kafka"
+    assert shipment.pieces == {sha256(content): b"".join(c.digest for c in chunks)}
+    assert rig.told == []  # the worker tells when it is complete
+    assert rig.waiting == []
+    assert rig.uploader.pace.done == len(content)
+
+
+def test_many_files_empty_and_equal_ones(rig: UploadRig) -> None:
+    """Each content travels once, an empty one not at all."""
+    contents = [b"a" * (PIECE_BYTES + 1), b"", b"b", b"b"]
+    request = leave(rig.root, contents, **for_kafka())
+    rig.work()
+    (shipment,) = rig.shipments(request)
+    assert [e.sha256 for e in shipment.manifest.files] == [sha256(c) for c in contents]
+    assert {k: len(v) // DIGEST_BYTES for k, v in shipment.pieces.items()} == {
+        sha256(contents[0]): 2,
+        sha256(b""): 0,
+        sha256(b"b"): 1,
+    }
+    assert len(rig.chunks(request)) == 3
+
+
+def test_by_reference_sends_the_word_alone(rig: UploadRig, tmp_path: Path) -> None:
+    there = tmp_path / "large.bin"
+    there.write_bytes(b"x" * 100)
+    file = RequestFile(path="large.bin", index=0, size=100, source=str(there))
+    request = leave(rig.root, [], files=(file,), **for_kafka())
+    rig.work()
+    assert rig.chunks(request) == []
+    (shipment,) = rig.shipments(request)
+    assert shipment.manifest.files[0].uri == there.as_uri()
+
+
+def test_a_replay_sends_the_same_pieces(rig: UploadRig, content: bytes) -> None:
+    """Killed without an acknowledgement: everything again, byte for byte."""
+    request = leave(rig.root, content, **for_kafka())
+    rig.uploader.work()
+    rig.uploader.close()
+    again = leave(rig.root, content, **for_kafka(artifact=request.artifact))
+    rig.start()
+    rig.work()
+    messages = rig.cluster.topics["chunk"]
+    assert len(messages) == 18
+    assert len(set(messages)) == 9
+    assert joined(rig.chunks(again)) == content
+
+
+def test_acknowledged_pieces_are_not_sent_again(
+    rig: UploadRig, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The word is refused; the next agent sends that alone, with all digests."""
+    rig.cluster.denied.add("artifact")
+    request = leave(rig.root, content, **for_kafka())
+    rig.work()
+    assert len(rig.chunks(request)) == 9
+    assert rig.uploader.report()["cause"] == DENIED
+    rig.uploader.close()
+    rig.cluster.denied.clear()
+    rig.start()
+    rig.work()
+    assert len(rig.chunks(request)) == 9
+    (shipment,) = rig.shipments(request)
+    assert len(shipment.pieces[sha256(content)]) == 9 * DIGEST_BYTES
+
+
+def test_acknowledgements_of_long_ago_do_not_count(rig: UploadRig, content: bytes) -> None:
+    """Brokers may have let the pieces go since."""
+    rig.cluster.denied.add("artifact")
+    request = leave(rig.root, content, **for_kafka())
+    rig.work()
+    rig.uploader.close()
+    journal = folder_of(rig.root, request) / "upload.json"
+    text = journal.read_text()
+    at = text.index('"acked_at_s": ') + len('"acked_at_s": ')
+    journal.write_text(text[:at] + "1.0" + text[text.index(",", at) :])
+    rig.cluster.denied.clear()
+    rig.start()
+    rig.work()
+    assert len(rig.chunks(request)) == 18
+
+
+def test_a_torn_journal_costs_nothing_but_work(rig: UploadRig, content: bytes) -> None:
+    request = leave(rig.root, content, **for_kafka())
+    (folder_of(rig.root, request) / "upload.json").write_text('{"acked": {')
+    rig.work()
+    assert joined(rig.chunks(request)) == content
+
+
+def test_brokers_away(rig: UploadRig, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told with its cause, asked before content is read again, taken up when they answer."""
+    monkeypatch.setattr(flight, "AWAY_AFTER_S", 0.0)
+    rig.cluster.away = Failure(UNREACHABLE, "no broker answers at k:9092")
+    request = leave(rig.root, content, **for_kafka())
+    rig.work()
+    assert rig.uploader.report()["cause"] == UNREACHABLE
+    assert rig.uploader.report()["bytes_left"] == len(content)
+    rig.now_s += 2.0
+    rig.work()
+    rig.cluster.away = None
+    rig.now_s += 30.0
+    rig.work()
+    assert joined(rig.chunks(request)) == content
+    assert len(rig.shipments(request)) == 1
+    assert rig.uploader.report()["cause"] == ""
+
+
+def test_silent_brokers_are_noticed(
+    rig: UploadRig, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take everything and acknowledge nothing."""
+    monkeypatch.setattr(flight, "SILENT_AFTER_S", 0.0)
+    request = leave(rig.root, content, **for_kafka())
+    made = rig._broker
+
+    def silent() -> object:
+        broker = made()
+        rig.brokers[-1].acknowledges = False
+        return broker
+
+    rig.uploader._routes["kafka"]._new_broker = silent  # type: ignore[attr-defined]
+    rig.work()
+    assert rig.uploader.report()["cause"] == SILENT
+    assert rig.waiting == [request.artifact]
+
+
+def test_content_that_is_not_what_was_logged_never_completes(rig: UploadRig) -> None:
+    """Pieces may have gone out; without the word nobody joins them."""
+    request = leave(rig.root, b"right", **for_kafka())
+    known(request, b"right").commit(folder_of(rig.root, request))
+    content_path(folder_of(rig.root, request), 0).write_bytes(b"wrong")
+    rig.work()
+    assert rig.shipments(request) == []
+    assert [e.event for e in rig.told] == ["failed"]
+    assert "no longer what was logged" in (rig.told[0].reason or "")
+
+
+def test_content_that_is_gone_fails(rig: UploadRig) -> None:
+    request = leave(rig.root, b"right", **for_kafka())
+    known(request, b"right").commit(folder_of(rig.root, request))
+    content_path(folder_of(rig.root, request), 0).unlink()
+    rig.work()
+    assert "is gone from the outbox" in (rig.told[0].reason or "")
+
+
+def test_little_is_under_way_at_once(
+    rig: UploadRig, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "IN_FLIGHT_BYTES_MAX", 2 * PIECE_BYTES)
+    most = 0
+    request = leave(rig.root, content, **for_kafka())
+    made = rig._broker
+
+    def watched() -> object:
+        broker = made()
+        produce = rig.brokers[-1].produce
+
+        def counted(message: object, done: object) -> bool:
+            nonlocal most
+            taken = produce(message, done)  # type: ignore[arg-type]
+            most = max(most, len(rig.brokers[-1]._waiting))
+            return taken
+
+        rig.brokers[-1].produce = counted  # type: ignore[method-assign, assignment]
+        return broker
+
+    rig.uploader._routes["kafka"]._new_broker = watched  # type: ignore[attr-defined]
+    rig.work()
+    assert joined(rig.chunks(request)) == content
+    assert 1 <= most <= 2
+
+
+def test_a_stopped_agent_leaves_the_rest(rig: UploadRig, content: bytes) -> None:
+    request = leave(rig.root, content, **for_kafka())
+    stop_at = 3 * PIECE_BYTES
+    moved = Pace.moved
+
+    def until(pace: Pace, size: int) -> None:
+        if pace.done >= stop_at:
+            rig.stop.set()
+        moved(pace, size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flight, "IN_FLIGHT_BYTES_MAX", PIECE_BYTES)
+        patch.setattr(Pace, "moved", until)
+        with pytest.raises(Stopped):
+            rig.uploader.work()
+    rig.uploader.close()
+    assert rig.shipments(request) == []
+    rig.start()
+    rig.work()
+    assert joined(rig.chunks(request)) == content
+    assert rig.waiting == []
