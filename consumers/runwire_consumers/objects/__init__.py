@@ -1,0 +1,1 @@
+"""Artifacts on the Kafka route: pieces become objects; and the bucket that they live in."""

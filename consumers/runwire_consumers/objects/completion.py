@@ -1,0 +1,206 @@
+"""Makes an artifact out of what lies in staging, once all of it is there.
+
+Every step can be done again, by anybody: content that is there stays, a published artifact stays
+published, and what was told twice says the same. The manifest in staging goes last, so whoever
+comes after a crash begins here again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from runwire_consumers.objects.plan import Part, assemble
+from runwire_consumers.objects.staging import Staging
+from runwire_schemas.events import ArtifactEvent
+from runwire_schemas.objects.announce import COMPLETE, DELETED, FAILED, artifact_event
+from runwire_schemas.objects.catalog import Catalog
+from runwire_schemas.objects.layout import blob_key
+from runwire_schemas.objects.manifest import Manifest, ManifestError
+from runwire_schemas.objects.pieces import (
+    DIGEST_BYTES,
+    PIECE_BYTES,
+    Shipment,
+    StagedRun,
+    shipped_key,
+)
+from runwire_schemas.objects.publish import PublishError, publish
+from runwire_schemas.objects.retention import Retention, RetentionError, expired
+from runwire_schemas.objects.store import NotFound, StoreAway
+
+_log = logging.getLogger("runwire.objects")
+
+Announce = Callable[[Sequence[ArtifactEvent]], None]
+"""Makes events durable where workers and people read them; the same ones again are harmless."""
+
+# Rounds in which somebody else removed what was about to be joined.
+_ROUNDS: Final = 3
+# Small files at once: hides the latency of a store's answers.
+THREADS: Final = 4
+
+
+class Damaged(Exception):  # noqa: N818 - a verdict on the artifact
+    """The artifact can never be published; the message says why."""
+
+
+class Completion:
+    """Finishes artifacts one by one. Threads: any, also with the same artifact."""
+
+    def __init__(
+        self,
+        staging: Staging,
+        announce: Announce,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        threads: int = THREADS,
+    ) -> None:
+        self._staging, self._store = staging, staging.store
+        self._announce, self._clock_ns, self._threads = announce, clock_ns, threads
+
+    def finish(self, artifact: str) -> bool:
+        """Publish the artifact if all of it is there; return whether it is dealt with.
+
+        Blocks: for as long as joining takes, seconds per gigabyte.
+        Raises: StoreError, and what telling raises; the same call goes on from there.
+        """
+        seen: Manifest | None = None
+        for _ in range(_ROUNDS):
+            try:
+                shipment = self._shipment(artifact)
+                if shipment is None:
+                    return seen is not None and self._tidy(seen)
+                seen = shipment.manifest
+                if not self._bring(artifact, shipment):
+                    return False
+                published, at_ns = self._publish(seen)
+            except (Damaged, ManifestError) as error:
+                self.fail(artifact, str(error))
+                return True
+            except (NotFound, PublishError) as error:
+                _log.info("%s: somebody else works on it (%s); looking again", artifact, error)
+                continue
+            self._tell(published, COMPLETE, at_ns=at_ns)
+            self._retain(published)
+            self._staging.forget(artifact)
+            return True
+        raise StoreAway(
+            f"the pieces of artifact {artifact} come and go in {self._store.uri}: is something "
+            "else deleting objects below staging/ or blobs/?"
+        )
+
+    def fail(self, artifact: str, reason: str) -> None:
+        """Tell that the artifact will never be there and forget what came of it."""
+        _log.error("artifact %s failed: %s", artifact, reason)
+        try:
+            shipment = self._shipment(artifact)
+        except ManifestError:
+            shipment = None
+        if shipment is not None:
+            self._tell(shipment.manifest, FAILED, at_ns=self._clock_ns(), reason=reason)
+        self._staging.forget(artifact)
+
+    def _shipment(self, artifact: str) -> Shipment | None:
+        try:
+            return Shipment.from_json(self._store.get(shipped_key(artifact)).decode())
+        except NotFound:
+            return None
+
+    def _tidy(self, manifest: Manifest) -> bool:
+        """Somebody else has finished it meanwhile; what was put here since is in the way."""
+        if self._store.stat(manifest.key) is None:
+            return False
+        self._staging.forget(manifest.artifact)
+        return True
+
+    def _publish(self, manifest: Manifest) -> tuple[Manifest, int]:
+        """Return the published manifest and when it was published, now or by an earlier owner."""
+        before = self._store.stat(manifest.key)
+        now_ns = self._clock_ns()
+        published = publish(self._store, manifest, now_ns=now_ns)
+        if before is None:
+            return published, now_ns
+        return published, max(before.modified_at_ns, manifest.created_at_ns)
+
+    def _bring(self, artifact: str, shipment: Shipment) -> bool:
+        """Make every blob; false while something is missing."""
+        runs = self._staging.runs(artifact)
+        sizes = {sha256: size for sha256, size in shipment.sizes.items() if size}
+        with ThreadPoolExecutor(self._threads) as threads:
+            absent = self._absent(threads, sizes)
+            plans = {s: assemble(runs.get(s, ()), shipment.pieces[s]) for s in absent}
+            ready = {sha256: parts for sha256, parts in plans.items() if parts is not None}
+            if len(ready) < len(plans):
+                return False
+            jobs = [
+                threads.submit(self._make, artifact, sha256, parts, shipment.pieces[sha256])
+                for sha256, parts in ready.items()
+            ]
+            for job in jobs:
+                job.result()
+            if wrong := self._absent(threads, {sha256: sizes[sha256] for sha256 in ready}):
+                raise StoreAway(f"{self._store.uri} made something else of {wrong[0]}")
+        return True
+
+    def _absent(self, threads: ThreadPoolExecutor, sizes: Mapping[str, int]) -> list[str]:
+        stats = threads.map(lambda sha256: self._store.stat(blob_key(sha256)), sizes)
+        pairs = zip(sizes.items(), stats, strict=True)
+        return [sha256 for (sha256, size), stat in pairs if stat is None or stat.size != size]
+
+    def _make(self, artifact: str, sha256: str, parts: Sequence[Part], digests: bytes) -> None:
+        """Join the parts of one content, once it is known that they make it."""
+        keys = [self._whole(artifact, part, digests).key(artifact) for part in parts]
+        known = self._staging.proofs.sha256_of(digests) or self._read_back(keys)
+        if known != sha256:
+            raise Damaged(
+                f"the pieces of {sha256} make {known}: the file changed while it was sent; "
+                "log the artifact again"
+            )
+        self._store.compose(blob_key(sha256), keys)
+
+    def _whole(self, artifact: str, part: Part, digests: bytes) -> StagedRun:
+        """Return a part as one object, put together here where it is none yet."""
+        if len(part) == 1 and part[0].is_whole:
+            return part[0].run
+        first, end = part[0].first, part[-1].end
+        data = bytearray()
+        for one in part:
+            begin = (one.first - one.run.first) * PIECE_BYTES
+            stop = (one.end - one.run.first) * PIECE_BYTES
+            data += self._store.get(one.run.key(artifact))[begin:stop]
+        wanted = digests[first * DIGEST_BYTES : end * DIGEST_BYTES]
+        run = StagedRun.of(part[0].run.sha256, first, wanted)
+        self._store.put(run.key(artifact), bytes(data))
+        return run
+
+    def _read_back(self, keys: Sequence[str]) -> str:
+        digest = hashlib.sha256()
+        for key in keys:
+            digest.update(self._store.get(key))
+        return digest.hexdigest()
+
+    def _tell(
+        self, manifest: Manifest, event: str, *, at_ns: int, reason: str | None = None
+    ) -> None:
+        uri = self._store.uri if event == COMPLETE else ""
+        told = artifact_event(manifest, event, at_ns=at_ns, store_uri=uri, reason=reason)
+        self._announce([told])
+
+    def _retain(self, manifest: Manifest) -> None:
+        """Let go of what the rules saved with a checkpoint let go; told before it is gone."""
+        facts = manifest.checkpoint
+        if facts is None or not facts.retention:
+            return
+        try:
+            rules = Retention.from_json(facts.retention)
+        except (RetentionError, TypeError) as error:
+            _log.warning("checkpoints of run %r: %s", manifest.run_id, error)
+            return
+        known = Catalog(self._store).checkpoints(manifest.project, manifest.run_id)
+        gone = [m for view in expired(known, rules) for m in view.manifests.values()]
+        now_ns = self._clock_ns()
+        self._announce([artifact_event(m, DELETED, at_ns=now_ns, reason="retention") for m in gone])
+        self._store.delete(m.key for m in gone)
