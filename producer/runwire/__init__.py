@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from runwire.errors import ArtifactError, ConfigError, RunwireError
+from runwire.errors import ArtifactError, CheckpointError, ConfigError, RunwireError
 from runwire.report import FlushReport
 from runwire.run import Run
 from runwire.settings import Settings
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from runwire.artifacts.artifact import Artifact as Artifact
     from runwire.artifacts.histogram import Histogram as Histogram
     from runwire.artifacts.ref import ArtifactRef as ArtifactRef
+    from runwire.checkpoints.loading import Checkpoint as Checkpoint
+    from runwire.checkpoints.saver import Saved
+    from runwire_schemas.objects.retention import Retention as Retention
 
 __all__ = [
     "init",
@@ -39,6 +42,9 @@ __all__ = [
     "log_table",
     "log_histogram",
     "use_artifact",
+    "save_checkpoint",
+    "log_checkpoint",
+    "load_checkpoint",
     "set_tag",
     "set_tags",
     "add_tags",
@@ -52,10 +58,13 @@ __all__ = [
     "Artifact",
     "ArtifactRef",
     "Histogram",
+    "Checkpoint",
+    "Retention",
     "Settings",
     "FlushReport",
     "RunwireError",
     "ArtifactError",
+    "CheckpointError",
     "ConfigError",
     "SpoolError",
     "__version__",
@@ -131,6 +140,21 @@ def use_artifact(ref: str, type: str | None = None) -> ArtifactRef:  # noqa: A00
     return current().use_artifact(ref, type)
 
 
+def save_checkpoint(step: int, **what: Any) -> Saved:
+    """Save states as a checkpoint of the current run; see `Run.save_checkpoint`."""
+    return current().save_checkpoint(step, **what)
+
+
+def log_checkpoint(path: str | os.PathLike[str], step: int, **how: Any) -> ArtifactRef:
+    """Make files of others a checkpoint of the current run; see `Run.log_checkpoint`."""
+    return current().log_checkpoint(path, step, **how)
+
+
+def load_checkpoint(which: str | int = "latest", **into: Any) -> Checkpoint | None:
+    """Load a checkpoint of the current run; see `Run.load_checkpoint`."""
+    return current().load_checkpoint(which, **into)
+
+
 def set_tag(key: str, value: Any) -> None:
     """Set one tag of the current run."""
     current().set_tag(key, value)
@@ -190,7 +214,9 @@ for _name in _OF_CURRENT_RUN:
 _WHEN_USED = {
     "Artifact": "runwire.artifacts.artifact",
     "ArtifactRef": "runwire.artifacts.ref",
+    "Checkpoint": "runwire.checkpoints.loading",
     "Histogram": "runwire.artifacts.histogram",
+    "Retention": "runwire_schemas.objects.retention",
 }
 
 

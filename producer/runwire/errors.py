@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ArtifactError", "ConfigError", "RunwireError"]
+__all__ = ["ArtifactError", "CheckpointError", "ConfigError", "RunwireError"]
 
 
 class RunwireError(Exception):
@@ -15,3 +15,7 @@ class ConfigError(RunwireError, ValueError):
 
 class ArtifactError(RunwireError):
     """An artifact could not be kept or brought back; the message says which and what to do."""
+
+
+class CheckpointError(RunwireError):
+    """A checkpoint cannot be saved, found or loaded; the message says which and what to do."""

@@ -216,6 +216,7 @@ class Run(ArtifactCalls, CheckpointCalls):
             return self._session.report()
         if outcome.traceback:
             self._emit_text("exception", outcome.traceback, None, level="error")
+        self._finish_checkpoints()
         self._ended = outcome
         report = FlushReport()
         with self.guard.catching("finish"):

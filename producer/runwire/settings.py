@@ -190,7 +190,7 @@ class Settings:
     checkpoint_keep_last: int = 0
     checkpoint_keep_best: int = 0
     checkpoint_keep_every: int = 0
-    checkpoint_metric: str = ""
+    checkpoint_metric: str | None = None
     checkpoint_mode: str = "min"
 
     @property

@@ -1,0 +1,205 @@
+"""Finding a checkpoint: what lies on this disk and in the store, which one is meant, bringing it.
+
+This disk comes first, but the store is asked too: a run that was trained elsewhere meanwhile must
+not silently continue from what an old machine remembers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
+
+from runwire.checkpoints.compress import SUFFIX
+from runwire.checkpoints.local import LocalCheckpoints, LocalPart, fsync_path
+from runwire.checkpoints.state_file import STATE_FILE, digest_of
+from runwire.errors import CheckpointError
+from runwire_schemas.objects.checkpoints import CheckpointView, find, grouped
+from runwire_schemas.objects.manifest import FileEntry, Manifest, ManifestError
+
+if TYPE_CHECKING:
+    from runwire.settings import Settings
+    from runwire_schemas.objects.store import ObjectStore
+
+__all__ = ["MTIMES", "Damaged", "Finder", "Found", "content_dir"]
+
+_log = logging.getLogger("runwire")
+# In the metadata of a note about somebody else's files: when each was last written.
+MTIMES: Final = "mtime_ns"
+CONTENT_DIR: Final = "content"
+
+
+class Damaged(CheckpointError):  # noqa: N818 - a state of the checkpoint
+    """The content of a checkpoint is not what was saved, or is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One rank's part of a checkpoint, verified; `files` are where its content lies."""
+
+    manifest: Manifest
+    folder: Path
+    files: tuple[Path, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder of many."""
+        first = self.files[0]
+        if len(self.files) == 1:
+            return first
+        return first.parents[self.manifest.files[0].path.count("/")]
+
+
+@dataclass(kw_only=True)
+class Finder:
+    """Finds the checkpoints of one run for one rank. Threads: one at a time."""
+
+    settings: Settings
+    local: LocalCheckpoints
+    project: str
+    run_id: str
+    rank: int
+    world_size: int
+    _parts: dict[str, LocalPart] = field(default_factory=dict)
+    _stored: dict[str, Manifest] = field(default_factory=dict)
+    _store: ObjectStore | None = None
+
+    def candidates(self, which: str | int) -> list[CheckpointView]:
+        """Return those that are meant, the first choice first; none when the run has none at all.
+
+        Raises: CheckpointError, also when the store cannot be asked and this disk has none.
+        """
+        self._parts = {part.manifest.artifact: part for part in self.local.parts()}
+        manifests = {name: part.manifest for name, part in self._parts.items()}
+        manifests = {**self._ask_store(), **manifests}
+        views = grouped(manifests.values())
+        complete = [view for view in views if view.is_complete]
+        try:
+            first = find(views, which)
+        except ValueError as error:
+            raise CheckpointError(f"load_checkpoint({which!r}): {error}") from None
+        if which == "latest":
+            return complete[::-1]
+        if first is not None:
+            return [first]
+        if not complete:
+            return []
+        steps = ", ".join(str(view.step) for view in complete[-10:])
+        hint = "; mark one with is_best=True or set RUNWIRE_CHECKPOINT_METRIC"
+        raise CheckpointError(
+            f"run {self.run_id!r} has no checkpoint {which!r}: complete are those of the steps "
+            f"{steps}{hint if which == 'best' else ''}"
+        )
+
+    def bring(self, view: CheckpointView) -> Found:
+        """Return this rank's part, verified, from this disk or else from the store.
+
+        Raises: Damaged; CheckpointError for another number of ranks. Blocks: reads all of it.
+        """
+        manifest = view.first if view.kind != "sharded" else self._own(view)
+        part = self._parts.get(manifest.artifact)
+        problem = f"checkpoint {view.step} is not on this disk"
+        if part is not None:
+            try:
+                return _verified(part)
+            except (Damaged, OSError) as error:
+                problem = str(error)
+        stored = self._stored.get(manifest.artifact)
+        if stored is None:
+            raise Damaged(f"{problem}, and the store has no copy of it")
+        try:
+            return self._download(stored, replaced=part)
+        except Exception as error:
+            raise Damaged(f"{problem}, and its copy in the store failed: {error}") from error
+
+    def _own(self, view: CheckpointView) -> Manifest:
+        if view.facts.world_size != self.world_size:
+            raise CheckpointError(
+                f"checkpoint {view.step} was saved in parts by {view.facts.world_size} ranks and "
+                f"this job has {self.world_size}: start as many, or use torch DCP, which reshards"
+            )
+        return view.manifests[self.rank]
+
+    def _ask_store(self) -> dict[str, Manifest]:
+        from runwire_schemas.objects.catalog import Catalog
+        from runwire_schemas.objects.open import open_store
+        from runwire_schemas.objects.store import StoreError
+
+        try:
+            self._store = open_store(self.settings.s3, self.settings.root)
+            views = Catalog(self._store).checkpoints(self.project, self.run_id)
+        except (StoreError, OSError, ValueError) as error:
+            if not self._parts:
+                raise CheckpointError(
+                    f"cannot tell whether run {self.run_id!r} has checkpoints: none is in "
+                    f"{self.local.folder}, and the store does not answer: {error}. Try again, or "
+                    "start without load_checkpoint"
+                ) from error
+            _log.warning(
+                "runwire: the store cannot be asked for newer checkpoints of run %s, those on this "
+                "disk are used: %s",
+                self.run_id,
+                error,
+            )
+            return {}
+        for view in views:
+            for manifest in (*view.manifests.values(), *view.superseded):
+                self._stored[manifest.artifact] = manifest
+        return self._stored
+
+    def _download(self, manifest: Manifest, *, replaced: LocalPart | None) -> Found:
+        from runwire_schemas.objects.download import download
+
+        assert self._store is not None
+        with self.local.writing(manifest.artifact) as hidden:
+            for path in download(self._store, manifest, content_dir(manifest, hidden)):
+                fsync_path(path)
+            if replaced is not None:
+                self.local.remove(replaced)
+            # The copy here is content of its own, also of files that the store only refers to.
+            files = tuple(replace(entry, uri="") for entry in manifest.files)
+            part = self.local.publish(hidden, replace(manifest, files=files))
+        return Found(
+            manifest=manifest,
+            folder=part.folder,
+            files=tuple(_path_of(part, entry) for entry in part.manifest.files),
+        )
+
+
+def content_dir(manifest: Manifest, folder: Path) -> Path:
+    """Return where content lies: that of others below, it may have a manifest.json of its own."""
+    names = [entry.path for entry in manifest.files]
+    return folder if names in ([STATE_FILE], [STATE_FILE + SUFFIX]) else folder / CONTENT_DIR
+
+
+def _verified(part: LocalPart) -> Found:
+    """Raises: Damaged, OSError."""
+    paths = tuple(_verified_files(part))
+    return Found(manifest=part.manifest, folder=part.folder, files=paths)
+
+
+def _verified_files(part: LocalPart) -> Iterator[Path]:
+    mtimes = part.manifest.metadata.get(MTIMES, {})
+    for entry in part.manifest.files:
+        path = _path_of(part, entry)
+        state = path.stat()
+        if state.st_size != entry.size:
+            raise Damaged(f"{path} has {state.st_size} bytes, {entry.size} were saved")
+        if entry.sha256:
+            if digest_of(path) != entry.sha256:
+                raise Damaged(f"{path} is damaged: its SHA-256 is not the one that was saved")
+        elif mtimes.get(entry.path) != state.st_mtime_ns:
+            raise Damaged(f"{path} was written again after it was logged")
+        yield path
+
+
+def _path_of(part: LocalPart, entry: FileEntry) -> Path:
+    if not entry.uri:
+        return content_dir(part.manifest, part.folder) / entry.path
+    said = urlsplit(entry.uri)
+    if said.scheme != "file":
+        raise ManifestError(f"{entry.uri[:200]!r} is no file of this machine")
+    return Path(unquote(said.path))

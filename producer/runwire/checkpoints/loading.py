@@ -1,0 +1,156 @@
+"""Loading: the state file of a checkpoint, and what of it goes back into which object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from runwire.checkpoints.compress import SUFFIX
+from runwire.checkpoints.finding import Found, content_dir
+from runwire.checkpoints.local import MANIFEST_FILE
+from runwire.checkpoints.snapshot import unwrapped
+from runwire.checkpoints.state_file import FORMAT, STATE_FILE, digest_of, read_state
+from runwire.errors import CheckpointError
+from runwire_schemas.objects.manifest import Manifest, ManifestError
+
+__all__ = ["Checkpoint", "loaded", "read_checkpoint", "restore"]
+
+PARTS: Final = ("model", "optimizer", "scheduler")
+# Of the mapping in a state file: what is no state of an object.
+_OWN_KEYS: Final = frozenset(("runwire", "step", "metrics", "extra", "rng"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint that was loaded.
+
+    `state` holds what no object was given for; `path` is the file, or the folder of many. `extra`
+    comes back as saved, except that numpy arrays are tensors. Units: `saved_at_ns` is unix time.
+    """
+
+    step: int
+    path: Path
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    extra: Any = None
+    state: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    run_id: str = ""
+    attempt: str = ""
+    artifact: str = ""
+    kind: str = "full"
+    is_best: bool = False
+    saved_at_ns: int = 0
+
+
+def loaded(found: Found, wanted: Mapping[str, Any], *, map_location: Any) -> dict[str, Any]:
+    """Return the content of a verified state file; empty for files of others nobody asked about.
+
+    Raises: CheckpointError when states are wanted that only who wrote the files can read.
+    """
+    manifest = found.manifest
+    assert manifest.checkpoint is not None
+    step, is_wanted = manifest.checkpoint.step, any(v is not None for v in wanted.values())
+    if len(found.files) == 1 and manifest.checkpoint.kind != "dcp":
+        path = found.files[0]
+        is_ours = path.name in (STATE_FILE, STATE_FILE + SUFFIX)
+        if is_ours or is_wanted:
+            content = read_state(
+                path, raw_bytes=manifest.checkpoint.raw_bytes, map_location=map_location
+            )
+            if isinstance(content, dict):
+                return content
+            raise CheckpointError(f"{path} holds a {type(content).__name__}, no mapping of states")
+    if is_wanted:
+        raise CheckpointError(
+            f"checkpoint {step} was written by others ({manifest.checkpoint.kind}, "
+            f"{len(found.files)} files): call load_checkpoint({step}) without model= and give its "
+            ".path to what wrote it, for example torch.distributed.checkpoint.load"
+        )
+    return {}
+
+
+def restore(
+    content: dict[str, Any], wanted: Mapping[str, Any], *, step: int, strict: bool
+) -> dict[str, Any]:
+    """Put states into the objects given for them; return what is left.
+
+    Raises: CheckpointError for a state that was not saved; torch's own error when one does not fit.
+    """
+    left = {key: value for key, value in content.items() if key not in _OWN_KEYS}
+    missing = [name for name in wanted if wanted[name] is not None and name not in left]
+    if missing:
+        had = ", ".join(sorted(left)) or "none"
+        raise CheckpointError(
+            f"checkpoint {step} has no state of {' and '.join(missing)} (it has: {had}). Leave "
+            "the argument out, or load the file at its .path yourself"
+        )
+    for name, thing in wanted.items():
+        if thing is not None:
+            _put(thing, left.pop(name), name, {"strict": strict} if name == "model" else {})
+    return left
+
+
+def read_checkpoint(path: str | Path, *, map_location: Any = None) -> Checkpoint:
+    """Load a checkpoint's folder or state file that was downloaded; no run is needed.
+
+    Raises: CheckpointError; OSError. Blocks: reads it twice where a manifest says its digest.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    manifest = _manifest_beside(folder)
+    if path.is_dir():
+        place = content_dir(manifest, path) if manifest is not None else path
+        known = [place / name for name in (STATE_FILE, STATE_FILE + SUFFIX)]
+        states = [each for each in known if each.is_file()]
+        if len(states) != 1:
+            raise CheckpointError(f"{path} holds no {STATE_FILE} that save_checkpoint wrote")
+        path = states[0]
+    raw_bytes = -1
+    if manifest is not None and manifest.checkpoint is not None:
+        raw_bytes = manifest.checkpoint.raw_bytes
+        if [entry.sha256 for entry in manifest.files] != [digest_of(path)]:
+            raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of {MANIFEST_FILE}")
+    content = read_state(path, raw_bytes=raw_bytes, map_location=map_location)
+    if not isinstance(content, dict) or content.get("runwire") != FORMAT:
+        raise CheckpointError(f"{path} was not written by this or an earlier save_checkpoint")
+    return Checkpoint(
+        step=content["step"],
+        path=path,
+        metrics=content["metrics"],
+        extra=content["extra"],
+        state={key: value for key, value in content.items() if key not in _OWN_KEYS},
+    )
+
+
+def _manifest_beside(folder: Path) -> Manifest | None:
+    try:
+        data = (folder / MANIFEST_FILE).read_bytes()
+    except OSError:
+        return None
+    try:
+        return Manifest.from_json(data)
+    except ManifestError as error:
+        raise CheckpointError(f"{folder / MANIFEST_FILE}: {error}") from error
+
+
+def _put(thing: Any, state: Any, name: str, how: Mapping[str, Any]) -> None:
+    thing = unwrapped(thing)
+    if callable(getattr(thing, "load_state_dict", None)):
+        thing.load_state_dict(state, **how)
+        return
+    items = (
+        thing.items()
+        if isinstance(thing, Mapping)
+        else enumerate(thing)
+        if isinstance(thing, list | tuple)
+        else ()
+    )
+    pairs = [(key, value) for key, value in items if hasattr(value, "load_state_dict")]
+    if not pairs:
+        raise CheckpointError(
+            f"{name}= is a {type(thing).__name__}: give what has load_state_dict(), or a mapping "
+            "or list of such; plain state comes back in the checkpoint's .state"
+        )
+    for key, value in pairs:
+        _put(value, state[key], f"{name}[{key!r}]", how)

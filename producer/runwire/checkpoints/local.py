@@ -1,0 +1,150 @@
+"""Checkpoints on this machine's disk: each a folder that appears whole or not at all.
+
+    <checkpoint dir>/<run key>/<step>-<artifact>/{state.pt[.zst], manifest.json}
+    <checkpoint dir>/<run key>/.new-<artifact>/    being written
+    <checkpoint dir>/<run key>/.old-<artifact>/    being deleted
+
+A folder is made under its hidden name, synced, and renamed; deleting renames it back first. So a
+crash between any two system calls leaves every visible folder whole. Writers share a lock that only
+the sweep of what dead writers left takes alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from runwire_schemas.identity import run_key
+from runwire_schemas.objects.manifest import Manifest, ManifestError
+
+__all__ = ["MANIFEST_FILE", "LocalCheckpoints", "LocalPart", "fsync_path"]
+
+MANIFEST_FILE: Final = "manifest.json"
+_LOCK_FILE: Final = ".lock"
+_NEW, _OLD = ".new-", ".old-"
+_NAME = re.compile(r"[0-9]{19}-[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPart:
+    """One rank's part of a checkpoint, whole on this disk."""
+
+    manifest: Manifest
+    folder: Path
+
+
+class LocalCheckpoints:
+    """The checkpoints of one run on this disk. Threads: safe; processes too."""
+
+    def __init__(self, checkpoint_dir: Path, project: str, run_id: str) -> None:
+        self.folder = checkpoint_dir / run_key(project, run_id).hex()
+
+    @contextlib.contextmanager
+    def writing(self, artifact: str) -> Iterator[Path]:
+        """Yield an empty hidden folder for a new checkpoint; what is not published goes again.
+
+        Raises: OSError.
+        """
+        _make_folders(self.folder)
+        hidden = self.folder / (_NEW + artifact)
+        with self._locked():
+            hidden.mkdir(mode=0o700)
+            try:
+                yield hidden
+            finally:
+                shutil.rmtree(hidden, ignore_errors=True)
+
+    def publish(self, hidden: Path, manifest: Manifest) -> LocalPart:
+        """Make what lies in a hidden folder the checkpoint of `manifest`, durably.
+
+        The files in it are synced already. Raises: OSError. Blocks: three fsyncs.
+        """
+        path = hidden / MANIFEST_FILE
+        path.write_bytes(manifest.to_json())
+        fsync_path(path)
+        fsync_path(hidden)
+        final = self.folder / _folder_name(manifest)
+        hidden.rename(final)
+        fsync_path(self.folder)
+        return LocalPart(manifest, final)
+
+    def parts(self) -> list[LocalPart]:
+        """Return what is whole, in the order of steps; damaged manifests are left out."""
+        try:
+            names = sorted(os.listdir(self.folder))  # noqa: PTH208 - names are all that is needed
+        except OSError:
+            return []
+        return [part for name in names if (part := self._part(name)) is not None]
+
+    def remove(self, part: LocalPart) -> None:
+        """Delete one checkpoint: first it is no checkpoint any more, then its files go.
+
+        Raises: OSError.
+        """
+        hidden = self.folder / (_OLD + part.manifest.artifact)
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            part.folder.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+    def _part(self, name: str) -> LocalPart | None:
+        if not _NAME.fullmatch(name):
+            return None
+        folder = self.folder / name
+        try:
+            manifest = Manifest.from_json((folder / MANIFEST_FILE).read_bytes())
+        except (OSError, ManifestError, ValueError, TypeError):
+            return None
+        if manifest.checkpoint is None or _folder_name(manifest) != name:
+            return None
+        return LocalPart(manifest, folder)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self.folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            # File systems without locks: nothing is swept there, all else works.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._sweep()
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _sweep(self) -> None:
+        """Remove what writers left that died; nobody writes while this runs."""
+        for entry in os.scandir(self.folder):
+            if entry.name.startswith((_NEW, _OLD)):
+                shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def fsync_path(path: Path) -> None:
+    """Force a file or folder to the device. Raises: OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folder_name(manifest: Manifest) -> str:
+    assert manifest.checkpoint is not None
+    return f"{manifest.checkpoint.step:019d}-{manifest.artifact}"
+
+
+def _make_folders(folder: Path) -> None:
+    """Make missing folders so that they survive a power cut. Raises: OSError."""
+    if folder.is_dir():
+        return
+    _make_folders(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+        fsync_path(folder.parent)

@@ -1,0 +1,96 @@
+"""Loading for a run: the first whole candidate goes into the objects, damaged ones are told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from runwire.checkpoints.finding import Damaged, Finder, Found
+from runwire.checkpoints.loading import Checkpoint, loaded, restore
+from runwire.checkpoints.local import LocalCheckpoints
+from runwire.checkpoints.saver import Saver, checkpoint_dir
+from runwire.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from runwire.session import Session
+
+__all__ = ["finder_for", "load"]
+
+_log = logging.getLogger("runwire")
+
+
+def finder_for(session: Session, saver: Saver, run_id: str | None) -> Finder:
+    """Return who looks for checkpoints of this run, or of another of its project."""
+    meta = session.meta
+    wanted = run_id or meta.run_id
+    local = saver.local
+    if wanted != meta.run_id:
+        local = LocalCheckpoints(checkpoint_dir(session.settings), meta.project, wanted)
+    return Finder(
+        settings=session.settings,
+        local=local,
+        project=meta.project,
+        run_id=wanted,
+        rank=meta.rank,
+        world_size=meta.world_size,
+    )
+
+
+def load(
+    finder: Finder,
+    which: str | int,
+    wanted: Mapping[str, Any],
+    *,
+    strict: bool,
+    map_location: Any,
+) -> tuple[Found, Checkpoint, Mapping[str, Any]] | None:
+    """Return what was found, loaded, and its random states; None when the run has none.
+
+    Raises: CheckpointError; what torch raises for states that do not fit.
+    """
+    found = _first_whole(finder, which)
+    if found is None:
+        return None
+    facts = found.manifest.checkpoint
+    assert facts is not None
+    content = loaded(found, wanted, map_location=map_location)
+    left = restore(content, wanted, step=facts.step, strict=strict)
+    checkpoint = Checkpoint(
+        step=facts.step,
+        path=found.path,
+        metrics=dict(facts.metrics),
+        extra=content.get("extra"),
+        state=left,
+        run_id=found.manifest.run_id,
+        attempt=found.manifest.attempt,
+        artifact=found.manifest.artifact,
+        kind=facts.kind,
+        is_best=facts.is_best,
+        saved_at_ns=found.manifest.created_at_ns,
+    )
+    rng = content.get("rng")
+    return found, checkpoint, rng if isinstance(rng, Mapping) else {}
+
+
+def _first_whole(finder: Finder, which: str | int) -> Found | None:
+    candidates = finder.candidates(which)
+    problems: list[str] = []
+    for view in candidates:
+        try:
+            found = finder.bring(view)
+        except Damaged as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            _log.warning(
+                "runwire: %s. An earlier checkpoint is loaded instead, that of step %d",
+                problem,
+                view.step,
+            )
+        return found
+    if not candidates:
+        return None
+    raise CheckpointError(
+        f"run {finder.run_id!r}: no checkpoint {which!r} can be loaded. " + ". ".join(problems)
+    )

@@ -1,0 +1,210 @@
+"""Saving: a snapshot, a file, a folder that appears whole, a request to the agent, old ones gone.
+
+Without `asynchronous` all of it happens in the call. With it the call takes only the snapshot, and
+one short-lived thread does the rest: the only exception to "no thread in the trainer", made only
+when asked for. The next save, load and the end of the run wait for it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runwire.checkpoints.local import LocalCheckpoints, LocalPart
+from runwire.checkpoints.naming import checkpoint_name
+from runwire.checkpoints.pruning import prune
+from runwire.checkpoints.state_file import write_state
+from runwire.uploads.capture import Entry
+from runwire_schemas.objects.manifest import CheckpointFacts, FileEntry, Manifest
+from runwire_schemas.objects.retention import Retention
+
+if TYPE_CHECKING:
+    from runwire.artifacts.ref import ArtifactRef
+    from runwire.session import Session
+    from runwire.settings import Settings
+
+__all__ = ["Job", "Saved", "Saver", "checkpoint_dir", "event_fields"]
+
+
+@dataclass(kw_only=True)
+class Saved:
+    """What `save_checkpoint` returns; `path` is its folder once it is safely there, else None."""
+
+    step: int
+    artifact: str
+    path: Path | None = None
+    error: str | None = None
+    _done: threading.Event
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Tell whether it is safely on this disk. Blocks: until it is, at most `timeout` s."""
+        return self._done.wait(timeout) and self.path is not None
+
+    @classmethod
+    def not_here(cls, step: int, error: str | None = None) -> Saved:
+        """Return what stands for a checkpoint that this process did not save."""
+        done = threading.Event()
+        done.set()
+        return cls(step=step, artifact="", error=error, _done=done)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One checkpoint on its way to the disk. Units: `began` by `time.monotonic`."""
+
+    facts: CheckpointFacts
+    retention: Retention
+    state: Mapping[str, Any]
+    began: float
+
+
+class Saver:
+    """Saves the checkpoints of one session in this process, one at a time. Threads: safe."""
+
+    def __init__(self, session: Session, report: Callable[[str, BaseException], None]) -> None:
+        self._session, self._report = session, report
+        self.pid = os.getpid()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        meta = session.meta
+        self.local = LocalCheckpoints(checkpoint_dir(session.settings), meta.project, meta.run_id)
+
+    def wait(self) -> None:
+        """Wait for the save under way, if any; report its failure."""
+        with self._lock:
+            self._join()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self._report("asynchronous save_checkpoint", failure)
+
+    def save(self, job: Job) -> Saved:
+        """Save in this call. Raises: CheckpointError, OSError with nothing left behind."""
+        saved = Saved(step=job.facts.step, artifact=os.urandom(16).hex(), _done=threading.Event())
+        with self._lock:
+            self._join()
+            self._save(job, saved)
+        return saved
+
+    def save_later(self, job: Job) -> Saved:
+        """Save in a thread that ends with it; the process does not end before."""
+        saved = Saved(step=job.facts.step, artifact=os.urandom(16).hex(), _done=threading.Event())
+
+        def work() -> None:
+            try:
+                self._save(job, saved)
+            except Exception as error:
+                saved.error = str(error)
+                self._failure = error
+            finally:
+                saved._done.set()  # noqa: SLF001 - also after what no clause catches
+
+        with self._lock:
+            self._join()
+            # Not a daemon: the interpreter waits for it, so that a script's last save is whole.
+            self._thread = threading.Thread(target=work, name="runwire-checkpoint", daemon=False)
+            self._thread.start()
+        return saved
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _save(self, job: Job, saved: Saved) -> None:
+        compress = self._session.settings.checkpoint_compress == "zstd"
+        with self.local.writing(saved.artifact) as hidden:
+            entry, raw_bytes = write_state(hidden, job.state, compress=compress)
+            took_s = time.monotonic() - job.began
+            blocked_s = job.facts.blocked_s or took_s
+            facts = replace(job.facts, raw_bytes=raw_bytes, duration_s=took_s, blocked_s=blocked_s)
+            manifest = self.manifest(saved.artifact, facts, (entry,))
+            part = self.local.publish(hidden, manifest)
+        saved.path = part.folder
+        saved._done.set()  # noqa: SLF001 - safe from here on, whatever becomes of the upload
+        self._session.append("checkpoint", event_fields(manifest, part.folder.as_uri()))
+        # It is safe here, whatever becomes of these two.
+        try:
+            path = part.folder / entry.path
+            link = Entry(path=entry.path, source=path, immutable=True, sha256=entry.sha256)
+            self.submit(manifest, [link])
+        except Exception as error:
+            self._report("sending a checkpoint", error)
+        self.prune(part, job.retention)
+
+    def submit(self, manifest: Manifest, entries: Iterable[Entry]) -> ArtifactRef:
+        """Give the agent the content of a checkpoint. Raises: ArtifactError."""
+        return self._session.outbox.submit(
+            manifest.name,
+            manifest.type,
+            entries,
+            aliases=manifest.aliases,
+            checkpoint=manifest.checkpoint,
+            artifact=manifest.artifact,
+        )
+
+    def prune(self, part: LocalPart, retention: Retention) -> None:
+        """Delete what the rules let go now that `part` is there; failures are reported."""
+        try:
+            prune(self.local, part, retention)
+        except OSError as error:
+            self._report("removing old checkpoints", error)
+
+    def manifest(
+        self,
+        artifact: str,
+        facts: CheckpointFacts,
+        files: tuple[FileEntry, ...],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Manifest:
+        """Return the manifest of a checkpoint that this process saves."""
+        meta = self._session.identity() or self._session.meta
+        best = ("best",) if facts.is_best else ()
+        return Manifest(
+            artifact=artifact,
+            project=meta.project,
+            run_id=meta.run_id,
+            attempt=meta.attempt,
+            writer=meta.writer,
+            rank=meta.rank,
+            name=checkpoint_name(meta.project, meta.run_id),
+            type="checkpoint",
+            created_at_ns=time.time_ns(),
+            files=files,
+            aliases=(f"step-{facts.step}", *best),
+            metadata=metadata or {},
+            checkpoint=facts,
+        )
+
+
+def checkpoint_dir(settings: Settings) -> Path:
+    """Return the absolute folder of local checkpoints."""
+    chosen = settings.checkpoint_dir
+    return Path(chosen).expanduser().absolute() if chosen else settings.root / "checkpoints"
+
+
+def event_fields(manifest: Manifest, uri: str) -> dict[str, Any]:
+    """Return what the record of a saved checkpoint says."""
+    facts = manifest.checkpoint
+    assert facts is not None
+    return {
+        "at_ns": manifest.created_at_ns,
+        "artifact": manifest.artifact,
+        "step": facts.step,
+        "kind": facts.kind,
+        "world_size": facts.world_size,
+        "metrics": dict(facts.metrics),
+        "is_best": facts.is_best,
+        "bytes": manifest.size,
+        "sha256": manifest.digest,
+        "uri": uri,
+        "duration_s": facts.duration_s,
+        "blocked_s": facts.blocked_s,
+        "raw_bytes": facts.raw_bytes,
+    }

@@ -1,0 +1,104 @@
+"""The file of a checkpoint: written by torch, read by torch's loader that executes nothing."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Final
+
+from runwire.checkpoints.compress import SUFFIX, compress_file, decompressed
+from runwire.checkpoints.local import fsync_path
+from runwire.errors import CheckpointError
+from runwire_schemas.objects.manifest import FileEntry
+
+__all__ = ["FORMAT", "STATE_FILE", "digest_of", "import_torch", "read_state", "write_state"]
+
+STATE_FILE: Final = "state.pt"
+# Under "runwire" in the saved mapping: marks it as ours, and says how to read it.
+FORMAT: Final = 1
+
+
+def import_torch() -> Any:
+    """Return torch. Raises: CheckpointError where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        raise CheckpointError(
+            "saving and loading states needs torch, which is not installed here. Checkpoints of "
+            "other frameworks: write the file and pass it to log_checkpoint(path, step=...)"
+        ) from None
+    return torch
+
+
+def write_state(folder: Path, state: Mapping[str, Any], *, compress: bool) -> tuple[FileEntry, int]:
+    """Write and sync the state; return what the manifest says of it, and its plain size.
+
+    Raises: CheckpointError for a full disk, OSError. Blocks: writes it, and reads it once.
+    """
+    torch = import_torch()
+    path = folder / STATE_FILE
+    try:
+        torch.save({"runwire": FORMAT, **state}, path)
+    except RuntimeError as error:  # torch's own words for a failed write
+        raise CheckpointError(_unwritten(path, error)) from error
+    raw_bytes = path.stat().st_size
+    if compress:
+        packed = path.with_name(path.name + SUFFIX)
+        compress_file(path, packed)
+        path.unlink()
+        path = packed
+    fsync_path(path)
+    entry = FileEntry(path=path.name, size=path.stat().st_size, sha256=digest_of(path))
+    return entry, raw_bytes
+
+
+def read_state(path: Path, *, raw_bytes: int, map_location: Any = None) -> Any:
+    """Return what a state file holds; nothing in it is ever executed.
+
+    Raises: CheckpointError for damage, and for a pickle that asks for more than tensors.
+    """
+    import_torch()
+    where = "cpu" if map_location is None else map_location
+    if path.suffix != SUFFIX:
+        with path.open("rb") as file:
+            return _loaded(file, path, where)
+    with decompressed(path, raw_bytes) as file:
+        return _loaded(file, path, where)
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hex. Raises: OSError."""
+    with path.open("rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _loaded(file: IO[bytes], path: Path, map_location: Any) -> Any:
+    torch = import_torch()
+    try:
+        return torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        why = str(error).replace("\x1b[1m", "").replace("\x1b[0m", "")
+        _, _, blamed = why.partition("WeightsUnpickler error: ")
+        raise CheckpointError(
+            f"{path} was not loaded: it is a pickle that asks for more than tensors, numbers and "
+            f"texts, which means executing code ({(blamed or why).splitlines()[0][:200]}). If it "
+            "is yours, save its state_dict() instead of objects"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path} is no file that torch can load: {error}") from error
+
+
+def _unwritten(path: Path, error: RuntimeError) -> str:
+    disk = os.statvfs(path.parent)
+    if disk.f_bavail * disk.f_frsize < 16 * 1024 * 1024:
+        return (
+            f"the disk of {path.parent.parent} is full ({os.strerror(errno.ENOSPC)}): the "
+            "checkpoint was not saved and the ones before it are as they were. Free space, set "
+            "RUNWIRE_CHECKPOINT_KEEP_LAST, or RUNWIRE_CHECKPOINT_DIR to another disk"
+        )
+    first = (str(error).splitlines() or [""])[0]
+    return f"torch could not write {path}: {first[:300]}"
