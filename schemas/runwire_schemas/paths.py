@@ -29,6 +29,11 @@ def spool_dir(root: Path) -> Path:
     return root / "spool"
 
 
+def outbox_dir(root: Path) -> Path:
+    """Return the folder whose entries are artifacts on their way."""
+    return root / "outbox"
+
+
 def agents_dir(root: Path) -> Path:
     """Return the folder of the node agents' locks and logs."""
     return root / "agents"

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from runwire_consumers.stack.logs import open_log
+from runwire_consumers.stack.uploads import waiting
 from runwire_schemas import paths
 from runwire_schemas.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
 from runwire_schemas.spool.format import ENDED_FILE, SpoolError
@@ -32,8 +33,16 @@ def live_trainers(root: Path) -> list[str]:
     return found
 
 
+def has_work(root: Path) -> bool:
+    """Whether a trainer lives or an artifact waits that an agent from here would ship."""
+    is_waiting = any(request.is_served(os.environ) for request in waiting(root))
+    return is_waiting or bool(live_trainers(root))
+
+
 def _needed(root: Path) -> bool:
-    """Whether a trainer lives, or one ended without an agent that took note."""
+    """Whether there is work, or a trainer that ended without an agent that took note."""
+    if any(request.is_served(os.environ) for request in waiting(root)):
+        return True
     for folder in list_folders(root):
         try:
             meta = read_meta(folder)
@@ -69,7 +78,7 @@ def holder(file: Path) -> int | None:
 
 
 def ensure(root: Path) -> bool:
-    """Start an agent if there is a trainer to watch or an end to record; whether it was started.
+    """Start an agent if there is something to watch, record or ship; whether it was started.
 
     It ends by itself when idle, or when another one was faster.
     """

@@ -39,6 +39,7 @@ def examine(root: Path) -> list[Finding]:
     findings += [_module("matplotlib", "query"), _stack(parts)]
     findings += [_ports(parts), *_parts(root, parts)]
     findings += [_agent(parts), _dead_letters(parts), _pending(parts), _spool(root)]
+    findings.append(_outbox(parts["uploads"]))
     findings += kafka_findings(os.environ)
     return findings
 
@@ -229,6 +230,16 @@ def _pending(parts: dict[str, Any]) -> Finding:
     runs = parts["runs"]
     points = sum(run["pending_points"] for run in runs)
     return Finding(OK, "spool", f"{len(runs)} runs, {points:,} points pending")
+
+
+def _outbox(entry: dict[str, Any]) -> Finding:
+    found = f"{entry['waiting']:,} artifacts, {entry['bytes'] / 1e6:,.1f} MB"
+    if entry["error"]:
+        return Finding(WARN, "outbox", found, entry["error"])
+    if entry["failed"]:
+        advice = "`runwire status` names the reasons; log these artifacts again"
+        return Finding(WARN, "outbox", f"{found}; {len(entry['failed'])} failed", advice)
+    return Finding(OK, "outbox", found)
 
 
 def _spool(root: Path) -> Finding:

@@ -49,6 +49,8 @@ def destinations(root: Path) -> list[dict[str, Any]]:
             continue  # delivered and removed meanwhile, or damaged: `runwire doctor` tells
     said: dict[str, _Agent] = {}
     for path, state in read_states(root).items():
+        if state.key == LOCAL:
+            continue
         pid = agent.holder(path.with_suffix(".lock"))
         if pid is not None or state.key not in said:
             said[state.key] = _Agent(state, pid)

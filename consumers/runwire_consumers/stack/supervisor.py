@@ -127,11 +127,11 @@ class Supervisor:
                 self._keep_house()
 
     def _keep_house(self) -> None:
-        """Keep logs small, and trainers watched when their agent was killed."""
+        """Keep logs small, trainers watched and artifacts shipped when their agent was killed."""
         try:
             for log in state.logs_dir(self._root).glob("*.log"):
                 logs.cap(log)
-            if not agent.running(self._root) and agent.live_trainers(self._root):
+            if not agent.running(self._root) and agent.has_work(self._root):
                 agent.ensure(self._root)
         except OSError as error:  # a full disk: what the stack is for goes on
             _note(f"housekeeping: {error}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from runwire_consumers.clickhouse.engine import Engine
 from runwire_consumers.core.dead_letters import FileDeadLetters
-from runwire_consumers.stack import agent, destinations, letters, lock, state
+from runwire_consumers.stack import agent, destinations, letters, lock, state, uploads
 from runwire_consumers.stack.worker_process import ask_health
 from runwire_schemas import paths
 from runwire_schemas.spool.cursor import read_cursor
@@ -47,6 +47,7 @@ def survey(root: Path) -> dict[str, Any]:
         "worker": _worker(mine, worker_pid),
         "agent": {"alive": bool(watching), "pid": watching[0] if watching else None},
         "destinations": shipped,
+        "uploads": uploads.uploads(root),
         "runs": pending(root),
         "dead_letters": dead_letters(root),
     }
@@ -129,6 +130,7 @@ def as_text(found: dict[str, Any]) -> str:
         *(f"{name:<13} {_part(name, found[name])}" for name in parts),
         f"dead letters  {found['dead_letters']}",
         *(line for entry in found["destinations"] for line in destinations.lines(entry)),
+        *uploads.lines(found["uploads"]),
     ]
     if not found["runs"]:
         lines.append("spool         empty: everything logged here is stored")

@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from pathlib import Path
 
+from runwire.agent.state_file import StateFile
 from runwire.shipping.broker import Broker, Failure
 from runwire.shipping.folders import Accepts
 from runwire.shipping.ids import value_of
-from runwire.shipping.shipper import Shipper
+from runwire.shipping.shipper import IN_FLIGHT_BYTES_MAX, Shipper
 from runwire_schemas.kafka_settings import KafkaSettings
-from runwire_schemas.spool.agent_state import STATE_SUFFIX, AgentState, write_state
 
 __all__ = ["Delivery"]
 
 _log = logging.getLogger("runwire.agent")
-STATE_S = 5.0  # between two writes of an unchanged state
 STAY_S = 600.0
+# A quarter of what the shipper has under way at most; 100,000 points/s keep a tenth of it there.
+BEHIND_BYTES = IN_FLIGHT_BYTES_MAX // 4
 LAST_LOOK_S = 1.0  # for a trainer's folder that came since the last look
 
 
 class Delivery:
-    """Ships the folders that `accepts` names; leaves its state beside the lock at `lock`."""
+    """Ships the folders that `accepts` names; tells `state` how it fares."""
 
     def __init__(
         self,
         root: Path,
         kafka: KafkaSettings,
         *,
-        lock: Path,
+        state: StateFile,
         accepts: Accepts,
         stay_s: float = STAY_S,
-        mode: str = "process",
         registry_url: str | None = None,
         broker: Broker | None = None,
     ) -> None:
@@ -50,11 +49,9 @@ class Delivery:
             accepts=accepts,
             value_of=value_of(registry_url, kafka.topic_prefix),
         )
-        self._kafka, self._stay_s, self._mode = kafka, stay_s, mode
-        self._path = lock.with_suffix(STATE_SUFFIX)
+        self._state, self._stay_s = state, stay_s
         self._trouble: Failure | None = None
         self._since_ns = 0
-        self._written_s = float("-inf")
 
     def rest(self, until_s: float, stop: threading.Event) -> None:
         """Ship until then. Blocks: that long."""
@@ -89,6 +86,11 @@ class Delivery:
         self.shipper.close()
         self.tell(at_once=True)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether more is under way than a live trainer makes: uploads make way."""
+        return self.shipper.outbox.bytes >= BEHIND_BYTES
+
     def abandon(self) -> None:
         """Leave everything to the parent process, in a forked child of it."""
         self.broker.abandon()
@@ -109,25 +111,11 @@ class Delivery:
                 _log.info("delivering again")
                 self._since_ns = 0
             self._trouble = trouble
-        now_s = time.monotonic()
-        if is_changed or at_once or now_s - self._written_s >= STATE_S:
-            self._written_s = now_s
-            self._write()
-
-    def _write(self) -> None:
-        state = AgentState(
-            key=self._kafka.destination,
-            destination=self._kafka.public(),
-            pid=os.getpid(),
-            mode=self._mode,
-            at_ns=time.time_ns(),
-            cause=self._trouble.kind if self._trouble else "",
-            sentence=self._trouble.sentence if self._trouble else "",
+        self._state.update(
+            at_once=is_changed or at_once,
+            cause=trouble.kind if trouble else "",
+            sentence=trouble.sentence if trouble else "",
             since_ns=self._since_ns,
             delivered=self.shipper.outbox.delivered,
             set_aside=self.shipper.outbox.set_aside,
         )
-        try:
-            write_state(self._path, state)
-        except OSError as error:
-            _log.debug("the state cannot be written: %s", error)

@@ -21,6 +21,7 @@ from runwire_schemas.spool.destination import LOCAL
 
 if TYPE_CHECKING:
     from runwire.agent.loop import Agent
+    from runwire_schemas.spool.agent_state import AgentState
 
 __all__ = ["agent_environment", "ensure_agent"]
 
@@ -74,7 +75,7 @@ def ensure_agent(root: Path, settings: Settings) -> None:
         destination = LOCAL if kafka is None else kafka.destination
         lock = AgentLock(lock_path(root, boot_id(), pid_namespace(), destination))
         is_held = lock.held()
-        if is_held and not _ends_refused(lock):
+        if is_held and not _ends_unfit(lock, settings):
             return
         if settings.agent == "thread":
             _start_thread(root, settings)
@@ -91,21 +92,36 @@ def ensure_agent(root: Path, settings: Settings) -> None:
         )
 
 
-def _ends_refused(lock: AgentLock) -> bool:
-    """End an agent that brokers refuse to log in: this trainer may bring the right password.
+def _ends_unfit(lock: AgentLock, settings: Settings) -> bool:
+    """End an agent that cannot log in where this trainer can: its successor gets these settings.
 
-    Another password is no other destination, so the refused agent would keep the lock for hours.
+    Another password is no other destination, so the agent would keep the lock for hours.
     """
-    from runwire.shipping.broker import AUTHENTICATION
     from runwire_schemas.spool.agent_state import STATE_SUFFIX, read_state
 
     state = read_state(lock.path.with_suffix(STATE_SUFFIX))
-    if state is None or state.cause != AUTHENTICATION or state.mode != "process":
+    if state is None or state.mode != "process" or not _is_unfit(state, settings):
         return False
     if str(state.pid) != lock.holder():
         return False  # a newer one has taken over
     os.kill(state.pid, signal.SIGTERM)
     return True
+
+
+def _is_unfit(state: AgentState, settings: Settings) -> bool:
+    """Whether brokers or the store refuse it, or it was not given the keys of our store."""
+    from runwire.shipping.broker import AUTHENTICATION
+
+    if state.cause == AUTHENTICATION:
+        return True
+    s3 = settings.s3
+    if s3 is None or not state.uploads:
+        return False
+    from runwire.uploads.errors import STORE_REFUSED
+    from runwire.uploads.stores import settings_of
+
+    has_keys = state.uploads.get("store") == s3.public() or settings_of(s3.public(), None)
+    return state.uploads.get("cause") == STORE_REFUSED or not has_keys
 
 
 def agent_environment(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +15,13 @@ from runwire.agent.endings import end_fields, heartbeat_fields, mark_ended
 from runwire.agent.folders import Folders
 from runwire.agent.lock import AgentLock, lock_path
 from runwire.agent.own_spool import OwnSpool
+from runwire.agent.state_file import StateFile
+from runwire.agent.uploading import Uploading, routes_of
 from runwire.host import boot_id, hostname, pid_namespace
 from runwire.settings import Settings
 from runwire.shipping.broker import Broker
 from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.s3_settings import S3Settings
 from runwire_schemas.spool.destination import LOCAL
 from runwire_schemas.spool.format import Meta, SpoolError
 from runwire_schemas.spool.progress import lifecycle_end, progress
@@ -50,6 +54,8 @@ class Agent:
         registry_url: str | None = None,
         mode: str = "process",
         broker: Broker | None = None,
+        s3: S3Settings | None = None,
+        new_broker: Callable[[], Broker] | None = None,
     ) -> None:
         self.root = root
         self.stop = threading.Event()
@@ -58,21 +64,32 @@ class Agent:
         self._boot, self._namespace, self._host = boot_id(), pid_namespace(), hostname()
         self._destination = LOCAL if kafka is None else kafka.destination
         self.lock = AgentLock(lock_path(root, self._boot, self._namespace, self._destination))
-        self._exit_when_idle_s = exit_when_idle_s
+        self._exit_when_idle_s, self._stay_s = exit_when_idle_s, stay_s
+        self._state = StateFile(self.lock.path, kafka, mode=mode)
         self._delivery: Delivery | None = None
         self._new_delivery = kafka is not None and partial(
             Delivery,
             root,
             kafka,
-            lock=self.lock.path,
+            state=self._state,
             accepts=self._ships,
             stay_s=stay_s,
-            mode=mode,
             registry_url=registry_url,
             broker=broker,
         )
         self._folders = Folders(root, self._destination)
         self._own = OwnSpool(root, kafka)
+        self._uploading: Uploading | None = None
+        self._new_uploading = partial(
+            Uploading,
+            root,
+            kafka,
+            self._own,
+            routes=routes_of(root, kafka, s3, registry_url=registry_url, new_broker=new_broker),
+            s3=s3,
+            is_behind=self._is_behind,
+            is_nice=mode == "process",
+        )
         self._next_beat_s: dict[Path, float] = {}
         self._retry_at_s: dict[Path, float] = {}
         self._busy_at_s = time.monotonic()
@@ -82,9 +99,13 @@ class Agent:
         """Watch until `stop` is set, the root is deleted, or nobody lives any more."""
         if self._new_delivery:
             self._delivery = self._new_delivery()
+        self._uploading = self._new_uploading()
+        self._uploading.start()
         while not self.stop.is_set():
             now_s = time.monotonic()
             self.tick(now_s)
+            self._uploading.tick()
+            self._uploading.tell(self._state)
             if not self.lock.still_ours():
                 _log.warning(
                     "%s was deleted; this agent ends, the next init starts another", self.lock.path
@@ -121,9 +142,14 @@ class Agent:
     def close(self) -> None:
         """Close this agent's own spool folders, deliver what is there and free the lock."""
         fork.unregister(self)
+        deadline_s = time.monotonic() + (0.0 if self.hurry.is_set() else FLUSH_S)
+        if self._uploading is not None:
+            self._uploading.end(deadline_s)
+            self._uploading.tell(self._state)
+            self._uploading = None
         self._own.close()
         if self._delivery is not None:
-            self._delivery.end(time.monotonic() + (0.0 if self.hurry.is_set() else FLUSH_S))
+            self._delivery.end(deadline_s)
             self._delivery = None
         self.lock.release()
         self.ended.set()
@@ -199,7 +225,14 @@ class Agent:
         limit_s = self._exit_when_idle_s
         if limit_s is None or now_s - self._busy_at_s < limit_s:
             return False
+        uploads = self._uploading
+        if uploads is not None and not uploads.may_end(self._busy_at_s, now_s, self._stay_s):
+            return False
         return self._delivery is None or self._delivery.may_end(self._busy_at_s, now_s)
+
+    def _is_behind(self) -> bool:
+        delivery = self._delivery
+        return delivery is not None and delivery.is_behind
 
     def _may_leave(self) -> bool:
         """Free the lock, then look once more: a trainer that came meanwhile saw it held.
@@ -226,6 +259,9 @@ class Agent:
         self.ended.set()
         self.lock.release()
         self._own.abandon()
+        if self._uploading is not None:
+            self._uploading.abandon()
+            self._uploading = None
         if self._delivery is not None:
             self._delivery.abandon()
             self._delivery = None
@@ -239,6 +275,7 @@ def agent_of(
         root,
         exit_when_idle_s=exit_when_idle_s,
         kafka=settings.kafka,
+        s3=settings.s3,
         stay_s=settings.agent_stay_s,
         registry_url=settings.schema_registry_url,
         mode=mode,

@@ -1,17 +1,17 @@
-"""`runwire sync`: deliver what lies in the spool now, or change where it goes."""
+"""`runwire sync`: deliver what lies in spool and outbox now, or change where it goes."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runwire.shipping.reroute import Rerouting
+    from runwire.settings import Settings
 
-SUMMARY = "ship everything in the spool to Kafka now, or send it elsewhere with --to"
+SUMMARY = "ship everything in the spool and all artifacts now, or send them elsewhere with --to"
 EXAMPLE = "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS=broker:9092 runwire sync --to kafka"
 TIMEOUT_S = 60.0
 
@@ -42,69 +42,83 @@ def run(args: argparse.Namespace) -> int:
     """Do it; exit status 0 when everything is delivered. Blocks: until then, or no progress."""
     from runwire.cli import MISUSE, CommandError
     from runwire.settings import Settings
+    from runwire.uploads.sync import OutboxSync
 
     settings = Settings.resolve({"dir": args.dir})
     kafka = settings.kafka
     if kafka is None and args.to != "local":
-        raise CommandError(
-            "no brokers are set, so there is nowhere to ship to: set "
-            "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS. The embedded route needs no sync, `runwire up` "
-            "stores what lies in the spool",
-            MISUSE,
-        )
-    from runwire.shipping.reroute import Rerouting, reroute
-
-    rerouting = Rerouting()
-    if args.to is not None:
-        target = kafka if args.to == "kafka" else None
-        rerouting = reroute(settings.root, target, force=args.force)
-    if args.to == "local" or kafka is None:
-        return _finish(args, rerouting, {}, "")
+        is_empty = not OutboxSync(settings, None).report()["waiting"]
+        if args.to == "kafka" or is_empty:
+            raise CommandError(
+                "no brokers are set, so there is nowhere to ship to: set "
+                "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS. The embedded route needs no sync, `runwire up` "
+                "stores what lies in the spool",
+                MISUSE,
+            )
+    moves = _moves(args, settings)
+    if args.to == "local":
+        return _finish(args, moves, {}, "")
+    from runwire.commands.transfer_bars import TransferBars
     from runwire.shipping.sync import Sync
 
-    sync = Sync(settings, kafka)
-    try:
-        problem = sync.deliver(args.timeout_s, _say)
-    finally:
-        sync.close()
-    return _finish(args, rerouting, sync.facts(), problem)
+    sync = OutboxSync(settings, None) if kafka is None else Sync(settings, kafka)
+    with TransferBars() as bars:
+        try:
+            problem = sync.deliver(args.timeout_s, lambda text: bars.show(text, sync.report()))
+        finally:
+            sync.close()
+    return _finish(args, moves, sync.facts(), problem)
 
 
-_last_said_s = 0.0
+@dataclass(slots=True)
+class _Moves:
+    """What `--to` changed, folders of the spool and artifacts."""
+
+    moved: list[str] = field(default_factory=list)
+    artifacts: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
 
 
-def _say(text: str) -> None:
-    """One line that renews itself on a terminal; now and then a line elsewhere."""
-    global _last_said_s
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
-    elif time.monotonic() - _last_said_s >= 5.0:
-        _last_said_s = time.monotonic()
-        print(text, file=sys.stderr)
+def _moves(args: argparse.Namespace, settings: Settings) -> _Moves:
+    if args.to is None:
+        return _Moves()
+    from runwire.shipping.reroute import reroute
+    from runwire.uploads.reroute import reroute_artifacts
+
+    target = settings.kafka if args.to == "kafka" else None
+    folders = reroute(settings.root, target, force=args.force)
+    artifacts = reroute_artifacts(settings, target)
+    left = folders.left | {f"artifact {name}": why for name, why in artifacts.left.items()}
+    return _Moves(folders.moved, artifacts.moved, left)
 
 
-def _finish(
-    args: argparse.Namespace, rerouting: Rerouting, facts: dict[str, object], problem: str
-) -> int:
-    ok = not problem and not rerouting.left
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
+def _finish(args: argparse.Namespace, moves: _Moves, facts: dict[str, object], problem: str) -> int:
+    ok = not problem and not moves.left
     if args.json:
-        about = {"ok": ok, "moved": rerouting.moved, "left": rerouting.left, "problem": problem}
+        about = {
+            "ok": ok,
+            "moved": moves.moved,
+            "moved_artifacts": moves.artifacts,
+            "left": moves.left,
+            "problem": problem,
+        }
         print(json.dumps(about | facts))
         return 0 if ok else 1
     if args.to is not None:
-        print(f"spool folders that now go to {args.to}: {len(rerouting.moved)}")
-    for name, sentence in rerouting.left.items():
+        print(f"spool folders that now go to {args.to}: {len(moves.moved)}")
+        if moves.artifacts:
+            print(f"artifacts that now go there: {len(moves.artifacts)}")
+    for name, sentence in moves.left.items():
         print(f"{name} stays as it is: {sentence}", file=sys.stderr)
-    if facts:
+    if "records" in facts:
         print(f"{facts['records']:,} records delivered, with {facts['points']:,} points")
-        if facts["folders_elsewhere"]:
-            print(
-                f"spool folders left because they go elsewhere: {facts['folders_elsewhere']}; "
-                "`--to kafka` sends them to these brokers"
-            )
+    if facts.get("artifacts"):
+        print(f"{facts['artifacts']:,} artifacts uploaded")
+    if facts.get("folders_elsewhere"):
+        print(
+            f"spool folders left because they go elsewhere: {facts['folders_elsewhere']}; "
+            "`--to kafka` sends them to these brokers"
+        )
     if problem:
         print(f"runwire: {problem}", file=sys.stderr)
     return 0 if ok else 1

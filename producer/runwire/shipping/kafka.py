@@ -6,7 +6,8 @@ import contextlib
 import ctypes
 import logging
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import confluent_kafka
 
@@ -25,7 +26,7 @@ from runwire_schemas.bounds import LETTER_BYTES_MAX
 from runwire_schemas.kafka_settings import KafkaSettings, KafkaSettingsError
 from runwire_schemas.topics import topic_name
 
-__all__ = ["KafkaBroker"]
+__all__ = ["CONTENT", "RECORDS", "KafkaBroker"]
 
 _log = logging.getLogger("runwire.agent")
 BATCH_BYTES = 1_000_000  # Kafka's default max.message.bytes is a little more
@@ -33,6 +34,21 @@ RESET_S = 2.0
 RETRY_S = 5.0  # after settings that could not be used, unless somebody asks
 # Gathering in the agent and this together stay below the promised 0.5 s.
 LINGER_MS = 100
+# What librdkafka is told for records, and for pieces of content: those do not compress, and wait
+# in the outbox rather than in memory.
+RECORDS: Final[Mapping[str, Any]] = {
+    "client.id": "runwire-agent",
+    "linger.ms": LINGER_MS,
+    "compression.type": "zstd",
+    "compression.level": 1,
+    "queue.buffering.max.kbytes": 64 * 1024,
+}
+CONTENT: Final[Mapping[str, Any]] = {
+    "client.id": "runwire-agent-uploads",
+    "linger.ms": 1,
+    "compression.type": "none",
+    "queue.buffering.max.kbytes": 32 * 1024,
+}
 
 
 class LastWords(logging.Handler):
@@ -55,8 +71,8 @@ class LastWords(logging.Handler):
 class KafkaBroker:
     """A `Broker` that writes to Kafka. Threads: one; librdkafka's own are invisible."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: KafkaSettings, tuning: Mapping[str, Any] = RECORDS) -> None:
+        self._settings, self._tuning = settings, tuning
         self.batch_bytes = BATCH_BYTES
         self._producer: Any = None
         self._open: dict[int, Done] = {}
@@ -181,15 +197,11 @@ class KafkaBroker:
     def _config(self) -> dict[str, Any]:
         return {
             **self._settings.client_config(),
-            "client.id": "runwire-agent",
+            **self._tuning,
             "enable.idempotence": True,
             "acks": "all",
-            "linger.ms": LINGER_MS,
-            "compression.type": "zstd",
-            "compression.level": 1,
             "batch.size": self.batch_bytes,
             "message.max.bytes": LETTER_BYTES_MAX + (1 << 20),
-            "queue.buffering.max.kbytes": 64 * 1024,
             "queue.buffering.max.messages": 100_000,
             # Never expire: the spool is where records wait, and `reset` takes them back.
             "delivery.timeout.ms": 0,

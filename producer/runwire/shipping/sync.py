@@ -1,10 +1,11 @@
-"""One delivery of everything in the spool: an agent that ends when nothing is left."""
+"""One delivery of everything in the spool and the outbox: an agent that ends when all is gone."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from runwire.agent.loop import Agent
 from runwire.host import boot_id, hostname
@@ -12,6 +13,7 @@ from runwire.settings import Settings
 from runwire.shipping.broker import Broker
 from runwire.shipping.ids import value_of
 from runwire.shipping.shipper import Shipper
+from runwire.uploads.sync import OutboxSync
 from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.spool.cursor import read_cursor
 from runwire_schemas.spool.destination import destination_of
@@ -31,7 +33,12 @@ class Sync:
     """
 
     def __init__(
-        self, settings: Settings, kafka: KafkaSettings, *, broker: Broker | None = None
+        self,
+        settings: Settings,
+        kafka: KafkaSettings,
+        *,
+        broker: Broker | None = None,
+        new_broker: Callable[[], Broker] | None = None,
     ) -> None:
         if broker is None:
             from runwire.shipping.kafka import KafkaBroker
@@ -46,6 +53,7 @@ class Sync:
             accepts=self._accepts,
             value_of=value_of(settings.schema_registry_url, kafka.topic_prefix),
         )
+        self.outbox = OutboxSync(settings, kafka, new_broker=new_broker)
 
     def deliver(self, timeout_s: float, say: Callable[[str], None]) -> str:
         """Deliver; return "" or the sentence why not. Blocks: until `timeout_s` without progress.
@@ -53,27 +61,38 @@ class Sync:
         `say` is told about once a second how far it is.
         """
         self._record_ends()
-        progress_s, before = time.monotonic(), -1
+        before: tuple[int, tuple[int, ...]] = (-1, ())
+        progress_s = time.monotonic()
         while True:
             now_s = time.monotonic()
+            self.outbox.tick()
+            if self.outbox.is_idle:
+                self.outbox.close()  # the last word on artifacts is there to be delivered
             is_flushed = self.shipper.flush(now_s + SLICE_S)
-            if is_flushed and not self.pending_points(held_elsewhere=True):
-                return self._set_aside()
+            if is_flushed and self.outbox.is_idle and not self.pending_points(held_elsewhere=True):
+                return self._set_aside() or self.outbox.problem()
             if self.shipper.is_away:
                 self.shipper.step(SLICE_S)
             elif is_flushed:
                 time.sleep(0.1)
-            left = self.pending_points()
+            left = (self.pending_points(), self.outbox.progress)
             if left != before or self.shipper.delivered_s >= now_s:
                 progress_s, before = time.monotonic(), left
             trouble = self.shipper.trouble
-            say(f"{left:,} points left" + (f"; {trouble.sentence}" if trouble else ""))
+            words = [f"{left[0]:,} points left", self.outbox.words()]
+            say("; ".join(filter(None, [*words, trouble.sentence if trouble else ""])))
             if time.monotonic() - progress_s >= timeout_s:
-                why = trouble.sentence if trouble else "another process holds what is left"
-                return (
-                    f"{left:,} points are not delivered: {why}. They stay in the spool of "
-                    f"{self.root}; run `runwire sync` again"
-                )
+                return self._stuck(left[0])
+
+    def _stuck(self, points: int) -> str:
+        if not points and not self.outbox.is_idle:
+            return self.outbox.problem()
+        trouble = self.shipper.trouble
+        why = trouble.sentence if trouble else "another process holds what is left"
+        return (
+            f"{points:,} points are not delivered: {why}. They stay in the spool of "
+            f"{self.root}; run `runwire sync` again"
+        )
 
     def pending_points(self, *, held_elsewhere: bool = False) -> int:
         """Return the accepted points of this destination that no cursor covers yet."""
@@ -99,10 +118,16 @@ class Sync:
             "set_aside": outbox.set_aside,
             "pending_points": self.pending_points(),
             "folders_elsewhere": self._elsewhere(),
+            **self.outbox.facts(),
         }
 
+    def report(self) -> dict[str, Any]:
+        """Return how artifacts fare, as `AgentState.uploads`."""
+        return self.outbox.report()
+
     def close(self) -> None:
-        """Release folders and connection."""
+        """Release folders and connections."""
+        self.outbox.close()
         self.shipper.close()
 
     def _accepts(self, folder: Path, meta: Meta) -> bool:

@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 
 from runwire_schemas.objects.layout import artifact_key, checkpoint_key
 from runwire_schemas.objects.manifest import CheckpointFacts
+from runwire_schemas.paths import outbox_dir
 
 __all__ = [
     "CAPTURE_LOCK",
@@ -125,11 +126,6 @@ class UploadRequest:
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{folder / REQUEST_FILE} is damaged: {error!r}") from error
-
-
-def outbox_dir(root: Path) -> Path:
-    """Return the folder whose entries are artifacts on their way."""
-    return root / "outbox"
 
 
 def content_path(folder: Path, index: int) -> Path:

@@ -1,4 +1,4 @@
-"""What a shipping agent leaves beside its lock for `runwire status`: how delivery fares."""
+"""What an agent leaves beside its lock for `runwire status`: how deliveries and uploads fare."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ STATE_SUFFIX = ".json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentState:
-    """One agent of one Kafka destination; `cause` and `sentence` are empty while it delivers.
+    """One agent of one destination; `cause` and `sentence` are empty while it delivers.
+
+    `key` is "local" for an agent without brokers, which tells of uploads alone.
 
     Units: instants in nanoseconds since 1970.
     """
@@ -29,6 +31,8 @@ class AgentState:
     since_ns: int = 0
     delivered: int = 0
     set_aside: int = 0
+    # Artifacts on their way: waiting, bytes_left, bytes_done, cause, sentence, since_ns, store ...
+    uploads: dict[str, Any] = field(default_factory=dict)
 
 
 def write_state(path: Path, state: AgentState) -> None:
