@@ -6,7 +6,7 @@ import time
 
 from faults.objects.observer import Observer
 from faults.objects.plain import PlainStore
-from faults.objects.rig import Rig
+from faults.objects.rig import IMPATIENT, Rig
 from faults.objects.verdict import Verdict, judge, judge_leftovers, judge_views
 from runwire_consumers.clickhouse.client import connect
 from runwire_schemas.objects.open import open_store
@@ -63,7 +63,7 @@ def _judge_outbox(rig: Rig, verdict: Verdict) -> None:
             elif (root / "outbox" / name / "request.json").exists():
                 verdict.faults.append(f"the outbox still has {name}")
         if left:
-            assert rig.start_agent(root=root, impatient=True).wait_for_end() == 0
+            assert rig.start_agent(root=root, program=IMPATIENT).wait_for_end() == 0
         verdict.faults += [f"the outbox keeps {name} for ever" for name in rig.outbox(root)]
 
 

@@ -25,8 +25,8 @@ TRAINER = Path(__file__).parent / "trainer.py"
 TESTS = Path(__file__).parents[2]
 CONTENT_KINDS = ("chunk", "artifact")
 _REQUEST_S = 10.0
-# Ends an agent's waits for what only an hour would bring: what a killed trainer left half copied.
-_IMPATIENT = (
+# An agent for which the hour is over that it leaves a half copied content to its trainer.
+IMPATIENT = (
     "import sys; from runwire.uploads import claims; claims.UNCOMMITTED_S = -1.0; "
     "from runwire.agent.__main__ import main; sys.exit(main(sys.argv[1:]))"
 )
@@ -134,15 +134,18 @@ class Rig:
         *,
         root: Path | None = None,
         idle_s: float = 1.0,
-        impatient: bool = False,
+        program: str = "",
         **environ: str,
     ) -> WorkerProcess:
-        """Start an agent as `init` would, a child of the test; it ends when all is delivered."""
-        program = ["-c", _IMPATIENT] if impatient else ["-m", "runwire.agent"]
+        """Start an agent as `init` would, a child of the test; it ends when all is delivered.
+
+        `program` is Python that has it do something else.
+        """
+        begin = ["-c", program] if program else ["-m", "runwire.agent"]
         words = ["--dir", str(root or self.root), "--exit-when-idle-s", str(idle_s)]
         known = self.s3.environment() if self.s3 and self.route == "direct" else {}
         told = {"RUNWIRE_AGENT_STAY_S": "120", **known, **environ}
-        return self._start("agent", [*program, *words], told)
+        return self._start("agent", [*begin, *words], told)
 
     def start_worker(self, *, member: str = "", **settings: object) -> WorkerProcess:
         """Start an object worker; settings are those of RUNWIRE_WORKER_*."""
