@@ -66,9 +66,11 @@ class Sync:
         while True:
             now_s = time.monotonic()
             self.outbox.tick()
-            if self.outbox.is_idle:
-                self.outbox.close()  # the last word on artifacts is there to be delivered
             is_flushed = self.shipper.flush(now_s + SLICE_S)
+            if is_flushed and self.outbox.is_idle:
+                self.outbox.close()
+                # The last word on artifacts, and the folder that it stood in.
+                is_flushed = self.shipper.flush(now_s + 2 * SLICE_S)
             if is_flushed and self.outbox.is_idle and not self.pending_points(held_elsewhere=True):
                 return self._set_aside() or self.outbox.problem()
             if self.shipper.is_away:
