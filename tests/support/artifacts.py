@@ -1,76 +1,51 @@
-"""Artifacts and checkpoints of made-up content, stored and published."""
+"""What a trainer left in its outbox and what it said about it in the spool."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.manifest import CheckpointFacts, FileEntry, Manifest
-from runwire_schemas.objects.publish import publish
-from runwire_schemas.objects.store import ObjectStore
-
-AT_NS = 1_760_000_000_000_000_000
-SECOND = 1_000_000_000
+from runwire.uploads.request import REQUEST_FILE, UploadRequest, content_path, outbox_dir
+from runwire_schemas import codec
+from runwire_schemas.events import ArtifactEvent, Event, LogEvent
+from runwire_schemas.spool.reader import FolderReader, list_folders
 
 
-def entry(path: str, content: bytes) -> FileEntry:
-    return FileEntry(path=path, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+def requests(root: Path) -> list[UploadRequest]:
+    """All committed requests, oldest first."""
+    folders = [f for f in folders_in(root) if (f / REQUEST_FILE).exists()]
+    return sorted((UploadRequest.read(f) for f in folders), key=lambda r: r.created_at_ns)
 
 
-def manifest(number: int = 1, files: Mapping[str, bytes] | None = None, **changes: Any) -> Manifest:
-    """Artifact `number` of run "r" in project "p", called "data"."""
-    fields: dict[str, Any] = {
-        "artifact": f"{number:032x}",
-        "project": "p",
-        "run_id": "r",
-        "attempt": "a1",
-        "writer": "w" * 32,
-        "rank": 0,
-        "name": "data",
-        "type": "dataset",
-        "created_at_ns": AT_NS + number * SECOND,
-        "files": tuple(
-            entry(path, content)
-            for path, content in ({"a.bin": b"%d" % number} if files is None else files).items()
-        ),
+def folders_in(root: Path) -> list[Path]:
+    """All folders of the outbox, interrupted ones too."""
+    outbox = outbox_dir(root)
+    return sorted(outbox.iterdir()) if outbox.is_dir() else []
+
+
+def contents(root: Path, request: UploadRequest) -> dict[str, bytes]:
+    """What was captured, by path."""
+    folder = outbox_dir(root) / request.artifact
+    return {
+        file.path: content_path(folder, file.index).read_bytes()
+        for file in request.files
+        if not file.source
     }
-    return Manifest(**(fields | changes))
 
 
-def checkpoint(number: int, step: int, **changes: Any) -> Manifest:
-    """Part `number` of a checkpoint; what is no field of a manifest is one of its facts."""
-    known = set(Manifest.__slots__)
-    facts = {name: changes.pop(name) for name in list(changes) if name not in known}
-    made = manifest(number, name="checkpoint-r", type="checkpoint", **changes)
-    aliases = (f"step-{step}", *(["best"] if facts.get("is_best") else []))
-    return replace(made, aliases=aliases, checkpoint=CheckpointFacts(step=step, **facts))
+def events(root: Path) -> list[Event]:
+    """Everything in all folders of the spool."""
+    found: list[Event] = []
+    for folder in list_folders(root):
+        reader = FolderReader(folder)
+        while cuts := reader.cut():
+            found += [codec.decode(cut.value) for cut in cuts if cut.value]
+        reader.close()
+    return found
 
 
-def put_blobs(store: ObjectStore, files: Mapping[str, bytes]) -> None:
-    for path, content in files.items():
-        store.put(blob_key(entry(path, content).sha256), content)
+def artifact_events(root: Path) -> list[ArtifactEvent]:
+    return [event for event in events(root) if isinstance(event, ArtifactEvent)]
 
 
-def put_artifact(
-    store: ObjectStore,
-    number: int = 1,
-    files: Mapping[str, bytes] | None = None,
-    *,
-    now_ns: int = 0,
-    **changes: Any,
-) -> Manifest:
-    """Store and publish artifact `number`."""
-    content = {"a.bin": b"%d" % number} if files is None else files
-    put_blobs(store, content)
-    made = manifest(number, content, **changes)
-    return publish(store, made, now_ns=now_ns or made.created_at_ns)
-
-
-def put_checkpoint(store: ObjectStore, number: int, step: int, **changes: Any) -> Manifest:
-    """Store and publish part `number` of a checkpoint of run "r"."""
-    put_blobs(store, {"a.bin": b"%d" % number})
-    made = checkpoint(number, step, **changes)
-    return publish(store, made, now_ns=made.created_at_ns)
+def log_events(root: Path) -> list[LogEvent]:
+    return [event for event in events(root) if isinstance(event, LogEvent)]

@@ -111,9 +111,14 @@ def _expanded(part: _Part, leave_out: Path | None) -> Iterator[Entry]:
         yield Entry(path=str(part.name), source=part.source)
         return
     # Given by the user, so links are followed; what it leads to must not change underneath.
-    real = Path(os.path.realpath(part.source))
+    try:
+        real = Path(os.path.realpath(part.source))
+        is_folder = real.is_dir() if part.is_folder is None else part.is_folder
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ArtifactError(f"{str(part.source)!r:.200} is no path: {reason}") from None
     is_link, is_reference = part.policy == "link", part.policy == "reference"
-    if real.is_dir() if part.is_folder is None else part.is_folder:
+    if is_folder:
         prefix = f"{part.name}/" if part.name else ""
         found = entries_of(real, prefix=prefix, leave_out=leave_out, immutable=is_link)
         yield from (replace(e, by_reference=True) for e in found) if is_reference else found

@@ -104,4 +104,5 @@ def _count(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number) or number < 0:
         raise ArtifactError(f"count {value!r} of a histogram: counts are finite and not negative")
-    return int(number) if number.is_integer() else number
+    # Whole doubles beyond that have hundreds of digits as int.
+    return int(number) if number.is_integer() and number < 2**53 else number

@@ -127,6 +127,7 @@ def opened_store(settings: Settings) -> Iterator[ObjectStore]:
     """Open the store that the settings mean; what it says in errors becomes an ArtifactError."""
     from runwire_schemas.errors import SchemaError
     from runwire_schemas.objects.catalog import CatalogError
+    from runwire_schemas.objects.download import DownloadError
     from runwire_schemas.objects.manifest import ManifestError
     from runwire_schemas.objects.open import open_store
     from runwire_schemas.objects.store import StoreError
@@ -139,7 +140,7 @@ def opened_store(settings: Settings) -> Iterator[ObjectStore]:
             store.close()
     except CatalogError as error:
         raise ArtifactError(f"{error}{_elsewhere(settings)}") from error
-    except (StoreError, SchemaError, ManifestError) as error:
+    except (StoreError, SchemaError, ManifestError, DownloadError) as error:
         raise ArtifactError(str(error)) from error
 
 

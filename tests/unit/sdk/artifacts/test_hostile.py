@@ -1,0 +1,286 @@
+"""Names and content that mean harm or are just unlucky: refused with a sentence, or harmless.
+
+Each refusal leaves an empty outbox.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runwire import Artifact, ArtifactError
+from runwire.run import Run
+from runwire.uploads import capture
+from runwire.uploads.capture import Capture, Entry
+from runwire.uploads.request import CONTENT_DIR
+from support.artifacts import contents, folders_in, requests
+
+LONE = "\udcff"
+LONG = "n" * 1000
+
+
+def refused(root: Path, call: Callable[[], object], match: str) -> None:
+    """The call says so, and leaves nothing."""
+    with pytest.raises(ArtifactError, match=match) as caught:
+        call()
+    assert len(str(caught.value)) < 1500
+    assert folders_in(root) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../up", "a/../b", "/etc/passwd", "..", ".", "", "a//b", "a\\b", "a\nb", "a\0b", LONE, LONG,
+     "a:b", " a", "v1:latest"],
+)  # fmt: skip
+def test_names_that_are_refused(root: Path, run: Run, name: str) -> None:
+    """Of artifacts and of files in them: absolute, climbing, empty, overlong, unprintable."""
+    refused(root, lambda: run.log_artifact(b"x", name), ".")
+    if name not in ("a:b", " a", "v1:latest"):
+        artifact = Artifact("a").add_bytes(b"x", name)
+        refused(root, lambda: run.log_artifact(artifact), ".")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ünïcödé", "u\u0308nfc", "\u202egnp.txt", "🙂.png", "日本語", "-rf", "~", "$(reboot)", "a b",
+     "con", "%2e%2e", "n" * 255, "'; DROP TABLE runs", "val/images"],
+)  # fmt: skip
+def test_names_that_are_harmless(root: Path, run: Run, name: str) -> None:
+    """Unusual is no reason: they are kept to the letter."""
+    run.log_artifact(b"x", name)
+    artifact = Artifact("a").add_bytes(b"y", name)
+    run.log_artifact(artifact)
+    first, second = requests(root)
+    assert first.name == name
+    assert contents(root, second) == {name: b"y"}
+
+
+def test_composed_and_decomposed_names_are_two(root: Path, run: Run, tmp_path: Path) -> None:
+    """NFC and NFD of one word are two files on disk and in the artifact."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "\u00fc").write_bytes(b"composed")
+    (tmp_path / "d" / "u\u0308").write_bytes(b"decomposed")
+    run.log_artifact(tmp_path / "d")
+    assert contents(root, requests(root)[0]) == {"\u00fc": b"composed", "u\u0308": b"decomposed"}
+
+
+def test_file_names_that_are_no_text(root: Path, run: Run, tmp_path: Path) -> None:
+    """A name in another encoding cannot be in a manifest; the file itself can, renamed."""
+    (tmp_path / "d").mkdir()
+    path = tmp_path / "d" / f"caf{LONE}"
+    path.write_bytes(b"x")
+    refused(root, lambda: run.log_artifact(tmp_path / "d"), "part of a name")
+    refused(root, lambda: run.log_artifact(path), "give another name")
+    run.log_artifact(Artifact("a").add_file(path, "coffee"))
+    assert contents(root, requests(root)[0]) == {"coffee": b"x"}
+
+
+@pytest.mark.parametrize(
+    ("artifact", "match"),
+    [
+        (lambda: Artifact("a"), "no file in it"),
+        (lambda: Artifact("a").add_bytes(b"", "x").add_bytes(b"", "x"), "twice"),
+        (lambda: Artifact("a").add_bytes(b"", "x/y").add_bytes(b"", "x"), "a file and a folder"),
+        (lambda: Artifact("a", "two words").add_bytes(b"", "x"), "type="),
+        (lambda: Artifact("a", aliases=["v3"]).add_bytes(b"", "x"), "reads as a version"),
+        (lambda: Artifact("a", aliases=["a:b"]).add_bytes(b"", "x"), "alias="),
+        (lambda: Artifact("a", aliases=["x" * 65]).add_bytes(b"", "x"), "alias="),
+        (lambda: Artifact("a", metadata={"k": "v" * 70_000}).add_bytes(b"", "x"), "64 KiB"),
+        (lambda: Artifact(7).add_bytes(b"", "x"), "is no text"),  # type: ignore[arg-type]
+    ],
+)
+def test_artifacts_that_are_refused(
+    root: Path, run: Run, artifact: Callable[[], Artifact], match: str
+) -> None:
+    refused(root, lambda: run.log_artifact(artifact()), match)
+
+
+def test_arguments_that_are_refused(root: Path, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    refused(root, lambda: run.log_artifact(b"x"), "give name=")
+    refused(root, lambda: run.log_artifact(3), "takes a path, bytes or an Artifact")  # type: ignore[arg-type]
+    refused(root, lambda: run.log_artifact(tmp_path / "a", policy="move"), "policy='move'")
+    refused(root, lambda: run.log_artifact("/"), ".")
+    refused(root, lambda: run.log_artifact("a\0b"), "control characters")
+    refused(root, lambda: run.log_artifact("a\0b", "n"), "is no path")
+    refused(root, lambda: run.log_artifact("x/" * 5000, "n"), "is no path: File name too long")
+    with pytest.raises(ArtifactError, match="not on this machine"):
+        Artifact("a").add_reference("s3://bucket/key")
+
+
+def test_links_within_a_folder_are_followed(root: Path, run: Run, tmp_path: Path) -> None:
+    """To a file, to a folder, over two corners: each name has the content."""
+    folder = tmp_path / "d"
+    (folder / "step-1").mkdir(parents=True)
+    (folder / "step-1" / "w").write_bytes(b"1")
+    (folder / "latest").symlink_to("step-1")
+    (folder / "w").symlink_to("latest/w")
+    run.log_artifact(folder)
+    assert contents(root, requests(root)[0]) == {"step-1/w": b"1", "latest/w": b"1", "w": b"1"}
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["../secret", "/etc/passwd", "/dev/zero", "..", "../d-beside", ".", "loop", "missing"],
+)
+def test_links_that_lead_elsewhere(root: Path, run: Run, tmp_path: Path, target: str) -> None:
+    """Out of the folder, in a circle, into nothing: the artifact would not be what it says."""
+    match = {".": "contains it", "loop": "leads nowhere", "missing": "leads nowhere"}
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "d-beside").mkdir()
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "loop").symlink_to(target)
+    expected = match.get(target, "leads out of the folder")
+    refused(root, lambda: run.log_artifact(tmp_path / "d"), expected)
+
+
+def test_links_between_folders_do_not_multiply(root: Path, run: Run, tmp_path: Path) -> None:
+    """Folders that all link to each other have factorially many paths."""
+    for name in "abcdefgh":
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for other in "abcdefgh":
+            if other != name:
+                (tmp_path / "d" / name / f"to-{other}").symlink_to(f"../{other}")
+    refused(root, lambda: run.log_artifact(tmp_path / "d"), "no end of names")
+
+
+def test_a_link_that_the_user_names_is_followed(root: Path, run: Run, tmp_path: Path) -> None:
+    """Asking for it by name is permission; the folder itself may be a link, too."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "f").write_bytes(b"1")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "file").symlink_to("real/f")
+    run.log_artifact(tmp_path / "link")
+    run.log_artifact(tmp_path / "file")
+    first, second = requests(root)
+    assert (first.name, contents(root, first)) == ("link", {"f": b"1"})
+    assert (second.name, contents(root, second)) == ("file", {"file": b"1"})
+
+
+def test_what_is_no_file(root: Path, run: Run, tmp_path: Path) -> None:
+    """Pipes never block the call, devices are not read to their end."""
+    (tmp_path / "d").mkdir()
+    os.mkfifo(tmp_path / "d" / "pipe")
+    refused(root, lambda: run.log_artifact(tmp_path / "d"), "is a pipe")
+    refused(root, lambda: run.log_artifact("/dev/zero", "zeros"), "is a device")
+    (tmp_path / "s").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "s" / "x"))
+        refused(root, lambda: run.log_artifact(tmp_path / "s"), "cannot be read|is a socket")
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    """Another user's file: the sentence says which."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o777)
+        secret, folder = Path(place) / "secret", Path(place) / "folder"
+        secret.write_bytes(b"x")
+        secret.chmod(0)
+        if os.geteuid() != 0:
+            _refuses(secret, folder)
+            return
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.setresuid(65534, 65534, 65534)
+                _refuses(secret, folder)
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def _refuses(secret: Path, folder: Path) -> None:
+    (folder / CONTENT_DIR).mkdir(parents=True)
+    with pytest.raises(ArtifactError, match="secret' cannot be read: Permission denied; make it"):
+        Capture(folder, lambda: 2**30).take(Entry(path="x", source=secret), 0)
+
+
+class Meddler:
+    """Does something to a file while it is copied, the first `times` times."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, act: Callable[[int], None], times: int) -> None:
+        self.calls, self._act, self._times = 0, act, times
+        self._copy = capture._copy_all
+        patch.setattr(capture, "_copy_all", self)
+        patch.setattr(capture, "_clone", lambda *_: -1)  # a clone is of one state by itself
+
+    def __call__(self, source: int, target: int, path: Path) -> int:
+        copied = self._copy(source, target, path)
+        if self.calls < self._times:
+            self._act(self.calls)
+        self.calls += 1
+        return copied
+
+
+def append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+def test_a_file_that_changes_during_the_call(
+    root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept is one state of it, never the start of one and the end of another."""
+    path = tmp_path / "log"
+    path.write_bytes(b"0" * 10)
+    Meddler(monkeypatch, lambda n: append(path, b"%d" % n), times=2)
+    run.log_artifact(path)
+    assert contents(root, requests(root)[0]) == {"log": b"0" * 10 + b"01"}
+
+
+def test_a_file_that_never_rests(
+    root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"0")
+    Meddler(monkeypatch, lambda _: append(path, b"x"), times=100)
+    refused(root, lambda: run.log_artifact(path), "changes all the time")
+
+
+def test_a_file_that_goes_away(
+    root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is opened: a sentence. While it is copied: the copy is of what was open."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).write_bytes(name.encode())
+    Meddler(monkeypatch, lambda _: (folder / "c").unlink(), times=1)
+    refused(root, lambda: run.log_artifact(folder), "does not exist")
+    path = tmp_path / "gone"
+    path.write_bytes(b"x")
+    Meddler(monkeypatch, lambda _: path.unlink(), times=1)
+    run.log_artifact(path)
+    assert contents(root, requests(root)[0]) == {"gone": b"x"}
+
+
+def test_a_file_replaced_by_a_link(root: Path, run: Run, tmp_path: Path, seed: int) -> None:
+    """Between listing a folder and reading it, a name may become a link out of it."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    names = [f"{n:02d}" for n in range(20)]
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    artifact = Artifact("a").add_dir(folder)
+    victim = folder / random.Random(seed).choice(names)
+    entries = list(artifact.entries())
+    victim.unlink()
+    victim.symlink_to("/etc/passwd")
+    outbox = run._session.outbox
+    refused(root, lambda: outbox.submit("a", "file", entries), "became a link")
+
+
+def test_the_data_root_does_not_swallow_itself(root: Path, run: Run, tmp_path: Path) -> None:
+    """A folder that contains runwire's own files is kept without them."""
+    (tmp_path / "code.py").write_bytes(b"1")
+    run.log_artifact(tmp_path, "everything")
+    run.log_artifact(tmp_path, "everything")
+    assert [contents(root, r) for r in requests(root)] == [{"code.py": b"1"}] * 2

@@ -1,0 +1,202 @@
+"""What `log_artifact` keeps, and that later changes do not reach it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+import runwire
+from runwire import Artifact, ArtifactError
+from runwire.run import Run
+from runwire.uploads.request import content_path, outbox_dir
+from support.artifacts import artifact_events, contents, events, folders_in, requests
+
+
+def only_contents(root: Path) -> dict[str, bytes]:
+    (request,) = requests(root)
+    return contents(root, request)
+
+
+def test_a_file_is_kept_and_said(root: Path, run: Run, tmp_path: Path) -> None:
+    """The request has what an agent needs, the spool an event with the same facts."""
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"weights")
+    ref = run.log_artifact(
+        path, type="model", aliases=["best", "best", "latest"], metadata={"acc": 0.5}
+    )
+    (request,) = requests(root)
+    assert (ref.id, ref.name, ref.type, ref.route, ref.size) == (
+        request.artifact, "model.pt", "model", "direct", 7,
+    )  # fmt: skip
+    assert (request.project, request.run_id, request.destination) == ("p", run.id, "local")
+    assert (request.aliases, request.metadata) == (("best",), {"acc": 0.5})
+    assert only_contents(root) == {"model.pt": b"weights"}
+    (event,) = artifact_events(root)
+    assert (event.artifact, event.event, event.name, event.type) == (
+        ref.id, "logged", "model.pt", "model",
+    )  # fmt: skip
+    assert (event.files, event.bytes, event.aliases) == (1, 7, ["best"])
+    assert json.loads(event.metadata or "") == {"acc": 0.5}
+    assert event.at_ns == request.created_at_ns
+    assert event.writer == request.writer
+
+
+@pytest.mark.parametrize("policy", ["auto", "link"])
+def test_replacing_a_file_does_not_change_what_was_kept(
+    root: Path, run: Run, tmp_path: Path, policy: str
+) -> None:
+    """Renaming another file over it and deleting it leave the content, however it was captured."""
+    path = tmp_path / "a"
+    path.write_bytes(b"before")
+    run.log_artifact(path, policy=policy)
+    (tmp_path / "b").write_bytes(b"after!")
+    (tmp_path / "b").replace(path)
+    path.unlink()
+    assert only_contents(root) == {"a": b"before"}
+
+
+def test_writing_into_a_file_does_not_change_what_was_kept(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
+    """torch.save writes into the same inode: a clone or copy stays as it was."""
+    path = tmp_path / "a"
+    path.write_bytes(b"before")
+    run.log_artifact(path)
+    path.write_bytes(b"after!")
+    assert only_contents(root) == {"a": b"before"}
+
+
+def test_a_link_is_a_second_name(root: Path, run: Run, tmp_path: Path) -> None:
+    """What "link" means, and why it is not the default: a write in place shows through."""
+    path = tmp_path / "a"
+    path.write_bytes(b"before")
+    ref = run.log_artifact(path, policy="link")
+    kept = content_path(outbox_dir(root) / ref.id, 0)
+    assert kept.stat().st_ino == path.stat().st_ino
+    path.write_bytes(b"after!")
+    assert only_contents(root) == {"a": b"after!"}
+
+
+def test_by_reference_nothing_moves(root: Path, run: Run, tmp_path: Path) -> None:
+    """The request names the real file, also behind a link; no content lies in the outbox."""
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 100)
+    (tmp_path / "link").symlink_to(path)
+    ref = run.log_artifact(tmp_path / "link", policy="reference")
+    (request,) = requests(root)
+    assert ref.route == "reference"
+    assert [(f.path, f.source, f.size) for f in request.files] == [("link", str(path), 100)]
+    assert only_contents(root) == {}
+
+
+def test_bytes_and_empty_files(root: Path, run: Run, tmp_path: Path) -> None:
+    """Bytes need a name; no byte at all is content too."""
+    (tmp_path / "empty").touch()
+    run.log_artifact(b"abc", "dir/config.json")
+    run.log_artifact(b"", "nothing")
+    run.log_artifact(tmp_path / "empty")
+    assert [contents(root, request) for request in requests(root)] == [
+        {"config.json": b"abc"}, {"nothing": b""}, {"empty": b""},
+    ]  # fmt: skip
+
+
+def test_files_without_a_size_are_kept_whole(root: Path, run: Run) -> None:
+    """The kernel's files say that they have 0 or 4,096 bytes."""
+    run.log_artifact("/proc/self/limits", "limits")
+    (request,) = requests(root)
+    assert request.size > 100
+    assert only_contents(root)["limits"].startswith(b"Limit")
+
+
+def test_an_artifact_of_many_parts(root: Path, run: Run, tmp_path: Path) -> None:
+    """Files, folders, bytes and references under one name; the call adds to what it says."""
+    (tmp_path / "d" / "sub").mkdir(parents=True)
+    (tmp_path / "d" / "x").write_bytes(b"1")
+    (tmp_path / "d" / "sub" / "y").write_bytes(b"2")
+    artifact = (
+        Artifact("data", "dataset", metadata={"a": 1}, aliases="raw")
+        .add_dir(tmp_path / "d")
+        .add_dir(tmp_path / "d", "again")
+        .add_file(tmp_path / "d" / "x", "z")
+        .add_bytes(b"{}", "meta.json")
+        .add_reference((tmp_path / "d" / "x").as_uri(), "far")
+    )
+    ref = run.log_artifact(artifact, aliases=["v-one"], metadata={"b": 2})
+    (request,) = requests(root)
+    assert only_contents(root) == {
+        "x": b"1", "sub/y": b"2", "again/x": b"1", "again/sub/y": b"2", "z": b"1",
+        "meta.json": b"{}",
+    }  # fmt: skip
+    assert [f.source for f in request.files if f.path == "far"] == [str(tmp_path / "d" / "x")]
+    assert (ref.name, ref.type, request.aliases) == ("data", "dataset", ("raw", "v-one"))
+    assert request.metadata == {"a": 1, "b": 2}
+
+
+def test_the_outbox_is_for_its_owner_only(root: Path, run: Run, tmp_path: Path) -> None:
+    """Content may be secret: nobody else reads it while it waits."""
+    (tmp_path / "a").write_bytes(b"x")
+    (tmp_path / "a").chmod(0o644)
+    ref = run.log_artifact(tmp_path / "a")
+    folder = outbox_dir(root) / ref.id
+    for path in (outbox_dir(root), folder, *folder.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_what_fails_is_counted_and_gives_a_ref(root: Path, lenient: Run) -> None:
+    """Training goes on: no exception, an object of the same type, nothing left behind."""
+    ref = lenient.log_artifact("/no/such/file")
+    assert (ref.route, ref.size) == ("refused", 0)
+    assert ref.wait(0) is False
+    assert lenient.guard.counts.pop("log_artifact") == 1
+    assert folders_in(root) == []
+
+
+def test_disabled_and_ended_runs_keep_nothing(root: Path, tmp_path: Path) -> None:
+    """Mode "disabled" accepts unseen, even what does not exist; after finish it is told."""
+    with runwire.init("p", mode="disabled") as run:
+        assert run.log_artifact("/no/such/file", "n").route == "disabled"
+        assert run.log_image(object(), "n").route == "disabled"
+    assert not root.exists()
+    with runwire.init("p") as run:
+        pass
+    assert run.log_artifact(b"", "late").route == "refused"
+    assert run.guard.counts.pop("log_artifact") == 1
+    assert folders_in(root) == []
+
+
+def test_module_functions_act_on_the_current_run(root: Path, lenient: Run) -> None:
+    runwire.log_artifact(b"1", "a", type="config")
+    runwire.log_table([{"x": 1}], "t")
+    assert [(r.name, r.type) for r in requests(root)] == [("a", "config"), ("t", "table")]
+
+
+def test_what_the_settings_know_never_reaches_a_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request names the store and where its keys are, not the keys."""
+    monkeypatch.setenv("RUNWIRE_S3_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("RUNWIRE_S3_ACCESS_KEY", "somebody")
+    monkeypatch.setenv("RUNWIRE_S3_SECRET_KEY", "do-not-write-me")
+    with runwire.init("p") as run:
+        ref = run.log_artifact(b"1", "a")
+    assert requests(root)[0].store["endpoint"] == "http://127.0.0.1:1"
+    assert "do-not-write-me" not in repr(ref)
+    for folder, _, files in os.walk(root):
+        for name in files:
+            assert b"do-not-write-me" not in (Path(folder) / name).read_bytes()
+    assert events(root)
+
+
+def test_an_id_belongs_to_one_artifact(root: Path, run: Run) -> None:
+    """A caller that brings its own id twice is refused, and the first content stays."""
+    from runwire.uploads.outbox import Entry
+
+    outbox, entry = run._session.outbox, Entry(path="x", source=b"1")
+    outbox.submit("a", "file", [entry], artifact="0" * 32)
+    with pytest.raises(ArtifactError):
+        outbox.submit("b", "file", [entry], artifact="0" * 32)
+    assert [request.name for request in requests(root)] == ["a"]
