@@ -18,7 +18,6 @@ from runwire_consumers.objects.plan import Part, assemble
 from runwire_consumers.objects.staging import Staging
 from runwire_schemas.events import ArtifactEvent
 from runwire_schemas.objects.announce import COMPLETE, DELETED, FAILED, artifact_event
-from runwire_schemas.objects.catalog import Catalog
 from runwire_schemas.objects.layout import blob_key
 from runwire_schemas.objects.manifest import Manifest, ManifestError
 from runwire_schemas.objects.pieces import (
@@ -29,7 +28,7 @@ from runwire_schemas.objects.pieces import (
     shipped_key,
 )
 from runwire_schemas.objects.publish import PublishError, publish
-from runwire_schemas.objects.retention import Retention, RetentionError, expired
+from runwire_schemas.objects.retention import Retention, RetentionError, leaving
 from runwire_schemas.objects.store import NotFound, StoreAway
 
 _log = logging.getLogger("runwire.objects")
@@ -199,8 +198,8 @@ class Completion:
         except (RetentionError, TypeError) as error:
             _log.warning("checkpoints of run %r: %s", manifest.run_id, error)
             return
-        known = Catalog(self._store).checkpoints(manifest.project, manifest.run_id)
-        gone = [m for view in expired(known, rules) for m in view.manifests.values()]
-        now_ns = self._clock_ns()
-        self._announce([artifact_event(m, DELETED, at_ns=now_ns, reason="retention") for m in gone])
+        project, run_id, now_ns = manifest.project, manifest.run_id, self._clock_ns()
+        gone = leaving(self._store, project, run_id, rules, now_ns=now_ns)
+        told = [artifact_event(m, DELETED, at_ns=now_ns, reason="retention") for m in gone]
+        self._announce(told)
         self._store.delete(m.key for m in gone)

@@ -23,6 +23,7 @@ __all__ = [
     "best_of",
     "expired",
     "is_good",
+    "leaving",
 ]
 
 MODES: Final = ("min", "max")
@@ -137,25 +138,34 @@ def expired(checkpoints: Iterable[_K], retention: Retention) -> list[_K]:
     return gone
 
 
-def apply_retention(
+def leaving(
     store: ObjectStore, project: str, run_id: str, retention: Retention, *, now_ns: int
 ) -> list[Manifest]:
-    """Delete the manifests of a run's expired checkpoints and return them; blobs stay for `sweep`.
+    """Return the manifests that `apply_retention` would delete now.
 
-    What misses parts goes only when it is an hour old. Raises: StoreAway, StoreRefused; what was
-    deleted before is not told then, and the same call goes on.
+    What misses parts goes only when it is an hour old. Raises: StoreAway, StoreRefused.
     """
     from runwire_schemas.objects.catalog import Catalog  # it needs the rules above
 
     if retention.keeps_all:
         return []
-    gone = expired(Catalog(store).checkpoints(project, run_id), retention)
-    manifests = [
+    return [
         manifest
-        for view in gone
+        for view in expired(Catalog(store).checkpoints(project, run_id), retention)
         if view.is_complete or view.saved_at_ns < now_ns - PARTS_COME_FOR_NS
         for manifest in (*view.superseded, *view.manifests.values())
     ]
+
+
+def apply_retention(
+    store: ObjectStore, project: str, run_id: str, retention: Retention, *, now_ns: int
+) -> list[Manifest]:
+    """Delete the manifests of a run's expired checkpoints and return them; blobs stay for `sweep`.
+
+    Raises: StoreAway, StoreRefused; what was deleted before is not told then, and the same call
+    goes on. Who has to tell of all tells what is `leaving` first.
+    """
+    manifests = leaving(store, project, run_id, retention, now_ns=now_ns)
     store.delete(manifest.key for manifest in manifests)
     return manifests
 
