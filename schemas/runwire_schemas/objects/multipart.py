@@ -6,9 +6,6 @@ believed only as long as the server knows the transfer too.
 
 from __future__ import annotations
 
-import base64
-import errno
-import hashlib
 import json
 import os
 import re
@@ -25,7 +22,7 @@ from xml.etree import ElementTree as ET
 from minio.datatypes import ListMultipartUploadsResult
 
 from runwire_schemas.objects.s3_errors import SomethingGone, told
-from runwire_schemas.objects.s3_requests import Requests
+from runwire_schemas.objects.s3_requests import FileSlice, Requests
 from runwire_schemas.objects.store import NotFound, Progress, StoreAway, StoreError
 
 __all__ = ["PART_BYTES", "expire", "put_parts"]
@@ -35,7 +32,6 @@ MIB: Final = 1024 * 1024
 PART_BYTES: Final = 16 * MIB
 PARTS_MAX: Final = 10_000  # of S3
 PARALLEL: Final = 3  # as many as the client's own put_object
-_BLOCK_BYTES: Final = MIB
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
@@ -185,15 +181,10 @@ class Transfer:
             raise
 
     def _send(self, number: int) -> str:
-        body = _Slice(self._source, (number - 1) * self._part_bytes, self._length(number))
-        headers = {
-            "Content-Length": str(body.length),
-            # The server compares: a part damaged on its way is no part.
-            "Content-MD5": base64.b64encode(body.md5()).decode(),
-        }
+        body = FileSlice(self._source, (number - 1) * self._part_bytes, self._length(number))
         query = {"partNumber": str(number), "uploadId": self._upload_id}
         with told(self._requests.settings, self._key):
-            answer = self._requests.send("PUT", self._key, query, body=body, headers=headers)
+            answer = self._requests.send("PUT", self._key, query, body=body)
         return str(answer.headers["ETag"]).strip('"')
 
     def _note(self, number: int, etag: str) -> None:
@@ -222,7 +213,7 @@ def expire(requests: Requests, before: datetime) -> int:
     while True:
         query: dict[str, str] = {"uploads": "", "prefix": "", "delimiter": "", **marks}
         with told(requests.settings):
-            page = ListMultipartUploadsResult(requests.send_to_bucket("GET", query))
+            page = ListMultipartUploadsResult(requests.send("GET", None, query))
         for upload in page.uploads:
             if upload.initiated_time is None or upload.initiated_time >= before:
                 continue
@@ -236,37 +227,6 @@ def expire(requests: Requests, before: datetime) -> int:
             "key-marker": page.next_key_marker or "",
             "upload-id-marker": page.next_upload_id_marker or "",
         }
-
-
-class _Slice:
-    """A range of a file as a body; never more than a block of it in memory."""
-
-    def __init__(self, fd: int, start: int, length: int) -> None:
-        self._fd, self._start, self.length = fd, start, length
-        self._at = 0
-
-    def read(self, count: int = -1) -> bytes:
-        left = self.length - self._at
-        count = left if count < 0 else min(count, left)
-        data = os.pread(self._fd, count, self._start + self._at) if count else b""
-        if count and not data:
-            raise OSError(errno.EIO, "the file got shorter while it was sent")
-        self._at += len(data)
-        return data
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, at: int) -> None:
-        self._at = at
-
-    def md5(self) -> bytes:
-        """Return the digest of the range, and be at its start."""
-        digest = hashlib.md5(usedforsecurity=False)
-        while data := self.read(_BLOCK_BYTES):
-            digest.update(data)
-        self.seek(0)
-        return digest.digest()
 
 
 def _upload_id(answer: bytes) -> str:

@@ -43,7 +43,12 @@ _REFUSED: Final = {
     "EntityTooLarge": "the store takes no object of this size",
 }
 # Not 5xx, and yet no reason to give up: a damaged or cut transfer.
-_AWAY: Final = frozenset({"BadDigest", "IncompleteBody", "RequestTimeout", "TooManyRequests"})
+_AWAY: Final = frozenset(
+    {
+        *("BadDigest", "IncompleteBody", "RequestTimeout", "TooManyRequests"),
+        *("XAmzContentSHA256Mismatch", "XMinioInvalidObjectDigest"),
+    }
+)
 _GONE: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
 _STATUS = re.compile(r"Response code: (\d+)")
 INSUFFICIENT_STORAGE: Final = 507

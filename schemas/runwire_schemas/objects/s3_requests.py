@@ -1,25 +1,26 @@
-"""Requests of S3 that the client makes only inside its own calls: signed by it, sent beside it."""
+"""Requests of S3 that the client makes only inside its own calls: signed as it signs."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 from collections.abc import Mapping
-from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import certifi
 from minio import Minio
 from minio.credentials.providers import StaticProvider
 from minio.helpers import BaseURL
-from minio.signer import presign_v4
-from minio.time import utcnow
-from urllib3 import PoolManager, Retry, Timeout
+from minio.signer import sign_v4_s3
+from minio.time import to_amz_date, utcnow
+from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 
 from runwire_schemas.objects.s3_errors import answered
 from runwire_schemas.s3_settings import S3Settings
 
-__all__ = ["Requests", "new_pool"]
+__all__ = ["FileSlice", "Requests", "new_pool"]
 
 # Long enough for a store under load, short enough to notice one that hangs.
 CONNECT_S: Final = 5.0
@@ -29,8 +30,6 @@ _RETRIES: Final = 3
 _BACKOFF_S: Final = 0.3
 # Parts leave in blocks of this size; urllib3's own 16 KiB cost more than the copying.
 _BLOCK_BYTES: Final = 1024 * 1024
-# Signed right before it is sent; the rest is for clocks that differ.
-_VALID: Final = timedelta(hours=1)
 _CONNECTIONS: Final = 8
 
 
@@ -52,56 +51,106 @@ def new_pool(*, read_s: float = READ_S) -> PoolManager:
     )
 
 
+class FileSlice:
+    """A range of a file as a body; never more than a block of it in memory."""
+
+    def __init__(self, fd: int, start: int, length: int) -> None:
+        self._fd, self._start, self.length = fd, start, length
+        self._at = 0
+
+    def read(self, count: int = -1) -> bytes:
+        """Return the next bytes. Raises: OSError when the file got shorter."""
+        left = self.length - self._at
+        count = left if count < 0 else min(count, left)
+        data = os.pread(self._fd, count, self._start + self._at) if count else b""
+        if count and not data:
+            raise OSError(errno.EIO, "the file got shorter while it was sent")
+        self._at += len(data)
+        return data
+
+    def tell(self) -> int:
+        """Return how much was read; urllib3 asks before it tries again."""
+        return self._at
+
+    def seek(self, at: int) -> None:
+        """Read from there on."""
+        self._at = at
+
+    def sha256(self) -> str:
+        """Return the digest of the range, and be at its start."""
+        digest = hashlib.sha256()
+        while data := self.read(_BLOCK_BYTES):
+            digest.update(data)
+        self.seek(0)
+        return digest.hexdigest()
+
+
 class Requests:
     """Signed requests of one bucket; errors are the client's own, for `s3_errors.told`."""
 
     def __init__(
         self, settings: S3Settings, client: Minio, http: PoolManager, slow_read_s: float
     ) -> None:
-        self.settings = settings
-        self.client, self._http = client, http
+        self.settings, self.client = settings, client
+        self._http = http
         self._timeout = Timeout(connect=CONNECT_S, read=READ_S)
         self._slow = Timeout(connect=CONNECT_S, read=slow_read_s)
+        self._credentials = StaticProvider(*settings.identity).retrieve()
+        self._region = settings.region
 
     def send(
         self,
         method: str,
-        key: str,
+        key: str | None,
         query: Mapping[str, str],
         *,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
+        body: bytes | FileSlice = b"",
         is_slow: bool = False,
-    ) -> Any:
-        """Send a request about one object and return the answer, read to its end."""
-        url = self.client.get_presigned_url(
-            method, self.settings.bucket, key, expires=_VALID, extra_query_params=dict(query)
+    ) -> BaseHTTPResponse:
+        """Send a request about an object, or the bucket, and return the answer, read to its end.
+
+        The body's SHA-256 is signed too: what is damaged on its way, the server refuses.
+        """
+        if isinstance(body, bytes):
+            length, sha256 = len(body), hashlib.sha256(body).hexdigest()
+        else:
+            length, sha256 = body.length, body.sha256()
+        region, at = self._find_region(), utcnow()
+        url = BaseURL(self.settings.url, region).build(
+            method=method,
+            region=region,
+            bucket_name=self.settings.bucket,
+            object_name=key,
+            query_params=dict(query),
         )
-        timeout = self._slow if is_slow else self._timeout
+        headers: dict[str, str | list[str] | tuple[str]] = {
+            "Host": url.netloc,
+            "Content-Length": str(length),
+            "x-amz-content-sha256": sha256,
+            "x-amz-date": to_amz_date(at),
+        }
+        signed = sign_v4_s3(
+            method=method,
+            url=url,
+            region=region,
+            headers=headers,
+            credentials=self._credentials,
+            content_sha256=sha256,
+            date=at,
+        )
         response = self._http.urlopen(
-            method, url, body=body, headers=dict(headers or {}), timeout=timeout
+            method,
+            urlunsplit(url),
+            body=body,
+            headers={name: str(value) for name, value in signed.items()},
+            timeout=self._slow if is_slow else self._timeout,
         )
         answered(response)
         return response
 
-    def send_to_bucket(self, method: str, query: Mapping[str, str]) -> Any:
-        """Send a request about the bucket itself."""
-        # The client signs objects' addresses alone, with the region that it found out.
-        signed = self.client.get_presigned_url(method, self.settings.bucket, "any")
-        region = parse_qs(urlsplit(signed).query)["X-Amz-Credential"][0].split("/")[-3]
-        url = presign_v4(
-            method=method,
-            url=BaseURL(self.settings.url, region).build(
-                method=method,
-                region=region,
-                bucket_name=self.settings.bucket,
-                query_params=dict(query),
-            ),
-            region=region,
-            credentials=StaticProvider(*self.settings.identity).retrieve(),
-            date=utcnow(),
-            expires=int(_VALID.total_seconds()),
-        )
-        response = self._http.urlopen(method, urlunsplit(url))
-        answered(response)
-        return response
+    def _find_region(self) -> str:
+        if not self._region:
+            # The client asks the store once; what it found shows in the addresses that it signs.
+            url = self.client.get_presigned_url("GET", self.settings.bucket, "any")
+            self._region = parse_qs(urlsplit(url).query)["X-Amz-Credential"][0].split("/")[-3]
+        return self._region
