@@ -118,7 +118,7 @@ class CheckpointCalls:
         resume: bool | None = None,
         run_id: str | None = None,
     ) -> Checkpoint | None:
-        """Load the "latest" or "best" checkpoint or the one of a step; None when there is none.
+        """Load the "latest" or "best" checkpoint, None when there is none yet, or that of a step.
 
         With an `optimizer`, or `resume=True`, the run continues from it: random generators, the
         step of the next `log` without one, and the mark that later points of earlier attempts are

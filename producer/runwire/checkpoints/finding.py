@@ -68,7 +68,7 @@ class Finder:
     _store: ObjectStore | None = None
 
     def candidates(self, which: str | int) -> list[CheckpointView]:
-        """Return those that are meant, the first choice first; none when the run has none at all.
+        """Return those that are meant, the first choice first; none when the run has none yet.
 
         Raises: CheckpointError, also when the store cannot be asked and this disk has none.
         """
@@ -85,13 +85,14 @@ class Finder:
             return complete[::-1]
         if first is not None:
             return [first]
-        if not complete:
+        if not complete and which == "best":
             return []
         steps = ", ".join(str(view.step) for view in complete[-10:])
+        had = f"complete are those of the steps {steps}" if steps else "it has none"
         hint = "; mark one with is_best=True or set RUNWIRE_CHECKPOINT_METRIC"
         raise CheckpointError(
-            f"run {self.run_id!r} has no checkpoint {which!r}: complete are those of the steps "
-            f"{steps}{hint if which == 'best' else ''}"
+            f"run {self.run_id!r} has no checkpoint {which!r}: {had}"
+            f"{hint if which == 'best' else ''}"
         )
 
     def bring(self, view: CheckpointView) -> Found:

@@ -40,7 +40,7 @@ def state_of(thing: Any) -> Any:
     if isinstance(thing, Mapping) and not hasattr(thing, "_metadata"):
         return {key: state_of(value) for key, value in thing.items()}
     if type(thing) in (list, tuple):
-        return [state_of(value) for value in thing]
+        return type(thing)(state_of(value) for value in thing)
     return thing
 
 

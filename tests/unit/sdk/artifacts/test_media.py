@@ -61,7 +61,7 @@ def test_arrays_of_many_kinds(seed: int) -> None:
 
 
 class Tensor:
-    """As much of a torch tensor as an image needs; tests/torch has real ones."""
+    """As much of a torch tensor as an image needs; tests/with_torch has real ones."""
 
     dtype, is_cuda = "torch.float32", False
 
