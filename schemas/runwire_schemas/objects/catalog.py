@@ -201,7 +201,7 @@ class Catalog:
         if not found:
             return None
         aliases = set(found[0].aliases) - {LATEST}
-        if not any(self._existing(newer, only_one=True) for newer in by_stamp[at + 1 :]):
+        if not any(self._exists(entry) for newer in by_stamp[at + 1 :] for entry in newer):
             aliases.add(LATEST)
         return Version(found[0], at, tuple(sorted(aliases)))
 
@@ -223,6 +223,12 @@ class Catalog:
         ):
             raise ManifestError(f"{entry.key} names {found.key}, the manifest of something else")
         return found
+
+    def _exists(self, entry: Stamped) -> bool:
+        try:
+            return self._of_entry(entry) is not None
+        except ManifestError:
+            return True
 
     def _readable(self, entry: Stamped) -> Manifest | None:
         try:

@@ -27,6 +27,8 @@ __all__ = ["DigestMismatch", "DownloadError", "Problem", "download", "sha256_of"
 
 # Large enough that reading costs more than calling, small beside any process.
 READ_BYTES: Final = 1 << 20
+# Scheme and host of what lies on this machine's file systems.
+LOCAL: Final = (("file", ""), ("file", "localhost"))
 
 
 class DownloadError(Exception):
@@ -162,28 +164,32 @@ def _copy_reference(entry: FileEntry, path: Path, progress: Progress | None) -> 
             f"{entry.path[:200]!r} lies at {entry.uri} by reference, and that cannot be read here "
             f"({error.strerror}): mount that file system, or log the file with its content"
         ) from error
-    with os.fdopen(descriptor, "rb") as file, path.open("wb") as copy:
+    try:
         found = os.fstat(descriptor)
         if not modes.S_ISREG(found.st_mode) or found.st_size != entry.size:
             raise DigestMismatch(
                 f"{entry.path[:200]!r} lies at {entry.uri} by reference, and that is no file of "
                 f"{entry.size} bytes (any more): it was changed after it was logged"
             )
-        while data := file.read(READ_BYTES):
-            copy.write(data)
-            _tell(progress, len(data))
+        with path.open("wb") as copy:
+            while data := os.read(descriptor, READ_BYTES):
+                copy.write(data)
+                _tell(progress, len(data))
+    finally:
+        os.close(descriptor)
 
 
 def _local_path(entry: FileEntry) -> str:
-    parts = urlsplit(entry.uri)
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not parts.path:
+    try:
+        parts = urlsplit(entry.uri)
+        path = url2pathname(parts.path)
+    except ValueError:
+        path = ""
+    if not path or "\0" in path or (parts.scheme, parts.netloc) not in LOCAL:
         raise DownloadError(
             f"{entry.path[:200]!r} lies at {entry.uri[:200]!r}: only file:///... can be read from "
             "here; fetch it from there yourself"
         )
-    path = url2pathname(parts.path)
-    if "\0" in path:
-        raise DownloadError(f"{entry.uri[:200]!r} is no path of a file")
     return path
 
 

@@ -115,7 +115,7 @@ def read_entry(store: ObjectStore, key: str) -> Entry:
 def at_once(ask: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Return the answers in the order of the items; several are asked for at the same time."""
     asked = list(items)
-    if len(asked) < 2:
+    if THREADS < 2 or len(asked) < 2:
         return [ask(item) for item in asked]
     with ThreadPoolExecutor(min(THREADS, len(asked))) as threads:
         return list(threads.map(ask, asked))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import threading
 from dataclasses import replace
 
 import pytest
@@ -17,7 +15,8 @@ from runwire_schemas.objects.memory import MemoryStore
 from runwire_schemas.objects.publish import PublishError, publish
 from runwire_schemas.objects.store import StoreAway
 from runwire_schemas.objects.versions import stamped
-from support.artifacts import AT_NS, manifest, put_artifact, put_blobs, put_checkpoint
+from support.interleaved import at_the_same_time, by_seed
+from support.stored import AT_NS, manifest, put_artifact, put_blobs, put_checkpoint
 
 FILES = {"a.bin": b"one", "sub/b.bin": b"two", "empty": b""}
 
@@ -151,59 +150,6 @@ def test_a_clock_that_stands_still_gives_rising_stamps() -> None:
     assert [v.number for v in Catalog(store).artifacts("p")] == [4, 3, 2, 1, 0]
 
 
-class Turns:
-    """Lets threads call the store one at a time, in an order that a seed decides."""
-
-    def __init__(self, seed: int, count: int) -> None:
-        self._random = random.Random(seed)
-        self._condition = threading.Condition()
-        self._waiting: set[int] = set()
-        self._running = count
-        self._next: int | None = None
-
-    def __call__(self, verb: str, key: str) -> None:
-        me = threading.get_ident()
-        with self._condition:
-            self._waiting.add(me)
-            self._choose()
-            self._condition.wait_for(lambda: self._next == me)
-            self._waiting.discard(me)
-            self._next = None
-
-    def done(self) -> None:
-        with self._condition:
-            self._running -= 1
-            self._choose()
-
-    def _choose(self) -> None:
-        if self._next is None and self._waiting and len(self._waiting) >= self._running:
-            self._next = self._random.choice(sorted(self._waiting))
-            self._condition.notify_all()
-
-
-def at_the_same_time(store: MemoryStore, calls, seed: int) -> list:
-    """Run calls whose requests interleave as the seed says; results or what they raised."""
-    results: list = [None] * len(calls)
-    turns = Turns(seed, len(calls))
-    store.trouble = turns
-
-    def run(index: int) -> None:
-        try:
-            results[index] = calls[index]()
-        except Exception as error:
-            results[index] = error
-        finally:
-            turns.done()
-
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    store.trouble = None
-    return results
-
-
 @pytest.mark.parametrize("round_number", range(25))
 def test_many_publish_one_name_at_one_instant(seed: int, round_number: int) -> None:
     """Different content gets different versions, each visible, each stamp the entry's."""
@@ -212,7 +158,7 @@ def test_many_publish_one_name_at_one_instant(seed: int, round_number: int) -> N
     for n in range(1, 5):
         put_blobs(store, {"a.bin": b"%d" % n})
     calls = [lambda m=m: publish(store, m, now_ns=AT_NS) for m in made]
-    done = at_the_same_time(store, calls, seed + round_number)
+    done = at_the_same_time(store, calls, by_seed(seed + round_number))
     assert len({m.version_at_ns for m in done}) == 4
     versions = Catalog(store).artifacts("p")
     assert sorted(v.number for v in versions) == [0, 1, 2, 3]
@@ -226,7 +172,7 @@ def test_many_publish_one_artifact(seed: int, round_number: int) -> None:
     store = MemoryStore()
     put_blobs(store, {"a.bin": b"1"})
     calls = [lambda n=n: publish(store, manifest(1), now_ns=AT_NS + 100 - n) for n in range(3)]
-    done = at_the_same_time(store, calls, seed + round_number)
+    done = at_the_same_time(store, calls, by_seed(seed + round_number))
     assert all(isinstance(m, Manifest) for m in done)
     (version,) = Catalog(store).artifacts("p")
     assert version.number == 0

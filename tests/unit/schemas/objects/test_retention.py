@@ -1,0 +1,220 @@
+"""What the rules keep, for any checkpoints; and their use on a store."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runwire_schemas.objects.catalog import Catalog
+from runwire_schemas.objects.layout import BLOBS
+from runwire_schemas.objects.memory import MemoryStore
+from runwire_schemas.objects.retention import (
+    Retention,
+    RetentionError,
+    apply_retention,
+    best_of,
+    expired,
+    is_good,
+)
+from support.stored import AT_NS, SECOND, put_checkpoint
+
+HOUR = 3600 * SECOND
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint as the rules see it."""
+
+    step: int
+    saved_at_ns: int
+    is_complete: bool = True
+    is_best: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+LOSSES = st.one_of(st.floats(0, 5), st.sampled_from([math.nan, math.inf, 1.0]))
+METRICS = st.dictionaries(st.sampled_from(["loss", "acc"]), LOSSES, max_size=2)
+SAVED = st.builds(
+    Saved,
+    step=st.integers(0, 60),
+    saved_at_ns=st.integers(0, 10**6),
+    is_complete=st.booleans(),
+    is_best=st.booleans(),
+    metrics=METRICS,
+)
+# Steps of a run grow with time but for what a restarted attempt repeats.
+LISTS = st.lists(SAVED, max_size=14, unique_by=lambda saved: saved.saved_at_ns)
+RULES = st.builds(
+    Retention,
+    keep_last=st.integers(0, 4),
+    keep_best=st.integers(0, 3),
+    metric=st.sampled_from(["", "loss", "acc"]),
+    mode=st.sampled_from(["min", "max"]),
+    keep_every=st.sampled_from([0, 1, 5, 10]),
+)
+
+
+def kept(saved: list[Saved], rules: Retention) -> list[Saved]:
+    gone = expired(saved, rules)
+    assert all(any(each is known for known in saved) for each in gone)
+    return sorted((s for s in saved if s not in gone), key=lambda s: s.saved_at_ns)
+
+
+@settings(max_examples=60)
+@given(LISTS, RULES)
+def test_the_newest_good_one_stays(saved: list[Saved], rules: Retention) -> None:
+    """Hence never the only good one goes; nor the newest good one marked as best."""
+    left = kept(saved, rules)
+    good = sorted(filter(is_good, saved), key=lambda s: s.saved_at_ns)
+    assert set(map(id, good[-1:])) <= set(map(id, left))
+    marked = [s for s in good if s.is_best]
+    assert set(map(id, marked[-1:])) <= set(map(id, left))
+
+
+@settings(max_examples=60)
+@given(LISTS, RULES)
+def test_the_last_ones_and_every_mth_stay(saved: list[Saved], rules: Retention) -> None:
+    """Complete ones: the last N by time, good or not, and each step that M divides."""
+    left = kept(saved, rules)
+    complete = sorted((s for s in saved if s.is_complete), key=lambda s: s.saved_at_ns)
+    if rules.keep_last:
+        assert all(s in left for s in complete[-rules.keep_last :])
+    if rules.keep_every:
+        assert all(s in left for s in complete if s.step % rules.keep_every == 0)
+
+
+@settings(max_examples=60)
+@given(LISTS, RULES)
+def test_the_best_ones_stay(saved: list[Saved], rules: Retention) -> None:
+    """No good one that went is better than one of the K best that stayed."""
+    left = kept(saved, rules)
+    measured = [s for s in saved if is_good(s) and rules.metric in s.metrics]
+    if not rules.keep_best or not rules.metric or not measured:
+        return
+    sign = 1 if rules.mode == "min" else -1
+    values = sorted(sign * s.metrics[rules.metric] for s in measured)
+    stayed = sorted(sign * s.metrics[rules.metric] for s in measured if s in left)
+    assert stayed[: rules.keep_best] == values[: rules.keep_best]
+
+
+@settings(max_examples=60)
+@given(LISTS, RULES)
+def test_nothing_else_stays(saved: list[Saved], rules: Retention) -> None:
+    """The rules bound what is kept; without a rule nothing goes."""
+    gone = expired(saved, rules)
+    if rules.keeps_all:
+        assert gone == []
+        return
+    complete = [s for s in saved if s.is_complete]
+    multiples = [s for s in complete if rules.keep_every and s.step % rules.keep_every == 0]
+    left = [s for s in complete if s not in gone]
+    assert len(left) <= rules.keep_last + rules.keep_best + len(multiples) + 2
+
+
+@settings(max_examples=60)
+@given(LISTS, RULES)
+def test_again_nothing_goes(saved: list[Saved], rules: Retention) -> None:
+    """What stayed stays: rules applied twice delete no more than once."""
+    assert expired(kept(saved, rules), rules) == []
+
+
+@settings(max_examples=60)
+@given(LISTS, RULES)
+def test_completing_a_checkpoint_that_was_kept_waiting(
+    saved: list[Saved], rules: Retention
+) -> None:
+    """An incomplete one goes only when it would go if it were complete now."""
+    for gone in expired(saved, rules):
+        whole = [
+            Saved(s.step, s.saved_at_ns, True, s.is_best, s.metrics) if s is gone else s
+            for s in saved
+        ]
+        again = expired(whole, rules)
+        assert any(s.saved_at_ns == gone.saved_at_ns for s in again)
+
+
+def test_a_nan_tail_does_not_push_out_the_last_good_one() -> None:
+    """A training that has diverged goes on saving; what it can be rescued from stays."""
+    saved = [Saved(10, 1, metrics={"loss": 0.5})]
+    saved += [Saved(10 + n, 1 + n, metrics={"loss": math.nan}) for n in range(1, 6)]
+    assert [s.step for s in kept(saved, Retention(keep_last=2))] == [10, 14, 15]
+
+
+def test_the_best() -> None:
+    """A mark wins over a metric, a newer mark over an older; NaN is never the best."""
+    saved = [Saved(n, n, metrics={"loss": loss}) for n, loss in enumerate([3.0, 1.0, 1.0, 2.0])]
+    rules = Retention(metric="loss")
+    assert best_of(saved, rules) is saved[2]
+    assert best_of(saved, Retention(metric="loss", mode="max")) is saved[0]
+    assert best_of(saved, Retention()) is None
+    marked = [Saved(9, 9, is_best=True, metrics={"loss": 2.5}), Saved(8, 8, is_best=True)]
+    broken = Saved(10, 10, is_best=True, metrics={"loss": math.nan})
+    assert best_of([*saved, *marked, broken], rules) is marked[0]
+
+
+@given(RULES)
+def test_rules_survive_as_json(rules: Retention) -> None:
+    assert Retention.from_json(rules.as_json()) == rules
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keep_last": -1},
+        {"keep_last": 1.5},
+        {"keep_best": True},
+        {"mode": "best"},
+        {"metric": None},
+        {"keep_younger_than_s": 5},
+    ],
+)
+def test_wrong_rules_are_refused(wrong: dict[str, object]) -> None:
+    """Rules of a newer runwire too: to know half of them could delete what the others keep."""
+    with pytest.raises(RetentionError):
+        Retention.from_json(wrong)
+
+
+def test_manifests_go_and_blobs_stay() -> None:
+    """What went is told, is no checkpoint any more, and its content waits for the sweep."""
+    store = MemoryStore()
+    for n in range(1, 6):
+        put_checkpoint(store, n, n * 10)
+    gone = apply_retention(store, "p", "r", Retention(keep_last=2, keep_every=20), now_ns=AT_NS)
+    assert [m.checkpoint.step for m in gone if m.checkpoint] == [10, 30]
+    catalog = Catalog(store)
+    assert [view.step for view in catalog.checkpoints("p", "r")] == [20, 40, 50]
+    assert catalog.resolve("checkpoint-r:step-20", "p").number == 1
+    assert len(list(store.list(BLOBS))) == 5
+    assert apply_retention(store, "p", "r", Retention(keep_last=2, keep_every=20), now_ns=0) == []
+    assert apply_retention(store, "p", "r", Retention(), now_ns=AT_NS) == []
+
+
+def test_parts_that_wait_for_others_stay_for_an_hour() -> None:
+    """A rank whose upload is slow finds the parts of the others, not a hole."""
+    store = MemoryStore()
+    put_checkpoint(store, 1, 10, kind="sharded", world_size=2, rank=0)
+    for n in (2, 3):
+        put_checkpoint(store, n, 20, kind="sharded", world_size=2, rank=n - 2)
+    rules = Retention(keep_last=1)
+    assert apply_retention(store, "p", "r", rules, now_ns=AT_NS + HOUR) == []
+    gone = apply_retention(store, "p", "r", rules, now_ns=AT_NS + HOUR + 9 * SECOND)
+    assert [m.checkpoint.step for m in gone if m.checkpoint] == [10]
+
+
+def test_all_parts_of_a_sharded_checkpoint_go() -> None:
+    store = MemoryStore()
+    number = 0
+    for step in (10, 20):
+        for rank in range(3):
+            number += 1
+            put_checkpoint(store, number, step, kind="sharded", world_size=3, rank=rank)
+    gone = apply_retention(store, "p", "r", Retention(keep_last=1), now_ns=AT_NS)
+    assert [m.rank for m in gone] == [0, 1, 2]
+    (left,) = Catalog(store).checkpoints("p", "r")
+    assert left.step == 20
+    assert left.is_complete
