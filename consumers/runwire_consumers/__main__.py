@@ -1,21 +1,29 @@
-"""`python -m runwire_consumers clickhouse`: the worker as a process."""
+"""`python -m runwire_consumers clickhouse | objects`: a worker as a process."""
 
 import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from runwire_consumers import settings as worker_settings
 from runwire_consumers.core.errors import Fatal
 from runwire_consumers.kafka import schema_ids
-from runwire_schemas import kafka_settings, registry
+from runwire_consumers.settings import WorkerSettings
+from runwire_schemas import kafka_settings, registry, s3_settings
 from runwire_schemas.errors import SchemaError
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.objects.store import StoreError
 from runwire_schemas.paths import state_dir
 
 EXAMPLE = (
     "example: RUNWIRE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 python -m runwire_consumers clickhouse"
+)
+OBJECTS_EXAMPLE = (
+    "example: RUNWIRE_KAFKA_BOOTSTRAP_SERVERS=kafka:9092 RUNWIRE_S3_ENDPOINT=http://minio:9000 "
+    "RUNWIRE_S3_ACCESS_KEY=runwire RUNWIRE_S3_SECRET_KEY_FILE=secret.txt "
+    "python -m runwire_consumers objects"
 )
 SOURCES = ("kafka", "spool")
 
@@ -40,13 +48,28 @@ def parser() -> argparse.ArgumentParser:
         help="http://user:password@host:port/database (default: $RUNWIRE_CLICKHOUSE_URL, else the "
         "embedded engine of --dir)",
     )
-    clickhouse.add_argument(
+    _add_metrics_port(clickhouse, worker_settings.DEFAULT_METRICS_PORT)
+    objects = kinds.add_parser(
+        "objects",
+        help="puts artifacts together that come in pieces, in the object store",
+        epilog=OBJECTS_EXAMPLE,
+    )
+    objects.add_argument(
+        "--dir",
+        help="data folder: holds the store when RUNWIRE_S3_ENDPOINT is not set (default: "
+        "$RUNWIRE_DIR, else user state)",
+    )
+    _add_metrics_port(objects, worker_settings.OBJECT_WORKER.metrics_port)
+    return top
+
+
+def _add_metrics_port(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument(
         "--metrics-port",
         type=int,
-        help="loopback port of /metrics and /healthz (default: "
-        f"{worker_settings.DEFAULT_METRICS_PORT}, a free one when taken; 0 = off)",
+        help="loopback port of /metrics and /healthz "
+        f"(default: {default}, a free one when taken; 0 = off)",
     )
-    return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,34 +78,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    work = _objects if arguments.worker == "objects" else _clickhouse
     try:
-        settings = worker_settings.from_environment()
-        kafka = None
-        if arguments.source != "spool":
-            kafka = kafka_settings.from_environment(os.environ)
-        if arguments.source == "kafka" and kafka is None:
-            raise ValueError("--source kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers")
-        if kafka is not None:
-            asked = registry.from_environment(os.environ, prefix=kafka.topic_prefix)
-            schema_ids.resolve_with(asked)
-        if arguments.metrics_port is not None:
-            settings = replace(settings, metrics_port=arguments.metrics_port)
+        run = work(arguments)
     except (ValueError, SchemaError) as error:
         print(error, file=sys.stderr)
         return 2
-    from runwire_consumers.workers import run_clickhouse
-
-    url = arguments.url or os.environ.get(worker_settings.URL_VARIABLE) or None
     try:
-        return run_clickhouse(
-            state_dir(arguments.dir),
-            url,
-            settings,
-            kafka=kafka,
-        )
-    except (Fatal, ValueError, OSError) as error:
+        return run()
+    except (Fatal, StoreError, ValueError, OSError) as error:
         print(f"the worker did not start: {error}", file=sys.stderr)
         return 1
+
+
+def _clickhouse(arguments: argparse.Namespace) -> Callable[[], int]:
+    settings = _told(worker_settings.from_environment(), arguments)
+    kafka = None
+    if arguments.source != "spool":
+        kafka = _kafka()
+    if arguments.source == "kafka" and kafka is None:
+        raise ValueError("--source kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers")
+    url = arguments.url or os.environ.get(worker_settings.URL_VARIABLE) or None
+    from runwire_consumers.workers import run_clickhouse
+
+    return lambda: run_clickhouse(state_dir(arguments.dir), url, settings, kafka=kafka)
+
+
+def _objects(arguments: argparse.Namespace) -> Callable[[], int]:
+    defaults = worker_settings.OBJECT_WORKER
+    settings = _told(worker_settings.from_environment(defaults=defaults), arguments)
+    kafka, s3 = _kafka(), s3_settings.from_environment(os.environ)
+    if kafka is None:
+        raise ValueError(
+            "the object worker reads Kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers "
+            "(without Kafka agents write to the store themselves)"
+        )
+    from runwire_consumers.object_worker import run_objects
+
+    return lambda: run_objects(state_dir(arguments.dir), s3, settings, kafka=kafka)
+
+
+def _told(settings: WorkerSettings, arguments: argparse.Namespace) -> WorkerSettings:
+    port = arguments.metrics_port
+    return settings if port is None else replace(settings, metrics_port=port)
+
+
+def _kafka() -> KafkaSettings | None:
+    """Return where the brokers are, None when nobody said; schema ids are asked for there."""
+    kafka = kafka_settings.from_environment(os.environ)
+    if kafka is not None:
+        schema_ids.resolve_with(registry.from_environment(os.environ, prefix=kafka.topic_prefix))
+    return kafka
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 Protocol = Literal["exactly-once", "at-least-once-unsafe"]
@@ -41,6 +41,12 @@ class WorkerSettings:
     session_timeout_s: float = _setting(
         45.0, "a silent worker loses its partitions after this long (classic groups)"
     )
+    staging_s: float = _setting(
+        7 * 86_400.0, "object worker: an artifact whose pieces have not all come by then failed"
+    )
+    sweep_grace_s: float = _setting(
+        86_400.0, "object worker: content that no manifest names is deleted after this long"
+    )
     protocol: Protocol = field(
         default="exactly-once",
         metadata={"meaning": "at-least-once-unsafe, for the fault harness only, duplicates rows"},
@@ -51,13 +57,24 @@ class WorkerSettings:
     kill_at: str = _setting("", "for the fault harness: <point>:<n>, where the worker kills itself")
 
 
+# Pieces are half a megabyte each, and a batch is held twice: as messages and as objects to put.
+OBJECT_WORKER = WorkerSettings(
+    group="runwire-objects",
+    batch_bytes=16 * 1024 * 1024,
+    metrics_port=DEFAULT_METRICS_PORT + 1,
+)
+"""What is different for the object worker when the environment says nothing."""
+
+
 def variable(name: str) -> str:
     """Return the environment variable of a field."""
     return PREFIX + name.upper()
 
 
-def from_environment(environ: Mapping[str, str] | None = None) -> WorkerSettings:
-    """Read the settings; what is not set keeps its default.
+def from_environment(
+    environ: Mapping[str, str] | None = None, *, defaults: WorkerSettings | None = None
+) -> WorkerSettings:
+    """Read the settings; what is not set stays as in `defaults`.
 
     Raises: ValueError naming the variable, its value and what is expected.
     """
@@ -67,7 +84,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> WorkerSettings
         text = environ.get(variable(setting.name), "")
         if text:
             values[setting.name] = _parsed(variable(setting.name), text, type(setting.default))
-    settings = WorkerSettings(**values)
+    settings = replace(defaults or WorkerSettings(), **values)
     choices = {"protocol": PROTOCOLS, "group_protocol": ("classic", "consumer")}
     for name, known in choices.items():
         value = getattr(settings, name)

@@ -127,7 +127,7 @@ def run_clickhouse(
         metrics=metrics,
         health=health,
     )
-    with _signals(stop), _pages(health, metrics, settings.metrics_port) as port:
+    with signals(stop), pages(health, metrics, settings.metrics_port) as port:
         _write_state(embedded_dir(root) / STATE_FILE, port)
         return worker.run()
 
@@ -183,7 +183,9 @@ def _spool_source(root: Path, settings: WorkerSettings) -> SpoolSource:
 
 
 @contextlib.contextmanager
-def _signals(stop: Stop) -> Iterator[None]:
+def signals(stop: Stop) -> Iterator[None]:
+    """Let SIGTERM and SIGINT ask for an end, as `Stop` describes."""
+
     def handle(*_: object) -> None:
         stop.signal()
 
@@ -196,7 +198,7 @@ def _signals(stop: Stop) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _pages(health: Health, metrics: SelfMetrics, port: int) -> Iterator[int]:
+def pages(health: Health, metrics: SelfMetrics, port: int) -> Iterator[int]:
     """Serve /healthz and /metrics; yield the port, 0 when they are off."""
     if port == 0:
         yield 0

@@ -21,6 +21,8 @@ Name = Literal[
     "runwire_worker_delay_seconds",
     "runwire_worker_last_write_timestamp_seconds",
     "runwire_worker_write_seconds",
+    "runwire_worker_artifacts_total",
+    "runwire_worker_unfinished_artifacts",
 ]
 
 SELF_METRICS: Mapping[Name, tuple[str, tuple[str, ...], str]] = {
@@ -55,6 +57,16 @@ SELF_METRICS: Mapping[Name, tuple[str, tuple[str, ...], str]] = {
     ),
     "runwire_worker_last_write_timestamp_seconds": ("gauge", (), "when a batch was last written"),
     "runwire_worker_write_seconds": ("histogram", (), "duration of successful writes to the sink"),
+    "runwire_worker_artifacts_total": (
+        "counter",
+        ("outcome",),
+        "object worker: artifacts complete, failed, or set aside after an error",
+    ),
+    "runwire_worker_unfinished_artifacts": (
+        "gauge",
+        (),
+        "object worker: artifacts being looked at or put together",
+    ),
 }
 
 

@@ -13,7 +13,6 @@ _CONSUMER: Mapping[str, Any] = {
     "isolation.level": "read_committed",
     "fetch.max.bytes": 52_428_800,
     "max.partition.fetch.bytes": 4_194_304,
-    "queued.max.messages.kbytes": 65_536,
     "fetch.queue.backoff.ms": 50,  # the default of 1 s stalls a hungry consumer
     "max.poll.interval.ms": 300_000,
     "allow.auto.create.topics": False,
@@ -25,6 +24,8 @@ class GroupSettings:
     """Which group reads which kinds, and how it is formed.
 
     `protocol` is "classic" or "consumer" (KIP-848); session_timeout_s holds for the classic one.
+    `queued_bytes` bounds what is fetched ahead, `messages_max` what one poll returns: with our
+    largest message the default stays below 200 MB.
     """
 
     name: str
@@ -32,10 +33,13 @@ class GroupSettings:
     protocol: str = "classic"
     instance_id: str = ""
     session_timeout_s: float = 45.0
+    queued_bytes: int = 64 * 1024 * 1024
+    messages_max: int = 200
 
     def client_config(self) -> dict[str, Any]:
         """Return librdkafka's configuration of a member, without the connection."""
         config: dict[str, Any] = {**_CONSUMER, "group.id": self.name}
+        config["queued.max.messages.kbytes"] = self.queued_bytes // 1024
         if self.instance_id:
             config["group.instance.id"] = self.instance_id
         if self.protocol == "consumer":  # its timeouts are the broker's

@@ -20,7 +20,6 @@ from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.partition import Partition, intent_text
 from runwire_schemas.kafka_settings import KafkaSettings
 
-MESSAGES_MAX = 200  # of one poll; with our largest message still below 200 MB
 LOOK_INTERVAL_S = 5.0  # how often topic ids and lag are looked at
 
 
@@ -41,6 +40,7 @@ class KafkaSource:
         self._clock = clock or SystemClock()
         self._metrics = metrics or SelfMetrics()
         self._group = Group(kafka, settings, self._metrics)
+        self._messages_max = settings.messages_max
         # With the partition as it was assigned: lost and won back it is another one.
         self._ready: list[tuple[Partition, Record]] = []
         self._look_at_s = self._clock.monotonic_s() + LOOK_INTERVAL_S
@@ -52,7 +52,7 @@ class KafkaSource:
         Raises: Retryable.
         """
         self._look()
-        for message in self._group.consume(MESSAGES_MAX, 0.0 if self._ready else timeout_s):
+        for message in self._group.consume(self._messages_max, 0.0 if self._ready else timeout_s):
             partition = self._group.partitions.get(f"{message.topic()}/{message.partition()}")
             if partition is None:
                 continue  # not ours any more (confluent-kafka-python issue 1013)

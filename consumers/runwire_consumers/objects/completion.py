@@ -60,8 +60,8 @@ class Completion:
         self._staging, self._store = staging, staging.store
         self._announce, self._clock_ns, self._threads = announce, clock_ns, threads
 
-    def finish(self, artifact: str) -> bool:
-        """Publish the artifact if all of it is there; return whether it is dealt with.
+    def finish(self, artifact: str) -> str:
+        """Publish the artifact if all of it is there; return what became of it, "" when not yet.
 
         Blocks: for as long as joining takes, seconds per gigabyte.
         Raises: StoreError, and what telling raises; the same call goes on from there.
@@ -71,21 +71,21 @@ class Completion:
             try:
                 shipment = self._shipment(artifact)
                 if shipment is None:
-                    return seen is not None and self._tidy(seen)
+                    return self._tidy(seen)
                 seen = shipment.manifest
                 if not self._bring(artifact, shipment):
-                    return False
+                    return ""
                 published, at_ns = self._publish(seen)
             except (Damaged, ManifestError) as error:
                 self.fail(artifact, str(error))
-                return True
+                return FAILED
             except (NotFound, PublishError) as error:
                 _log.info("%s: somebody else works on it (%s); looking again", artifact, error)
                 continue
             self._tell(published, COMPLETE, at_ns=at_ns)
             self._retain(published)
             self._staging.forget(artifact)
-            return True
+            return COMPLETE
         raise StoreAway(
             f"the pieces of artifact {artifact} come and go in {self._store.uri}: is something "
             "else deleting objects below staging/ or blobs/?"
@@ -108,12 +108,12 @@ class Completion:
         except NotFound:
             return None
 
-    def _tidy(self, manifest: Manifest) -> bool:
+    def _tidy(self, manifest: Manifest | None) -> str:
         """Somebody else has finished it meanwhile; what was put here since is in the way."""
-        if self._store.stat(manifest.key) is None:
-            return False
+        if manifest is None or self._store.stat(manifest.key) is None:
+            return ""
         self._staging.forget(manifest.artifact)
-        return True
+        return COMPLETE
 
     def _publish(self, manifest: Manifest) -> tuple[Manifest, int]:
         """Return the published manifest and when it was published, now or by an earlier owner."""

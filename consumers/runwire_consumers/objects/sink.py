@@ -60,9 +60,8 @@ class ObjectSink:
             raise later(error) from error
 
     def close(self, deadline: Deadline) -> None:
-        """End the threads and let go of connections."""
+        """End the threads; the store belongs to whoever opened it."""
         self._staging.close()
-        self._staging.store.close()
 
     def _look(self, project: str, run_id: str, artifact: str) -> None:
         if self._staging.is_shipped(artifact):

@@ -1,0 +1,93 @@
+"""Composition of the object worker: pieces from Kafka become artifacts in the object store."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from runwire_consumers.core import kill_points
+from runwire_consumers.core.clock import SystemClock
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.health import Health
+from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.stop import Stop
+from runwire_consumers.core.worker import Worker
+from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
+from runwire_consumers.kafka.group_settings import GroupSettings
+from runwire_consumers.kafka.source import KafkaSource
+from runwire_consumers.kafka.telling import KafkaTelling
+from runwire_consumers.objects.completion import Completion
+from runwire_consumers.objects.finishing import Finishing, Upkeep
+from runwire_consumers.objects.sink import ARTIFACT, CHUNK, ObjectSink
+from runwire_consumers.objects.staging import Staging
+from runwire_consumers.objects.tending import Tending
+from runwire_consumers.settings import WorkerSettings
+from runwire_consumers.workers import pages, signals, worker_options
+from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.objects.open import open_store
+from runwire_schemas.s3_settings import S3Settings
+
+_log = logging.getLogger("runwire.worker")
+
+# Fetched ahead and not looked at yet; with a batch, its successor and what is being put the whole
+# process stays within 100 MB of its size at the start (benchmarks/object_routes.py).
+QUEUED_BYTES: Final = 16 * 1024 * 1024
+MESSAGES_MAX: Final = 16
+# How often the artifacts of a worker that died are looked for.
+LOOK_S: Final = 300.0
+
+
+def run_objects(
+    root: Path, s3: S3Settings | None, settings: WorkerSettings, *, kafka: KafkaSettings
+) -> int:
+    """Run the worker to the object store until a signal; return the exit status.
+
+    Without `s3` the store is the folder of objects under `root`. Raises: StoreRefused.
+    """
+    kill_points.arm(settings.kill_at)
+    clock, stop, metrics = SystemClock(), Stop(), SelfMetrics()
+    store = open_store(s3, root)
+    _log.info("artifacts from %s go to %s", kafka.bootstrap_servers, store.uri)
+    tell = KafkaTelling(kafka)
+    staging = Staging(store)
+    completion = Completion(staging, tell)
+    finishing = Finishing(completion, metrics)
+    tending = Tending(
+        staging,
+        completion,
+        finishing.add,
+        staging_s=settings.staging_s,
+        grace_s=settings.sweep_grace_s,
+        look_s=LOOK_S,
+    )
+    group = GroupSettings(
+        name=settings.group,
+        kinds=(CHUNK, ARTIFACT),
+        protocol=settings.group_protocol,
+        instance_id=settings.group_instance_id,
+        session_timeout_s=settings.session_timeout_s,
+        queued_bytes=QUEUED_BYTES,
+        messages_max=MESSAGES_MAX,
+    )
+    health = Health(clock, stuck_after_s=settings.stuck_after_s)
+    worker = Worker(
+        KafkaSource(kafka, group, metrics=metrics),
+        ObjectSink(staging, finishing.add, tell),
+        KafkaDeadLetters(kafka, limit=settings.dead_letters_max),
+        options=replace(worker_options(settings), overlap=True),
+        clock=clock,
+        stop=stop,
+        metrics=metrics,
+        health=health,
+    )
+    upkeep = Upkeep(tending.look, LOOK_S)
+    with signals(stop), pages(health, metrics, settings.metrics_port):
+        try:
+            return worker.run()
+        finally:
+            deadline = Deadline(settings.shutdown_s)
+            upkeep.close(0.0)
+            finishing.close(deadline.left_s)
+            store.close()

@@ -1,0 +1,79 @@
+"""What is done now and then: artifacts of workers that died, given-up staging, unused content."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+from runwire_consumers.objects.completion import Completion
+from runwire_consumers.objects.staging import Staging
+from runwire_schemas.objects.sweep import sweep
+
+_log = logging.getLogger("runwire.objects")
+
+SWEEP_S: Final = 3600.0
+NS: Final = 1_000_000_000
+
+
+class Tending:
+    """Looks through staging and sweeps. Threads: one.
+
+    Units: `look_s` is also how long another worker's artifact is left alone, `staging_s` how long
+    pieces may take, `grace_s` how long content without a manifest stays.
+    """
+
+    def __init__(
+        self,
+        staging: Staging,
+        completion: Completion,
+        finish: Callable[[str], None],
+        *,
+        staging_s: float,
+        grace_s: float,
+        look_s: float,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._staging, self._completion, self._finish = staging, completion, finish
+        self._staging_ns, self._look_ns = int(staging_s * NS), int(look_s * NS)
+        self._staging_s, self._grace_s = staging_s, grace_s
+        self._clock_ns = clock_ns
+        self._looked, self._swept_ns = False, 0
+
+    def look(self) -> None:
+        """Take on what nobody finishes, and once an hour sweep. Raises: StoreError, Retryable."""
+        now_ns = self._clock_ns()
+        for artifact, since_ns in self._staging.shipped().items():
+            if since_ns < now_ns - self._staging_ns:
+                self._give_up(artifact)
+            elif not self._looked or since_ns < now_ns - self._look_ns:
+                self._finish(artifact)
+        self._looked = True
+        if now_ns - self._swept_ns >= SWEEP_S * NS:
+            self._sweep(now_ns)
+            self._swept_ns = now_ns
+
+    def _give_up(self, artifact: str) -> None:
+        if not self._completion.finish(artifact):
+            days = self._staging_s / 86_400
+            self._completion.fail(
+                artifact,
+                f"not all of its pieces came within {days:.1f} days: log the artifact again",
+            )
+
+    def _sweep(self, now_ns: int) -> None:
+        report = sweep(
+            self._staging.store, grace_s=self._grace_s, staging_s=self._staging_s, now_ns=now_ns
+        )
+        if report.blobs or report.staging or report.uploads:
+            _log.info(
+                "swept %d blobs (%d bytes), staging of %d artifacts (%d bytes), %d uploads",
+                len(report.blobs),
+                report.blob_bytes,
+                len(report.staging),
+                report.staging_bytes,
+                report.uploads,
+            )
+        for key, reason in report.unreadable.items():
+            _log.warning("no content is swept: %s cannot be read: %s", key, reason)
