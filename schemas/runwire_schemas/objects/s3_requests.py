@@ -16,6 +16,7 @@ from minio.helpers import BaseURL
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date, utcnow
 from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
+from urllib3.exceptions import HTTPError
 
 from runwire_schemas.objects.s3_errors import answered
 from runwire_schemas.s3_settings import S3Settings
@@ -57,14 +58,19 @@ class FileSlice:
     def __init__(self, fd: int, start: int, length: int) -> None:
         self._fd, self._start, self.length = fd, start, length
         self._at = 0
+        self.trouble: OSError | None = None
 
     def read(self, count: int = -1) -> bytes:
         """Return the next bytes. Raises: OSError when the file got shorter."""
         left = self.length - self._at
         count = left if count < 0 else min(count, left)
-        data = os.pread(self._fd, count, self._start + self._at) if count else b""
-        if count and not data:
-            raise OSError(errno.EIO, "the file got shorter while it was sent")
+        try:
+            data = os.pread(self._fd, count, self._start + self._at) if count else b""
+            if count and not data:
+                raise OSError(errno.EIO, "the file got shorter while it was sent")
+        except OSError as error:
+            self.trouble = error  # on its way out it is taken for one of the connection
+            raise
         self._at += len(data)
         return data
 
@@ -138,13 +144,18 @@ class Requests:
             content_sha256=sha256,
             date=at,
         )
-        response = self._http.urlopen(
-            method,
-            urlunsplit(url),
-            body=body,
-            headers={name: str(value) for name, value in signed.items()},
-            timeout=self._slow if is_slow else self._timeout,
-        )
+        try:
+            response = self._http.urlopen(
+                method,
+                urlunsplit(url),
+                body=body,
+                headers={name: str(value) for name, value in signed.items()},
+                timeout=self._slow if is_slow else self._timeout,
+            )
+        except HTTPError:
+            if isinstance(body, FileSlice) and body.trouble is not None:
+                raise body.trouble from None
+            raise
         answered(response)
         return response
 
