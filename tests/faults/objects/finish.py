@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from faults.objects.observer import Observer
 from faults.objects.plain import PlainStore
 from faults.objects.rig import IMPATIENT, Rig
@@ -27,7 +29,7 @@ def finish(
         _judge_outbox(rig, verdict)
         if url:
             _judge_history(rig, url, store, verdict)
-        verdict.left_in_staging = len(store.keys("staging/"))
+        verdict.left_in_staging = len(store.sizes("staging/"))
         verdict.left_unfinished = len(store.unfinished())
         verdict.swept_blobs = sweep_all(rig)
         observer.look()
@@ -45,7 +47,10 @@ def sweep_all(rig: Rig) -> int:
     """Sweep as if the set times had passed; how many blobs went."""
     store = open_store(rig.s3, rig.root)
     try:
-        report = sweep(store, grace_s=0, staging_s=0, now_ns=time.time_ns() + int(3600e9))
+        with pytest.MonkeyPatch.context() as patch:
+            # Nothing is being published any more, and the hour in which it could be is over.
+            patch.setattr("runwire_schemas.objects.sweep.PIN_S", -3600.0)
+            report = sweep(store, grace_s=0, staging_s=0, now_ns=time.time_ns() + int(3600e9))
     finally:
         store.close()
     assert report.unreadable == {}
@@ -70,7 +75,7 @@ def _judge_outbox(rig: Rig, verdict: Verdict) -> None:
 def _judge_history(rig: Rig, url: str, store: PlainStore, verdict: Verdict) -> None:
     published = {
         key.rpartition("/")[2].removesuffix(".json").rpartition("-")[2]
-        for key in store.keys("runs/")
+        for key in store.sizes("runs/")
     }
     client = connect(url)
     worker = rig.start_history(url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 
 from faults.kafka.pipeline import WorkerProcess
 from faults.objects.observer import BLIND
@@ -26,7 +27,7 @@ class Moments:
 
     def kill(self, victim: WorkerProcess) -> None:
         """Wait for a moment and kill; one that ended before in order counts as no kill."""
-        self._wait(victim)
+        self.wait(lambda: victim.is_running)
         amid = self.is_amid()
         victim.process.kill()
         victim.process.wait()
@@ -41,18 +42,19 @@ class Moments:
         in_call = any(len(ledger.read_bytes().splitlines()) % 2 for ledger in rig.ledgers()[-1:])
         return in_call or bool(rig.outbox()) or (rig.route == "kafka" and rig.lag() != 0)
 
-    def _wait(self, victim: WorkerProcess) -> None:
+    def wait(self, is_running: Callable[[], bool]) -> None:
+        """Wait until something moved and a while longer, or just for a while."""
         if self._rng.random() < 0.25:
             time.sleep(self._rng.uniform(0.0, _ANY_TIME_S))
             return
         before, end_s = self._traces(), time.monotonic() + _PATIENCE_S
-        while self._traces() == before and time.monotonic() < end_s and victim.is_running:
+        while self._traces() == before and time.monotonic() < end_s and is_running():
             time.sleep(_LOOK_S)
         time.sleep(self._rng.uniform(0.0, _AFTER_S))
 
     def _traces(self) -> tuple[object, ...]:
         try:
-            keys, unfinished = len(self._store.keys()), len(self._store.unfinished())
+            keys, unfinished = len(self._store.sizes()), len(self._store.unfinished())
         except BLIND:
             keys = unfinished = -1
         sent = self._rig.sent() if self._rig.route == "kafka" else 0

@@ -59,7 +59,7 @@ class Observer:
         self.faults: list[str] = []
         self.seen: dict[str, Seen] = {}
         self._good: set[str] = set()
-        self._stop = threading.Event()
+        self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="observer")
 
     def __enter__(self) -> Observer:
@@ -73,10 +73,14 @@ class Observer:
 
     def look(self) -> None:
         """Compare every visible manifest with what lies there."""
-        there = self._store.keys("runs/")
+        with self._lock:
+            self._look()
+
+    def _look(self) -> None:
+        there = self._store.sizes("runs/")
         for key in there.keys() - self.seen.keys():
             self.seen[key] = Seen.parse(key, read(self._store, key))
-        blobs = self._store.keys("blobs/")
+        blobs = self._store.sizes("blobs/")
         for key in there:
             for blob, size in self.seen[key].blobs.items():
                 self._compare(key, blob, size, found=blobs.get(blob))
@@ -85,7 +89,7 @@ class Observer:
     def _compare(self, key: str, blob: str, size: int, *, found: int | None) -> None:
         if found != size:
             # A deleted manifest needs nothing any more: a sweep may have been faster than we.
-            if key in self._store.keys(key):
+            if key in self._store.sizes(key):
                 self._tell(f"{key} is visible, {blob} has {found} bytes instead of {size}")
         elif blob not in self._good:
             if blob.rpartition("/")[2] != sha256_of(self._store, blob):

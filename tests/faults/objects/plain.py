@@ -19,7 +19,7 @@ _BLOCK_BYTES = 1024 * 1024
 class PlainStore(Protocol):
     """What the oracle needs of a store."""
 
-    def keys(self, prefix: str = "") -> dict[str, int]:
+    def sizes(self, prefix: str = "") -> dict[str, int]:
         """Sizes of all objects by key."""
 
     def blocks(self, key: str) -> Iterator[bytes]:
@@ -52,14 +52,14 @@ class PlainS3:
             secure=settings.is_secure,
             http_client=self._pool,
         )
-        self._bucket = settings.bucket
+        self.bucket = settings.bucket
 
-    def keys(self, prefix: str = "") -> dict[str, int]:
-        found = self.client.list_objects(self._bucket, prefix=prefix, recursive=True)
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        found = self.client.list_objects(self.bucket, prefix=prefix, recursive=True)
         return {str(each.object_name): int(each.size or 0) for each in found}
 
     def blocks(self, key: str) -> Iterator[bytes]:
-        answer = self.client.get_object(self._bucket, key)
+        answer = self.client.get_object(self.bucket, key)
         try:
             yield from answer.stream(_BLOCK_BYTES)
         finally:
@@ -67,16 +67,16 @@ class PlainS3:
             answer.release_conn()
 
     def unfinished(self) -> list[str]:
-        page = self.client._list_multipart_uploads(self._bucket)
+        page = self.client._list_multipart_uploads(self.bucket)
         return [f"{upload.object_name} {upload.upload_id}" for upload in page.uploads]
 
     def put(self, key: str, data: bytes) -> None:
         import io
 
-        self.client.put_object(self._bucket, key, io.BytesIO(data), len(data))
+        self.client.put_object(self.bucket, key, io.BytesIO(data), len(data))
 
     def remove(self, keys: list[str]) -> None:
-        refused = self.client.remove_objects(self._bucket, map(DeleteObject, keys))
+        refused = self.client.remove_objects(self.bucket, map(DeleteObject, keys))
         assert list(refused) == []
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class PlainFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def keys(self, prefix: str = "") -> dict[str, int]:
+    def sizes(self, prefix: str = "") -> dict[str, int]:
         found = {}
         for path, key in self._files():
             if key.startswith(prefix) and not key.startswith("."):

@@ -62,11 +62,11 @@ def test_a_manifest_that_is_early_is_noticed(open_rig: OpenRig) -> None:
 
 
 def a_blob(store: PlainStore) -> str:
-    return max(store.keys("blobs/").items(), key=lambda item: item[1])[0]
+    return max(store.sizes("blobs/").items(), key=lambda item: item[1])[0]
 
 
 def a_manifest(store: PlainStore) -> str:
-    return min(store.keys("runs/"))
+    return min(store.sizes("runs/"))
 
 
 def change_a_byte(store: PlainStore) -> None:
@@ -94,14 +94,14 @@ def copy_a_manifest(store: PlainStore) -> None:
 
 
 def change_a_path(store: PlainStore) -> None:
-    key = next(k for k in store.keys("runs/") if len(json.loads(read(store, k))["files"]) > 1)
+    key = next(k for k in store.sizes("runs/") if len(json.loads(read(store, k))["files"]) > 1)
     fields = json.loads(read(store, key))
     fields["files"][0]["path"] += "2"
     store.put(key, json.dumps(fields).encode())
 
 
 def drop_versions(store: PlainStore) -> None:
-    store.remove(list(store.keys("names/")))
+    store.remove(list(store.sizes("names/")))
 
 
 def leave_a_part(store: PlainStore) -> None:

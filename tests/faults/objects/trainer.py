@@ -5,9 +5,11 @@ python trainer.py '{"run_id": "r", "ledger": "…", "base": "…", "work": "…"
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import runwire
 from faults.objects import contents
 from faults.objects.ledger import Ledger
+from runwire_schemas.objects.retention import Retention
 
 SMALL = {"config.yaml": 4_000, "größe/日本.bin": 700_001, "empty": 0, "deep/er/part": 2_000_003}
 
@@ -34,24 +37,30 @@ class Trainer:
 
     def call(self, call: dict[str, Any]) -> None:
         """Log one artifact as its `kind` says, then spoil the source: the content is kept."""
-        name, path = call["name"], self.work / f"{os.getpid()}-{call['number']}"
+        label, path = call["label"], self.work / f"{os.getpid()}-{call['number']}"
         if call["kind"] == "folder":
             files = {}
             for inner, size in SMALL.items():
                 (path / inner).parent.mkdir(parents=True, exist_ok=True)
-                files[inner] = self._write(path / inner, f"{name} {inner}", size)
+                files[inner] = self._write(path / inner, f"{label} {inner}", size)
         else:
-            files = {path.name: self._write(path, call.get("word", name), call["bytes"])}
-        self.ledger.before(name, files)
-        if call["kind"] == "checkpoint":
-            ref = self.run.log_checkpoint(path, step=call["number"])
-        elif call["kind"] == "bytes":
-            ref = self.run.log_artifact(path.read_bytes(), name)
-        else:
-            ref = self.run.log_artifact(path, name)
-        self.ledger.after(name, ref.id, ref.route)
+            files = {path.name: self._write(path, call.get("word", label), call["bytes"])}
+        self.ledger.before(label, files)
+        ref = self._logged(call, path)
+        self.ledger.after(label, ref.id, ref.route)
         _spoil(path)
         self.run.log({"calls": call["number"]}, call["number"])
+
+    def _logged(self, call: dict[str, Any], path: Path) -> Any:
+        name = call.get("name", call["label"])
+        if call.get("die"):
+            _die(call["die"])
+        if call["kind"] == "checkpoint":
+            rules = Retention(**call["retention"]) if "retention" in call else None
+            return self.run.log_checkpoint(path, call["number"], retention=rules)
+        if call["kind"] == "bytes":
+            return self.run.log_artifact(path.read_bytes(), name)
+        return self.run.log_artifact(path, name)
 
     def end(self) -> None:
         """Wait until told to, then end in order."""
@@ -71,6 +80,21 @@ def _spoil(path: Path) -> None:
     with path.open("r+b") as file:
         file.write(b"spoiled after the call returned")
     path.unlink()
+
+
+def _die(moment: str) -> None:
+    """Have this process end amid its next call: module.Class:method:at, or :behind."""
+    place, method, when = moment.split(":")
+    module, _, name = place.rpartition(".")
+    owner = getattr(importlib.import_module(module), name)
+    real = getattr(owner, method)
+
+    def last(*args: Any, **kwargs: Any) -> None:
+        if when == "behind":
+            real(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, method, last)
 
 
 def _set_clock(seconds: float) -> None:

@@ -38,7 +38,7 @@ class Verdict:
 def judge(store: PlainStore, calls: dict[str, Call]) -> Verdict:
     """Read everything that is visible, hash all of it, and compare it with the ledgers."""
     verdict = Verdict()
-    there = store.keys()
+    there = store.sizes()
     manifests = [Seen.parse(key, read(store, key)) for key in there if key.startswith("runs/")]
     _judge_contents(store, there, manifests, verdict)
     _judge_versions(store, there, manifests, verdict)
@@ -99,7 +99,7 @@ def _is_of(seen: Seen, call: Call) -> bool:
 
 def judge_leftovers(store: PlainStore, verdict: Verdict) -> None:
     """After the set time: no part, no transfer, no content that nothing names."""
-    there = store.keys()
+    there = store.sizes()
     manifests = [Seen.parse(key, read(store, key)) for key in there if key.startswith("runs/")]
     named = {blob for seen in manifests for blob in seen.blobs} | {blob_of(NOTHING)}
     for key in there:
