@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.s3_settings import S3Settings
 from runwire_schemas.spool.agent_state import AgentState, read_states
 
 # Logs what it is told to, then ends as it is told: acks say which calls returned.
@@ -40,6 +41,14 @@ class Agents:
         """An agent of `kafka`, as `init` would start one, but a child of the test."""
         words = ["-m", "runwire.agent", "--dir", str(self.root), "--exit-when-idle-s", str(idle_s)]
         return self._start(words, kafka.environment() | {"RUNWIRE_AGENT_STAY_S": "60"} | environ)
+
+    def local_agent(
+        self, *, idle_s: float = 0.3, s3: S3Settings | None = None, **environ: str
+    ) -> subprocess.Popen[bytes]:
+        """An agent without brokers."""
+        words = ["-m", "runwire.agent", "--dir", str(self.root), "--exit-when-idle-s", str(idle_s)]
+        keys = {} if s3 is None else s3.environment()
+        return self._start(words, keys | {"RUNWIRE_AGENT_STAY_S": "60"} | environ)
 
     def trainer(
         self, kafka: KafkaSettings, *, steps: int, pause_s: float = 0.0, mode: str = "none",

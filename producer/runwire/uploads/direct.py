@@ -26,6 +26,8 @@ from runwire_schemas.s3_settings import S3SettingsError
 
 __all__ = ["DirectRoute"]
 
+TIDY_S = 3600.0
+EXPIRE_S = 7 * 24 * 3600.0  # as the rules of a bucket that `runwire migrate` makes
 Tell = Callable[[ArtifactEvent], None]
 
 
@@ -34,6 +36,7 @@ class DirectRoute:
 
     def __init__(self, stores: Stores, pace: Pace) -> None:
         self._stores, self._pace = stores, pace
+        self._tidied_s = float("-inf")
 
     def lane(self, request: UploadRequest) -> str | None:
         """Return a name of the request's store; None when this agent has no keys for it."""
@@ -72,6 +75,15 @@ class DirectRoute:
         tell(artifact_event(published, COMPLETE, at_ns=time.time_ns(), store_uri=store.uri))
         for event in retire(store, published, journal):
             tell(event)
+        if not request.store:
+            self._tidy(store)
+
+    def _tidy(self, store: ObjectStore) -> None:
+        """Remove copies that agents left amid; a bucket has a rule for that."""
+        now_s = time.monotonic()
+        if now_s - self._tidied_s >= TIDY_S:
+            self._tidied_s = now_s
+            store.expire_uploads(EXPIRE_S)
 
     def _put(
         self, store: ObjectStore, entry: FileEntry, path: Path, journal: UploadJournal

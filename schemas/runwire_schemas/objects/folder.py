@@ -204,6 +204,8 @@ class FolderStore:
         facts = read_journal(journal)
         if facts.get("key") != key or facts.get("size") != size or "temporary" not in facts:
             facts = {"key": key, "size": size, "temporary": uuid.uuid4().hex, "synced": 0}
+            if journal is not None:  # before the file: a kill leaves none that nobody knows of
+                write_journal(journal, facts)
         temporary = self._temporary(facts["temporary"])
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(temporary, flags, 0o600)
