@@ -1,0 +1,145 @@
+"""Artifacts on a disk that is full, read-only or gone: a sentence, a count, nothing half left."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import runwire
+from runwire import Artifact
+from runwire.run import Run
+from support.artifacts import artifact_events, contents, folders_in, requests
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data root on a file system of 8 MiB, of which nothing is kept free."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0700", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root and the right to mount")
+    monkeypatch.setenv("RUNWIRE_DIR", str(folder))
+    monkeypatch.setenv("RUNWIRE_DISK_FREE_RATIO_MIN", "0")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def sentence(caplog: pytest.LogCaptureFixture) -> str:
+    (record,) = [r for r in caplog.records if "log_artifact failed" in r.message]
+    return record.message
+
+
+def free(disk: Path) -> int:
+    return shutil.disk_usage(disk).free
+
+
+def refused(run: Run) -> int:
+    return run.guard.counts.pop("log_artifact", 0)
+
+
+def test_a_disk_that_fills_up(disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What does not fit leaves no byte behind, what is small enough afterwards is kept."""
+    (tmp_path / "large").write_bytes(os.urandom(16 * MIB))
+    (tmp_path / "small").write_bytes(b"small")
+    with runwire.init("p") as run:
+        run.log_artifact(b"first", "first")
+        before = free(disk)
+        assert run.log_artifact(tmp_path / "large").route == "refused"
+        assert run.log_artifact(bytes(16 * MIB), "bytes").route == "refused"
+        assert free(disk) == before
+        run.log_artifact(tmp_path / "small")
+        run.log({"loss": 1.0})
+        assert refused(run) == 2
+    assert "is full, so 'large' was not kept. Free space there, or set RUNWIRE_DIR" in sentence(
+        caplog
+    )
+    assert [request.name for request in requests(disk)] == ["first", "small"]
+    assert len(folders_in(disk)) == 2
+    assert run.flush(0).dropped == {}
+
+
+def test_a_disk_that_fills_up_under_the_copy(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes the space meanwhile: the system call says so, all else is equal."""
+    monkeypatch.setattr("runwire.uploads.space.Space.room", lambda _: 2**40)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(16):
+        (folder / str(number)).write_bytes(os.urandom(MIB))
+    with runwire.init("p") as run:
+        before = free(disk)
+        run.log_artifact(folder)
+        run.log_artifact(os.urandom(16 * MIB), "bytes")
+        assert refused(run) == 2
+        assert free(disk) == before
+        run.log_artifact(b"small", "small")
+    assert [contents(disk, request) for request in requests(disk)] == [{"small": b"small"}]
+
+
+def test_no_room_for_the_request(disk: Path) -> None:
+    """The content fits to the last page and its list does not: nothing was promised."""
+    artifact = Artifact("many")
+    for number in range(20_000):
+        artifact.add_bytes(b"", f"{number:0100d}")
+    with runwire.init("p") as run:
+        before = free(disk)
+        (disk / "filler").write_bytes(bytes(max(0, before - MIB)))
+        run.log_artifact(artifact)
+        assert refused(run) == 1
+        (disk / "filler").unlink()
+        assert free(disk) == before
+    assert folders_in(disk) == []
+
+
+def test_a_share_of_the_disk_stays_free(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies leave to others what the spool leaves."""
+    monkeypatch.setenv("RUNWIRE_DISK_FREE_RATIO_MIN", "0.5")
+    with runwire.init("p") as run:
+        run.log_artifact(bytes(2 * MIB), "fits")
+        run.log_artifact(bytes(3 * MIB), "does not")
+        assert refused(run) == 1
+    assert [request.name for request in requests(disk)] == ["fits"]
+
+
+def test_a_disk_that_is_read_only(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Training goes on; when it can be written again, so can artifacts."""
+    outbox = str(disk / "outbox")
+    with runwire.init("p") as run:
+        run.log_artifact(b"1", "before")
+        # The spool's mapped files keep the whole disk writable; a part of it can be mounted apart.
+        subprocess.run(["mount", "--bind", outbox, outbox], check=True)
+        subprocess.run(["mount", "-o", "remount,ro,bind", outbox], check=True)
+        run.log_artifact(b"2", "meanwhile")
+        assert refused(run) == 1
+        subprocess.run(["umount", "--lazy", outbox], check=True)
+        run.log_artifact(b"3", "after")
+    assert "cannot write to" in sentence(caplog)
+    assert "Set RUNWIRE_DIR to a local writable folder" in sentence(caplog)
+    assert [request.name for request in requests(disk)] == ["before", "after"]
+
+
+def test_the_event_follows_the_content(disk: Path) -> None:
+    """On a full disk the spool's record waits in memory; both are there in the end."""
+    with runwire.init("p") as run:
+        ref = run.log_artifact(b"1", "a")
+        filler = disk / "filler"
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError:
+                pass
+        assert run.log_artifact(b"2", "b").route == "refused"
+        filler.unlink()
+        last = run.log_artifact(b"3", "c")
+        assert refused(run) == 1
+    assert [event.artifact for event in artifact_events(disk)] == [ref.id, last.id]
