@@ -41,9 +41,24 @@ def duration(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
+def byte_size(count: int) -> str:
+    """Three digits and a unit of 1024."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
 def as_utc(moment: datetime) -> datetime:
     """The same instant with a zone; the server's naive times are UTC."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def of_ns(at_ns: int) -> datetime:
+    """The instant of a unix time in nanoseconds."""
+    return datetime.fromtimestamp(at_ns / 1e9, UTC)
 
 
 def instant(moment: datetime | None) -> str:

@@ -112,7 +112,12 @@ class Catalog:
 
     def projects_of(self, name: str) -> list[str]:
         """Return the projects that have an artifact of this name."""
-        return sorted({each.manifest.project for each in self.artifacts(None, name=name)})
+        found = set()
+        for entries in self._entries(None, None, name):
+            # One readable manifest names the project; newest first, older ones may be deleted.
+            known = (self._readable(entry) for entry in reversed(entries))
+            found |= {m.project for m in islice((m for m in known if m is not None), 1)}
+        return sorted(found)
 
     def checkpoints(self, project: str, run_id: str) -> list[CheckpointView]:
         """Return the checkpoints of a run, oldest first, those with missing parts included."""

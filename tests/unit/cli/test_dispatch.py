@@ -14,6 +14,8 @@ from runwire import cli
 
 COMMANDS = {
     "agent",
+    "artifact",
+    "checkpoints",
     "dead-letters",
     "delete",
     "doctor",

@@ -1,0 +1,92 @@
+"""The object store of this machine or team, and how people name what lies in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from runwire_query.errors import QueryError
+from runwire_schemas import paths
+
+if TYPE_CHECKING:
+    from runwire_schemas.objects.catalog import Catalog, Version
+
+# Where a run lands that names no project, see the settings of the SDK.
+DEFAULT_PROJECT = "default"
+PROJECT_VARIABLE = "RUNWIRE_PROJECT"
+
+
+@contextmanager
+def opened(directory: str | None) -> Iterator[Catalog]:
+    """What the store of $RUNWIRE_S3_ENDPOINT holds, else that of the data folder.
+
+    Raises: QueryError with the store's sentence, also for what the block does with the store.
+    """
+    from runwire_schemas.objects.catalog import Catalog, CatalogError
+    from runwire_schemas.objects.manifest import ManifestError
+    from runwire_schemas.objects.open import open_store
+    from runwire_schemas.objects.store import StoreError
+    from runwire_schemas.s3_settings import S3SettingsError, from_environment
+
+    try:
+        store = open_store(from_environment(os.environ), paths.state_dir(directory))
+        try:
+            yield Catalog(store)
+        finally:
+            store.close()
+    except (StoreError, S3SettingsError, ManifestError, CatalogError) as error:
+        raise QueryError(str(error)) from error
+
+
+def tell_damaged(catalog: Catalog) -> None:
+    """Say on stderr which manifests a list had to leave out."""
+    for key, reason in sorted(catalog.damaged.items()):
+        print(f"left out: {reason if key in reason else f'{key}: {reason}'}", file=sys.stderr)
+
+
+def chosen_project(named: str | None) -> str | None:
+    """--project, else $RUNWIRE_PROJECT; None when nobody said."""
+    return named or os.environ.get(PROJECT_VARIABLE) or None
+
+
+def find_artifact(catalog: Catalog, ref: str, project: str | None) -> Version:
+    """The version that a reference means, in the project or in the only one that has the name.
+
+    Raises: QueryError that lists the projects when there are several; CatalogError.
+    """
+    from runwire_schemas.objects.catalog import CatalogError
+
+    try:
+        return catalog.resolve(ref, project or DEFAULT_PROJECT)
+    except CatalogError:
+        if project is not None:
+            raise
+        name = ref.rpartition(":")[0]
+        found = {each for word in (ref, name) if word for each in catalog.projects_of(word)}
+        if found - {DEFAULT_PROJECT} == set():
+            raise
+    return catalog.resolve(ref, _only(found, f"an artifact {ref!r}"))
+
+
+def project_of_run(catalog: Catalog, run_id: str, project: str | None) -> str | None:
+    """The project in which a run has checkpoints; None when none has.
+
+    Raises: QueryError that lists them when there are several.
+    """
+    if project is not None:
+        return project if catalog.checkpoints(project, run_id) else None
+    if catalog.checkpoints(DEFAULT_PROJECT, run_id):
+        return DEFAULT_PROJECT
+    found = set(catalog.projects_of(f"checkpoint-{run_id}"))
+    return _only(found, f"a run {run_id!r} with checkpoints") if found else None
+
+
+def _only(projects: set[str], what: str) -> str:
+    if len(projects) > 1:
+        raise QueryError(
+            f"several projects have {what}: {', '.join(sorted(projects))}; choose with --project"
+        )
+    return next(iter(projects))
