@@ -16,7 +16,8 @@ from runwire_schemas.spool.destination import LOCAL
 __all__ = ["StateFile"]
 
 _log = logging.getLogger("runwire.agent")
-STATE_S = 5.0  # between two writes of an unchanged state
+# Between two writes of the state, an unchanged one and one that changes all the time.
+STATE_S, CHANGED_S = 5.0, 1.0
 
 
 class StateFile:
@@ -30,15 +31,16 @@ class StateFile:
             pid=os.getpid(),
             mode=mode,
         )
-        self._written_s = float("-inf")
+        self._written, self._written_s = self._state, float("-inf")
 
     def update(self, *, at_once: bool = False, **facts: Any) -> None:
-        """Change facts of the state; write it at once, or when the file is old."""
+        """Change facts of the state; write it at once, or soon after it has changed."""
         self._state = replace(self._state, **facts)
         now_s = time.monotonic()
-        if not at_once and now_s - self._written_s < STATE_S:
+        within_s = STATE_S if self._state == self._written else CHANGED_S
+        if not at_once and now_s - self._written_s < within_s:
             return
-        self._written_s = now_s
+        self._written, self._written_s = self._state, now_s
         try:
             write_state(self._path, replace(self._state, at_ns=time.time_ns()))
         except OSError as error:

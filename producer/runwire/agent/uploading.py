@@ -102,9 +102,9 @@ class Uploading:
 
     def tell(self, state: StateFile) -> None:
         """Put into the agent's state how uploads fare."""
-        now = self.uploader.report()
-        is_changed, self._cause = now["cause"] != self._cause, now["cause"]
-        state.update(at_once=is_changed, uploads=now | {"store": self._store})
+        now = self.uploader.report() | {"store": self._store}
+        is_news, self._cause = now["cause"] != self._cause, now["cause"]
+        state.update(at_once=is_news, uploads=now)
 
     def end(self, deadline_s: float) -> None:
         """Stop between two stretches of transfer; the outbox keeps the rest. Blocks: until then."""
