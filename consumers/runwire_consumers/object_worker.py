@@ -63,7 +63,7 @@ def run_objects(
         look_s=LOOK_S,
     )
     group = GroupSettings(
-        name=settings.group,
+        name=settings.objects_group,
         kinds=(CHUNK, ARTIFACT),
         protocol=settings.group_protocol,
         instance_id=settings.group_instance_id,

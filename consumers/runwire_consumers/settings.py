@@ -32,6 +32,9 @@ class WorkerSettings:
         "/metrics and /healthz on loopback; a free port when taken, 0 switches them off",
     )
     group: str = _setting("runwire-clickhouse", "Kafka consumer group, shared by all such workers")
+    objects_group: str = _setting(
+        "runwire-objects", "the same for object workers: one group never reads for both"
+    )
     group_protocol: str = _setting(
         "classic", "classic, or consumer (KIP-848, brokers from 4.0 on): how the group is formed"
     )
@@ -59,7 +62,6 @@ class WorkerSettings:
 
 # Pieces are half a megabyte each, and a batch is held twice: as messages and as objects to put.
 OBJECT_WORKER = WorkerSettings(
-    group="runwire-objects",
     batch_bytes=16 * 1024 * 1024,
     metrics_port=DEFAULT_METRICS_PORT + 1,
 )

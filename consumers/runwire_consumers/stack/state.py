@@ -31,6 +31,7 @@ class StackState:
     error: str = ""
     engine: Part = field(default_factory=Part)
     worker: Part = field(default_factory=Part)
+    objects: Part | None = None  # without Kafka the agents write to the store themselves
 
 
 def state_file(root: Path) -> Path:
@@ -57,6 +58,7 @@ def read_state(root: Path) -> StackState | None:
         fields = json.loads(state_file(root).read_text(encoding="utf-8"))
         fields["engine"] = Part(**fields["engine"])
         fields["worker"] = Part(**fields["worker"])
+        fields["objects"] = Part(**fields["objects"]) if fields.get("objects") else None
         return StackState(**fields)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""The process behind `runwire up`: starts engine and worker, restarts what crashes.
+"""The process behind `runwire up`: starts engine and workers, restarts what crashes.
 
 It holds the folder's stack lock for as long as it lives; its children die with it.
 """
@@ -21,7 +21,9 @@ from runwire_consumers.stack.backoff import Backoff
 from runwire_consumers.stack.errors import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
 from runwire_schemas import paths
+from runwire_schemas.kafka_settings import PREFIX
 
+BROKERS_VARIABLE = f"{PREFIX}BOOTSTRAP_SERVERS"
 TICK_S = 0.2
 WORKER_READY_S = 60.0
 # A predecessor killed a moment ago may still hold the lock, or its engine the data folder.
@@ -43,8 +45,12 @@ class Supervisor:
         self._engine = Engine(paths.embedded_dir(root), die_with_parent=True)
         self._connection: Connection | None = None
         self._worker = WorkerProcess(root, metrics_port)
+        self._objects: WorkerProcess | None = None
         self._state = state.StackState(pid=os.getpid())
-        self._backoff = {"engine": Backoff(), "worker": Backoff()}
+        self._backoff = {"engine": Backoff(), "worker": Backoff(), "objects": Backoff()}
+        if os.environ.get(BROKERS_VARIABLE):
+            self._objects = WorkerProcess(root, kind="objects")
+            self._state.objects = state.Part()
 
     def run(self) -> int:
         """Bring the stack up and keep it up until a signal. Blocks: until then."""
@@ -80,6 +86,8 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise StackError(f"the worker did not answer within {WORKER_READY_S:.0f} s")
             time.sleep(TICK_S)
+        if self._objects is not None:
+            self._start_objects()
         self._say(state.READY)
 
     def _start_engine(self) -> None:
@@ -111,12 +119,19 @@ class Supervisor:
         self._worker.start()
         self._backoff["worker"].started(time.monotonic())
 
+    def _start_objects(self) -> None:
+        assert self._objects is not None, "only started where there are brokers"
+        self._objects.start()
+        self._backoff["objects"].started(time.monotonic())
+
     def _watch(self) -> None:
         ticks = 0
         while True:
             time.sleep(TICK_S)
             changed = self._revive("engine", self._engine.alive, self._start_engine)
             changed |= self._revive("worker", self._worker.alive, self._start_worker)
+            if self._objects is not None:
+                changed |= self._revive("objects", self._objects.alive, self._start_objects)
             # A restarted worker says its port a moment after its start.
             if self._state.worker.port is None:
                 changed |= self._worker.port is not None
@@ -138,7 +153,7 @@ class Supervisor:
 
     def _revive(self, name: str, alive: Callable[[], bool], start: Callable[[], None]) -> bool:
         """Restart a dead child when its delay is over; whether the state changed."""
-        part = self._state.engine if name == "engine" else self._state.worker
+        part: state.Part = getattr(self._state, name)
         backoff, now = self._backoff[name], time.monotonic()
         if alive():
             return False
@@ -162,9 +177,11 @@ class Supervisor:
         return True
 
     def _stop(self, stage: str) -> None:
-        """Worker first, so that it flushes into a live engine; a second signal skips the wait."""
+        """Workers first, so that they flush into a live engine; a second signal skips the wait."""
         self._say(stage)
         try:
+            if self._objects is not None:
+                self._objects.stop()
             self._worker.stop()
         except _StopRequested:
             _note("second signal: not waiting for the worker's flush")
@@ -177,6 +194,8 @@ class Supervisor:
         self._state.engine.port = self._connection.http_port if self._connection else None
         self._state.worker.pid = self._worker.pid
         self._state.worker.port = self._worker.port
+        if self._objects is not None and self._state.objects is not None:
+            self._state.objects.pid = self._objects.pid
         state.write_state(self._root, self._state)
         _note(stage)
 

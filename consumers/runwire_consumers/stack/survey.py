@@ -45,6 +45,7 @@ def survey(root: Path) -> dict[str, Any]:
             "note": mine.engine.note if mine else "",
         },
         "worker": _worker(mine, worker_pid),
+        "objects": _objects(mine),
         "agent": {"alive": bool(watching), "pid": watching[0] if watching else None},
         "destinations": shipped,
         "uploads": uploads.uploads(root),
@@ -65,6 +66,19 @@ def _worker(mine: state.StackState | None, pid: int | None) -> dict[str, Any]:
         "state": (health or {}).get("state"),
         "reason": (health or {}).get("reason", ""),
         "delay_s": read_metric(port, DELAY) if health is not None else None,
+    }
+
+
+def _objects(mine: state.StackState | None) -> dict[str, Any] | None:
+    """The object worker; None where the stack has none, because there are no brokers."""
+    if mine is None or mine.objects is None:
+        return None
+    part = mine.objects
+    return {
+        "alive": part.pid is not None,
+        "pid": part.pid,
+        "restarts": part.restarts,
+        "note": part.note,
     }
 
 
@@ -124,10 +138,10 @@ def dead_letters(root: Path) -> int:
 
 def as_text(found: dict[str, Any]) -> str:
     """The survey for people."""
-    parts = ("supervisor", "engine", "worker", "agent")
+    parts = ("supervisor", "engine", "worker", "objects", "agent")
     lines = [
         f"data folder   {found['dir']}",
-        *(f"{name:<13} {_part(name, found[name])}" for name in parts),
+        *(f"{name:<13} {_part(name, found[name])}" for name in parts if found[name] is not None),
         f"dead letters  {found['dead_letters']}",
         *(line for entry in found["destinations"] for line in destinations.lines(entry)),
         *uploads.lines(found["uploads"]),

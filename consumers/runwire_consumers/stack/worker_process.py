@@ -21,12 +21,16 @@ STOP_S = 20.0
 
 
 class WorkerProcess:
-    """Starts `python -m runwire_consumers clickhouse`, asks its health, stops it."""
+    """Starts `python -m runwire_consumers <kind>`, asks its health, stops it."""
 
-    def __init__(self, root: Path, metrics_port: int | None) -> None:
+    def __init__(
+        self, root: Path, metrics_port: int | None = None, *, kind: str = "clickhouse"
+    ) -> None:
         self._root = root
+        self._kind = kind
         self._metrics_port = metrics_port
-        self.log = state.logs_dir(root) / "worker.log"
+        name = "worker.log" if kind == "clickhouse" else f"{kind}.log"
+        self.log = state.logs_dir(root) / name
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -52,7 +56,7 @@ class WorkerProcess:
     def start(self) -> None:
         """Start it, tied to this process: SIGKILL, since a worker repeats what it had begun."""
         log = open_log(self.log)
-        arguments = ["clickhouse", "--dir", str(self._root)]
+        arguments = [self._kind, "--dir", str(self._root)]
         if self._metrics_port is not None:
             arguments += ["--metrics-port", str(self._metrics_port)]
         # This stack's worker feeds this stack's engine, whatever server the user's queries go to.

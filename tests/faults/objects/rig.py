@@ -153,7 +153,7 @@ class Rig:
         told: dict[str, object] = {
             "batch_age_s": 0.1,
             "retry_max_s": 0.5,
-            "group": self.group,
+            "objects_group": self.group,
             "session_timeout_s": self.session_s,
             "group_instance_id": member,
             **settings,
