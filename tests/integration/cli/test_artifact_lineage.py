@@ -1,0 +1,80 @@
+"""Lineage and what is on its way: the views joined with the store, on a running stack."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+PRODUCE = """
+import runwire
+run = runwire.init(project="p", run_id="maker")
+run.log_artifact(b"content", "data", type="dataset", aliases=["good"])
+run.finish()
+"""
+USE = """
+import runwire
+run = runwire.init(project="p", run_id="user")
+print(run.use_artifact("data:good").download())
+run.log_artifact(b"weights", "model", type="model")
+run.finish()
+"""
+
+
+def until(answers, what: str):
+    deadline = time.monotonic() + 60
+    while not (found := answers()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.3)
+    return found
+
+
+def listed(stack, *options: str):
+    return json.loads(stack("artifact", "ls", "--json", *options).stdout)
+
+
+def test_who_made_and_who_used(stack) -> None:
+    """ls counts users, show names producer, users and what it was made from."""
+    stack.train(PRODUCE)
+    until(
+        lambda: [row["state"] for row in listed(stack, "data")] == ["complete"],
+        "the artifact did not arrive",
+    )
+    stack.train(USE)
+    until(lambda: listed(stack, "data")[0]["used_by"] == ["user"], "the use did not arrive")
+    until(
+        lambda: [row["state"] for row in listed(stack, "model")] == ["complete"],
+        "the model did not arrive",
+    )
+    page = json.loads(stack("artifact", "show", "p/model", "--json").stdout)
+    assert [(row["name"], row["produced_by"]) for row in page["made_from"]] == [("data", "maker")]
+    assert page["used_by"] == []
+    text = stack("artifact", "show", "data", "--project", "p")
+    assert "used by   user" in text.stdout
+    assert "by run maker" in text.stdout
+    assert text.stderr == ""
+
+
+def test_what_is_on_its_way_is_listed(stack) -> None:
+    """While the agent stands still the artifact is pending, with its run; then it is complete."""
+    agents = [p for p in stack.processes() if "runwire.agent" in p.cmdline()]
+    assert agents
+    for agent in agents:
+        agent.suspend()
+    try:
+        code = PRODUCE.replace('"maker"', '"slow"').replace('b"content"', 'b"other"')
+        stack.train(code.replace('"data"', '"late"'))
+        (row,) = until(lambda: listed(stack, "late"), "what was logged did not arrive")
+        assert (row["run_id"], row["bytes"], row["state"]) == ("slow", 5, "pending")
+        assert "pending" in stack("artifact", "ls", "--run", "slow").stdout
+        assert "no artifact" in stack("artifact", "get", "p/late", check=False).stderr
+    finally:
+        for agent in agents:
+            agent.resume()
+    until(
+        lambda: [row["version"] for row in listed(stack, "late")] == [0],
+        "the artifact did not arrive",
+    )
