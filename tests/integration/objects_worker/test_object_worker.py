@@ -1,0 +1,215 @@
+"""The object worker against a real broker and real object stores."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from runwire_schemas.objects.condemned import MARKS
+from runwire_schemas.objects.layout import STAGING, blob_key, checkpoints_prefix
+from runwire_schemas.objects.manifest import CheckpointFacts, Manifest
+from runwire_schemas.objects.pieces import PIECE_BYTES
+from runwire_schemas.objects.retention import Retention
+from runwire_schemas.objects.s3 import S3Store
+from runwire_schemas.s3_settings import S3Settings
+from support.object_workers import ObjectWorkers
+from support.servers import Cluster
+from support.shipments import Shipped, content, shipped
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(params=["bucket", "minio_bucket"])
+def s3(request: pytest.FixtureRequest) -> S3Settings:
+    """A bucket of each server."""
+    found: S3Settings = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def store(s3: S3Settings) -> Iterator[S3Store]:
+    found = S3Store(s3)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def workers(
+    kafka: Cluster, topic_prefix: str, s3: S3Settings, tmp_path: Path
+) -> Iterator[ObjectWorkers]:
+    found = ObjectWorkers(kafka.settings, topic_prefix, s3, tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def chosen(seed: int) -> random.Random:
+    return random.Random(seed)
+
+
+def staged(store: S3Store) -> list[str]:
+    return [stat.key for stat in store.list(STAGING) if not stat.key.startswith(MARKS)]
+
+
+def is_there(store: S3Store, one: Shipped) -> bool:
+    return store.stat(one.manifest.key) is not None
+
+
+def check(store: S3Store, one: Shipped, folder: Path) -> None:
+    """The artifact is whole: every file equal to what was sent."""
+    manifest = Manifest.from_json(store.get(one.manifest.key))
+    assert manifest.files == one.manifest.files
+    for number, (entry, data) in enumerate(zip(manifest.files, one.contents.values(), strict=True)):
+        if data:
+            path = folder / f"back-{one.artifact}-{number}"
+            store.get_file(blob_key(entry.sha256), path)
+            assert path.read_bytes() == data
+
+
+def test_artifacts_come_whole_and_leave_no_staging(
+    workers: ObjectWorkers, store: S3Store, tmp_path: Path, chosen: random.Random
+) -> None:
+    """A folder of files of all sizes, a checkpoint, nothing at all; pieces of two mixed."""
+    sizes = {"big.bin": 37 * MIB + 5, "five.bin": 5 * MIB, "small.txt": 11, "empty": 0}
+    first = shipped({name: content(size, chosen) for name, size in sizes.items()})
+    facts = CheckpointFacts(step=4)
+    second = shipped({"state.pt": content(9 * MIB, chosen)}, number=2, checkpoint=facts)
+    third = shipped({"nothing": b""}, number=3, name="nothing")
+    workers.start()
+    mixed = [c for pair in zip(first.chunks, second.chunks, strict=False) for c in pair]
+    rest = first.chunks[len(second.chunks) :] + second.chunks[len(first.chunks) :]
+    workers.send([second.event, *mixed, *rest, first.event, third.event])
+    ours = (first, second, third)
+    workers.wait("all are there", lambda: all(is_there(store, one) for one in ours))
+    workers.wait("nothing is staged", lambda: staged(store) == [])
+    workers.stop()
+    for one in ours:
+        check(store, one, tmp_path)
+    told = {event.artifact: event for event in workers.told()}
+    assert {event.event for event in told.values()} == {"complete"}
+    stamp = Manifest.from_json(store.get(first.manifest.key)).version_at_ns
+    assert told[first.artifact].version_at_ns == stamp
+    assert told[second.artifact].uri == f"{store.uri}/{blob_key(second.manifest.files[0].sha256)}"
+    assert workers.letters() == []
+
+
+@pytest.mark.parametrize("turn", range(2))
+def test_killed_at_random_moments(
+    workers: ObjectWorkers, store: S3Store, turn: int, *, tmp_path: Path, seed: int
+) -> None:
+    """kill -9 of one of two workers again and again, while an agent sends some pieces twice."""
+    chosen = random.Random(seed + turn)
+    ours = [
+        shipped(
+            {"state.pt": content(chosen.randrange(20, 60) * MIB + 7, chosen)},
+            number=number,
+            checkpoint=CheckpointFacts(step=number) if number % 2 else None,
+            name="model" if not number % 2 else "checkpoint-run-1",
+        )
+        for number in (1, 2, 3)
+    ]
+    alive = [workers.start(), workers.start()]
+    for one in ours:
+        again = chosen.randrange(len(one.chunks))
+        for part in (one.chunks[:again], one.chunks[max(0, again - 9) :], [one.event]):
+            workers.send(part)
+            victim = alive.pop(chosen.randrange(2))
+            victim.send_signal(signal.SIGKILL)
+            victim.wait()
+            alive.append(workers.start())
+    workers.wait("all are there", lambda: all(is_there(store, one) for one in ours))
+    workers.wait("nothing is staged", lambda: staged(store) == [])
+    workers.stop()
+    for one in ours:
+        check(store, one, tmp_path)
+    last = {event.artifact: event for event in workers.told()}
+    assert {event.event for event in last.values()} == {"complete"}
+    assert workers.letters() == []
+
+
+def test_damage_is_set_aside_with_its_reason(
+    workers: ObjectWorkers, store: S3Store, tmp_path: Path, chosen: random.Random
+) -> None:
+    """A piece that is not what it says, a piece too long, noise: none of it stops the others."""
+    one = shipped({"a.bin": content(3 * MIB, chosen)})
+    bad = shipped({"b.bin": content(3 * MIB, chosen)}, number=2, name="bad")
+    wrong = replace(bad.chunks[1], payload=b"\0" * PIECE_BYTES)
+    longer = replace(bad.chunks[2], index=99)
+    hostile = replace(bad.event, artifact="../../etc")
+    workers.start()
+    workers.send([bad.chunks[0], wrong, longer, bad.event, hostile])
+    workers.send_bytes("chunk", b"noise")
+    workers.send([*one.chunks, one.event])
+    workers.wait("the good one is there", lambda: is_there(store, one))
+    workers.wait("four letters", lambda: len(workers.letters()) == 4)
+    workers.stop()
+    check(store, one, tmp_path)
+    assert not is_there(store, bad)
+    reasons = " | ".join(letter.reason for letter in workers.letters())
+    for said in ("is damaged", "there are 6 pieces", "cannot be decoded", "carries the manifest"):
+        assert said in reasons
+
+
+def test_what_never_comes_together_fails_and_is_swept(
+    workers: ObjectWorkers, store: S3Store, chosen: random.Random
+) -> None:
+    one = shipped({"a.bin": content(9 * MIB, chosen)})
+    process = workers.start()
+    workers.send([*one.chunks[:-1], one.event])
+    workers.wait("its pieces are staged", lambda: len(staged(store)) > 1)
+    process.terminate()
+    assert process.wait(30) == 0
+    workers.start(staging_s=1)
+    workers.wait("nothing is staged", lambda: staged(store) == [])
+    workers.wait("it is told", lambda: [e.event for e in workers.told()] == ["failed"])
+    workers.stop()
+    assert "not all of its pieces came" in (workers.told()[0].reason or "")
+    assert not is_there(store, one)
+
+
+def test_retention_is_applied_where_the_checkpoint_arrives(
+    workers: ObjectWorkers, store: S3Store, chosen: random.Random
+) -> None:
+    rules = Retention(keep_last=1).as_json()
+    workers.start()
+    for number in (1, 2, 3):
+        facts = CheckpointFacts(step=number, retention=rules)
+        one = shipped({"s.pt": content(MIB + number, chosen)}, number=number, checkpoint=facts)
+        workers.send([*one.chunks, one.event])
+        workers.wait("it is there", lambda one=one: is_there(store, one))  # type: ignore[misc]
+    prefix = checkpoints_prefix("tests", "run-1")
+    workers.wait("one is left", lambda: len(list(store.list(prefix))) == 1)
+    workers.wait("nothing is staged", lambda: staged(store) == [])
+    workers.stop()
+    deleted = {event.artifact for event in workers.told() if event.event == "deleted"}
+    assert deleted == {f"{number:032x}" for number in (1, 2)}
+
+
+def test_a_missing_bucket_keeps_everything_until_it_is_there(
+    workers: ObjectWorkers,
+    store: S3Store,
+    s3: S3Settings,
+    chosen: random.Random,
+    *,
+    tmp_path: Path,
+) -> None:
+    """The sentence says what to do; nothing is committed, nothing lost, nobody ends."""
+    one = shipped({"a.bin": content(3 * MIB, chosen)})
+    workers.s3 = replace(s3, bucket=f"{s3.bucket}-none")
+    process = workers.start(shutdown_s=0.5)
+    workers.send([*one.chunks, one.event])
+    workers.wait("it is said", lambda: f"{s3.bucket}-none" in workers.log.read_text())
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+    workers.s3 = s3
+    workers.start()
+    workers.wait("it is there", lambda: is_there(store, one))
+    workers.stop()
+    check(store, one, tmp_path)
+    assert workers.letters() == []
