@@ -77,7 +77,7 @@ class Uploader:
         self._elsewhere: dict[Path, float] = {}
         self._finished: deque[_Finished] = deque()
         self._recorded: deque[_Finished] = deque()
-        self._open: set[Path] = set()  # claimed until `_leave`
+        self._open: dict[Path, Claim] = {}  # until `_leave`
         self._now = _Progress()
 
     def work(self) -> bool:
@@ -149,17 +149,15 @@ class Uploader:
     def close(self) -> None:
         """Record nothing more, release what is claimed and every connection."""
         self._leave()
-        for item in (*self._finished, *self._recorded):
-            if item.claim is not None:
-                item.claim.release()
+        for claim in self._open.values():
+            claim.release()
         for route in self._routes.values():
             route.close()
 
     def abandon(self) -> None:
         """Leave everything to the parent process, in a forked child of it."""
-        for item in (*self._finished, *self._recorded):
-            if item.claim is not None:
-                item.claim.release()
+        for claim in self._open.values():
+            claim.release()
         for route in self._routes.values():
             route.abandon()
 
@@ -169,7 +167,7 @@ class Uploader:
         size = _size(request)
         now = self._now
         now.size, now.done_before, now.name = size, self.pace.done, request.name
-        self._open.add(claim.folder)
+        self._open[claim.folder] = claim
         try:
             self._routes[request.route].ship(claim, lambda event: item.events.append(_said(event)))
             if lane.works():
@@ -197,7 +195,7 @@ class Uploader:
     def _let_go(self, item: _Finished) -> None:
         """Keep the request in the outbox; what was told of it before the trouble is true."""
         assert item.claim is not None
-        self._open.discard(item.claim.folder)
+        self._open.pop(item.claim.folder, None)
         item.claim.release()
         item.claim = None
 
@@ -219,7 +217,7 @@ class Uploader:
                 item.claim.fail(item.reason)
             else:
                 item.claim.remove()
-            self._open.discard(folder)
+            self._open.pop(folder, None)
 
     def _lane(self, request: UploadRequest) -> Lane | None:
         route = self._routes.get(request.route)
