@@ -45,6 +45,7 @@ class LocalCheckpoints:
 
     def __init__(self, checkpoint_dir: Path, project: str, run_id: str) -> None:
         self.folder = checkpoint_dir / run_key(project, run_id).hex()
+        self._run = (project, run_id)
 
     @contextlib.contextmanager
     def writing(self, artifact: str) -> Iterator[Path]:
@@ -99,9 +100,11 @@ class LocalCheckpoints:
         folder = self.folder / name
         try:
             manifest = Manifest.from_json((folder / MANIFEST_FILE).read_bytes())
-        except (OSError, ManifestError, ValueError, TypeError):
+        except (OSError, ManifestError, ValueError, TypeError, RecursionError):
             return None
-        if manifest.checkpoint is None or _folder_name(manifest) != name:
+        # Copied or renamed by hand: it is the checkpoint of another run or step.
+        is_of_run = (manifest.project, manifest.run_id) == self._run
+        if manifest.checkpoint is None or not is_of_run or _folder_name(manifest) != name:
             return None
         return LocalPart(manifest, folder)
 

@@ -1,0 +1,116 @@
+"""Saving in a thread: what training does meanwhile does not matter, failures are told later."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import runwire
+from runwire.run import Run
+from support.torch_here import torch
+
+Start = Callable[..., Run]
+MIB = 1024**2
+
+
+def large(mib: int = 64) -> torch.Tensor:
+    return torch.arange(mib * MIB // 4, dtype=torch.float32)
+
+
+def writers() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "runwire-checkpoint"]
+
+
+def test_the_state_at_the_call_is_saved(start: Start) -> None:
+    run, state = start(), large()
+    saved = run.save_checkpoint(1, model={"w": state}, asynchronous=True)
+    state.zero_()
+    assert saved.wait()
+    assert torch.equal(run.load_checkpoint(1).state["model"]["w"], large())
+
+
+def test_one_thread_at_a_time_and_none_left(start: Start) -> None:
+    run = start()
+    assert writers() == []
+    for step in range(4):
+        run.save_checkpoint(step, model={"w": large(16)}, asynchronous=True)
+        assert len(writers()) <= 1
+    run.save_checkpoint(9, model={"w": large(1)})  # waits, in the call
+    assert writers() == []
+    saved = run.save_checkpoint(10, model={"w": large(16)}, asynchronous=True)
+    run.finish()
+    assert writers() == []
+    assert saved.path is not None
+    assert (saved.path / "manifest.json").exists()
+
+
+def test_loading_waits_for_what_is_being_saved(start: Start) -> None:
+    run = start()
+    run.save_checkpoint(1, model={"w": large()}, asynchronous=True)
+    assert run.load_checkpoint("latest").step == 1
+
+
+def in_the_way(root: Path) -> Path:
+    """A file where the folder of checkpoints would be."""
+    root.mkdir(parents=True)
+    (root / "checkpoints").write_text("")
+    return root / "checkpoints"
+
+
+def test_a_failure_is_told_at_the_next_call(
+    start: Start, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    obstacle = in_the_way(root)
+    run = start(settings={"strict": False})
+    saved = run.save_checkpoint(1, model={"w": large(1)}, asynchronous=True)
+    assert not saved.wait()
+    assert saved.error
+    assert "asynchronous save_checkpoint failed" not in caplog.text
+    obstacle.unlink()
+    assert run.save_checkpoint(2, model={"w": large(1)}, asynchronous=True).wait()
+    assert "asynchronous save_checkpoint failed" in caplog.text
+    run.finish()
+    assert run.guard.counts == {"asynchronous save_checkpoint": 1}
+
+
+def test_finish_tells_the_last_failure(
+    start: Start, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_the_way(root)
+    run = start(settings={"strict": False})
+    run.save_checkpoint(1, model={"w": large(1)}, asynchronous=True)
+    run.finish()
+    assert "asynchronous save_checkpoint failed" in caplog.text
+
+
+def test_strict_raises_at_the_next_call(start: Start, root: Path) -> None:
+    obstacle = in_the_way(root)
+    run = start()
+    run.save_checkpoint(1, model={"w": large(1)}, asynchronous=True).wait()
+    with pytest.raises(OSError, match="checkpoints"):
+        run.save_checkpoint(2, model={"w": large(1)})
+    obstacle.unlink()
+    assert run.save_checkpoint(3, model={"w": large(1)}).wait()
+
+
+def test_events_say_how_long_training_waited(start: Start, root: Path) -> None:
+    from runwire_schemas.events import CheckpointEvent
+    from support.artifacts import events
+
+    run = start()
+    now = run.save_checkpoint(1, model={"w": large(8)})
+    later = run.save_checkpoint(2, model={"w": large(8)}, asynchronous=True)
+    run.finish()
+    said = {e.artifact: e for e in events(root) if isinstance(e, CheckpointEvent)}
+    assert said[now.artifact].blocked_s == said[now.artifact].duration_s > 0
+    assert 0 < said[later.artifact].blocked_s <= said[later.artifact].duration_s
+    assert {e.raw_bytes for e in said.values()} == {e.bytes for e in said.values()}
+    assert said[now.artifact].uri.startswith("file:///")
+
+
+def test_the_call_itself_reports_bad_arguments(start: Start) -> None:
+    with pytest.raises(runwire.CheckpointError, match="extra is a builtins"):
+        start().save_checkpoint(1, extra=object(), asynchronous=True)

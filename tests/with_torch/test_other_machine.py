@@ -1,0 +1,176 @@
+"""On another machine a run goes on from the store alone: a folder, or S3, without ClickHouse."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import runwire
+from runwire.run import Run
+from runwire_schemas.objects.layout import BLOBS
+from runwire_schemas.objects.open import open_store
+from runwire_schemas.s3_settings import S3Settings
+from support.torch_here import torch
+
+Start = Callable[..., Run]
+WAIT_S = 60
+STEPS = 5
+
+
+def sync(root: Path) -> None:
+    """Let an agent upload what lies in the outbox."""
+    words = [sys.executable, "-m", "runwire.agent", "--dir", str(root), "--exit-when-idle-s", "0.3"]
+    environ = os.environ | {"RUNWIRE_AGENT_STAY_S": "60"}
+    done = subprocess.run(
+        words, timeout=WAIT_S, capture_output=True, text=True, check=False, env=environ
+    )
+    assert not list((root / "outbox").iterdir()), done
+
+
+def train(run: Run) -> torch.nn.Module:
+    """A model, saved at each step; the third is the best."""
+    model = torch.nn.Linear(4, 4)
+    for step in range(STEPS):
+        torch.nn.init.constant_(model.weight, step)
+        run.save_checkpoint(step, model=model, metrics={"loss": abs(step - 2)}, is_best=step == 2)
+    run.finish()
+    return model
+
+
+def check(run: Run) -> None:
+    for which, step in (("latest", 4), ("best", 2), (3, 3)):
+        model = torch.nn.Linear(4, 4)
+        found = run.load_checkpoint(which, model=model)
+        assert (found.step, model.weight[0, 0].item()) == (step, step)
+        assert found.path.is_relative_to(run._session.settings.root)
+    # From now on they are here too.
+    assert len(run._saver().local.parts()) == 3
+
+
+def test_from_a_folder(start: Start, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(start())
+    sync(root)
+    elsewhere = root.with_name("elsewhere")
+    shutil.copytree(root / "objects", elsewhere / "objects")
+    monkeypatch.setenv("RUNWIRE_DIR", str(elsewhere))
+    check(start())
+
+
+def test_from_s3(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch, bucket: S3Settings
+) -> None:
+    for name, value in bucket.environment().items():
+        monkeypatch.setenv(name, value)
+    train(start(settings={"checkpoint_compress": "zstd"}))
+    sync(root)
+    monkeypatch.setenv("RUNWIRE_DIR", str(root.with_name("elsewhere")))
+    check(start())
+
+
+def test_a_damaged_copy_here_is_replaced_from_the_store(start: Start, root: Path) -> None:
+    run = start()
+    saved = run.save_checkpoint(1, extra="whole")
+    run.finish()
+    sync(root)
+    file = saved.path / "state.pt"
+    file.unlink()  # the store may hold a second name of it
+    file.write_bytes(b"damaged")
+    assert start().load_checkpoint(1).extra == "whole"
+    assert file.stat().st_size > 100
+
+
+def test_a_damaged_copy_in_the_store_is_not_loaded(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start()
+    for step in (1, 2):
+        saved = run.save_checkpoint(step, extra=step)
+    digest = run._saver().local.parts()[-1].manifest.files[0].sha256
+    run.finish()
+    sync(root)
+    elsewhere = root.with_name("elsewhere")
+    shutil.copytree(root / "objects", elsewhere / "objects")
+    blob = elsewhere / "objects" / BLOBS / digest[:2] / digest
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    blob.write_bytes(content)
+    monkeypatch.setenv("RUNWIRE_DIR", str(elsewhere))
+    run = start()
+    assert run.load_checkpoint("latest").step == 1
+    with pytest.raises(runwire.CheckpointError, match="its copy in the store failed"):
+        run.load_checkpoint(2)
+    assert saved.step == 2
+
+
+def test_the_newer_one_of_disk_and_store(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that remembers an old checkpoint does not go back to it."""
+    elsewhere = root.with_name("elsewhere")
+    run = start()
+    run.save_checkpoint(1, extra=1)
+    run.finish()
+    shutil.copytree(root, elsewhere)
+    run = start()
+    run.save_checkpoint(2, extra=2)
+    run.finish()
+    sync(root)
+    shutil.rmtree(elsewhere / "outbox")
+    shutil.copytree(root / "objects", elsewhere / "objects")
+    monkeypatch.setenv("RUNWIRE_DIR", str(elsewhere))
+    assert start().load_checkpoint("latest").step == 2
+
+
+def test_a_store_that_is_away(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With none here nobody can say "from scratch"; one that is here is loaded, with a warning."""
+    monkeypatch.setenv("RUNWIRE_S3_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("RUNWIRE_S3_ACCESS_KEY", "a")
+    monkeypatch.setenv("RUNWIRE_S3_SECRET_KEY", "b")
+    run = start()
+    with pytest.raises(runwire.CheckpointError, match="cannot tell whether run 'r' has"):
+        run.load_checkpoint("latest")
+    run.save_checkpoint(1, extra=1)
+    assert run.load_checkpoint("latest").step == 1
+    assert "the store cannot be asked for newer checkpoints" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
+def test_a_torch_dcp_folder(start: Start, root: Path, tmp_path: Path) -> None:
+    """Logged by one rank, found again here and in the store; torch loads it."""
+    from torch.distributed import checkpoint as dcp
+
+    run, folder = start(), tmp_path / "dcp"
+    dcp.save({"model": {"w": torch.arange(6.0)}}, checkpoint_id=folder, no_dist=True)
+    run.log_checkpoint(folder, step=3, kind="dcp", metrics={"loss": 1.0})
+    run.finish()
+    sync(root)
+    run = start()
+    assert run.load_checkpoint("latest").path == folder
+    with pytest.raises(runwire.CheckpointError, match=r"torch\.distributed\.checkpoint\.load"):
+        run.load_checkpoint("latest", model=torch.nn.Linear(1, 1))
+    shutil.rmtree(folder)
+    found = run.load_checkpoint("latest")
+    assert (found.kind, found.step) == ("dcp", 3)
+    state = {"model": {"w": torch.zeros(6)}}
+    dcp.load(state, checkpoint_id=found.path, no_dist=True)
+    assert torch.equal(state["model"]["w"], torch.arange(6.0))
+
+
+def test_stored_ones_obey_the_rules_too(start: Start, root: Path) -> None:
+    run = start(settings={"checkpoint_keep_last": 2})
+    for step in range(5):
+        run.save_checkpoint(step, extra=step)
+    run.finish()
+    sync(root)
+    from runwire_schemas.objects.catalog import Catalog
+
+    found = Catalog(open_store(None, root)).checkpoints("p", "r")
+    assert [view.step for view in found] == [3, 4]
