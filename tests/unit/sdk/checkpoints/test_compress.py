@@ -1,0 +1,86 @@
+"""Compressed files come back exactly; bombs and damage stop at the size that was saved."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+from pathlib import Path
+
+import pytest
+
+import runwire
+from runwire.checkpoints import compress
+from runwire.checkpoints.compress import compress_file, decompressed
+
+MIB = 1024**2
+
+
+def packed(folder: Path, content: bytes) -> Path:
+    (folder / "raw").write_bytes(content)
+    compress_file(folder / "raw", folder / "raw.zst")
+    return folder / "raw.zst"
+
+
+def unpacked(path: Path, size: int) -> bytes:
+    with decompressed(path, size) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 * MIB + 1])
+def test_there_and_back(tmp_path: Path, seed: int, size: int) -> None:
+    content = random.Random(seed).randbytes(size // 2) + bytes(size - size // 2)
+    path = packed(tmp_path, content)
+    for known in (size, -1):
+        assert unpacked(path, known) == content
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["raw", "raw.zst"]
+
+
+def test_a_bomb_writes_no_more_than_was_saved(tmp_path: Path) -> None:
+    """A file that claims little and holds a gibibyte: refused before the second MiB."""
+    path = packed(tmp_path, bytes(1024 * MIB))
+    assert path.stat().st_size < MIB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_oublock
+    with pytest.raises(runwire.CheckpointError, match="more than the 1000000 bytes"):
+        unpacked(path, 1_000_000)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_oublock - before) * 512 < 16 * MIB
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 60])
+def test_more_than_the_disk_has_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = packed(tmp_path, bytes(64 * MIB))
+    monkeypatch.setattr(compress, "_free_bytes", lambda _: 300 * MIB)
+    with pytest.raises(runwire.CheckpointError, match="its disk has room for 44 MiB; free space"):
+        unpacked(path, size)
+
+
+def test_too_little_is_refused_too(tmp_path: Path) -> None:
+    with pytest.raises(runwire.CheckpointError, match="decompresses to 3 bytes, 4 were saved"):
+        unpacked(packed(tmp_path, b"abc"), 4)
+
+
+def test_damage(tmp_path: Path, seed: int) -> None:
+    chance, size = random.Random(seed), 3 * MIB
+    content = chance.randbytes(size)
+    path = packed(tmp_path, content)
+    whole = path.read_bytes()
+    for _ in range(20):
+        at = chance.randrange(len(whole))
+        path.write_bytes(
+            whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :]
+        )
+        with pytest.raises(runwire.CheckpointError):
+            unpacked(path, size)
+        path.write_bytes(whole)
+        os.truncate(path, at)
+        with pytest.raises(runwire.CheckpointError, match=r"cut short|no intact"):
+            unpacked(path, size)
+
+
+def test_no_zstd_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "backports.zstd", None)
+    monkeypatch.setitem(__import__("sys").modules, "compression.zstd", None)
+    with pytest.raises(runwire.CheckpointError, match=r"pip install 'runwire\[zstd\]'"):
+        packed(tmp_path, b"x")

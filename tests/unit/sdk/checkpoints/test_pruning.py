@@ -1,0 +1,78 @@
+"""Retention on this disk: never the last good one, never what another rank still needs."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+from runwire.checkpoints.local import LocalCheckpoints, LocalPart
+from runwire.checkpoints.pruning import prune
+from runwire_schemas.objects.retention import Retention
+from support.stored import checkpoint
+
+NAN = math.nan
+
+
+def save(local: LocalCheckpoints, number: int, step: int, **facts: object) -> LocalPart:
+    manifest = checkpoint(number, step, **facts)
+    with local.writing(manifest.artifact) as hidden:
+        return local.publish(hidden, manifest)
+
+
+def steps(local: LocalCheckpoints, rank: int = 0) -> list[int]:
+    parts = (part.manifest for part in local.parts())
+    return [m.checkpoint.step for m in parts if m.rank == rank and m.checkpoint]
+
+
+def test_without_rules_everything_stays(tmp_path: Path) -> None:
+    local = LocalCheckpoints(tmp_path, "p", "r")
+    for step in range(5):
+        assert prune(local, save(local, step, step), Retention()) == []
+    assert steps(local) == [0, 1, 2, 3, 4]
+
+
+def test_last_best_and_every(tmp_path: Path) -> None:
+    local = LocalCheckpoints(tmp_path, "p", "r")
+    rules = Retention(keep_last=2, keep_best=1, metric="loss", keep_every=4)
+    for step, loss in enumerate([9, 8, 1, 7, 6, 5, 4, NAN]):
+        prune(local, save(local, step, step, metrics={"loss": float(loss)}), rules)
+    assert steps(local) == [0, 2, 4, 6, 7]
+
+
+def test_the_only_good_one_stays_whatever_the_rules(tmp_path: Path, seed: int) -> None:
+    chance, local = random.Random(seed), LocalCheckpoints(tmp_path, "p", "r")
+    good: list[int] = []
+    for step in range(60):
+        loss = NAN if chance.random() < 0.8 else chance.random()
+        rules = Retention(
+            keep_last=chance.randrange(3),
+            keep_best=chance.randrange(2),
+            metric="loss",
+            keep_every=chance.choice([0, 7]),
+        )
+        prune(local, save(local, step, step, metrics={"loss": loss}), rules)
+        good += [step] if math.isfinite(loss) else []
+        assert not good or good[-1] in steps(local)
+
+
+def test_parts_of_all_ranks_go_together(tmp_path: Path) -> None:
+    """On a disk that all ranks share a step goes when a newer one is complete, not before."""
+    local, number, rules = LocalCheckpoints(tmp_path, "p", "r"), 0, Retention(keep_last=1)
+    for step in (1, 2, 3):
+        for rank in (0, 1):
+            number += 1
+            part = save(local, number, step, rank=rank, kind="sharded", world_size=2)
+            prune(local, part, rules)
+            if (step, rank) == (3, 0):
+                assert steps(local, 1) == [2]
+    assert steps(local, 0) == steps(local, 1) == [3]
+
+
+def test_a_disk_that_shows_one_rank_keeps_two(tmp_path: Path) -> None:
+    """The other ranks are at most one save behind."""
+    local, rules = LocalCheckpoints(tmp_path, "p", "r"), Retention(keep_last=1)
+    for step in range(1, 6):
+        part = save(local, step, step, rank=0, kind="sharded", world_size=2)
+        prune(local, part, rules)
+    assert steps(local) == [4, 5]
