@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from confluent_kafka import (
@@ -19,6 +18,7 @@ from runwire_consumers.core.errors import Fatal, Retryable
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.kafka.errors import FENCED, PASSING, REBALANCING, explain, retryable
 from runwire_consumers.kafka.group_settings import GroupSettings
+from runwire_consumers.kafka.log_bounds import ask_bounds, tell_cut, tell_outside
 from runwire_consumers.kafka.partition import Partition, parse_intent
 from runwire_consumers.kafka.topic_ids import TopicIds
 from runwire_schemas.kafka_settings import KafkaSettings
@@ -49,7 +49,7 @@ class Group:
         self._ids = TopicIds(AdminClient(self._connection()), self.topics, self.servers)
 
     def consume(self, messages_max: int, timeout_s: float) -> list[Message]:
-        """Return messages of partitions that are ours, errors told apart.
+        """Return messages of partitions that are ours, errors told apart, ends of logs among them.
 
         Blocks: at most `timeout_s`, longer while partitions are assigned.
         Raises: Retryable.
@@ -70,6 +70,27 @@ class Group:
             problem, self._problem = self._problem, None
             raise retryable(problem, self.servers)
         return good
+
+    def of(self, message: Message) -> Partition | None:
+        """Return the partition of a message, if it is ours."""
+        return self.partitions.get(f"{message.topic()}/{message.partition()}")
+
+    def note_end(self, partition: Partition, offset: int) -> None:
+        """Nothing more of a range to repeat can come, unless the leader is new.
+
+        Until its followers have fetched from it, a new leader gives out no more than it knew to be
+        committed as a follower, and the client takes that for the end.
+        Blocks: for one request, if the end lies within the range.
+        """
+        if self._consumer is None or not partition.misses_records(offset):
+            return
+        bounds = ask_bounds(self._consumer, partition)
+        if bounds is None:
+            self._must_reopen = True  # an end is told once
+        elif bounds[1] <= offset:
+            tell_cut(partition, offset)
+            partition.cut(offset)
+            self.hold(partition)
 
     def commit(self, offsets: list[TopicPartition]) -> None:
         """Commit offsets with their metadata. Blocks: for one request. Raises: Retryable."""
@@ -155,25 +176,27 @@ class Group:
             for failed in (place.error for place in places if place.error is not None):
                 raise KafkaException(failed)  # not "no offset": that would begin at the start
             ids = self._ids.read() if assigned else self._ids.known
+            for place in places:
+                fresh = self._begun(place, ids[place.topic])
+                self.partitions[fresh.name] = fresh
+            consumer.incremental_assign(places)
         except (KafkaException, Retryable) as error:
-            _log.warning("cannot look up the offsets of %d partitions: %s", len(assigned), error)
+            _log.warning("cannot begin %d partitions (%s), joining again", len(assigned), error)
             self._must_reopen = True
             return
-        for place in places:
-            topic_id, repeat = parse_intent(place.metadata)
-            if place.offset < 0 or (topic_id and topic_id != ids[place.topic]):
-                if place.offset >= 0:
-                    _log.warning("%s was made anew, its old offset is void", place.topic)
-                place.offset, repeat = OFFSET_BEGINNING, None
-            kind = kind_of(place.topic, self._kafka.topic_prefix)
-            fresh = Partition(
-                place.topic, place.partition, ids[place.topic], kind, place.offset, repeat
-            )
-            self.partitions[fresh.name] = fresh
-        consumer.incremental_assign(places)
         self._metrics.set("runwire_worker_assigned_partitions", len(self.partitions))
         # Also to resume: a partition that left while it was paused would come back paused.
         self._steer(self.partitions.values(), consumer)
+
+    def _begun(self, place: TopicPartition, now_id: str) -> Partition:
+        """Return a partition at its committed place, if that is one of the topic as it is now."""
+        topic_id, repeat = parse_intent(place.metadata)
+        if place.offset < 0 or (topic_id and topic_id != now_id):
+            if place.offset >= 0:
+                _log.warning("%s was made anew, its old offset is void", place.topic)
+            place.offset, repeat = OFFSET_BEGINNING, None
+        kind = kind_of(place.topic, self._kafka.topic_prefix)
+        return Partition(place.topic, place.partition, now_id, kind, place.offset, repeat)
 
     def _revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         self._metrics.add("runwire_worker_rebalances_total")
@@ -207,20 +230,10 @@ class Group:
 
     def _is_good(self, message: Message) -> bool:
         error = message.error()
-        if error is None:
+        if error is None or error.code() == KafkaError._PARTITION_EOF:
             return True
-        name = f"{message.topic()}/{message.partition()}"
-        partition = self.partitions.get(name)
-        if error.code() == KafkaError._PARTITION_EOF:
-            if partition is not None and partition.reached_end(message.offset() or 0):
-                _log.error(
-                    "%s ends at %d, within a batch that was being written: the cluster has lost "
-                    "acknowledged records (unclean election?); what is left is written",
-                    name,
-                    message.offset(),
-                )
-        elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            self._begin_at_start(partition)
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            self._begin_at_start(self.of(message))
         else:
             self._note_problem(error)
         return False
@@ -229,29 +242,21 @@ class Group:
         """The offset lies outside of the log: retention was faster, or the log was cut."""
         if partition is None or self._consumer is None:
             return
-        place = TopicPartition(partition.topic, partition.number)
         try:
-            if self._is_made_anew():
-                self._must_reopen = True
-                return
-            low, high = self._consumer.get_watermark_offsets(place, timeout=REQUEST_S)
-        except (KafkaException, Retryable) as error:
-            _log.warning("cannot look up the bounds of %s (%s)", partition.name, error)
+            bounds = None if self._is_made_anew() else ask_bounds(self._consumer, partition)
+        except Retryable as error:
+            _log.warning("cannot look up the topic of %s (%s)", partition.name, error)
+            bounds = None
+        if bounds is None:
             self._must_reopen = True
             return
-        _log.error(
-            "%s: offset %d lies outside of the log (%d to %d): records expired before they were "
-            "read, or the log was cut. Reading from its start; repeated points collapse. Raise "
-            "the retention of the topic",
-            partition.name,
-            partition.next_offset,
-            low,
-            high,
-        )
+        low, high = bounds
+        tell_outside(partition, low, high)
         if low < partition.next_offset:
             # Cut: what was read and not committed is no part of it any more.
             self._forget([partition.name])
-            partition = replace(partition, repeat=None, repeated=[], held=[], is_complete=False)
+            p = partition
+            partition = Partition(p.topic, p.number, p.topic_id, p.kind, low)
             self.partitions[partition.name] = partition
         partition.next_offset = low
         if partition.repeat is not None and partition.repeat.last < low:

@@ -23,6 +23,7 @@ class Partition:
     repeated: list[Record] = field(default_factory=list)
     is_complete: bool = False
     is_handed_out: bool = False
+    log_end: int | None = None  # within the range to repeat: what the log had from there is gone
     held: list[Record] = field(default_factory=list)
 
     @property
@@ -44,7 +45,7 @@ class Partition:
         self.next_offset = record.offset + 1
         if self.repeat is None:
             return [record]
-        if record.offset > self.repeat.last:
+        if record.offset >= self.behind(self.repeat):
             self.is_complete = True
             self.held.append(record)
             return []
@@ -52,12 +53,18 @@ class Partition:
         self.is_complete = record.offset == self.repeat.last
         return []
 
-    def reached_end(self, offset: int) -> bool:
-        """Note the end of the log; true when it lies within the range to repeat."""
-        if self.repeat is None or self.is_complete or offset > self.repeat.last:
-            return False
+    def behind(self, span: Span) -> int:
+        """Return where the partition goes on after a range."""
+        return span.last + 1 if self.log_end is None else min(span.last + 1, self.log_end)
+
+    def misses_records(self, log_end: int) -> bool:
+        """Whether a log that ends there cannot complete the range to repeat."""
+        return self.repeat is not None and not self.is_complete and log_end <= self.repeat.last
+
+    def cut(self, log_end: int) -> None:
+        """Count what the log has left of the range to repeat as all of it."""
+        self.log_end = log_end
         self.is_complete = True
-        return True
 
     def pending(self) -> Pending | None:
         """Return the range to repeat once it is gathered, the first time."""
@@ -71,7 +78,7 @@ class Partition:
     def committed(self) -> list[Record]:
         """Forget the range that was repeated; return what was held behind it."""
         held, self.held = self.held, []
-        self.repeat, self.repeated = None, []
+        self.repeat, self.repeated, self.log_end = None, [], None
         self.is_complete = self.is_handed_out = False
         return held
 

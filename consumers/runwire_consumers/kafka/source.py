@@ -53,9 +53,12 @@ class KafkaSource:
         """
         self._look()
         for message in self._group.consume(self._messages_max, 0.0 if self._ready else timeout_s):
-            partition = self._group.partitions.get(f"{message.topic()}/{message.partition()}")
+            partition = self._group.of(message)
             if partition is None:
                 continue  # not ours any more (confluent-kafka-python issue 1013)
+            if message.error() is not None:
+                self._group.note_end(partition, message.offset() or 0)
+                continue
             if message.value() is None and partition.kind == "deadletter":
                 continue  # a letter was taken back
             was_complete = partition.is_complete
@@ -101,7 +104,7 @@ class KafkaSource:
         owned = [self._owned(partition, span) for partition, span in spans.items()]
         self._group.commit(
             [
-                TopicPartition(p.topic, p.number, span.last + 1, intent_text(p.topic_id))
+                TopicPartition(p.topic, p.number, p.behind(span), intent_text(p.topic_id))
                 for p, span in owned
             ]
         )

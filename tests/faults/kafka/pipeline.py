@@ -15,6 +15,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from faults.kafka.feed import Feed
 from runwire_consumers.clickhouse.client import connect
+from runwire_consumers.clickhouse.event_tables import EVENT_TABLES
+from runwire_consumers.clickhouse.sink import DEAD_LETTER
 from runwire_consumers.core.source import Span
 from runwire_consumers.kafka.partition import parse_intent
 from runwire_schemas.kafka_settings import KafkaSettings
@@ -22,7 +24,7 @@ from runwire_schemas.topics import topic_name
 from support.faults import DETECTOR, PATIENCE_S, UnexpectedError, tail, wait_for
 from support.servers import Cluster
 
-KINDS = ("metric", "run", "param", "heartbeat", "log", "deadletter")
+KINDS = ("metric", *EVENT_TABLES, DEAD_LETTER)  # what the worker reads
 # Where we started the broker it allows short sessions; others insist on six seconds.
 SESSION_S = {"native": 3.0}
 OTHER_SESSION_S = 6.0
