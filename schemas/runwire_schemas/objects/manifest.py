@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, Final, Self
 
@@ -18,6 +18,8 @@ FORMAT: Final = 1
 NAME_BYTES_MAX: Final = 255
 PATH_BYTES_MAX: Final = 3000
 KINDS: Final = ("full", "sharded", "dcp")
+# What JSON may hold where an annotation says so; `bool` is no number here.
+_PLAIN: Final = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
 
 
 class ManifestError(ValueError):
@@ -124,16 +126,50 @@ class Manifest:
                 files=files,
                 checkpoint=None if facts is None else CheckpointFacts(**facts),
             )
+            _check_types(known)
             key, found = known.key, (known.size, known.digest)
         except ManifestError:
             raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ManifestError(f"this is no manifest of an artifact: {error!r}") from error
         for entry in files:
             checked_path(entry.path)
         if said != found:
             raise ManifestError(f"manifest {key} is damaged: its files are not those of its digest")
         return known
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raises: TypeError for values that JSON can hold and a manifest cannot."""
+    facts = manifest.checkpoint
+    for thing in (manifest, *manifest.files, *(() if facts is None else (facts,))):
+        for each in fields(thing):
+            value, kind = getattr(thing, each.name), str(each.type)
+            if kind in _PLAIN and type(value) not in _PLAIN[kind]:
+                raise TypeError(f"{each.name} is {value!r:.80}, not {kind}")
+            if type(value) is int and not -(2**63) <= value < 2**63:
+                raise TypeError(f"{each.name} is a number beyond 64 bits")
+            if type(value) is str:
+                value.encode()  # no half of a character: events and views could not hold it
+    if not all(type(alias) is str and alias.encode() for alias in manifest.aliases):
+        raise TypeError(f"aliases are {manifest.aliases!r:.80}, not words")
+    if type(manifest.metadata) is not dict:
+        raise TypeError(f"metadata is {manifest.metadata!r:.80}, no object")
+    if facts is not None:
+        _check_facts(facts)
+    if not 0 <= manifest.rank < 2**31 or any(entry.size < 0 for entry in manifest.files):
+        raise TypeError("a rank or a size is beyond what there can be")
+
+
+def _check_facts(facts: CheckpointFacts) -> None:
+    if type(facts.metrics) is not dict or type(facts.retention) is not dict:
+        raise TypeError("metrics or rules of a checkpoint are no object")
+    if not all(type(value) in _PLAIN["float"] for value in facts.metrics.values()):
+        raise TypeError(f"metrics are {facts.metrics!r:.80}, not numbers")
+    if facts.kind not in KINDS or facts.step < 0 or facts.world_size < 1:
+        raise TypeError(
+            f"no checkpoint is {facts.kind!r:.80} at {facts.step} of {facts.world_size}"
+        )
 
 
 def checked_path(path: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -71,8 +73,6 @@ class PlainS3:
         return [f"{upload.object_name} {upload.upload_id}" for upload in page.uploads]
 
     def put(self, key: str, data: bytes) -> None:
-        import io
-
         self.client.put_object(self.bucket, key, io.BytesIO(data), len(data))
 
     def remove(self, keys: list[str]) -> None:
@@ -119,8 +119,9 @@ class PlainFolder:
         pass
 
     def _files(self) -> Iterator[tuple[Path, str]]:
-        for path in self.root.rglob("*"):
-            if path.is_file():
+        for folder, _, names in os.walk(self.root):  # skips what goes away meanwhile
+            for name in names:
+                path = Path(folder, name)
                 yield path, path.relative_to(self.root).as_posix()
 
 

@@ -23,7 +23,7 @@ from faults.objects.contents import LARGE_BYTES
 from faults.objects.finish import finish
 from faults.objects.forger import PIECE_BYTES, Forger, Forgery, forge
 from faults.objects.observer import Observer, blob_of
-from faults.objects.plain import read
+from faults.objects.plain import read, sha256_of
 from faults.objects.rig import Rig
 from faults.objects.verdict import assert_whole
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
@@ -59,10 +59,10 @@ def manifests() -> dict[str, Send]:
     cases: dict[str, Send] = {}
 
     def case(name: str, bend: Callable[[Forgery], Forgery]) -> None:
-        cases[name] = lambda forger, honest: forger.send(bend(honest))
+        cases[f"{len(cases)} {name}"] = lambda forger, honest: forger.send(bend(honest))
 
     def text(name: str, made: str | Callable[[Forgery], str]) -> None:
-        cases[name] = lambda forger, honest: forger.send(
+        cases[f"{len(cases)} {name}"] = lambda forger, honest: forger.send(
             honest, text=made if isinstance(made, str) else made(honest)
         )
 
@@ -81,13 +81,15 @@ def manifests() -> dict[str, Send]:
     for field, value in (
         ("rank", -1), ("rank", "x"), ("created_at_ns", HUGE * HUGE), ("attempt", None),
         ("aliases", 7), ("metadata", "x"), ("project", "other"), ("run_id", "other"),
-        ("artifact", "f" * 32), ("format", 99), ("checkpoint", []),
+        ("artifact", "f" * 32), ("format", 99), ("checkpoint", []), ("rank", 2**40),
+        ("name", "\ud800"), ("name", 7), ("type", "\udfff"), ("aliases", ["\ud800"]),
+        ("writer", {}), ("version_at_ns", HUGE * HUGE), ("route", None), ("unknown", 1),
     ):  # fmt: skip
         case(f"{field} {value!r:.12}", lambda h, f=field, v=value: h.with_manifest(**{f: v}))
     for field, value in (
         ("step", -1), ("step", HUGE * HUGE), ("step", "x"), ("kind", "evil"), ("world_size", -5),
         ("retention", "x"), ("retention", {"keep_last": "x"}), ("retention", {"keep_last": -1}),
-        ("metrics", 7), ("metrics", {"a": "b"}),
+        ("metrics", 7), ("metrics", {"a": "b"}), ("is_best", 3), ("duration_s", "x"),
     ):  # fmt: skip
         facts = FACTS | {field: value}
         case(f"{field} {value!r:.20}", lambda h, f=facts: h.with_manifest(checkpoint=f))
@@ -116,7 +118,7 @@ def pieces() -> dict[str, Send]:
         ("sha256", "../" * 20), ("sha256", "A" * 64), ("artifact", "../../x"), ("artifact", ""),
     ):  # fmt: skip
         about = {field: value}
-        cases[f"piece with {field} {value!r:.12}"] = lambda forger, honest, a=about: (
+        cases[f"{len(cases)} {field} {value!r:.12} of a piece"] = lambda forger, honest, a=about: (
             forger.send_chunks(honest.with_chunks(**a))
         )
     cases["no Avro"] = lambda forger, honest: (
@@ -203,6 +205,29 @@ def test_content_under_the_digest_of_another(open_rig: OpenRig, bucket: S3Settin
     plain.close()
 
 
+def test_pieces_of_another_among_honest_ones(open_rig: OpenRig, bucket: S3Settings) -> None:
+    """One batch with both: the honest pieces make the file, whichever came first."""
+    rig = open_rig("kafka", s3=bucket, is_strict=False)
+    assert rig.kafka is not None
+    forger, plain = Forger(rig.kafka), rig.plain()
+    content = random.Random(5).randbytes(40 * PIECE_BYTES + 1)
+    honest = forge(content, name="honest")
+    for number, chunk in enumerate(honest.chunks):
+        evil = replace(chunk, payload=bytes(len(chunk.payload)))
+        evil = replace(evil, digest=hashlib.sha256(evil.payload).digest())
+        order = {0: (evil, chunk), 1: (chunk, evil), 2: (chunk,)}
+        for each in order[number % 3]:
+            forger.raw("chunk", honest.artifact, codec.encode(each))
+    forger.send(replace(honest, chunks=()))
+    forger.flush()
+    worker = rig.start_worker(member="one", batch_age_s=2.0)
+    (entry,) = honest.manifest["files"]
+    rig.wait("the artifact", lambda: blob_of(entry["sha256"]) in plain.sizes())
+    assert sha256_of(plain, blob_of(entry["sha256"])) == entry["sha256"]
+    worker.stop()
+    plain.close()
+
+
 @pytest.mark.parametrize("when", ["before", "behind"])
 def test_pieces_for_the_artifact_of_another(
     when: str, open_rig: OpenRig, bucket: S3Settings, *, fault_seed: int
@@ -223,6 +248,7 @@ def test_pieces_for_the_artifact_of_another(
             forger.send_chunks(evil)
         agent = rig.start_agent()
         if when == "behind":
+            rig.end_trainers()
             assert agent.wait_for_end() == 0
             forger.send_chunks(evil)
         rig.start_worker(member="one")
