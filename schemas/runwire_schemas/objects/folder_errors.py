@@ -13,7 +13,9 @@ from runwire_schemas.objects.store import NotFound, StoreAway, StoreRefused
 
 __all__ = ["told"]
 
-_REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR})
+_REFUSED: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+)
 
 
 @contextmanager

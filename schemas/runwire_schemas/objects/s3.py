@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -131,12 +132,9 @@ class S3Store:
     def stat(self, key: str) -> Stat | None:
         """Return what is known of an object, to the second; None when there is none."""
         try:
-            with told(self.settings, checked_key(key)):
+            with self._told_of_heads(checked_key(key)):
                 found = self._client.stat_object(self.settings.bucket, key)
         except NotFound:
-            # A HEAD has no body that could tell a missing object from a missing bucket.
-            if not self._is_bucket_known:
-                self.check()
             return None
         return Stat(key, found.size or 0, _ns(found.last_modified))
 
@@ -160,7 +158,7 @@ class S3Store:
         if not parts:
             raise ValueError("there are no parts to join")
         sources = [ComposeSource(self.settings.bucket, checked_key(part)) for part in parts]
-        with told(self.settings, checked_key(key)):
+        with self._told_of_heads(checked_key(key)):
             self._slow.compose_object(self.settings.bucket, key, sources)
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -186,6 +184,17 @@ class S3Store:
         """Close the connections."""
         self._http.clear()
         self._slow_http.clear()
+
+    @contextmanager
+    def _told_of_heads(self, key: str) -> Iterator[None]:
+        """Make errors sentences where a HEAD may have failed, which has no body to say why."""
+        try:
+            with told(self.settings, key):
+                yield
+        except (NotFound, StoreRefused):
+            if not self._is_bucket_known:
+                self.check()
+            raise
 
     def _fill(self, key: str, part: PartFile, start: int, size: int) -> None:
         if start == size:

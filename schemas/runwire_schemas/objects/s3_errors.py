@@ -21,13 +21,17 @@ _FULL: Final = (
     "the store is full: free space there, raise its quota, or let `runwire artifact sweep` remove "
     "what nothing names; nothing was lost here"
 )
+_UNKNOWN_KEY: Final = (
+    "the store does not know this access key: correct RUNWIRE_S3_ACCESS_KEY or "
+    "RUNWIRE_S3_ACCESS_KEY_FILE"
+)
 _REGION: Final = "the bucket lies in another region: set RUNWIRE_S3_REGION"
-# Codes of Amazon's list of error responses, and of MinIO's cmd/api-errors.go.
+# Codes of Amazon's list of error responses, MinIO's cmd/api-errors.go, versitygw's.
 _REFUSED: Final = {
     "AccessDenied": "this key may not do that in this bucket: `runwire migrate --print s3` prints "
     "the policies it needs",
-    "InvalidAccessKeyId": "the store does not know this access key: correct RUNWIRE_S3_ACCESS_KEY "
-    "or RUNWIRE_S3_ACCESS_KEY_FILE",
+    "InvalidAccessKeyId": _UNKNOWN_KEY,
+    "XAdminUserNotFound": _UNKNOWN_KEY,
     "SignatureDoesNotMatch": "the secret key does not fit the access key: correct "
     "RUNWIRE_S3_SECRET_KEY or RUNWIRE_S3_SECRET_KEY_FILE",
     "NoSuchBucket": "there is no such bucket: `runwire migrate` makes it, or correct "
@@ -66,7 +70,9 @@ def told(settings: S3Settings, key: str = "") -> Iterator[None]:
     try:
         yield
     except S3Error as error:
-        raise _of_code(error, what) from error
+        raise _of_code(
+            error, f"{error.object_name} in {place}" if error.object_name else what
+        ) from error
     except ServerError as error:
         if error.status_code == INSUFFICIENT_STORAGE:
             raise StoreRefused(f"{what}: {_FULL}") from error

@@ -1,0 +1,137 @@
+"""Publishing, finding, keeping, sweeping and downloading on real stores, by many at once."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runwire_schemas.objects.catalog import Catalog
+from runwire_schemas.objects.download import download, verify
+from runwire_schemas.objects.layout import BLOBS, RUNS, STAGING, blob_key
+from runwire_schemas.objects.open import open_store
+from runwire_schemas.objects.publish import PublishError, publish
+from runwire_schemas.objects.retention import Retention, apply_retention
+from runwire_schemas.objects.store import ObjectStore, StoreAway
+from runwire_schemas.objects.sweep import sweep
+from runwire_schemas.s3_settings import S3Settings
+from support.stored import manifest, put_artifact, put_blobs, put_checkpoint
+
+BUCKETS = {"versitygw": "bucket", "minio": "minio_bucket"}
+AGO_S = 0.01
+
+
+@dataclass
+class Place:
+    """A store that other processes can open too."""
+
+    settings: S3Settings | None
+    root: Path
+    store: ObjectStore
+
+    def script(self, code: str, *arguments: str) -> subprocess.Popen[str]:
+        head = (
+            "import sys, time\nfrom pathlib import Path\n"
+            "from runwire_schemas.objects.open import open_store\n"
+            "from runwire_schemas.s3_settings import S3Settings\n"
+            f"s3 = {None if self.settings is None else self.settings.environment()!r}\n"
+            "from runwire_schemas.s3_settings import from_environment\n"
+            f"store = open_store(from_environment(s3 or {{}}), Path({str(self.root)!r}))\n"
+            "from support.stored import *\n"
+        )
+        return subprocess.Popen(
+            [sys.executable, "-c", head + textwrap.dedent(code), *arguments],
+            text=True,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+
+
+@pytest.fixture(params=["folder", *BUCKETS])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    kind = request.param
+    settings = None if kind == "folder" else request.getfixturevalue(BUCKETS[kind])
+    store = open_store(settings, tmp_path / "data")
+    yield Place(settings, tmp_path / "data", store)
+    store.close()
+
+
+def test_from_publishing_to_sweeping(place: Place, tmp_path: Path, seed: int) -> None:
+    """Two versions, three checkpoints, retention, a sweep: what is left downloads whole."""
+    store = place.store
+    big = random.Random(seed).randbytes(3 << 20)
+    put_artifact(store, 1, {"big": big, "dir/empty": b""}, aliases=("best",))
+    put_artifact(store, 2, {"x": b"newer"})
+    for number in (3, 4, 5):
+        put_checkpoint(store, number, number * 100)
+    gone = apply_retention(store, "p", "r", Retention(keep_last=1), now_ns=time.time_ns())
+    assert [m.checkpoint.step for m in gone if m.checkpoint] == [300, 400]
+    time.sleep(1.1)  # S3 tells times in whole seconds
+    report = sweep(store, grace_s=AGO_S, now_ns=time.time_ns())
+    assert set(report.blobs) == {m.files[0].sha256 for m in gone}
+    assert not list(store.list(STAGING))
+    catalog = Catalog(store)
+    assert catalog.resolve("data", "p").number == 1
+    best = catalog.resolve("data:best", "p").manifest
+    moved: list[int] = []
+    download(store, best, tmp_path / "out", progress=moved.append)
+    assert (tmp_path / "out" / "big").read_bytes() == big
+    assert (tmp_path / "out" / "dir" / "empty").read_bytes() == b""
+    assert sum(moved) == best.size
+    (view,) = catalog.checkpoints("p", "r")
+    assert verify(store, view.first) == []
+
+
+def test_processes_publish_one_name(place: Place) -> None:
+    """Four processes, ten artifacts each: forty versions, each with a number of its own."""
+    code = """
+    first = int(sys.argv[1])
+    for number in range(first, first + 10):
+        put_artifact(store, number, now_ns=1000)
+    """
+    started = [place.script(code, str(1 + 10 * n)) for n in range(4)]
+    for process in started:
+        process.communicate()
+    assert [process.returncode for process in started] == [0] * 4
+    found = Catalog(place.store).artifacts("p")
+    assert sorted(version.number for version in found) == list(range(40))
+    stamps = [version.manifest.version_at_ns for version in found]
+    assert stamps == sorted(set(stamps), reverse=True)
+
+
+def test_sweeps_beside_publications(place: Place) -> None:
+    """Old content is published and forgotten again and again while another process sweeps:
+    whenever `publish` returns, the content is there."""
+    store = place.store
+    code = """
+    from runwire_schemas.objects.sweep import sweep
+    until = time.monotonic() + 6
+    while time.monotonic() < until:
+        print(len(sweep(store, grace_s=-3600, now_ns=time.time_ns()).blobs), flush=True)
+    """
+    process = place.script(code)
+    number = 0
+    while process.poll() is None:
+        number += 1
+        made = manifest(number, {"a": b"wanted again"})
+        (entry,) = made.files
+        try:
+            put_blobs(store, {"a": b"wanted again"})
+            published = publish(store, made, now_ns=time.time_ns())
+        except (PublishError, StoreAway):
+            continue
+        assert verify(store, published) == []
+        store.delete([published.key])
+    swept, _ = process.communicate()
+    assert process.returncode == 0
+    assert number > 3
+    assert sum(map(int, swept.split())) >= 0
+    assert store.stat(blob_key(entry.sha256)) is None or list(store.list(BLOBS))
+    assert not list(store.list(RUNS))
