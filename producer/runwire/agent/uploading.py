@@ -77,7 +77,7 @@ class Uploading:
             self.uploader.settle(self._record)
         self._wake.set()
         now = self.uploader.report()
-        seen = (now["bytes_done"], now["shipped"], now["failed"])
+        seen = (now["bytes_read"], now["shipped"], now["failed"])
         if seen != self._seen:
             self._seen, self.progress_s = seen, time.monotonic()
 

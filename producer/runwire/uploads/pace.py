@@ -25,6 +25,7 @@ class Pace:
 
     def __init__(self, stop: threading.Event, is_behind: Callable[[], bool] | None = None) -> None:
         self.done = 0  # bytes that stores and brokers have
+        self.read = 0  # bytes worked on, so that hashing counts as progress too
         self._stop, self._is_behind = stop, is_behind
         self._lock = threading.Lock()
 
@@ -34,8 +35,10 @@ class Pace:
             self.done += size
         self.worked(size)
 
-    def worked(self, _size: int) -> None:
+    def worked(self, size: int) -> None:
         """Make way for metrics, after reading for example. Blocks: so long. Raises: Stopped."""
+        with self._lock:
+            self.read += size
         waited_s = 0.0
         while self._is_behind is not None and waited_s < YIELD_S_MAX and self._is_behind():
             if self._stop.wait(YIELD_S):

@@ -67,8 +67,8 @@ class OutboxSync:
     def progress(self) -> tuple[int, ...]:
         """Numbers that change while it, or an agent, gets on."""
         now = self.report()
-        agents = [state.uploads.get("bytes_done", 0) for state in read_states(self._root).values()]
-        return (now["waiting"], now["bytes_done"], now["failed"], *agents)
+        agents = [state.uploads.get("bytes_read", 0) for state in read_states(self._root).values()]
+        return (now["waiting"], now["bytes_read"], now["failed"], *agents)
 
     def problem(self) -> str:
         """Say what is not uploaded, and why; "" when everything is."""

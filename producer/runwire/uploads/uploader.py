@@ -138,6 +138,7 @@ class Uploader:
             "elsewhere": len(strange),
             "bytes_left": max(0, total - moved),
             "bytes_done": self.pace.done,
+            "bytes_read": self.pace.read,
             "current": now.name,
             "shipped": now.shipped,
             "failed": now.failed,
