@@ -8,6 +8,7 @@ from typing import Final
 
 from runwire.settings import Settings
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
+from runwire_schemas.objects.pieces import PIECE_BYTES
 
 __all__ = ["DIRECT", "KAFKA", "REFERENCE", "REFUSED", "UNSEEN", "Route", "choose_route"]
 
@@ -19,7 +20,6 @@ REFUSED: Final = "refused"
 UNSEEN: Final = "disabled"
 # One file in a manifest with its digest, and one digest of a piece, as base64 in JSON.
 _FILE_BYTES: Final = 200
-_PIECE_BYTES: Final = 512 * 1024
 _DIGEST_BYTES: Final = 44
 
 
@@ -37,7 +37,7 @@ class Route:
 
     def manifest_fits(self, paths_bytes: int, files: int, size: int) -> bool:
         """Tell whether the manifest of so many files can travel on this route."""
-        digests = (size // _PIECE_BYTES + files) * _DIGEST_BYTES
+        digests = (size // PIECE_BYTES + files) * _DIGEST_BYTES
         # Twice: names may need escapes, and the message has to stay well below the limit.
         return self.transport != KAFKA or (
             2 * paths_bytes + files * _FILE_BYTES + digests < MESSAGE_BYTES_MAX * 3 // 4
