@@ -8,7 +8,7 @@ from typing import Final
 
 from runwire.settings import Settings
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
-from runwire_schemas.objects.pieces import PIECE_BYTES
+from runwire_schemas.objects.pieces import FILE_BYTES_MAX, PIECE_BYTES
 
 __all__ = ["DIRECT", "KAFKA", "REFERENCE", "REFUSED", "UNSEEN", "Route", "choose_route"]
 
@@ -51,7 +51,7 @@ def choose_route(settings: Settings) -> Route:
     by_kafka = chosen == KAFKA or (chosen != DIRECT and s3 is None and bool(brokers))
     content_bytes_max = 0 if chosen == REFERENCE else None
     if by_kafka:
-        limit = settings.artifact_kafka_bytes_max
+        limit = min(settings.artifact_kafka_bytes_max, FILE_BYTES_MAX)
         return Route(
             transport=KAFKA,
             told=f"in pieces through Kafka ({brokers}); files above {limit / 2**30:g} GiB stay "
