@@ -26,7 +26,7 @@ from support.uploads import for_kafka, leave, sha256
 from support.watched import said
 
 END_S = 120
-KILLS = 5
+KILLS = 5  # then it may finish
 SIZE = 200 * 1000 * 1000 + 1
 KINDS = ["run", "heartbeat", "artifact", "chunk"]
 MEMORY_FOLDER = Path("/dev/shm")
