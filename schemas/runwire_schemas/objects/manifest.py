@@ -121,6 +121,8 @@ class Manifest:
             said = (fields.pop("size"), fields.pop("digest"))
             files = tuple(FileEntry(**entry) for entry in fields.pop("files"))
             facts = fields.pop("checkpoint")
+            if type(fields["aliases"]) is not list:
+                raise TypeError(f"aliases are {fields['aliases']!r:.80}, no list")
             known = cls(
                 **{**fields, "aliases": tuple(fields["aliases"])},
                 files=files,

@@ -6,14 +6,12 @@ content lies under another's digest, and an honest artifact behind all of it arr
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import random
 import re
-from collections.abc import Callable
+import time
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -22,13 +20,16 @@ from faults.objects.conftest import OpenRig
 from faults.objects.contents import LARGE_BYTES
 from faults.objects.finish import finish
 from faults.objects.forger import PIECE_BYTES, Forger, Forgery, forge
+from faults.objects.forgeries import manifests, pieces
 from faults.objects.observer import Observer, blob_of
-from faults.objects.plain import read, sha256_of
+from faults.objects.plain import read
 from faults.objects.rig import Rig
 from faults.objects.verdict import assert_whole
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
 from runwire_schemas import codec
+from runwire_schemas.events import ArtifactEvent
 from runwire_schemas.s3_settings import S3Settings
+from support.kafka_log import read_topic
 
 pytestmark = pytest.mark.engine
 
@@ -39,103 +40,8 @@ LAYOUT = re.compile(
     r"|names/[0-9a-f]{32}/[0-9a-f]{32}/[0-9]{20}-[0-9a-f]{32}\.json"
     r"|staging/.*"
 )
-PATHS = (
-    "../../etc/passwd", "/etc/passwd", "a/../../b", "..", ".", "", "a//b", "C:\\x", "nul\0", "\n",
-    "x" * 1000, "/".join(["d"] * 2000), "\ud800", "a/./b", "trailing/",
-)  # fmt: skip
 # No path, and nothing that a key is made of as it is: hashed, and shown as they are.
 NAMES = ("../../x", "/etc/passwd", "n" * 1000, "größe 日本 🦆", "a\0b", "\u202egnp.exe", "x:v1")
-HUGE = 2**62
-FACTS: dict[str, Any] = {
-    "step": 7, "kind": "full", "world_size": 1, "metrics": {}, "is_best": False, "duration_s": 0.0,
-    "blocked_s": 0.0, "raw_bytes": 0, "retention": {},
-}  # fmt: skip
-
-Send = Callable[[Forger, Forgery], None]
-
-
-def manifests() -> dict[str, Send]:
-    """Events whose list of files is not what it should be."""
-    cases: dict[str, Send] = {}
-
-    def case(name: str, bend: Callable[[Forgery], Forgery]) -> None:
-        cases[f"{len(cases)} {name}"] = lambda forger, honest: forger.send(bend(honest))
-
-    def text(name: str, made: str | Callable[[Forgery], str]) -> None:
-        cases[f"{len(cases)} {name}"] = lambda forger, honest: forger.send(
-            honest, text=made if isinstance(made, str) else made(honest)
-        )
-
-    for path in PATHS:
-        case(f"path {path[:20]!r}", lambda h, p=path: h.with_file(path=p))
-    for size in (0, 1, -1, HUGE, -HUGE, 10**400, 1.5, True, "7", None):
-        case(f"size {str(size)[:20]}", lambda h, s=size: h.with_file(size=s))
-    for sha256 in ("../../../x", "A" * 64, "g" * 64, "", "0" * 63, 7, None):
-        case(f"digest {sha256!r:.12}", lambda h, s=sha256: h.with_file(sha256=s))
-    for artifact in ("../" * 10, "", "A" * 32, "0" * 33, "sweep"):
-        case(f"id {artifact[:9]!r}", lambda h, a=artifact: _renamed(h, a))
-    twice = [{"path": "same", "size": 1, "sha256": "0" * 64, "uri": ""}] * 2
-    case("two files of one path", lambda h: h.with_manifest(files=twice))
-    case("no files", lambda h: h.with_manifest(files={}))
-    case("files of another shape", lambda h: h.with_manifest(files=[["a"], 1, None]))
-    for field, value in (
-        ("rank", -1), ("rank", "x"), ("created_at_ns", HUGE * HUGE), ("attempt", None),
-        ("aliases", 7), ("metadata", "x"), ("project", "other"), ("run_id", "other"),
-        ("artifact", "f" * 32), ("format", 99), ("checkpoint", []), ("rank", 2**40),
-        ("name", "\ud800"), ("name", 7), ("type", "\udfff"), ("aliases", ["\ud800"]),
-        ("writer", {}), ("version_at_ns", HUGE * HUGE), ("route", None), ("unknown", 1),
-    ):  # fmt: skip
-        case(f"{field} {value!r:.12}", lambda h, f=field, v=value: h.with_manifest(**{f: v}))
-    for field, value in (
-        ("step", -1), ("step", HUGE * HUGE), ("step", "x"), ("kind", "evil"), ("world_size", -5),
-        ("retention", "x"), ("retention", {"keep_last": "x"}), ("retention", {"keep_last": -1}),
-        ("metrics", 7), ("metrics", {"a": "b"}), ("is_best", 3), ("duration_s", "x"),
-    ):  # fmt: skip
-        facts = FACTS | {field: value}
-        case(f"{field} {value!r:.20}", lambda h, f=facts: h.with_manifest(checkpoint=f))
-    text("no list", "")
-    text("no JSON", "{" * 9)
-    text("deep JSON", "[" * 100_000)
-    text("long number", "9" * 1_000_000)
-    text("null", "null")
-    text("other pieces", lambda h: h.text(piece_bytes=1))
-    text("pieces of no size", lambda h: h.text(piece_bytes=0))
-    text("no digests", lambda h: h.text(pieces={}))
-    text("digests that are no base64", lambda h: h.text(pieces=dict.fromkeys(h.pieces, "%%%")))
-    text("half a digest", lambda h: h.text(pieces=dict.fromkeys(h.pieces, "AAAA")))
-    many = base64.b64encode(bytes(32) * 100_000).decode()
-    text("a hundred thousand digests", lambda h: h.text(pieces=dict.fromkeys(h.pieces, many)))
-    return cases
-
-
-def pieces() -> dict[str, Send]:
-    """Pieces that belong to nothing, and messages that are none."""
-    cases: dict[str, Send] = {}
-    for field, value in (
-        ("count", HUGE), ("count", 0), ("count", -1), ("index", HUGE), ("index", -1), ("index", 3),
-        ("file_bytes", HUGE), ("file_bytes", 0), ("file_bytes", -1), ("digest", b""),
-        ("digest", bytes(32)), ("payload", b""), ("payload", bytes(PIECE_BYTES + 1)),
-        ("sha256", "../" * 20), ("sha256", "A" * 64), ("artifact", "../../x"), ("artifact", ""),
-    ):  # fmt: skip
-        about = {field: value}
-        cases[f"{len(cases)} {field} {value!r:.12} of a piece"] = lambda forger, honest, a=about: (
-            forger.send_chunks(honest.with_chunks(**a))
-        )
-    cases["no Avro"] = lambda forger, honest: (
-        [
-            forger.raw(kind, honest.artifact, value)
-            for kind in ("chunk", "artifact")
-            for value in (b"", b"\0", b"{}", bytes(5) + b"\xff" * 5000)
-        ]
-        and None
-    )
-    return cases
-
-
-def _renamed(honest: Forgery, artifact: str) -> Forgery:
-    """The same under another id everywhere."""
-    bent = honest.with_manifest(artifact=artifact).with_chunks(artifact=artifact)
-    return replace(bent, event=replace(honest.event, artifact=artifact))
 
 
 def letters(rig: Rig) -> list[str]:
@@ -205,26 +111,49 @@ def test_content_under_the_digest_of_another(open_rig: OpenRig, bucket: S3Settin
     plain.close()
 
 
-def test_pieces_of_another_among_honest_ones(open_rig: OpenRig, bucket: S3Settings) -> None:
-    """One batch with both: the honest pieces make the file, whichever came first."""
-    rig = open_rig("kafka", s3=bucket, is_strict=False)
-    assert rig.kafka is not None
-    forger, plain = Forger(rig.kafka), rig.plain()
-    content = random.Random(5).randbytes(40 * PIECE_BYTES + 1)
-    honest = forge(content, name="honest")
+def mixed(honest: Forgery) -> Forgery:
+    """The same pieces with others of their numbers among them: whoever is first spoils a run."""
+    chunks = []
     for number, chunk in enumerate(honest.chunks):
         evil = replace(chunk, payload=bytes(len(chunk.payload)))
         evil = replace(evil, digest=hashlib.sha256(evil.payload).digest())
-        order = {0: (evil, chunk), 1: (chunk, evil), 2: (chunk,)}
-        for each in order[number % 3]:
-            forger.raw("chunk", honest.artifact, codec.encode(each))
-    forger.send(replace(honest, chunks=()))
-    forger.flush()
-    worker = rig.start_worker(member="one", batch_age_s=2.0)
-    (entry,) = honest.manifest["files"]
-    rig.wait("the artifact", lambda: blob_of(entry["sha256"]) in plain.sizes())
-    assert sha256_of(plain, blob_of(entry["sha256"])) == entry["sha256"]
-    worker.stop()
+        chunks += [(chunk,), (evil, chunk), (chunk, evil)][number % 3]
+    return replace(honest, chunks=tuple(chunks))
+
+
+def test_what_cannot_be_finished_goes(open_rig: OpenRig, bucket: S3Settings) -> None:
+    """Who may write into the topics can keep an artifact from arriving, never make it arrive wrong.
+
+    After the set time it failed, by an event with a reason; of it, and of pieces whose sender never
+    came back, nothing is left.
+    """
+    rig = open_rig("kafka", s3=bucket, is_strict=False)
+    assert rig.kafka is not None
+    forger, plain, rng = Forger(rig.kafka), rig.plain(), random.Random(5)
+    spoiled = mixed(forge(rng.randbytes(40 * PIECE_BYTES + 1), name="spoiled"))
+    given_up = forge(rng.randbytes(20 * PIECE_BYTES), name="given up")
+    with Observer(rig.plain()) as observer:
+        worker = rig.start_worker(member="one", batch_age_s=2.0)
+        forger.send(spoiled)
+        forger.send_chunks(given_up)
+        forger.flush()
+        rig.wait("the worker to take all", lambda: rig.lag() == 0)
+        worker.stop()
+        assert {key.split("/")[1] for key in plain.sizes("staging/")} == {
+            spoiled.artifact,
+            given_up.artifact,
+        }
+        assert plain.sizes().keys() == plain.sizes("staging/").keys()
+        time.sleep(1.1)
+        worker = rig.start_worker(member="one", staging_s=1.0)
+        rig.wait("staging to be empty", lambda: not plain.sizes())
+        worker.stop()
+    assert observer.faults == []
+    events = [codec.decode(message.value) for message in read_topic(rig.kafka, "artifact")]
+    told = [event for event in events if isinstance(event, ArtifactEvent)]
+    (failed,) = [event for event in told if event.event == "failed"]
+    assert failed.artifact == spoiled.artifact
+    assert "not all of its pieces came within" in str(failed.reason)
     plain.close()
 
 
