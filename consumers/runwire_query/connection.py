@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -102,6 +103,8 @@ def connect(directory: str | None) -> Reader:
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise QueryError(f"{address.source} must look like http://user:password@host:port/database")
     common.set_setting("autogenerate_session_id", False)
+    # It logs what it raises as well; ours is the sentence that people read.
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     try:
         client = clickhouse_connect.get_client(
             dsn=address.url,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,12 +31,15 @@ def run(args: argparse.Namespace) -> int:
     from runwire_consumers.stack.control import writer_url
     from runwire_schemas import paths
 
-    client = connect(writer_url(paths.state_dir(args.dir)))
+    root = paths.state_dir(args.dir)
+    client = connect(writer_url(root))
     try:
         found = _find(client, args.run, args.project)
         if not args.yes and not _confirmed(found):
             print("nothing was deleted", file=sys.stderr)
             return 1
+        # Views show where content lies: what is not in them any more should not be there either.
+        _delete_objects(root, found["project"], found["run_id"])
         delete_run(client, found["project"], found["run_id"])
     finally:
         client.close()
@@ -60,6 +65,26 @@ def _find(client: Client, run_id: str, project: str | None) -> dict[str, Any]:
         projects = ", ".join(sorted(row["project"] for row in found))
         raise StackError(f"{run_id!r} exists in several projects ({projects}); give --project", 2)
     return dict(found[0])
+
+
+def _delete_objects(root: Path, project: str, run_id: str) -> None:
+    """Raises: StackError when the store cannot be changed; then nothing was deleted yet."""
+    from runwire_consumers.stack.errors import StackError
+    from runwire_schemas import s3_settings
+    from runwire_schemas.objects.deletion import delete_objects
+    from runwire_schemas.objects.open import open_store
+    from runwire_schemas.objects.store import StoreError
+
+    try:
+        store = open_store(s3_settings.from_environment(os.environ), root)
+        try:
+            delete_objects(store, project, run_id)
+        finally:
+            store.close()
+    except (StoreError, s3_settings.S3SettingsError) as error:
+        raise StackError(
+            f"the run's artifacts cannot be deleted, so nothing was: {error}"
+        ) from error
 
 
 def _confirmed(found: dict[str, Any]) -> bool:

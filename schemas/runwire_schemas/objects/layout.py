@@ -3,6 +3,7 @@
 blobs/<2 hex>/<sha256>                                              content
 runs/<run key>/artifacts/<artifact>.json                            manifest
 runs/<run key>/checkpoints/<step>/<attempt>-<rank>-<artifact>.json  manifest of a checkpoint
+runs/<run key>/deleted.json                                         the run is gone for good
 names/<project key>/<name key>/<stamp>-<artifact>.json              one version of a name
 staging/<artifact>/<sha256>/…                                       pieces on their way
 """
@@ -28,6 +29,7 @@ __all__ = [
     "name_prefix",
     "names_prefix",
     "staging_prefix",
+    "tombstone_key",
     "version_key",
 ]
 
@@ -66,6 +68,11 @@ def checkpoint_key(
     """Return the key of the manifest of one rank's part of a checkpoint."""
     place = f"{step:019d}/{attempt_key(attempt):016x}-{rank:06d}-{_checked(artifact, _ARTIFACT)}"
     return f"{checkpoints_prefix(project, run_id)}{place}.json"
+
+
+def tombstone_key(project: str, run_id: str) -> str:
+    """Return the key that says that a run was deleted: nothing of it is published any more."""
+    return f"{RUNS}{run_key(project, run_id).hex()}/deleted.json"
 
 
 def names_prefix(project: str) -> str:
