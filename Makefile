@@ -15,7 +15,7 @@ FIND_PYTHON = for python in $(or $(PYTHON),python3 python3.13 python3.12 python3
 	echo "error: no Python 3.11, 3.12 or 3.13 among: $(or $(PYTHON),python3 python3.13 python3.12 python3.11)." >&2; \
 	echo "Install one, or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12" >&2; exit 1
 
-.PHONY: help setup check fmt test contract integration faults e2e bench up down servers \
+.PHONY: help setup torch check fmt test contract integration faults e2e bench up down servers \
 	servers-down servers-status demo clean
 
 help:  ## print this list
@@ -33,6 +33,9 @@ $(INSTALLED): pyproject.toml
 	@echo "installing into $(VENV) (about 400 MB the first time)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	@touch $@
+
+torch: setup  ## install torch too (3 GB): tests that train are skipped without it
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[dev,torch]'
 
 check: setup  ## format, lint, types, import arrows, unit and house tests (under a minute)
 	$(BIN)/ruff format --check .

@@ -4,9 +4,11 @@ Needs `pip install torch runwire`. About two minutes on two cores:
 
     python examples/char_gpt.py
     python examples/char_gpt.py --minutes 10 --lr 1e-3
+    python examples/char_gpt.py --sample FOLDER     # text from a checkpoint that was downloaded
 
 The seed is fixed, the number of steps depends on the machine: training stops after `--minutes`.
-The lines that talk to runwire are `runwire.init(...)` and the two `run.log(...)`.
+The lines that talk to runwire are `runwire.init(...)`, the two `run.log(...)` and
+`run.save_checkpoint(...)`.
 """
 
 import argparse
@@ -98,13 +100,30 @@ def learning_rate(config: dict, step: int, progress: float) -> float:
     return config["lr"] * warmup * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 
+def sample(model: CharGPT, alphabet: str, length: int = 300) -> str:
+    """Return text that begins with a line break."""
+    start = torch.tensor([[alphabet.index("\n")]])
+    return "".join(alphabet[i] for i in model.write(start, length)[0].tolist())
+
+
+def sample_from(folder: str) -> None:
+    """Load the model of a checkpoint, from its folder alone, and print what it writes."""
+    checkpoint = runwire.read_checkpoint(folder)
+    about = checkpoint.extra
+    model = CharGPT(characters=len(about["alphabet"]), **about["shape"])
+    model.load_state_dict(checkpoint.model)
+    model.eval()
+    print(f"step {checkpoint.step}, {dict(checkpoint.metrics)}, writes:")
+    print(sample(model, about["alphabet"]))
+
+
 def train(config: dict, name: str | None) -> None:
     # So small a model gains little from more threads, and threads that wait for each other crawl
     # as soon as anything else needs a core.
     torch.set_num_threads(1)
     torch.manual_seed(config["seed"])
     text = read_text()
-    alphabet = sorted(set(text))
+    alphabet = "".join(sorted(set(text)))
     data = torch.tensor([alphabet.index(c) for c in text])
     train_data, val_data = data[: int(0.9 * len(data))], data[int(0.9 * len(data)) :]
     context, batch_size = config["context"], config["batch_size"]
@@ -117,7 +136,9 @@ def train(config: dict, name: str | None) -> None:
 
     with runwire.init(project="demo", name=name, config=config | {"parameters": parameters}) as run:
         print(f"run {run.id}: {parameters:,} parameters, {len(text):,} characters of text")
-        started, step, progress = time.monotonic(), 0, 0.0
+        about = {"shape": shape, "alphabet": alphabet}
+        keep = runwire.Retention(keep_last=2, keep_best=1, metric="val/loss")
+        started, step, progress, best = time.monotonic(), 0, 0.0, math.inf
         while progress < 1:
             step_started = time.monotonic()
             lr = learning_rate(config, step, progress)
@@ -143,6 +164,16 @@ def train(config: dict, name: str | None) -> None:
             if step % config["validate_every"] == 0 or progress == 1:
                 val_loss = validate(model, val_batches)
                 run.log({"val/loss": val_loss, "val/perplexity": math.exp(val_loss)}, step=step)
+                run.save_checkpoint(
+                    step,
+                    model=model,
+                    optimizer=optimizer,
+                    extra=about,
+                    metrics={"val/loss": val_loss},
+                    is_best=val_loss < best,
+                    retention=keep,
+                )
+                best = min(best, val_loss)
                 print(
                     f"{progress:4.0%}  step {step:5}  train {loss.item():.3f}  "
                     f"val {val_loss:.3f}  perplexity {math.exp(val_loss):6.2f}  "
@@ -152,8 +183,7 @@ def train(config: dict, name: str | None) -> None:
                 )
             step += 1
 
-    written = model.write(data[:1].view(1, 1), 200)[0].tolist()
-    print("\nwhat it writes now:\n" + "".join(alphabet[i] for i in written))
+    print("\nwhat it writes now:" + sample(model, alphabet, 200))
 
 
 def main() -> int:
@@ -162,7 +192,11 @@ def main() -> int:
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--name", default=None, help="name of the run")
+    parser.add_argument("--sample", metavar="FOLDER", help="only write text, with a checkpoint")
     arguments = parser.parse_args()
+    if arguments.sample:
+        sample_from(arguments.sample)
+        return 0
     config = {"minutes": arguments.minutes, "lr": arguments.lr, "seed": arguments.seed}
     config |= {"context": 64, "layers": 3, "width": 96, "heads": 4, "batch_size": 16}
     config |= {"warmup_steps": 50, "validate_every": 50}

@@ -12,17 +12,20 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import venv
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv-demo"
 DATA = ROOT / ".demo"
 PICTURE = DATA / "curve.png"
+BEST = DATA / "best"
 SERVERS = [sys.executable, "deploy/native/servers.py"]
 ARRIVAL_S = 30.0
 AGENT_LEAVES_S = 20.0
@@ -34,6 +37,10 @@ SIZES = """\
   ClickHouse engine   about 180 MB (the chdb-core wheel)
   everything else     about 150 MB (pyarrow, pandas, numpy, matplotlib, ...)
 Installed, that is 1 GB, and 5 GB more when torch is downloaded."""
+KEPT_SQL = (
+    "SELECT countIf(state = 'complete') AS complete, countIf(state = 'pending') AS pending "
+    "FROM v_checkpoints WHERE run_id = '{run}'"
+)
 ARRIVED_SQL = (
     "SELECT sum(accepted) AS accepted, sum(pending) AS pending "
     "FROM v_completeness WHERE run_id = '{run}'"
@@ -142,14 +149,12 @@ def check(code: int, what: str) -> None:
 
 def wait_until_stored(env: dict[str, str], run_id: str, limit_s: float) -> bool:
     """Wait until every point that log() accepted is stored. Returns whether any was accepted."""
-    command = ["runwire", "sql", "--format", "json", ARRIVED_SQL.format(run=run_id)]
     end = time.monotonic() + limit_s
     accepted = 0
     while time.monotonic() < end:
-        answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        row = json.loads(answer.stdout)[0] if answer.returncode == 0 else {}
-        accepted = int(row.get("accepted") or 0)
-        if accepted and not int(row.get("pending") or 0):
+        row = asked(env, ARRIVED_SQL.format(run=run_id))
+        accepted = row.get("accepted", 0)
+        if accepted and not row["pending"]:
             return True
         time.sleep(0.5)
     if accepted:
@@ -167,6 +172,33 @@ def show(env: dict[str, str], run_id: str, minutes: float, *, interrupted: bool)
     sql = CURVE_SQL.format(run=run_id, width=width)
     check(step("the same run in SQL", ["runwire", "sql", sql], env), "runwire sql")
     print(f"\nlearning curves: {PICTURE.relative_to(ROOT)}")
+
+
+def show_best(env: dict[str, str], run_id: str) -> None:
+    """List the checkpoints, bring the best one back from the store and have it write."""
+    end = time.monotonic() + ARRIVAL_S
+    while (row := asked(env, KEPT_SQL.format(run=run_id))).get("pending") or not row:
+        if time.monotonic() > end:
+            print(f"note: not all checkpoints were stored in {ARRIVAL_S:.0f} s; `runwire status`")
+            break
+        time.sleep(0.5)
+    if not row.get("complete"):
+        return
+    command = ["runwire", "checkpoints", run_id, "--project", "demo"]
+    check(step("its checkpoints", [*command, "--verify"], env), "runwire checkpoints --verify")
+    shutil.rmtree(BEST, ignore_errors=True)
+    command += ["--download", "best", "-o", str(BEST.relative_to(ROOT))]
+    check(step("the best one, from the store", command, env), "runwire checkpoints --download")
+    writer = [str(VENV / "bin" / "python"), "examples/char_gpt.py", "--sample", command[-1]]
+    check(step("what it writes", writer, env), "char_gpt.py --sample")
+
+
+def asked(env: dict[str, str], sql: str) -> dict[str, Any]:
+    """Return the one row of a query, nothing while there is no answer."""
+    command = ["runwire", "sql", "--format", "json", sql]
+    answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    rows = json.loads(answer.stdout) if answer.returncode == 0 else []
+    return {key: int(value or 0) for key, value in rows[0].items()} if rows else {}
 
 
 def start_broker(env: dict[str, str]) -> dict[str, str]:
@@ -211,6 +243,7 @@ def train_and_show(env: dict[str, str], run_id: str, minutes: float) -> bool:
         say("interrupted; here is what was recorded (Ctrl-C again to skip)")
     try:
         show(env, run_id, minutes, interrupted=interrupted)
+        show_best(env, run_id)
     except KeyboardInterrupt:
         interrupted = True
     return interrupted

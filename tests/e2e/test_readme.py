@@ -87,7 +87,8 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 def test_the_readme_works(shell: Shell) -> None:
     """Up, a trainer, runs, SQL, status, down: each block succeeds and shows the run."""
     printed = ""
-    blocks = runnable_blocks((ROOT / "README.md").read_text())
+    before, _, _ = sections((ROOT / "README.md").read_text())
+    blocks = runnable_blocks(before)
     assert [language for language, _ in blocks] == ["sh", "python", "sh"]
     for language, code in blocks:
         if "runwire sql" in code:
@@ -96,6 +97,33 @@ def test_the_readme_works(shell: Shell) -> None:
     assert "train/loss" in printed
     assert "first" in printed
     assert "finished" in printed
+
+
+@pytest.mark.engine
+def test_the_checkpoints_of_the_readme_work(shell: Shell) -> None:
+    """Trained twice: the second time goes on where the first one ended, and adds nothing."""
+    import support.torch_here  # noqa: F401 - skips where there is none
+
+    _, checkpoints, _ = sections((ROOT / "README.md").read_text())
+    trainer, commands = runnable_blocks(checkpoints)
+    assert (trainer[0], commands[0]) == ("python", "sh")
+    for _ in range(2):
+        shell.run(*trainer)
+        shell.wait_until_the_agent_left()
+    printed = shell.run(*commands)
+    for step in (9, 19, 29):
+        assert re.search(rf"^\D*{step}\b.*complete", printed, re.MULTILINE), printed
+    assert "labels.txt" in printed
+    assert (shell.folder / "restored" / "state.pt").stat().st_size > 0
+
+
+def sections(text: str) -> tuple[str, str, str]:
+    """The README before, in and after its section about checkpoints."""
+    before, heading, rest = text.partition("## Checkpoints\n")
+    checkpoints, following, after = rest.partition("\n## ")
+    assert heading
+    assert following
+    return before, checkpoints, after
 
 
 def test_the_trainer_of_the_producer_readme_works(shell: Shell) -> None:
