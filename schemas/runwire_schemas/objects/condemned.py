@@ -3,7 +3,8 @@
 A publication writes the entry of its version, which names its blobs, then looks for marks, then
 for the blobs. A sweep writes a mark with what it means to delete, then looks for entries and
 manifests, then deletes. Whoever comes second sees the other: the sweep spares what a fresh entry
-names, the publication waits for a mark to go, or finds that a blob is gone and says so.
+names, the publication waits for a mark to go, or finds that a blob is gone and says so. Once the
+manifest is there the entry names no blobs any more.
 
 All times are compared on the store's clock: those of a mark and of an entry.
 """

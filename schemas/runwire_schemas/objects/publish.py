@@ -1,7 +1,7 @@
 """Makes an artifact visible: blobs are there, then the entry of its version, then the manifest.
 
-Invariants: what has no manifest is not visible; the manifest is stored last and only while all
-blobs are there; the same call again, by whomever, leaves the same state.
+Invariants: what has no manifest is not visible; the manifest is stored only while all blobs are
+there; the same call again, by whomever, leaves the same state.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def publish(store: ObjectStore, manifest: Manifest, *, now_ns: int) -> Manifest:
     done = read_manifest(store, manifest.key)
     if done is not None:
         return done
-    entry = Entry.of(manifest).to_json()
+    # It protects the blobs until the manifest does; then it need not any more.
+    entry, unpinned = Entry.of(manifest).to_json(), Entry.of(manifest).unpinned().to_json()
     for turn in range(ROUNDS):
         known = _entries(store, manifest)
         stamp_ns = _own(known, manifest)
@@ -70,7 +71,11 @@ def publish(store: ObjectStore, manifest: Manifest, *, now_ns: int) -> Manifest:
             continue  # this process stood still: the entry may have lost its effect
         published = manifest.versioned(stamp_ns)
         store.put(manifest.key, published.to_json())
-        if _own(_entries(store, manifest), manifest) == stamp_ns:
+        stats = list(store.list(name_prefix(manifest.project, manifest.name)))
+        is_own = any(stat.key == key and stat.size == len(entry) for stat in stats)
+        if is_own and _own(stamped(stats), manifest) == stamp_ns:
+            if unpinned != entry:
+                store.put(key, unpinned)
             return published
     raise StoreAway(f"{manifest.name!r} is published by many at once; the same call succeeds later")
 

@@ -51,6 +51,8 @@ _AWAY: Final = frozenset(
     {
         *("BadDigest", "IncompleteBody", "RequestTimeout", "TooManyRequests"),
         *("XAmzContentSHA256Mismatch", "XMinioInvalidObjectDigest"),
+        # versitygw, when a deletion beside it removes the emptied folder; no key of ours is one.
+        "ExistingObjectIsDirectory",
     }
 )
 _GONE: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})

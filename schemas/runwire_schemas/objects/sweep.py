@@ -110,7 +110,7 @@ def _sweep_blobs(
 
 
 class _Needs:
-    """Which blobs are needed; asked again it reads only what has come since."""
+    """Which blobs are needed; asked again it reads only the manifests that have come since."""
 
     def __init__(self, store: ObjectStore, unreadable: dict[str, str]) -> None:
         self._store = store
@@ -123,8 +123,8 @@ class _Needs:
         Entries first: while this looks, one may turn into a manifest, and never back.
         """
         left = set(blobs)
-        fresh = [s for s in self._store.list(NAMES) if s.modified_at_ns >= pinned_after_ns]
-        for named in at_once(self._of_entry, self._unseen(fresh)):
+        fresh = [s.key for s in self._store.list(NAMES) if s.modified_at_ns >= pinned_after_ns]
+        for named in at_once(self._of_entry, fresh):
             left -= named
         for stats in _chunks(self._store.list(RUNS)):
             for named in at_once(self._of_manifest, self._unseen(stats)):

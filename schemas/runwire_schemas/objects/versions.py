@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self, TypeVar
 
 from runwire_schemas.objects.layout import RUNS
@@ -62,6 +62,10 @@ class Entry:
             aliases=manifest.aliases,
             blobs=tuple(sorted(blobs)),
         )
+
+    def unpinned(self) -> Self:
+        """Return the entry as it stays: the manifest protects the content from now on."""
+        return replace(self, blobs=())
 
     def to_json(self) -> bytes:
         """Return it as it is stored."""
