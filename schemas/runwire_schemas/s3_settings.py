@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from runwire_schemas.errors import SchemaError
 
 PREFIX: Final = "RUNWIRE_S3_"
+ENDPOINT_VARIABLE: Final = PREFIX + "ENDPOINT"
 DEFAULT_BUCKET: Final = "runwire"
 # What every S3 server takes; see the bucket naming rules of Amazon's user guide.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")

@@ -1,4 +1,4 @@
-"""`runwire migrate`: tables of ClickHouse, topics and rights of Kafka, schemas of a registry."""
+"""`runwire migrate`: tables of ClickHouse, topics and rights of Kafka, schemas, the bucket."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 from runwire_consumers.core.errors import Fatal, WorkerError
 from runwire_schemas.errors import SchemaError
 
-SUMMARY = "create or update tables, views, topics and schemas on your servers"
+SUMMARY = "create or update tables, views, topics, schemas and the bucket on your servers"
 EXAMPLE = "runwire migrate --url http://admin:secret@clickhouse:8123/runwire --kafka kafka:9092"
 MISUSE = 2
-ALL, SQL, KAFKA = "all", "sql", "kafka"
+ALL, SQL, KAFKA, S3 = "all", "sql", "kafka", "s3"
 
 Part = Callable[[argparse.Namespace], dict[str, Any]]
 
@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="schema registry; default: $RUNWIRE_SCHEMA_REGISTRY_URL",
     )
     parser.add_argument(
+        "--s3",
+        metavar="URL",
+        help="object store; default: $RUNWIRE_S3_ENDPOINT (bucket and login from RUNWIRE_S3_*)",
+    )
+    parser.add_argument(
         "--fix", action="store_true", help="also set configurations that differ from ours"
     )
     parser.add_argument(
@@ -49,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--print",
         nargs="?",
         const=ALL,
-        choices=(ALL, SQL, KAFKA),
-        help="print the SQL and the commands for Kafka, or one of them, and change nothing",
+        choices=(ALL, SQL, KAFKA, S3),
+        help="print SQL, commands for Kafka and for S3, or one of them, and change nothing",
     )
     parser.add_argument(
         "--brokers", type=int, default=3, help="size of the cluster that --print assumes"
@@ -83,15 +88,18 @@ def run(args: argparse.Namespace) -> int:
 def _parts(args: argparse.Namespace) -> list[Part]:
     """Return what is configured; say what is not. Raises: Fatal when nothing is."""
     from runwire_schemas.registry import URL_VARIABLE
+    from runwire_schemas.s3_settings import ENDPOINT_VARIABLE
 
+    has_s3 = bool(args.s3 or os.environ.get(ENDPOINT_VARIABLE))
     has_kafka = bool(args.kafka or os.environ.get("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS"))
     has_registry = bool(args.registry or os.environ.get(URL_VARIABLE))
     has_clickhouse = bool(_clickhouse_url(args))
-    if not (has_clickhouse or has_kafka or has_registry):
+    if not (has_clickhouse or has_kafka or has_registry or has_s3):
         raise Fatal(
-            "nothing to migrate: no ClickHouse and no Kafka is configured. Start the embedded "
-            "engine with `runwire up`, or set RUNWIRE_CLICKHOUSE_URL=http://user:password@"
-            "host:port/runwire, RUNWIRE_KAFKA_BOOTSTRAP_SERVERS=host:port or both"
+            "nothing to migrate: no ClickHouse, Kafka or object store is configured. Start the "
+            "embedded engine with `runwire up`, or set RUNWIRE_CLICKHOUSE_URL=http://user:password@"
+            "host:port/runwire, RUNWIRE_KAFKA_BOOTSTRAP_SERVERS=host:port, RUNWIRE_S3_ENDPOINT="
+            "http://host:port, or several of them"
         )
     if args.acls and not has_kafka:
         raise Fatal("--acls is about Kafka: name its brokers with --kafka host:port")
@@ -104,6 +112,7 @@ def _parts(args: argparse.Namespace) -> list[Part]:
         (has_clickhouse, _migrate_clickhouse),
         (has_kafka, _migrate_kafka),
         (has_registry, _migrate_registry),
+        (has_s3, _migrate_s3),
     )
     return [part for is_configured, part in known if is_configured]
 
@@ -178,6 +187,28 @@ def _migrate_registry(args: argparse.Namespace) -> dict[str, Any]:
     return {"registry": {s.subject: s.schema_id for s in subjects}}
 
 
+def _migrate_s3(args: argparse.Namespace) -> dict[str, Any]:
+    from runwire_schemas.objects.store import StoreError
+
+    settings = _s3(args)
+    assert settings is not None  # `_parts` has seen its address
+    try:
+        from runwire_consumers.objects import bucket, policies
+
+        outcome = bucket.prepare(settings)
+        made, reason = policies.apply(settings)
+    except StoreError as error:
+        raise Fatal(str(error)) from error
+    notes = outcome.notes
+    if reason:
+        notes.append(f"no policies: {reason}; `runwire migrate --print s3` prints them")
+    for note in notes:
+        _note(note)
+    done = outcome.done + made
+    _tell(args, done, f"bucket {settings.bucket} at {settings.url}")
+    return {"s3": {"url": settings.url, "bucket": settings.bucket, "done": done, "notes": notes}}
+
+
 def _print(args: argparse.Namespace) -> None:
     if args.print in (ALL, SQL):
         from runwire_consumers.clickhouse import migrate
@@ -196,6 +227,16 @@ def _print(args: argparse.Namespace) -> None:
         print("\n".join(topics.commands(servers, prefix=_prefix(), brokers=args.brokers)))
         print("# Rights, where the cluster checks them (--agent-user, --worker-user):")
         print("\n".join(acls.commands(servers, _grants(args, _prefix()))))
+
+    if args.print in (ALL, S3):
+        from runwire_consumers.objects import bucket, policies
+        from runwire_schemas.s3_settings import DEFAULT_BUCKET, PREFIX
+
+        name = os.environ.get(PREFIX + "BUCKET") or DEFAULT_BUCKET
+        print("# Object store; STORE is its alias: mc alias set STORE URL ACCESS_KEY SECRET_KEY")
+        print("\n".join(bucket.commands("STORE", name)))
+        print("# Rights; elsewhere than in MinIO attach the same policies with your own tool:")
+        print("\n".join(policies.commands("STORE", name)))
 
 
 def _grants(args: argparse.Namespace, prefix: str) -> list[Any]:
@@ -217,6 +258,13 @@ def _kafka(args: argparse.Namespace) -> Any:
     settings = kafka_settings.from_environment({**os.environ, **named})
     assert settings is not None  # `_parts` has seen the brokers' names
     return settings
+
+
+def _s3(args: argparse.Namespace) -> Any:
+    from runwire_schemas import s3_settings
+
+    named = {s3_settings.ENDPOINT_VARIABLE: args.s3} if args.s3 else {}
+    return s3_settings.from_environment({**os.environ, **named})
 
 
 def _prefix() -> str:

@@ -19,6 +19,7 @@ from runwire_consumers.stack import control, state, survey
 from runwire_consumers.stack.errors import StackError
 from runwire_consumers.stack.finding import FAIL, OK, WARN, Finding
 from runwire_consumers.stack.kafka_checkup import kafka_findings
+from runwire_consumers.stack.store_checkup import store_findings
 from runwire_schemas import paths
 from runwire_schemas.spool.format import SERIES, SpoolError, segment_name
 from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
@@ -40,6 +41,7 @@ def examine(root: Path) -> list[Finding]:
     findings += [_ports(parts), *_parts(root, parts)]
     findings += [_agent(parts), _dead_letters(parts), _pending(parts), _spool(root)]
     findings.append(_outbox(parts["uploads"]))
+    findings += store_findings(os.environ, root)
     findings += kafka_findings(os.environ)
     return findings
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from runwire_schemas.objects.keys import checked_key, checked_prefix
 from runwire_schemas.objects.local_files import PartFile, resume_into
 from runwire_schemas.objects.store import NotFound, Progress, Stat, StoreAway, StoreRefused
-from runwire_schemas.s3_settings import S3Settings, S3SettingsError
+from runwire_schemas.s3_settings import S3Settings
 
 try:
     from minio import Minio
@@ -27,9 +27,10 @@ except ImportError as error:
 
 from runwire_schemas.objects.multipart import PART_BYTES, expire, put_parts
 from runwire_schemas.objects.s3_errors import told
+from runwire_schemas.objects.s3_keys import Keys
 from runwire_schemas.objects.s3_requests import Requests, new_pool
 
-__all__ = ["S3Store"]
+__all__ = ["S3Store", "new_client"]
 
 _READ_BYTES: Final = 1024 * 1024
 # A cut download goes on at once, as long as each try brings bytes; the caller may call again.
@@ -47,8 +48,8 @@ class S3Store:
     def __init__(self, settings: S3Settings) -> None:
         self.settings = settings
         self._http, self._slow_http = new_pool(), new_pool(read_s=JOIN_TIMEOUT_S)
-        self._client = _client(settings, self._http)
-        self._slow = _client(settings, self._slow_http)
+        self._client = new_client(settings, self._http)
+        self._slow = new_client(settings, self._slow_http)
         self._requests = Requests(settings, self._client, self._http, JOIN_TIMEOUT_S)
         self._is_bucket_known = False
 
@@ -191,9 +192,12 @@ class S3Store:
         try:
             with told(self.settings, key):
                 yield
-        except (NotFound, StoreRefused):
+        except NotFound:
             if not self._is_bucket_known:
                 self.check()
+            raise
+        except StoreRefused:
+            self.check()  # the keys may be wrong by now
             raise
 
     def _fill(self, key: str, part: PartFile, start: int, size: int) -> None:
@@ -208,15 +212,11 @@ class S3Store:
             response.release_conn()
 
 
-def _client(settings: S3Settings, http: Any) -> Minio:
-    try:
-        access_key, secret_key = settings.identity
-    except S3SettingsError as error:
-        raise StoreRefused(str(error)) from error
+def new_client(settings: S3Settings, http: Any) -> Minio:
+    """Return the client itself. Raises: StoreRefused for key files that cannot be read."""
     return Minio(
         settings.address,
-        access_key=access_key,
-        secret_key=secret_key,
+        credentials=Keys(settings),
         secure=settings.is_secure,
         region=settings.region or None,
         http_client=http,

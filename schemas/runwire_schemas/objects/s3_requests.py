@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import certifi
 from minio import Minio
-from minio.credentials.providers import StaticProvider
 from minio.helpers import BaseURL
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date, utcnow
@@ -19,6 +18,7 @@ from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
 from runwire_schemas.objects.s3_errors import answered
+from runwire_schemas.objects.s3_keys import Keys
 from runwire_schemas.s3_settings import S3Settings
 
 __all__ = ["FileSlice", "Requests", "new_pool"]
@@ -101,7 +101,7 @@ class Requests:
         self._http = http
         self._timeout = Timeout(connect=CONNECT_S, read=READ_S)
         self._slow = Timeout(connect=CONNECT_S, read=slow_read_s)
-        self._credentials = StaticProvider(*settings.identity).retrieve()
+        self._keys = Keys(settings)
         self._region = settings.region
 
     def send(
@@ -140,7 +140,7 @@ class Requests:
             url=url,
             region=region,
             headers=headers,
-            credentials=self._credentials,
+            credentials=self._keys.retrieve(),
             content_sha256=sha256,
             date=at,
         )

@@ -166,7 +166,7 @@ def test_nothing_configured_says_what_to_set(
 ) -> None:
     monkeypatch.delenv("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS")
     assert cli.main(["migrate"]) == 1
-    assert "nothing to migrate: no ClickHouse and no Kafka" in capsys.readouterr().err
+    assert "nothing to migrate: no ClickHouse, Kafka or object store" in capsys.readouterr().err
     assert cli.main(["migrate", "--acls"]) == 2
     assert "--acls needs --agent-user" in capsys.readouterr().err
 

@@ -1,0 +1,227 @@
+"""`runwire migrate` on real S3 servers: the bucket, its rules, and policies just wide enough."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from minio import MinioAdmin
+from minio.commonconfig import ENABLED, Filter
+from minio.credentials.providers import StaticProvider
+from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
+
+from runwire import cli
+from runwire_consumers.objects import policies
+from runwire_consumers.stack.finding import FAIL, OK
+from runwire_consumers.stack.store_checkup import store_findings
+from runwire_schemas.objects.catalog import Catalog
+from runwire_schemas.objects.download import download
+from runwire_schemas.objects.layout import blob_key
+from runwire_schemas.objects.manifest import FileEntry, Manifest
+from runwire_schemas.objects.publish import publish
+from runwire_schemas.objects.s3 import S3Store
+from runwire_schemas.objects.store import StoreRefused
+from runwire_schemas.objects.sweep import sweep
+from runwire_schemas.s3_settings import S3Settings
+from support.servers import ObjectStore
+
+MIB = 1024 * 1024
+DAY_NS = 86400 * 10**9
+
+
+@pytest.fixture(params=["versitygw", "minio"])
+def server(request: pytest.FixtureRequest) -> ObjectStore:
+    name = {"versitygw": "s3", "minio": "minio"}[request.param]
+    found: ObjectStore = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture
+def unmade(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Settings]:
+    """A bucket that is not there, named by the environment; what the test makes of it goes."""
+    buckets = server.new_bucket()
+    settings = next(buckets)
+    server.client().remove_bucket(settings.bucket)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    yield settings
+    next(buckets, None)
+
+
+def test_the_bucket_and_its_rules(
+    request: pytest.FixtureRequest, unmade: S3Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Made once; the second time there is nothing to do; what a server does not do is said."""
+    assert cli.main(["migrate"]) == 0
+    printed = capsys.readouterr()
+    assert f"created bucket {unmade.bucket}" in printed.out
+    S3Store(unmade).check()
+    if request.node.callspec.params["server"] == "versitygw":
+        assert "the object worker removes from staging/" in printed.err
+        assert "--print s3" in printed.err
+    else:
+        assert "staging/" in printed.out
+        assert policies.policy_name("trainer", unmade.bucket) in printed.out
+    assert cli.main(["migrate", "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)["s3"]
+    assert (done["bucket"], done["done"]) == (unmade.bucket, [])
+
+
+def test_rules_of_others_stay(minio: ObjectStore, minio_bucket: S3Settings) -> None:
+    """Ours is set right again, whatever was there under its name."""
+    from runwire_consumers.objects.bucket import prepare
+
+    client = minio.client()
+    theirs = Rule(
+        ENABLED, rule_filter=Filter(prefix="theirs/"), rule_id="t", expiration=Expiration(days=1)
+    )
+    wrong = Rule(
+        ENABLED,
+        rule_filter=Filter(prefix="blobs/"),
+        rule_id="runwire-staging",
+        expiration=Expiration(days=1),
+    )
+    client.set_bucket_lifecycle(minio_bucket.bucket, LifecycleConfig([theirs, wrong]))
+    assert prepare(minio_bucket).done == [f"staging/ of {minio_bucket.bucket} expires after 7 days"]
+    kept = client.get_bucket_lifecycle(minio_bucket.bucket)
+    assert kept is not None
+    found = {
+        (rule.rule_id, rule.rule_filter and rule.rule_filter.prefix): rule.expiration
+        and rule.expiration.days
+        for rule in kept.rules
+    }
+    assert found == {("t", "theirs/"): 1, ("runwire-staging", "staging/"): 7}
+    assert prepare(minio_bucket).done == []
+
+
+def test_a_wrong_key_is_said(
+    unmade: S3Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNWIRE_S3_SECRET_KEY", "guessed-by-somebody")
+    assert cli.main(["migrate"]) == 1
+    assert "RUNWIRE_S3_SECRET_KEY_FILE" in capsys.readouterr().err
+
+
+def test_an_address_that_is_none_is_said(
+    unmade: S3Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The option wins over the environment."""
+    assert cli.main(["migrate", "--s3", "ftp://store"]) == 1
+    assert "RUNWIRE_S3_ENDPOINT" in capsys.readouterr().err
+
+
+def test_what_is_printed_is_what_would_be_done(capsys: pytest.CaptureFixture[str]) -> None:
+    """For somebody who may: commands and whole policies."""
+    assert cli.main(["migrate", "--print", "s3"]) == 0
+    printed = capsys.readouterr().out
+    assert "mc mb --ignore-existing STORE/runwire" in printed
+    assert "mc ilm rule add --prefix staging/ --expire-days 7 STORE/runwire" in printed
+    documents = [text.partition("JSON\n")[0] for text in printed.split("<<'JSON'\n")[1:]]
+    expected = [policies.policy(role, "runwire") for role in policies.ROLES]
+    assert [json.loads(document) for document in documents] == expected
+
+
+@pytest.fixture
+def users(minio: ObjectStore, minio_bucket: S3Settings) -> Iterator[dict[str, S3Settings]]:
+    """A user for each role, with the policy that `migrate` made for it."""
+    done, reason = policies.apply(minio_bucket)
+    assert (len(done), reason) == (len(policies.ROLES), "")
+    admin = MinioAdmin(
+        endpoint=minio.address,
+        credentials=StaticProvider(minio.access_key, minio.secret_key),
+        secure=False,
+    )
+    made = {}
+    for role in policies.ROLES:
+        user, secret = f"{role}-{secrets.token_hex(4)}", secrets.token_hex(16)
+        admin.user_add(user, secret)
+        admin.policy_set(policies.policy_name(role, minio_bucket.bucket), user=user)
+        made[role] = replace(minio_bucket, access_key=user, secret_key=secret)
+    yield made
+    for role, settings in made.items():
+        admin.user_remove(settings.access_key)
+        admin.policy_remove(policies.policy_name(role, minio_bucket.bucket))
+
+
+def manifest_of(data: bytes) -> Manifest:
+    entry = FileEntry(path="a.bin", size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    facts = {"project": "p", "run_id": "r", "attempt": "1", "writer": "0" * 16, "rank": 0}
+    return Manifest(
+        artifact=secrets.token_hex(16),
+        name="a",
+        type="file",
+        created_at_ns=1,
+        files=(entry,),
+        **facts,  # type: ignore[arg-type]
+    )
+
+
+def test_each_role_can_do_its_work_and_no_more(
+    users: dict[str, S3Settings], minio_bucket: S3Settings, tmp_path: Path
+) -> None:
+    """The trainer publishes, the reader finds and fetches it, the worker cleans up."""
+    trainer, worker, reader = (S3Store(users[role]) for role in ("trainer", "worker", "reader"))
+    data = secrets.token_bytes(20 * MIB)
+    source, manifest = tmp_path / "source", manifest_of(data)
+    source.write_bytes(data)
+    key = blob_key(manifest.files[0].sha256)
+    trainer.check()
+    trainer.put_file(key, source, journal=tmp_path / "journal")
+    published = publish(trainer, manifest, now_ns=time.time_ns())
+    trainer.expire_uploads(3600.0)
+    reader.check()
+    assert Catalog(reader).resolve("a:latest", "p").manifest == published
+    (fetched,) = download(reader, published, tmp_path / "into")
+    assert fetched.read_bytes() == data
+    worker.put("staging/x/1", bytes(5 * MIB))
+    worker.compose("blobs/aa/joined", ["staging/x/1", "staging/x/1"])
+    worker.delete(["staging/x/1"])
+    trainer.delete([published.key])  # retention
+    report = sweep(worker, now_ns=time.time_ns() + 2 * DAY_NS)
+    assert manifest.files[0].sha256 in report.blobs
+    assert trainer.stat(key) is None
+    refused = [
+        lambda: trainer.put("staging/x/1", b""),
+        lambda: trainer.get("staging/x/1"),
+        lambda: trainer.delete(["staging/sweep/mark"]),
+        lambda: trainer.put("elsewhere", b""),
+        lambda: worker.put("elsewhere", b""),
+        lambda: reader.put("blobs/aa/x", b""),
+        lambda: reader.put_file("blobs/aa/x", source),
+        lambda: reader.delete([key]),
+        lambda: reader.compose("blobs/aa/x", ["blobs/aa/joined"]),
+        lambda: S3Store(replace(users["trainer"], bucket="another-bucket")).check(),
+    ]
+    for call in refused:
+        with pytest.raises(StoreRefused, match=r"--print s3|AccessDenied"):
+            call()
+    for store in (trainer, worker, reader):
+        store.close()
+
+
+def test_who_may_not_administrate_is_told(users: dict[str, S3Settings]) -> None:
+    done, reason = policies.apply(users["worker"])
+    assert done == []
+    assert "may not administrate" in reason
+
+
+def test_the_doctor_asks_the_store(server: ObjectStore, tmp_path: Path) -> None:
+    """It says which one, or what to do; without an endpoint it is the folder."""
+    (found,) = store_findings({}, tmp_path)
+    assert (found.level, found.found) == (OK, f"file://{tmp_path}/objects")
+    missing = server.settings("there-is-no-such")
+    (found,) = store_findings(missing.environment(), tmp_path)
+    assert (found.level, "`runwire migrate` makes it" in found.advice) == (FAIL, True)
+    (found,) = store_findings({"RUNWIRE_S3_ENDPOINT": "http://s"}, tmp_path)
+    assert (found.level, "RUNWIRE_S3_ACCESS_KEY" in found.advice) == (FAIL, True)
+
+
+def test_the_doctor_is_content(bucket: S3Settings, tmp_path: Path) -> None:
+    (found,) = store_findings(bucket.environment(), tmp_path)
+    assert (found.level, found.found) == (OK, f"{bucket.bucket} at {bucket.url}")
