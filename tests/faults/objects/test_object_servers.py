@@ -78,7 +78,7 @@ def test_the_store_is_killed(
     s3: S3Settings = request.getfixturevalue({"s3": "bucket", "minio": "minio_bucket"}[name])
     rig = open_rig(route, s3=s3)
     kill, start = server.server.kill, server.server.start
-    verdict = outage(rig, rng, kill, start, clickhouse_url)
+    verdict = outage(rig, rng, kill, start, url=clickhouse_url)
     where = {"s3": "versitygw", "minio": "MinIO"}[name]
     report.note("the store is killed and comes back", f"{route}, {where}", verdict)
     assert_whole(verdict)
