@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from runwire_schemas.objects.condemned import PIN_S, Stopwatch, blobs_condemned
+from runwire_schemas.objects.deletion import is_deleted
 from runwire_schemas.objects.layout import blob_key, name_prefix, version_key
 from runwire_schemas.objects.manifest import FileEntry, Manifest, ManifestError, checked_path
 from runwire_schemas.objects.store import NotFound, ObjectStore, StoreAway
@@ -23,7 +24,7 @@ from runwire_schemas.objects.versions import (
     stamped,
 )
 
-__all__ = ["EMPTY_SHA256", "PublishError", "check_files", "publish"]
+__all__ = ["EMPTY_SHA256", "PublishError", "RunDeletedError", "check_files", "publish"]
 
 # An empty file needs no blob.
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
@@ -39,45 +40,66 @@ class PublishError(Exception):
         self.missing = tuple(missing)
 
 
+class RunDeletedError(ManifestError):
+    """The run was deleted for good: nothing of it becomes visible any more."""
+
+
 def publish(store: ObjectStore, manifest: Manifest, *, now_ns: int) -> Manifest:
     """Make an artifact visible and return its manifest with the stamp of its version.
 
     An artifact that is visible already stays as it is. Raises: PublishError for missing blobs;
-    ManifestError for one that cannot be used; StoreAway also while a sweep decides about one of the
-    blobs: the same call succeeds later.
+    ManifestError for one that cannot be used, RunDeletedError when its run was deleted; StoreAway
+    also while a sweep decides about one of the blobs: the same call succeeds later.
     """
     check_files(manifest.files)
     done = read_manifest(store, manifest.key)
     if done is not None:
         return done
-    # It protects the blobs until the manifest does; then it need not any more.
-    entry, unpinned = Entry.of(manifest).to_json(), Entry.of(manifest).unpinned().to_json()
+    _refuse_deleted(store, manifest)
     for turn in range(ROUNDS):
-        known = _entries(store, manifest)
-        stamp_ns = _own(known, manifest)
-        if not stamp_ns and not turn:
-            stamp_ns = _shared(store, known, manifest)
-        if not stamp_ns:
-            newest = max((each.stamp_ns for each in known), default=0)
-            stamp_ns = max(now_ns, newest + 1) + _spread(manifest, turn)
-        watch = Stopwatch()
-        key = _version_key(manifest, stamp_ns)
-        store.put(key, entry)  # also when it is there: its time is what a sweep looks at
-        if _collides(store, _entries(store, manifest), manifest, stamp_ns):
-            store.delete([key])
-            continue
-        _require_blobs(store, manifest, key)
-        if watch.elapsed_s > PIN_S / 2:
-            continue  # this process stood still: the entry may have lost its effect
-        published = manifest.versioned(stamp_ns)
-        store.put(manifest.key, published.to_json())
-        stats = list(store.list(name_prefix(manifest.project, manifest.name)))
-        is_own = any(stat.key == key and stat.size == len(entry) for stat in stats)
-        if is_own and _own(stamped(stats), manifest) == stamp_ns:
-            if unpinned != entry:
-                store.put(key, unpinned)
+        published = _tried(store, manifest, now_ns, turn)
+        if published is not None:
             return published
     raise StoreAway(f"{manifest.name!r} is published by many at once; the same call succeeds later")
+
+
+def _tried(store: ObjectStore, manifest: Manifest, now_ns: int, turn: int) -> Manifest | None:
+    """Publish it; None when somebody came between, and it has to be tried again."""
+    # The entry protects the blobs until the manifest does; then it need not any more.
+    entry, unpinned = Entry.of(manifest).to_json(), Entry.of(manifest).unpinned().to_json()
+    known = _entries(store, manifest)
+    stamp_ns = _own(known, manifest)
+    if not stamp_ns and not turn:
+        stamp_ns = _shared(store, known, manifest)
+    if not stamp_ns:
+        newest = max((each.stamp_ns for each in known), default=0)
+        stamp_ns = max(now_ns, newest + 1) + _spread(manifest, turn)
+    watch = Stopwatch()
+    key = _version_key(manifest, stamp_ns)
+    store.put(key, entry)  # also when it is there: its time is what a sweep looks at
+    if _collides(store, _entries(store, manifest), manifest, stamp_ns):
+        store.delete([key])
+        return None
+    _require_blobs(store, manifest, key)
+    if watch.elapsed_s > PIN_S / 2:
+        return None  # this process stood still: the entry may have lost its effect
+    published = manifest.versioned(stamp_ns)
+    store.put(manifest.key, published.to_json())
+    _refuse_deleted(store, manifest)
+    stats = list(store.list(name_prefix(manifest.project, manifest.name)))
+    is_own = any(stat.key == key and stat.size == len(entry) for stat in stats)
+    if not is_own or _own(stamped(stats), manifest) != stamp_ns:
+        return None
+    if unpinned != entry:
+        store.put(key, unpinned)
+    return published
+
+
+def _refuse_deleted(store: ObjectStore, manifest: Manifest) -> None:
+    """Raises: RunDeletedError; the tombstone came first, the deletion may not have seen all."""
+    if is_deleted(store, manifest.project, manifest.run_id):
+        store.delete([manifest.key])
+        raise RunDeletedError(f"run {manifest.run_id!r} of {manifest.project!r} was deleted")
 
 
 def check_files(files: tuple[FileEntry, ...]) -> None:

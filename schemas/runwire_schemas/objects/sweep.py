@@ -28,6 +28,7 @@ NS: Final = 1_000_000_000
 # What one S3 request deletes, and what a mark of a few megabytes holds.
 BATCH: Final = 1000
 CONDEMNED_MAX: Final = 50_000
+_TOMBSTONE = re.compile(f"{RUNS}[0-9a-f]{{32}}/deleted\\.json")
 _BLOB = re.compile(f"{BLOBS}[0-9a-f]{{2}}/([0-9a-f]{{64}})")
 
 
@@ -126,7 +127,8 @@ class _Needs:
         fresh = [s.key for s in self._store.list(NAMES) if s.modified_at_ns >= pinned_after_ns]
         for named in at_once(self._of_entry, fresh):
             left -= named
-        for stats in _chunks(self._store.list(RUNS)):
+        runs = (s for s in self._store.list(RUNS) if not _TOMBSTONE.fullmatch(s.key))
+        for stats in _chunks(runs):
             for named in at_once(self._of_manifest, self._unseen(stats)):
                 left -= named
         return left

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from runwire_schemas.objects.catalog import Catalog, CatalogError
 from runwire_schemas.objects.condemned import MARKS
+from runwire_schemas.objects.deletion import delete_objects
 from runwire_schemas.objects.layout import NAMES, RUNS, blob_key
 from runwire_schemas.objects.manifest import FileEntry, Manifest, ManifestError
 from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.publish import PublishError, publish
+from runwire_schemas.objects.publish import PublishError, RunDeletedError, publish
 from runwire_schemas.objects.store import StoreAway
 from runwire_schemas.objects.versions import stamped
-from support.interleaved import at_the_same_time, by_seed
+from support.interleaved import at_the_same_time, by_seed, switching
 from support.stored import AT_NS, manifest, put_artifact, put_blobs, put_checkpoint
 
 FILES = {"a.bin": b"one", "sub/b.bin": b"two", "empty": b""}
@@ -219,3 +221,26 @@ def test_hostile_files_are_refused(files: list[FileEntry]) -> None:
     with pytest.raises(ManifestError):
         publish(store, replace(manifest(1), files=tuple(files)), now_ns=AT_NS)
     assert not list(store.list(""))
+
+
+@pytest.mark.parametrize("first", range(14))
+@pytest.mark.parametrize("of_deletion", [False, True])
+def test_each_point_of_a_deletion_against_each_of_a_publication(
+    first: int, of_deletion: bool
+) -> None:
+    """Whichever comes first, nothing of a deleted run is visible afterwards."""
+    for second in range(10):
+        store = MemoryStore()
+        put_artifact(store, 1)
+        put_blobs(store, {"a.bin": b"2"})
+        calls: list[Callable[[], object]] = [
+            lambda store=store: publish(store, manifest(2), now_ns=AT_NS),
+            lambda store=store: delete_objects(store, "p", "r"),
+        ]
+        done = at_the_same_time(
+            store, calls[::-1] if of_deletion else calls, switching(first, second)
+        )
+        assert all(isinstance(each, int | Manifest | RunDeletedError) for each in done)
+        assert Catalog(store).artifacts("p") == [], (first, second)
+        with pytest.raises(RunDeletedError, match="deleted"):
+            publish(store, manifest(3, {}), now_ns=AT_NS)

@@ -10,6 +10,7 @@ import pytest
 from runwire_schemas.objects import condemned
 from runwire_schemas.objects.catalog import Catalog
 from runwire_schemas.objects.condemned import MARKS
+from runwire_schemas.objects.deletion import delete_objects
 from runwire_schemas.objects.download import verify
 from runwire_schemas.objects.layout import BLOBS, NAMES, STAGING, blob_key, staging_prefix
 from runwire_schemas.objects.manifest import Manifest
@@ -64,6 +65,19 @@ def test_blobs_of_a_deleted_manifest_go_unless_shared() -> None:
     clock.now_ns += 2 * DAY
     store.delete([gone.key])
     assert sweep(store, now_ns=clock.now_ns).blobs == (gone.files[0].sha256,)
+    assert verify(store, left) == []
+
+
+def test_content_of_a_deleted_run_goes() -> None:
+    """The run's tombstone is no manifest, and stands in no sweep's way."""
+    clock = Clock()
+    store = MemoryStore(clock_ns=clock)
+    put_artifact(store, 1)
+    left = put_artifact(store, 2, run_id="other")
+    delete_objects(store, "p", "r")
+    clock.now_ns += 2 * DAY
+    report = sweep(store, now_ns=clock.now_ns)
+    assert (len(report.blobs), report.unreadable) == (1, {})
     assert verify(store, left) == []
 
 
