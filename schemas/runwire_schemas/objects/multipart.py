@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -25,7 +25,7 @@ from runwire_schemas.objects.s3_errors import SomethingGone, told
 from runwire_schemas.objects.s3_requests import FileSlice, Requests
 from runwire_schemas.objects.store import NotFound, Progress, StoreAway, StoreError
 
-__all__ = ["PART_BYTES", "expire", "put_parts"]
+__all__ = ["PART_BYTES", "completion", "expire", "put_parts", "upload_id_of"]
 
 MIB: Final = 1024 * 1024
 # Few requests, and little to send again after a cut; benchmarks of both servers are flat from 8 on.
@@ -98,7 +98,7 @@ class Transfer:
         if not self._take_up():
             with told(self._requests.settings, self._key):
                 answer = self._requests.send("POST", self._key, {"uploads": ""})
-            self._upload_id = _upload_id(answer.data)
+            self._upload_id = upload_id_of(answer.data)
         if self._journal is not None:
             lines = [self._facts | {"upload_id": self._upload_id}, *self._etags.items()]
             text = "".join(json.dumps(line) + "\n" for line in lines)
@@ -122,11 +122,7 @@ class Transfer:
 
     def complete(self) -> None:
         """Make the parts one object."""
-        root = ET.Element("CompleteMultipartUpload", xmlns=_NAMESPACE)
-        for number, etag in sorted(self._etags.items()):
-            part = ET.SubElement(root, "Part")
-            ET.SubElement(part, "PartNumber").text = str(number)
-            ET.SubElement(part, "ETag").text = f'"{etag}"'
+        root = completion(self._etags)
         query = {"uploadId": self._upload_id}
         try:
             with told(self._requests.settings, self._key):
@@ -229,7 +225,18 @@ def expire(requests: Requests, before: datetime) -> int:
         }
 
 
-def _upload_id(answer: bytes) -> str:
+def completion(etags: Mapping[int, str]) -> ET.Element:
+    """Return what says that these parts, by number, are the object."""
+    root = ET.Element("CompleteMultipartUpload", xmlns=_NAMESPACE)
+    for number, etag in sorted(etags.items()):
+        part = ET.SubElement(root, "Part")
+        ET.SubElement(part, "PartNumber").text = str(number)
+        ET.SubElement(part, "ETag").text = f'"{etag}"'
+    return root
+
+
+def upload_id_of(answer: bytes) -> str:
+    """Return the id of the upload that an answer says was begun. Raises: StoreAway."""
     found = _UPLOAD_ID.search(answer)
     if found is None:
         raise StoreAway("the store began a transfer without saying which; it is tried again")

@@ -29,6 +29,7 @@ from runwire_schemas.objects.multipart import PART_BYTES, expire, put_parts
 from runwire_schemas.objects.s3_errors import told
 from runwire_schemas.objects.s3_keys import Keys
 from runwire_schemas.objects.s3_requests import Requests, new_pool
+from runwire_schemas.objects.s3_uploads import S3Uploads
 
 __all__ = ["S3Store", "new_client"]
 
@@ -57,6 +58,11 @@ class S3Store:
     def uri(self) -> str:
         """Return "s3://bucket"."""
         return f"s3://{self.settings.bucket}"
+
+    @property
+    def uploads(self) -> S3Uploads:
+        """Return what makes objects of parts."""
+        return S3Uploads(self._requests)
 
     def check(self) -> None:
         """Prove that the bucket is there and can be read. Raises: StoreRefused, StoreAway."""

@@ -111,6 +111,7 @@ class Requests:
         query: Mapping[str, str],
         *,
         body: bytes | FileSlice = b"",
+        headers: Mapping[str, str] | None = None,
         is_slow: bool = False,
     ) -> BaseHTTPResponse:
         """Send a request about an object, or the bucket, and return the answer, read to its end.
@@ -129,7 +130,8 @@ class Requests:
             object_name=key,
             query_params=dict(query),
         )
-        headers: dict[str, str | list[str] | tuple[str]] = {
+        signed: dict[str, str | list[str] | tuple[str]] = {
+            **(headers or {}),
             "Host": url.netloc,
             "Content-Length": str(length),
             "x-amz-content-sha256": sha256,
@@ -139,7 +141,7 @@ class Requests:
             method=method,
             url=url,
             region=region,
-            headers=headers,
+            headers=signed,
             credentials=self._keys.retrieve(),
             content_sha256=sha256,
             date=at,

@@ -1,0 +1,145 @@
+"""Objects that come into being part by part, across processes: S3's multipart uploads.
+
+Parts are of one size, the last one excepted, so that a part's number says what it holds: the same
+part again changes nothing, whoever sends it. Stores without this join objects (`store.compose`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import md5
+from threading import Lock
+from typing import Protocol
+
+from runwire_schemas.objects.memory import MemoryStore
+from runwire_schemas.objects.store import NotFound, ObjectStore
+
+__all__ = ["MemoryUploads", "Part", "Uploads", "uploads_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that the store has; `etag` differs where the content differs."""
+
+    size: int
+    etag: str
+
+
+class Uploads(Protocol):
+    """Every method raises StoreAway and StoreRefused. Threads: safe, calls may overlap."""
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Store a small object unless there is one of this key; return whether it was stored."""
+        ...
+
+    def begin(self, key: str) -> str:
+        """Begin an upload of an object; return its id."""
+        ...
+
+    def put_part(self, key: str, upload: str, number: int, *, data: bytes) -> str:
+        """Store a part, numbered from 1; return its etag. Raises: NotFound for no such upload."""
+        ...
+
+    def parts(self, key: str, upload: str) -> dict[int, Part]:
+        """Return the parts that are there. Raises: NotFound for no such upload."""
+        ...
+
+    def complete(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
+        """Make exactly these parts the object.
+
+        Raises: NotFound when the upload is gone, perhaps completed, or a part is another by now.
+        """
+        ...
+
+    def abandon(self, key: str, upload: str) -> None:
+        """Let the store forget an upload; one that is not there is no error."""
+        ...
+
+    def read(self, key: str, start: int, size: int) -> bytes:
+        """Return a range of an object. Raises: NotFound."""
+        ...
+
+
+def uploads_of(store: ObjectStore) -> Uploads | None:
+    """Return what a store offers of this, None when nothing."""
+    found: Uploads | None = getattr(store, "uploads", None)
+    return found
+
+
+class MemoryUploads:
+    """Uploads into a MemoryStore; `trouble` of the store is asked before each verb."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._uploads: dict[str, tuple[str, dict[int, bytes]]] = {}
+        self._begun = 0
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._uploads)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Store an object unless there is one."""
+        self._ask("put_new", key)
+        with self._lock:
+            if self._store.stat(key) is not None:
+                return False
+            self._store.put(key, data)
+            return True
+
+    def begin(self, key: str) -> str:
+        """Begin an upload."""
+        self._ask("begin", key)
+        with self._lock:
+            self._begun += 1
+            self._uploads[f"u{self._begun}"] = (key, {})
+            return f"u{self._begun}"
+
+    def put_part(self, key: str, upload: str, number: int, *, data: bytes) -> str:
+        """Store a part."""
+        self._ask("put_part", key)
+        with self._lock:
+            self._of(key, upload)[number] = bytes(data)
+        return _etag(data)
+
+    def parts(self, key: str, upload: str) -> dict[int, Part]:
+        """Return the parts."""
+        self._ask("parts", key)
+        with self._lock:
+            found = self._of(key, upload)
+            return {n: Part(len(data), _etag(data)) for n, data in sorted(found.items())}
+
+    def complete(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
+        """Join the parts."""
+        self._ask("complete", key)
+        with self._lock:
+            found = self._of(key, upload)
+            if any(n not in found or _etag(found[n]) != etag for n, etag in etags.items()):
+                raise NotFound(f"a part of upload {upload} is not the one that was named")
+            self._store.put(key, b"".join(found[number] for number in sorted(etags)))
+            del self._uploads[upload]
+
+    def abandon(self, key: str, upload: str) -> None:
+        """Forget an upload."""
+        self._ask("abandon", key)
+        with self._lock:
+            self._uploads.pop(upload, None)
+
+    def read(self, key: str, start: int, size: int) -> bytes:
+        """Return a range."""
+        return self._store.get(key)[start : start + size]
+
+    def _ask(self, verb: str, key: str) -> None:
+        if self._store.trouble is not None:
+            self._store.trouble(verb, key)
+
+    def _of(self, key: str, upload: str) -> dict[int, bytes]:
+        known = self._uploads.get(upload)
+        if known is None or known[0] != key:
+            raise NotFound(f"there is no upload {upload} of {key}")
+        return known[1]
+
+
+def _etag(data: bytes) -> str:
+    return md5(data, usedforsecurity=False).hexdigest()

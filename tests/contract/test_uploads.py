@@ -1,0 +1,115 @@
+"""What every store promises of objects made part by part: in memory, on versitygw, on MinIO."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from runwire_schemas.objects.memory import MemoryStore
+from runwire_schemas.objects.s3 import S3Store
+from runwire_schemas.objects.store import PART_BYTES_MIN, NotFound, ObjectStore
+from runwire_schemas.objects.uploads import MemoryUploads, Uploads, uploads_of
+from runwire_schemas.s3_settings import S3Settings
+
+KEY = "blobs/aa/made-of-parts"
+BUCKETS = {"versitygw": "bucket", "minio": "minio_bucket"}
+
+
+@pytest.fixture(params=["memory", *BUCKETS])
+def opened(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStore, Uploads]]:
+    if request.param == "memory":
+        store = MemoryStore()
+        yield store, MemoryUploads(store)
+        return
+    settings: S3Settings = request.getfixturevalue(BUCKETS[request.param])
+    s3 = S3Store(settings)
+    uploads = uploads_of(s3)
+    assert uploads is not None
+    yield s3, uploads
+    s3.close()
+
+
+@pytest.fixture
+def pieces(seed: int) -> dict[int, bytes]:
+    chosen = random.Random(seed)
+    return {n: chosen.randbytes(PART_BYTES_MIN if n < 3 else 77) for n in (1, 2, 3)}
+
+
+def test_parts_make_an_object(
+    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+) -> None:
+    """In any order, some of them twice, from callers that know only the id; nothing before that."""
+    store, uploads = opened
+    upload = uploads.begin(KEY)
+    assert uploads.parts(KEY, upload) == {}
+    etags = {n: uploads.put_part(KEY, upload, n, data=pieces[n]) for n in (3, 1, 2, 1)}
+    found = uploads.parts(KEY, upload)
+    assert {n: (part.size, part.etag) for n, part in found.items()} == {
+        n: (len(data), etags[n]) for n, data in pieces.items()
+    }
+    assert store.stat(KEY) is None
+    assert list(store.list("blobs/")) == []
+    uploads.complete(KEY, upload, etags)
+    assert store.get(KEY) == b"".join(pieces[n] for n in (1, 2, 3))
+    assert uploads.read(KEY, PART_BYTES_MIN - 2, 4) == (pieces[1][-2:] + pieces[2][:2])
+
+
+def test_an_upload_that_is_gone(
+    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+) -> None:
+    """Completed or abandoned: each verb says so, and what was completed stays."""
+    store, uploads = opened
+    kept, given_up = uploads.begin(KEY), uploads.begin(KEY)
+    etags = {3: uploads.put_part(KEY, kept, 3, data=pieces[3])}
+    uploads.complete(KEY, kept, etags)
+    uploads.abandon(KEY, given_up)
+    uploads.abandon(KEY, given_up)
+    for gone in (kept, given_up):
+        with pytest.raises(NotFound):
+            uploads.put_part(KEY, gone, 1, data=pieces[1])
+        with pytest.raises(NotFound):
+            uploads.parts(KEY, gone)
+    with pytest.raises(NotFound):
+        uploads.complete(KEY, given_up, etags)
+    with suppress(NotFound):  # versitygw remembers that exactly this was done
+        uploads.complete(KEY, kept, etags)
+    assert store.get(KEY) == pieces[3]
+    with pytest.raises(NotFound):
+        uploads.read("blobs/aa/none", 0, 1)
+
+
+def test_a_part_that_was_replaced_is_told_apart(
+    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+) -> None:
+    """Who completes says which content is meant; nothing else becomes the object."""
+    store, uploads = opened
+    upload = uploads.begin(KEY)
+    etags = {n: uploads.put_part(KEY, upload, n, data=pieces[n]) for n in (1, 2, 3)}
+    other = uploads.put_part(KEY, upload, 2, data=pieces[1])
+    with pytest.raises(NotFound):
+        uploads.complete(KEY, upload, etags)
+    assert store.stat(KEY) is None
+    uploads.complete(KEY, upload, {**etags, 2: other})
+    assert store.get(KEY) == pieces[1] + pieces[1] + pieces[3]
+
+
+def test_one_of_many_is_first(opened: tuple[ObjectStore, Uploads]) -> None:
+    store, uploads = opened
+    key = "staging/aa/first.json"
+    with ThreadPoolExecutor(4) as threads:
+        won = list(threads.map(lambda n: uploads.put_new(key, b"%d" % n), range(8)))
+    assert sum(won) == 1
+    assert store.get(key) == b"%d" % won.index(True)
+
+
+def test_more_parts_than_a_page(opened: tuple[ObjectStore, Uploads]) -> None:
+    _, uploads = opened
+    upload = uploads.begin(KEY)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda n: uploads.put_part(KEY, upload, n, data=b"x"), range(1, 1103)))
+    assert list(uploads.parts(KEY, upload)) == list(range(1, 1103))
+    uploads.abandon(KEY, upload)
