@@ -63,21 +63,23 @@ def test_an_upload_that_is_gone(
 ) -> None:
     """Completed or abandoned: each verb says so, and what was completed stays."""
     store, uploads = opened
-    kept, given_up = uploads.begin(KEY), uploads.begin(KEY)
+    other = "blobs/aa/given-up"
+    kept, given_up = uploads.begin(KEY), uploads.begin(other)
     etags = {3: uploads.put_part(KEY, kept, 3, data=pieces[3])}
     uploads.complete(KEY, kept, etags)
-    uploads.abandon(KEY, given_up)
-    uploads.abandon(KEY, given_up)
-    for gone in (kept, given_up):
+    uploads.abandon(other, given_up)
+    uploads.abandon(other, given_up)
+    for key, gone in ((KEY, kept), (other, given_up)):
         with pytest.raises(NotFound):
-            uploads.put_part(KEY, gone, 1, data=pieces[1])
+            uploads.put_part(key, gone, 1, data=pieces[1])
         with pytest.raises(NotFound):
-            uploads.parts(KEY, gone)
+            uploads.parts(key, gone)
     with pytest.raises(NotFound):
-        uploads.complete(KEY, given_up, etags)
-    with suppress(NotFound):  # versitygw remembers that exactly this was done
+        uploads.complete(other, given_up, etags)
+    with suppress(NotFound):  # versitygw looks whether the object is just that already
         uploads.complete(KEY, kept, etags)
     assert store.get(KEY) == pieces[3]
+    assert store.stat(other) is None
     with pytest.raises(NotFound):
         uploads.read("blobs/aa/none", 0, 1)
 
