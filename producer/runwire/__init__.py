@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from runwire.artifacts.histogram import Histogram as Histogram
     from runwire.artifacts.ref import ArtifactRef as ArtifactRef
     from runwire.checkpoints.loading import Checkpoint as Checkpoint
+    from runwire.checkpoints.loading import read_checkpoint as read_checkpoint
     from runwire.checkpoints.saver import Saved
     from runwire_schemas.objects.retention import Retention as Retention
 
@@ -45,6 +46,7 @@ __all__ = [
     "save_checkpoint",
     "log_checkpoint",
     "load_checkpoint",
+    "read_checkpoint",
     "set_tag",
     "set_tags",
     "add_tags",
@@ -217,6 +219,7 @@ _WHEN_USED = {
     "Checkpoint": "runwire.checkpoints.loading",
     "Histogram": "runwire.artifacts.histogram",
     "Retention": "runwire_schemas.objects.retention",
+    "read_checkpoint": "runwire.checkpoints.loading",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +92,7 @@ def test_strict_raises_at_the_next_call(start: Start, root: Path) -> None:
     obstacle = in_the_way(root)
     run = start()
     run.save_checkpoint(1, model={"w": large(1)}, asynchronous=True).wait()
-    with pytest.raises(OSError, match="checkpoints"):
+    with pytest.raises(runwire.CheckpointError, match="could not be written below"):
         run.save_checkpoint(2, model={"w": large(1)})
     obstacle.unlink()
     assert run.save_checkpoint(3, model={"w": large(1)}).wait()
@@ -109,6 +111,39 @@ def test_events_say_how_long_training_waited(start: Start, root: Path) -> None:
     assert 0 < said[later.artifact].blocked_s <= said[later.artifact].duration_s
     assert {e.raw_bytes for e in said.values()} == {e.bytes for e in said.values()}
     assert said[now.artifact].uri.startswith("file:///")
+
+
+def test_a_signal_handler_may_save(start: Start, seed: int) -> None:
+    """Saving at SIGTERM is what people do; the signal may strike during a save."""
+    run, steps, chance = start(), iter(range(100, 200)), random.Random(seed)
+
+    def save(*_: object) -> None:
+        run.save_checkpoint(next(steps), model={"w": large(1)})
+
+    before = signal.signal(signal.SIGALRM, save)
+    try:
+        for step in range(6):
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.001, 0.05))
+            run.save_checkpoint(step, model={"w": large(16)}, asynchronous=step % 2 == 1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    run.finish()
+    saved = [part.manifest.checkpoint.step for part in run._saver().local.parts()]
+    assert saved == [*range(6), *range(100, next(steps))]
+    assert len(saved) > 6
+
+
+def test_without_a_thread_the_call_saves(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit of threads, or while the interpreter ends."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    run = start()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert run.save_checkpoint(1, model={"w": large(1)}, asynchronous=True).path is not None
+    assert run.load_checkpoint().step == 1
 
 
 def test_the_call_itself_reports_bad_arguments(start: Start) -> None:

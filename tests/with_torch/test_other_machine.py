@@ -6,16 +6,22 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import runwire
 from runwire.run import Run
+from runwire_schemas.objects.folder import FolderStore
 from runwire_schemas.objects.layout import BLOBS
 from runwire_schemas.objects.open import open_store
+from runwire_schemas.objects.store import StoreAway
 from runwire_schemas.s3_settings import S3Settings
+from support.artifacts import requests
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -140,6 +146,62 @@ def test_a_store_that_is_away(
     run.save_checkpoint(1, extra=1)
     assert run.load_checkpoint("latest").step == 1
     assert "the store cannot be asked for newer checkpoints" in caplog.text
+
+
+class Tearing(FolderStore):
+    """A store whose connection breaks in the middle of content."""
+
+    def get_file(self, key: str, path: Path, **_: object) -> None:
+        raise StoreAway("the connection broke")
+
+
+def test_a_store_that_breaks_off_does_not_mean_an_older_one(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start()
+    for step in (1, 2):
+        run.save_checkpoint(step, extra=step)
+    run.finish()
+    sync(root)
+    run = start()
+    shutil.rmtree(run._saver().local.parts()[-1].folder)
+    monkeypatch.setattr(
+        "runwire_schemas.objects.open.open_store", lambda _, root: Tearing(root / "objects")
+    )
+    with pytest.raises(runwire.CheckpointError, match=r"checkpoint 2 .* cannot be brought .* now"):
+        run.load_checkpoint("latest")
+    assert run.load_checkpoint(1).extra == 1
+
+
+def test_ranks_of_one_disk_bring_it_once(start: Start, root: Path) -> None:
+    run = start()
+    run.save_checkpoint(1, extra=list(range(1000)))
+    run.finish()
+    sync(root)
+    shutil.rmtree(root / "checkpoints")
+    run = start()
+    with ThreadPoolExecutor(8) as ranks:
+        found = list(ranks.map(lambda _: run.load_checkpoint("latest").extra, range(8)))
+    assert found == [list(range(1000))] * 8
+    (part,) = run._saver().local.parts()
+    assert [path.name for path in part.folder.parent.glob(".[no]*")] == []
+
+
+def test_a_clock_that_is_behind(start: Start, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another machine, after resuming, what is saved next is the latest all the same."""
+    training = torch.nn.Linear(2, 2)
+    parts = {"model": training, "optimizer": torch.optim.SGD(training.parameters(), 0.1)}
+    start().save_checkpoint(1, **parts)
+    behind = types.SimpleNamespace(time_ns=lambda: 1000, monotonic=time.monotonic)
+    monkeypatch.setattr("runwire.checkpoints.saver.time", behind)
+    run = start()
+    run.load_checkpoint("latest", **parts)
+    for step in (2, 3):
+        run.save_checkpoint(step, **parts)
+    assert run.load_checkpoint("latest").step == 3
+    run.finish()
+    stamps = [r.created_at_ns for r in requests(root)]
+    assert stamps[1:] == [stamps[0] + 1, stamps[0] + 2]
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")

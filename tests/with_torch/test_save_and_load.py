@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import runwire
-from runwire.checkpoints import read_checkpoint
 from runwire.run import Run
 from runwire_schemas.events import RunEvent
 from support.artifacts import artifact_events, events
@@ -242,8 +241,8 @@ def test_a_downloaded_file_needs_no_run(start: Start, tmp_path: Path) -> None:
     lone.parent.mkdir()
     lone.write_bytes((saved.path / "state.pt.zst").read_bytes())
     for path in (saved.path, lone, lone.parent):
-        found = read_checkpoint(path)
-        assert (found.step, found.extra, list(found.state)) == (3, "e", ["model"])
+        found = runwire.read_checkpoint(path)
+        assert (found.step, found.extra, list(found.model)) == (3, "e", ["weight", "bias"])
 
 
 def test_other_ranks_leave_a_full_checkpoint_to_rank_0(

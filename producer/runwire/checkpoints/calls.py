@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from runwire_schemas.objects.retention import Retention
 
 _log = logging.getLogger("runwire")
-_making = threading.Lock()
+# Reentrant: a signal handler that saves may interrupt a save of its own thread.
+_making = threading.RLock()
 
 
 class CheckpointCalls:
@@ -133,12 +134,13 @@ class CheckpointCalls:
         wanted = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
         own = run_id is None or run_id == self._session.meta.run_id
         goes_on = own and (optimizer is not None if resume is None else resume)
-        finder = resuming.finder_for(self._session, saver, run_id)
-        found = resuming.load(finder, which, wanted, strict=strict, map_location=map_location)
+        with resuming.finder_for(self._session, saver, run_id) as finder:
+            found = resuming.load(finder, which, wanted, strict=strict, map_location=map_location)
         if found is None:
             return None
         part, checkpoint, rng = found
         if goes_on:
+            saver.follow(checkpoint.saved_at_ns)
             self._resume_from(checkpoint.step, rng)
         if not own:
             self._record_use(part)

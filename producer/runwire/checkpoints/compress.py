@@ -58,16 +58,28 @@ def decompressed(path: Path, size: int) -> Iterator[IO[bytes]]:
     claims. Blocks: reads the file once.
     """
     size = _declared(path) if size < 0 else size
-    free = _free_bytes(path.parent)
-    if size > free - _ROOM_BYTES:
-        raise CheckpointError(
-            f"{path} has {size / 2**20:,.0f} MiB when decompressed and its disk has room for "
-            f"{max(0, free - _ROOM_BYTES) / 2**20:,.0f} MiB; free space there"
-        )
-    with tempfile.TemporaryFile(dir=path.parent) as out:
+    with _scratch(path, size) as out:
         _unpack(path, out, size)
         out.seek(0)
         yield out
+
+
+def _scratch(path: Path, size: int) -> IO[bytes]:
+    """Return a nameless file with room for `size` bytes, beside `path` or where temporary ones go.
+
+    A disk that checkpoints have filled must not keep a run from loading its latest.
+    """
+    rooms = {}
+    for folder in (path.parent, Path(tempfile.gettempdir())):
+        rooms[folder] = max(0, _free_bytes(folder) - _ROOM_BYTES)
+        if size <= rooms[folder]:
+            with contextlib.suppress(OSError):  # read-only
+                return tempfile.TemporaryFile(dir=folder)
+    had = " and ".join(f"{room / 2**20:,.0f} MiB in {folder}" for folder, room in rooms.items())
+    raise CheckpointError(
+        f"{path} has {size / 2**20:,.0f} MiB when decompressed and there is room for {had}: free "
+        "space there, or let TMPDIR name a folder that has it and can be written"
+    )
 
 
 def _declared(path: Path) -> int:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from runwire.checkpoints.compress import SUFFIX
@@ -101,20 +101,55 @@ class Finder:
         Raises: Damaged; CheckpointError for another number of ranks. Blocks: reads all of it.
         """
         manifest = view.first if view.kind != "sharded" else self._own(view)
-        part = self._parts.get(manifest.artifact)
-        problem = f"checkpoint {view.step} is not on this disk"
-        if part is not None:
-            try:
-                return _verified(part)
-            except (Damaged, OSError) as error:
-                problem = str(error)
+        found, problem = self._here(manifest)
+        if found is not None:
+            return found
         stored = self._stored.get(manifest.artifact)
         if stored is None:
-            raise Damaged(f"{problem}, and the store has no copy of it")
+            raise Damaged(f"checkpoint {view.step}: {problem}, and the store has no copy of it")
+        with self.local.fetching():
+            found, _ = self._here(manifest)  # another rank was faster
+            return found if found is not None else self._fetched(stored, problem)
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _here(self, manifest: Manifest) -> tuple[Found | None, str]:
+        """Return what lies on this disk, or why it cannot be used."""
+        parts = {part.manifest.artifact: part for part in self.local.parts()}
+        self._parts |= parts
+        part = parts.get(manifest.artifact)
+        if part is None:
+            return None, "it is not on this disk"
         try:
-            return self._download(stored, replaced=part)
-        except Exception as error:
+            return _verified(part), ""
+        except (Damaged, OSError) as error:
+            return None, str(error)
+
+    def _fetched(self, manifest: Manifest, problem: str) -> Found:
+        from runwire_schemas.objects.download import DownloadError
+        from runwire_schemas.objects.store import NotFound, StoreError
+
+        try:
+            return self._download(manifest)
+        except (DownloadError, ManifestError, NotFound) as error:
             raise Damaged(f"{problem}, and its copy in the store failed: {error}") from error
+        except (StoreError, OSError) as error:
+            assert manifest.checkpoint is not None
+            # No reason to go back to an older one without being asked.
+            raise CheckpointError(
+                f"checkpoint {manifest.checkpoint.step} ({problem}) cannot be brought from the "
+                f"store now: {error}. Try again, or name an earlier step"
+            ) from error
 
     def _own(self, view: CheckpointView) -> Manifest:
         if view.facts.world_size != self.world_size:
@@ -151,14 +186,14 @@ class Finder:
                 self._stored[manifest.artifact] = manifest
         return self._stored
 
-    def _download(self, manifest: Manifest, *, replaced: LocalPart | None) -> Found:
+    def _download(self, manifest: Manifest) -> Found:
         from runwire_schemas.objects.download import download
 
         assert self._store is not None
         with self.local.writing(manifest.artifact) as hidden:
             for path in download(self._store, manifest, content_dir(manifest, hidden)):
                 fsync_path(path)
-            if replaced is not None:
+            if (replaced := self._parts.get(manifest.artifact)) is not None:
                 self.local.remove(replaced)
             # The copy here is content of its own, also of files that the store only refers to.
             files = tuple(replace(entry, uri="") for entry in manifest.files)

@@ -42,6 +42,16 @@ class Checkpoint:
     is_best: bool = False
     saved_at_ns: int = 0
 
+    @property
+    def model(self) -> Any:
+        """State of the model. Raises: CheckpointError when it was restored, or never saved."""
+        if "model" not in self.state:
+            raise CheckpointError(
+                f"checkpoint {self.step} has no state of a model left: it was put into model=, or "
+                "was saved without one"
+            )
+        return self.state["model"]
+
 
 def loaded(found: Found, wanted: Mapping[str, Any], *, map_location: Any) -> dict[str, Any]:
     """Return the content of a verified state file; empty for files of others nobody asked about.

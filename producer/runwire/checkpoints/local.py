@@ -1,8 +1,8 @@
 """Checkpoints on this machine's disk: each a folder that appears whole or not at all.
 
     <checkpoint dir>/<run key>/<step>-<artifact>/{state.pt[.zst], manifest.json}
-    <checkpoint dir>/<run key>/.new-<artifact>/    being written
-    <checkpoint dir>/<run key>/.old-<artifact>/    being deleted
+    <checkpoint dir>/<run key>/.new-<artifact>-<random>/    being written
+    <checkpoint dir>/<run key>/.old-<artifact>-<random>/    being deleted
 
 A folder is made under its hidden name, synced, and renamed; deleting renames it back first. So a
 crash between any two system calls leaves every visible folder whole. Writers share a lock that only
@@ -28,6 +28,7 @@ __all__ = ["MANIFEST_FILE", "LocalCheckpoints", "LocalPart", "fsync_path"]
 
 MANIFEST_FILE: Final = "manifest.json"
 _LOCK_FILE: Final = ".lock"
+_FETCH_FILE: Final = ".fetch"
 _NEW, _OLD = ".new-", ".old-"
 _NAME = re.compile(r"[0-9]{19}-[0-9a-f]{32}")
 
@@ -54,7 +55,7 @@ class LocalCheckpoints:
         Raises: OSError.
         """
         _make_folders(self.folder)
-        hidden = self.folder / (_NEW + artifact)
+        hidden = self.folder / _hidden(_NEW, artifact)
         with self._locked():
             hidden.mkdir(mode=0o700)
             try:
@@ -89,10 +90,19 @@ class LocalCheckpoints:
 
         Raises: OSError.
         """
-        hidden = self.folder / (_OLD + part.manifest.artifact)
+        hidden = self.folder / _hidden(_OLD, part.manifest.artifact)
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             part.folder.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Hold what lets one rank of this disk bring a checkpoint while the others wait for it."""
+        _make_folders(self.folder)
+        with _opened(self.folder / _FETCH_FILE) as descriptor:
+            with contextlib.suppress(OSError):  # without locks each brings its own
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
 
     def _part(self, name: str) -> LocalPart | None:
         if not _NAME.fullmatch(name):
@@ -110,8 +120,7 @@ class LocalCheckpoints:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self.folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        with _opened(self.folder / _LOCK_FILE) as descriptor:
             # File systems without locks: nothing is swept there, all else works.
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,8 +128,6 @@ class LocalCheckpoints:
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
             yield
-        finally:
-            os.close(descriptor)
 
     def _sweep(self) -> None:
         """Remove what writers left that died; nobody writes while this runs."""
@@ -129,11 +136,24 @@ class LocalCheckpoints:
                 shutil.rmtree(entry.path, ignore_errors=True)
 
 
+def _hidden(prefix: str, artifact: str) -> str:
+    return f"{prefix}{artifact}-{os.urandom(4).hex()}"
+
+
 def fsync_path(path: Path) -> None:
     """Force a file or folder to the device. Raises: OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -10,7 +10,8 @@ from runwire.checkpoints.finding import Damaged, Finder, Found
 from runwire.checkpoints.loading import Checkpoint, loaded, restore
 from runwire.checkpoints.local import LocalCheckpoints
 from runwire.checkpoints.saver import Saver, checkpoint_dir
-from runwire.errors import CheckpointError
+from runwire.errors import CheckpointError, ConfigError
+from runwire.ranks import detect_ranks
 
 if TYPE_CHECKING:
     from runwire.session import Session
@@ -22,13 +23,18 @@ _log = logging.getLogger("runwire")
 
 def finder_for(session: Session, saver: Saver, run_id: str | None) -> Finder:
     """Return who looks for checkpoints of this run, or of another of its project."""
-    meta = session.meta
+    meta, settings = session.meta, session.settings
+    if settings.s3_endpoint is None and settings.checkpoint_dir is None and _spans_nodes():
+        _log.warning(
+            "runwire: this job spans several nodes, which cannot see each other's checkpoints: "
+            "set RUNWIRE_CHECKPOINT_DIR to a folder that all of them share, or RUNWIRE_S3_ENDPOINT"
+        )
     wanted = run_id or meta.run_id
     local = saver.local
     if wanted != meta.run_id:
-        local = LocalCheckpoints(checkpoint_dir(session.settings), meta.project, wanted)
+        local = LocalCheckpoints(checkpoint_dir(settings), meta.project, wanted)
     return Finder(
-        settings=session.settings,
+        settings=settings,
         local=local,
         project=meta.project,
         run_id=wanted,
@@ -71,6 +77,13 @@ def load(
     )
     rng = content.get("rng")
     return found, checkpoint, rng if isinstance(rng, Mapping) else {}
+
+
+def _spans_nodes() -> bool:
+    try:
+        return not detect_ranks().one_node
+    except ConfigError:
+        return False
 
 
 def _first_whole(finder: Finder, which: str | int) -> Found | None:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart
 from runwire.checkpoints.naming import checkpoint_name
 from runwire.checkpoints.pruning import prune
-from runwire.checkpoints.state_file import write_state
+from runwire.checkpoints.state_file import unwritten, write_state
+from runwire.errors import CheckpointError
 from runwire.uploads.capture import Entry
 from runwire_schemas.objects.manifest import CheckpointFacts, FileEntry, Manifest
 from runwire_schemas.objects.retention import Retention
@@ -69,7 +70,9 @@ class Saver:
     def __init__(self, session: Session, report: Callable[[str, BaseException], None]) -> None:
         self._session, self._report = session, report
         self.pid = os.getpid()
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler that saves may interrupt a save of its own thread.
+        self._lock = threading.RLock()
+        self._newest_ns = 0
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         meta = session.meta
@@ -84,7 +87,7 @@ class Saver:
             self._report("asynchronous save_checkpoint", failure)
 
     def save(self, job: Job) -> Saved:
-        """Save in this call. Raises: CheckpointError, OSError with nothing left behind."""
+        """Save in this call. Raises: CheckpointError with nothing left behind."""
         saved = Saved(step=job.facts.step, artifact=os.urandom(16).hex(), _done=threading.Event())
         with self._lock:
             self._join()
@@ -107,9 +110,18 @@ class Saver:
         with self._lock:
             self._join()
             # Not a daemon: the interpreter waits for it, so that a script's last save is whole.
-            self._thread = threading.Thread(target=work, name="runwire-checkpoint", daemon=False)
-            self._thread.start()
+            thread = threading.Thread(target=work, name="runwire-checkpoint", daemon=False)
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, or the interpreter is about to end
+                work()
+            else:
+                self._thread = thread
         return saved
+
+    def follow(self, saved_at_ns: int) -> None:
+        """Save from now on what counts as newer, even if the clock here is behind."""
+        self._newest_ns = max(self._newest_ns, saved_at_ns)
 
     def _join(self) -> None:
         if self._thread is not None:
@@ -118,13 +130,18 @@ class Saver:
 
     def _save(self, job: Job, saved: Saved) -> None:
         compress = self._session.settings.checkpoint_compress == "zstd"
-        with self.local.writing(saved.artifact) as hidden:
-            entry, raw_bytes = write_state(hidden, job.state, compress=compress)
-            took_s = time.monotonic() - job.began
-            blocked_s = job.facts.blocked_s or took_s
-            facts = replace(job.facts, raw_bytes=raw_bytes, duration_s=took_s, blocked_s=blocked_s)
-            manifest = self.manifest(saved.artifact, facts, (entry,))
-            part = self.local.publish(hidden, manifest)
+        try:
+            with self.local.writing(saved.artifact) as hidden:
+                entry, raw_bytes = write_state(hidden, job.state, compress=compress)
+                took_s = time.monotonic() - job.began
+                blocked_s = job.facts.blocked_s or took_s
+                facts = replace(
+                    job.facts, raw_bytes=raw_bytes, duration_s=took_s, blocked_s=blocked_s
+                )
+                manifest = self.manifest(saved.artifact, facts, (entry,))
+                part = self.local.publish(hidden, manifest)
+        except OSError as error:
+            raise CheckpointError(unwritten(self.local.folder, error)) from error
         saved.path = part.folder
         saved._done.set()  # noqa: SLF001 - safe from here on, whatever becomes of the upload
         self._session.append("checkpoint", event_fields(manifest, part.folder.as_uri()))
@@ -146,6 +163,7 @@ class Saver:
             aliases=manifest.aliases,
             checkpoint=manifest.checkpoint,
             artifact=manifest.artifact,
+            created_at_ns=manifest.created_at_ns,
         )
 
     def prune(self, part: LocalPart, retention: Retention) -> None:
@@ -166,6 +184,7 @@ class Saver:
         """Return the manifest of a checkpoint that this process saves."""
         meta = self._session.identity() or self._session.meta
         best = ("best",) if facts.is_best else ()
+        self.follow(max(time.time_ns(), self._newest_ns + 1))
         return Manifest(
             artifact=artifact,
             project=meta.project,
@@ -175,7 +194,7 @@ class Saver:
             rank=meta.rank,
             name=checkpoint_name(meta.project, meta.run_id),
             type="checkpoint",
-            created_at_ns=time.time_ns(),
+            created_at_ns=self._newest_ns,
             files=files,
             aliases=(f"step-{facts.step}", *best),
             metadata=metadata or {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -15,11 +16,22 @@ from runwire.checkpoints.local import fsync_path
 from runwire.errors import CheckpointError
 from runwire_schemas.objects.manifest import FileEntry
 
-__all__ = ["FORMAT", "STATE_FILE", "digest_of", "import_torch", "read_state", "write_state"]
+__all__ = [
+    "FORMAT",
+    "STATE_FILE",
+    "digest_of",
+    "import_torch",
+    "read_state",
+    "unwritten",
+    "write_state",
+]
 
 STATE_FILE: Final = "state.pt"
 # Under "runwire" in the saved mapping: marks it as ours, and says how to read it.
 FORMAT: Final = 1
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+# What torch was about to write did not fit: a tensor, or the buffer of a file.
+_NEARLY_FULL_BYTES: Final = 16 * 1024 * 1024
 
 
 def import_torch() -> Any:
@@ -37,14 +49,14 @@ def import_torch() -> Any:
 def write_state(folder: Path, state: Mapping[str, Any], *, compress: bool) -> tuple[FileEntry, int]:
     """Write and sync the state; return what the manifest says of it, and its plain size.
 
-    Raises: CheckpointError for a full disk, OSError. Blocks: writes it, and reads it once.
+    Raises: CheckpointError, OSError. Blocks: writes it, and reads it once.
     """
     torch = import_torch()
     path = folder / STATE_FILE
     try:
         torch.save({"runwire": FORMAT, **state}, path)
     except RuntimeError as error:  # torch's own words for a failed write
-        raise CheckpointError(_unwritten(path, error)) from error
+        raise CheckpointError(unwritten(folder.parent, error)) from error
     raw_bytes = path.stat().st_size
     if compress:
         packed = path.with_name(path.name + SUFFIX)
@@ -92,13 +104,19 @@ def _loaded(file: IO[bytes], path: Path, map_location: Any) -> Any:
         raise CheckpointError(f"{path} is no file that torch can load: {error}") from error
 
 
-def _unwritten(path: Path, error: RuntimeError) -> str:
-    disk = os.statvfs(path.parent)
-    if disk.f_bavail * disk.f_frsize < 16 * 1024 * 1024:
+def unwritten(folder: Path, error: Exception) -> str:
+    """Say why a checkpoint could not be written below `folder`, and what to do."""
+    is_full = isinstance(error, OSError) and error.errno in _FULL
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(folder)
+        # torch does not say why a write failed.
+        torch_failed = isinstance(error, RuntimeError)
+        is_full = is_full or (torch_failed and disk.f_bavail * disk.f_frsize < _NEARLY_FULL_BYTES)
+    if is_full:
         return (
-            f"the disk of {path.parent.parent} is full ({os.strerror(errno.ENOSPC)}): the "
-            "checkpoint was not saved and the ones before it are as they were. Free space, set "
-            "RUNWIRE_CHECKPOINT_KEEP_LAST, or RUNWIRE_CHECKPOINT_DIR to another disk"
+            f"the disk of {folder} is full: this checkpoint was not saved and the ones before it "
+            "are as they were. Free space there, set RUNWIRE_CHECKPOINT_KEEP_LAST, or "
+            "RUNWIRE_CHECKPOINT_DIR to another disk"
         )
-    first = (str(error).splitlines() or [""])[0]
-    return f"torch could not write {path}: {first[:300]}"
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return f"a checkpoint could not be written below {folder}: {reason}"

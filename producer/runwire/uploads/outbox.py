@@ -72,10 +72,11 @@ class Outbox:
         metadata: Mapping[str, Any] | None = None,
         checkpoint: CheckpointFacts | None = None,
         artifact: str | None = None,
+        created_at_ns: int | None = None,
     ) -> ArtifactRef:
         """Make the content safe, commit the request, record that the artifact was logged.
 
-        `artifact` is an id that the caller has given the content already.
+        `artifact` and `created_at_ns` are what the caller has written down for it already.
         Raises: ArtifactError with nothing left behind. Blocks: while content is copied.
         """
         meta = self._session.identity()
@@ -88,7 +89,7 @@ class Outbox:
             artifact=artifact or os.urandom(16).hex(),
             name=checked_name(name),
             type=checked_type(type),
-            created_at_ns=time.time_ns(),
+            created_at_ns=created_at_ns or time.time_ns(),
             route=route.transport,
             store=route.store,
             files=(),

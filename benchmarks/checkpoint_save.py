@@ -1,0 +1,212 @@
+"""How long a checkpoint stops training, what zstd saves on weights, what an upload costs a loop.
+
+Needs torch; without it nothing is measured. The floor of the saves is `torch.save` of the same
+state to the same disk in the same run, by turns; of the loop, the same steps while nothing is
+uploaded. The weights for zstd are of a small GPT after some hundred steps on English text.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import runwire
+from measure import figure, machine, median
+from runwire.checkpoints.compress import compress_file, decompressed
+from runwire.checkpoints.state_file import digest_of
+from stores import fresh_bucket
+
+try:
+    import torch
+except ImportError:
+    print("checkpoint_save.py: torch is not installed, nothing measured", file=sys.stderr)
+    sys.exit(0)
+
+MIB = 1024 * 1024
+STATE_BYTES = int(os.environ.get("RUNWIRE_BENCH_BYTES", str(512 * MIB)))
+UPLOAD_BYTES = int(os.environ.get("RUNWIRE_BENCH_LARGE_BYTES", str(1024 * MIB)))
+TURNS = int(os.environ.get("RUNWIRE_BENCH_TURNS", "5"))
+TRAINING_STEPS = int(os.environ.get("RUNWIRE_BENCH_STEPS", "300"))
+PATIENCE_S = 300.0
+# Steps of the loop that is slowed down: about 10 ms each, in one thread as a data loader leaves it.
+BLOCK_STEPS = 25
+WIDTH = 384
+
+
+def state_of(size: int) -> dict[str, Any]:
+    """A model with the moments of Adam, in eight layers."""
+    rows = size // 3 // 8 // 4 // 1024
+    model = {f"layer{n}": torch.randn(rows, 1024) for n in range(8)}
+    moments = {
+        n: {"exp_avg": torch.randn_like(weight), "exp_avg_sq": torch.rand_like(weight)}
+        for n, weight in enumerate(model.values())
+    }
+    return {"model": model, "optimizer": {"state": moments}}
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def plain(state: dict[str, Any], path: Path, *, sync: bool) -> None:
+    torch.save(state, path)
+    if sync:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def blocking() -> None:
+    """What the caller of a save waits for, beside `torch.save`."""
+    state, took = state_of(STATE_BYTES), dict[str, list[float]]()
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        settings = runwire.Settings(dir=folder, agent="none", strict=True, checkpoint_keep_last=1)
+        path = Path(folder) / "plain.pt"
+        with runwire.init("bench", settings=settings) as run:
+            save, later = run.save_checkpoint, partial(run.save_checkpoint, asynchronous=True)
+            for turn in range(TURNS + 1):  # the first one warms up memory and disk
+                ways: dict[str, Callable[[], object]] = {
+                    "torch.save": partial(plain, state, path, sync=False),
+                    "torch.save + fsync": partial(plain, state, path, sync=True),
+                    "save": partial(save, 2 * turn, **state),
+                    "asynchronous": partial(later, 2 * turn + 1, **state),
+                    "until it is on the disk": run._finish_checkpoints,
+                }
+                for name, way in ways.items():
+                    seconds = timed(way)
+                    if turn:
+                        took.setdefault(name, []).append(seconds)
+                    path.unlink(missing_ok=True)
+                    clean(Path(folder))
+                    os.sync()
+    floor = median(took["torch.save"])
+    size = f"{STATE_BYTES / MIB:.0f} MiB"
+    for name, seconds in took.items():
+        what = name if name.startswith("torch") else f"save_checkpoint, {name}"
+        ratio = median(seconds) / floor
+        figure(f"{what}, {size}", median(seconds), "s", floor="torch.save", ratio=ratio)
+
+
+def clean(root: Path) -> None:
+    """Empty the outbox: its hard links would keep all checkpoints on the disk."""
+    for folder in (root / "outbox").glob("*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def trained() -> tuple[Any, Any]:
+    """A small GPT and its optimizer after some hundred steps."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+    import char_gpt
+
+    torch.manual_seed(0)
+    text = char_gpt.read_text()
+    alphabet = sorted(set(text))
+    data = torch.tensor([alphabet.index(c) for c in text])
+    shape = {"context": 64, "layers": 4, "width": WIDTH, "heads": 6}
+    model = char_gpt.CharGPT(characters=len(alphabet), **shape)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.1)
+    for _ in range(TRAINING_STEPS):
+        optimizer.zero_grad()
+        char_gpt.loss_of(model, *char_gpt.draw_batch(data, 64, 8)).backward()
+        optimizer.step()
+    return model, optimizer
+
+
+def compression() -> None:
+    """What zstd saves of each kind of state, and how fast it is both ways."""
+    model, optimizer = trained()
+    weights = model.state_dict()
+    moments = list(optimizer.state_dict()["state"].values())
+    parts = {
+        "fp32 weights": weights,
+        "bf16 weights": {name: value.bfloat16() for name, value in weights.items()},
+        "Adam exp_avg": [each["exp_avg"] for each in moments],
+        "Adam exp_avg_sq": [each["exp_avg_sq"] for each in moments],
+        "fp32 weights + Adam": {"model": weights, "optimizer": optimizer.state_dict()},
+    }
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        for name, part in parts.items():
+            raw, packed = Path(folder) / "raw", Path(folder) / "packed"
+            torch.save(part, raw)
+            took = timed(lambda raw=raw, packed=packed: compress_file(raw, packed))
+            size, small = raw.stat().st_size, packed.stat().st_size
+            saved = 1 - small / size
+            figure(f"zstd saves of {name}", saved * 100, "%", floor="plain", ratio=small / size)
+            if name.endswith("Adam"):
+                hashing = timed(lambda raw=raw: digest_of(raw))
+                figure("zstd compresses", size / MIB / took, "MiB/s", floor="SHA-256 of the same",
+                       ratio=hashing / took)  # fmt: skip
+                with decompressed(packed, size):
+                    pass
+            raw.unlink()
+            packed.unlink()
+
+
+class Loop:
+    """A CPU training of about 10 ms a step in one thread."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        self.model = torch.nn.Sequential(
+            torch.nn.Linear(512, 1024), torch.nn.GELU(), torch.nn.Linear(1024, 512)
+        )
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.x = torch.randn(48, 512)
+
+    def block(self) -> float:
+        start = time.perf_counter()
+        for _ in range(BLOCK_STEPS):
+            self.optimizer.zero_grad()
+            self.model(self.x).square().mean().backward()
+            self.optimizer.step()
+        return time.perf_counter() - start
+
+
+def upload() -> None:
+    """A loop while an agent uploads a checkpoint, in turns with the same loop and no upload."""
+    loop = Loop()
+    loop.block()
+    with fresh_bucket("versitygw") as s3, tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        os.environ.update(s3.environment())
+        settings = runwire.Settings(dir=folder, strict=True, checkpoint_keep_last=1)
+        ratios, rates = [], []
+        with runwire.init("bench", settings=settings) as run:
+            state = state_of(UPLOAD_BYTES)
+            for turn in range(TURNS):
+                before = [loop.block() for _ in range(20)]
+                saved = run.save_checkpoint(turn, **state)
+                began, during = time.perf_counter(), []
+                waiting = Path(folder) / "outbox" / saved.artifact
+                while waiting.exists() and time.perf_counter() - began < PATIENCE_S:
+                    during.append(loop.block())
+                rates.append(UPLOAD_BYTES / MIB / (time.perf_counter() - began))
+                after = [loop.block() for _ in range(20)]
+                if during:
+                    ratios.append(sum(during) / len(during) / median(before + after) - 1)
+    slow = median(ratios)
+    figure(
+        f"loop slowdown, {UPLOAD_BYTES / MIB:.0f} MiB checkpoint under upload", slow * 100, "%",
+        floor="same loop, no upload", ratio=1 + slow, bar="<= 5 %",
+    )  # fmt: skip
+    figure("upload beside the loop", median(rates), "MiB/s", floor="", ratio=0)
+
+
+def main() -> None:
+    print(machine())
+    chosen = sys.argv[1:] or ["blocking", "compression", "upload"]
+    for name in chosen:
+        {"blocking": blocking, "compression": compression, "upload": upload}[name]()
+    assert threading.active_count() == 1
+
+
+if __name__ == "__main__":
+    main()
