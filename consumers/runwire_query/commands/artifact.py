@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", metavar="RUN_ID", help="ls: only what this run logged")
     parser.add_argument("--type", help="ls: only this type, for example model or checkpoint")
     parser.add_argument(
+        "--limit", type=_count, default=50, help="ls: at most so many, newest first (default 50)"
+    )
+    parser.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="get: into this folder (default: NAME-vN)"
     )
     parser.add_argument("--dry-run", action="store_true", help="sweep: only tell what would go")
@@ -43,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sweep: content that nothing names stays for so long (default: a day)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
 
 
 def _seconds(text: str) -> float:
@@ -84,10 +94,13 @@ def _ls(args: argparse.Namespace, catalog: Catalog) -> int:
         catalog, args.dir, project=project, run_id=args.run, name=args.ref, kind=args.type
     )
     tell_damaged(catalog)
+    shown = rows[: args.limit]
     if args.json:
-        print(json.dumps(rows))
+        print(json.dumps(shown))
     elif rows:
-        print(artifacts.as_table(rows))
+        print(artifacts.as_table(shown))
+        if len(shown) < len(rows):
+            print(f"... and {len(rows) - len(shown)} older ones: --limit, --run, --type or a NAME")
     else:
         filtered = " that match" if project or args.run or args.type or args.ref else ""
         print(f"no artifacts{filtered} in {catalog.store.uri}: run.log_artifact(...) makes one")

@@ -60,6 +60,9 @@ def test_ls_without_clickhouse(cli, store) -> None:
         (row,) = json.loads(cli("artifact", "ls", "--json", *options).stdout)
         assert (row["project"], row["name"]) == ("q", "data")
     assert json.loads(cli("artifact", "ls", "--json", RUNWIRE_PROJECT="p").stdout) == rows
+    newest = cli("artifact", "ls", "--limit", "1").stdout.splitlines()
+    assert "data" in newest[2]
+    assert newest[3].startswith("... and 2 older ones")
     nothing = cli("artifact", "ls", "--run", "nobody")
     assert "no artifacts that match" in nothing.stdout
     assert json.loads(cli("artifact", "ls", "--json", "--run", "nobody").stdout) == []
