@@ -52,8 +52,10 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     """
     global _current, _started
     given = settings.changed() if settings is not None else {}
-    given |= {"project": project, "run_id": run_id, "mode": mode, "dir": dir}
-    resolved = Settings.resolve({k: v for k, v in given.items() if v is not None})
+    arguments = {"project": project, "run_id": run_id, "mode": mode, "dir": dir}
+    # What is left out here does not take back what `settings` says.
+    given |= {name: value for name, value in arguments.items() if value is not None}
+    resolved = Settings.resolve(given)
     identity = identify(resolved.project, resolved.run_id, nth=_started)
     first_step = 0
     if resolved.mode != "disabled":

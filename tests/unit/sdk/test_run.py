@@ -245,3 +245,15 @@ def test_logging_after_finish_is_told_once(root: Path) -> None:
     run.log({"a": 1.0})
     run.config["b"] = 1
     assert run.guard.counts.pop("logging after finish") == 3
+
+
+def test_settings_hold_where_no_argument_says_otherwise(root: Path, tmp_path: Path) -> None:
+    """An argument that was left out does not take back the folder or project of `settings`."""
+    elsewhere = tmp_path / "elsewhere"
+    settings = runwire.Settings(dir=str(elsewhere), project="of settings", run_id="r")
+    with runwire.init(settings=settings) as run:
+        assert (run.project, run.id) == ("of settings", "r")
+    with runwire.init("of argument", settings=settings) as run:
+        assert run.project == "of argument"
+    assert len(list_folders(elsewhere)) == 2
+    assert not root.exists()
