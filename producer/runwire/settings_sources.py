@@ -25,8 +25,9 @@ __all__ = [
 
 TOML_NAME = "runwire.toml"
 PREFIX = "RUNWIRE_"
-# Variables of the other parts: read by the worker, the engine and the tests.
+# Variables of the other parts: read by the worker, the engine, tests and benchmarks.
 FOREIGN_PREFIXES = (
+    "BENCH_",
     "CLICKHOUSE_",
     "WORKER_",
     "ENGINE_",
