@@ -185,7 +185,8 @@ def show_best(env: dict[str, str], run_id: str) -> None:
     if not row.get("complete"):
         return
     command = ["runwire", "checkpoints", run_id, "--project", "demo"]
-    check(step("its checkpoints", [*command, "--verify"], env), "runwire checkpoints --verify")
+    check(step("its checkpoints", command, env), "runwire checkpoints")
+    check(step("every byte of them", [*command, "--verify"], env), "runwire checkpoints --verify")
     shutil.rmtree(BEST, ignore_errors=True)
     command += ["--download", "best", "-o", str(BEST.relative_to(ROOT))]
     check(step("the best one, from the store", command, env), "runwire checkpoints --download")

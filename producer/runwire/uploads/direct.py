@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +23,17 @@ from runwire_schemas.objects.layout import blob_key
 from runwire_schemas.objects.manifest import FileEntry, ManifestError
 from runwire_schemas.objects.publish import EMPTY_SHA256, PublishError, publish
 from runwire_schemas.objects.store import ObjectStore, StoreAway, StoreRefused
+from runwire_schemas.objects.sweep import sweep
 from runwire_schemas.s3_settings import S3SettingsError
 
 __all__ = ["DirectRoute"]
 
+_log = logging.getLogger("runwire.agent")
 TIDY_S = 3600.0
 EXPIRE_S = 7 * 24 * 3600.0  # as the rules of a bucket that `runwire migrate` makes
+# What retention let go of takes room of the trainer's own disk: sooner than in a bucket. Content
+# that is stored and not published yet is sent again should it be swept.
+GRACE_S = 3600.0
 Tell = Callable[[ArtifactEvent], None]
 
 
@@ -79,11 +85,23 @@ class DirectRoute:
             self._tidy(store)
 
     def _tidy(self, store: ObjectStore) -> None:
-        """Remove copies that agents left amid; a bucket has a rule for that."""
+        """Sweep the folder of this machine: of a bucket the object worker takes care."""
         now_s = time.monotonic()
-        if now_s - self._tidied_s >= TIDY_S:
-            self._tidied_s = now_s
-            store.expire_uploads(EXPIRE_S)
+        if now_s - self._tidied_s < TIDY_S:
+            return
+        self._tidied_s = now_s
+        try:
+            swept = sweep(store, grace_s=GRACE_S, staging_s=EXPIRE_S, now_ns=time.time_ns())
+        except (StoreAway, StoreRefused) as error:
+            _log.warning("%s cannot be swept: %s", store.uri, error)
+            return
+        if swept.blobs:
+            _log.info(
+                "swept %d contents that nothing names any more (%d bytes) from %s",
+                len(swept.blobs),
+                swept.blob_bytes,
+                store.uri,
+            )
 
     def _put(
         self, store: ObjectStore, entry: FileEntry, path: Path, journal: UploadJournal

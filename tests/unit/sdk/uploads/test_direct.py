@@ -263,6 +263,20 @@ def test_retention_deletes_and_tells(rig: UploadRig) -> None:
     assert [c.step for c in Catalog(rig.store).checkpoints("p", "r1")] == [2]
 
 
+def test_what_retention_let_go_of_frees_its_room(
+    rig: UploadRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of this machine is swept with the uploads: no worker does it."""
+    monkeypatch.setattr(direct, "TIDY_S", 0.0)
+    checkpoint(rig, 1)
+    checkpoint(rig, 2)
+    assert [rig.blob(b"%d" % step) for step in (1, 2)] == [b"1", b"2"]  # younger than the grace
+    monkeypatch.setattr(direct, "GRACE_S", -1.0)
+    checkpoint(rig, 3)
+    blobs = [stat.key for stat in rig.store.list(BLOBS)]
+    assert blobs == [blob_key(sha256(b"3"))]
+
+
 def test_what_was_deleted_is_told_after_a_kill(rig: UploadRig) -> None:
     """Killed between the deletion and the word."""
     first = checkpoint(rig, 1)
