@@ -30,8 +30,6 @@ from runwire_schemas.objects.pieces import FILE_BYTES_MAX, PIECE_BYTES, Shipment
 
 __all__ = ["ChunkRoute"]
 
-# How often the acknowledged pieces are noted: what was sent since is sent again after a crash.
-NOTE_S = 0.5
 Tell = Callable[[ArtifactEvent], None]
 
 
@@ -53,7 +51,8 @@ class ChunkRoute:
         """Send all pieces, then "shipped". Raises: NotNow, UploadFailed, Stopped, OSError."""
         broker = self._ready()
         try:
-            self._ship(claim, broker)
+            with UploadJournal.open(claim.folder) as journal:
+                self._ship(claim, broker, journal)
         except (NotNow, Stopped) as error:
             broker.reset()
             self._in_trouble = isinstance(error, NotNow)
@@ -81,9 +80,8 @@ class ChunkRoute:
         self._in_trouble = False
         return self._broker
 
-    def _ship(self, claim: Claim, broker: Broker) -> None:
+    def _ship(self, claim: Claim, broker: Broker, journal: UploadJournal) -> None:
         request, folder = claim.request, claim.folder
-        journal = UploadJournal.open(folder)
         entries = [
             told_entry(file)
             if file.sha256 and not file.source
@@ -126,7 +124,6 @@ class ChunkRoute:
         journal, flight = way
         whole, digests = hashlib.sha256(), []
         known = journal.acked.get(entry.sha256, 0)
-        noting = _Noting(journal, entry.sha256)
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -143,7 +140,8 @@ class ChunkRoute:
                     self._pace.worked(len(payload))
                     continue
                 message = self._message(request, entry, index=index, payload=payload, digest=digest)
-                flight.send(message, noting.next(index + 1), content_bytes=len(payload))
+                arrived = _acked(journal, entry.sha256, index + 1)
+                flight.send(message, arrived, content_bytes=len(payload))
             is_same = os.fstat(file).st_size == entry.size and whole.hexdigest() == entry.sha256
         finally:
             os.close(file)
@@ -152,8 +150,7 @@ class ChunkRoute:
                 f"{entry.path!r} is no longer what was logged, its SHA-256 was {entry.sha256}: "
                 "something wrote into the file; log the artifact again"
             )
-        flight.drain()
-        noting.now()
+        # Not waited for: of ten thousand small files each would cost a way to the brokers and back.
         return b"".join(digests)
 
     def _message(
@@ -174,25 +171,5 @@ class ChunkRoute:
         return Message("chunk", request.artifact.encode(), value)
 
 
-class _Noting:
-    """Notes in the journal how many pieces of a content have arrived, now and then."""
-
-    def __init__(self, journal: UploadJournal, sha256: str) -> None:
-        self._journal, self._sha256 = journal, sha256
-        self._pieces = journal.acked.get(sha256, 0)
-        self._noted_s = time.monotonic()
-
-    def next(self, pieces: int) -> Callable[[], None]:
-        """Return what to call once so many pieces have arrived."""
-
-        def arrived() -> None:
-            self._pieces = pieces
-            if time.monotonic() - self._noted_s >= NOTE_S:
-                self.now()
-
-        return arrived
-
-    def now(self) -> None:
-        """Note it."""
-        self._noted_s = time.monotonic()
-        self._journal.note_acked(self._sha256, self._pieces)
+def _acked(journal: UploadJournal, sha256: str, pieces: int) -> Callable[[], None]:
+    return lambda: journal.note_acked(sha256, pieces)

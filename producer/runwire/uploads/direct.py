@@ -51,7 +51,9 @@ class DirectRoute:
     def ship(self, claim: Claim, tell: Tell) -> None:
         """Store the content and publish it. Raises: NotNow, UploadFailed, Stopped, OSError."""
         try:
-            self._ship(claim, self._stores.get(claim.request), tell)
+            store = self._stores.get(claim.request)
+            with UploadJournal.open(claim.folder) as journal:
+                self._ship(claim, store, journal, tell)
         except (StoreAway, StoreRefused, S3SettingsError, PublishError) as error:
             # With the next try keys are read and connections made anew.
             self._stores.forget(self._stores.lane(claim.request) or "")
@@ -68,9 +70,8 @@ class DirectRoute:
         """Leave the stores to the parent process."""
         self._stores.abandon()
 
-    def _ship(self, claim: Claim, store: ObjectStore, tell: Tell) -> None:
+    def _ship(self, claim: Claim, store: ObjectStore, journal: UploadJournal, tell: Tell) -> None:
         request, folder = claim.request, claim.folder
-        journal = UploadJournal.open(folder)
         entries = [hashed_entry(folder, file, journal, self._pace) for file in request.files]
         sizes = {entry.sha256: entry for entry in entries}
         for sha256, path in contents_of(request, folder, entries).items():
