@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -127,11 +128,18 @@ def test_nothing_whole_is_no_fresh_start(start: Start, seed: int) -> None:
         json.dumps({"format": 1, "files": [{"path": "../../x"}]}).encode(),
     ],
 )
-def test_a_damaged_manifest_hides_its_checkpoint_only(start: Start, manifest: bytes) -> None:
+def test_a_damaged_manifest_hides_its_checkpoint_only(
+    start: Start, caplog: pytest.LogCaptureFixture, manifest: bytes
+) -> None:
     run = start()
     saved(run, 1)
-    (saved(run, 2) / "manifest.json").write_bytes(manifest)
+    folder = saved(run, 2)
+    (folder / "manifest.json").write_bytes(manifest)
     assert run.load_checkpoint("latest").step == 1
+    assert f"cannot be read and is left out: {folder}" in caplog.text
+    shutil.rmtree(run._saver().local.parts()[0].folder)
+    with pytest.raises(runwire.CheckpointError, match="has checkpoints, and none that can be read"):
+        run.load_checkpoint("latest")
 
 
 def test_a_manifest_that_names_a_file_elsewhere(start: Start, tmp_path: Path) -> None:

@@ -256,7 +256,9 @@ def test_other_ranks_leave_a_full_checkpoint_to_rank_0(
     assert run.load_checkpoint() is None
 
 
-def test_each_rank_saves_its_part(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_rank_saves_its_part(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A sharded checkpoint counts once all parts are there, and each rank gets its own back."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "localhost")
@@ -269,6 +271,9 @@ def test_each_rank_saves_its_part(start: Start, monkeypatch: pytest.MonkeyPatch)
         for rank, run in enumerate(runs):
             if (step, rank) != (2, 1):
                 run.save_checkpoint(step, extra=(step, rank), kind="sharded")
+            if (step, rank) == (1, 0):
+                assert run.load_checkpoint() is None
+                assert "that of step 1 misses ranks 1" in caplog.text
     assert [run.load_checkpoint().extra for run in runs] == [(1, 0), (1, 1)]
     runs[1].save_checkpoint(2, extra=(2, 1), kind="sharded")
     assert [run.load_checkpoint().extra for run in runs] == [(2, 0), (2, 1)]

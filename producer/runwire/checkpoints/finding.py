@@ -70,13 +70,15 @@ class Finder:
     def candidates(self, which: str | int) -> list[CheckpointView]:
         """Return those that are meant, the first choice first; none when the run has none yet.
 
-        Raises: CheckpointError, also when the store cannot be asked and this disk has none.
+        Raises: CheckpointError, also when the store cannot be asked and this disk has none, and
+        when all that there is cannot be read.
         """
-        self._parts = {part.manifest.artifact: part for part in self.local.parts()}
+        damaged = self._look_here()
         manifests = {name: part.manifest for name, part in self._parts.items()}
-        manifests = {**self._ask_store(), **manifests}
+        manifests = {**self._ask_store(damaged), **manifests}
         views = grouped(manifests.values())
         complete = [view for view in views if view.is_complete]
+        self._tell(damaged, views, complete)
         try:
             first = find(views, which)
         except ValueError as error:
@@ -94,6 +96,37 @@ class Finder:
             f"run {self.run_id!r} has no checkpoint {which!r}: {had}"
             f"{hint if which == 'best' else ''}"
         )
+
+    def _look_here(self) -> list[str]:
+        damaged: list[str] = []
+        try:
+            found = self.local.parts(damaged)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot tell whether run {self.run_id!r} has checkpoints: {error}. Make it "
+                "readable, or set RUNWIRE_CHECKPOINT_DIR to another folder"
+            ) from error
+        self._parts = {part.manifest.artifact: part for part in found}
+        return damaged
+
+    def _tell(
+        self, damaged: list[str], views: list[CheckpointView], complete: list[CheckpointView]
+    ) -> None:
+        if damaged and not complete:
+            raise CheckpointError(
+                f"run {self.run_id!r} has checkpoints, and none that can be read: {damaged[-1]}. "
+                "Remove its folder to start from scratch"
+            )
+        for problem in damaged:
+            _log.warning("runwire: a checkpoint cannot be read and is left out: %s", problem)
+        if views and not complete:
+            _log.warning(
+                "runwire: run %s has checkpoints of ranks, and no step of which all ranks' parts "
+                "can be seen from here; that of step %d misses ranks %s",
+                self.run_id,
+                views[-1].step,
+                ", ".join(map(str, views[-1].missing_ranks[:10])),
+            )
 
     def bring(self, view: CheckpointView) -> Found:
         """Return this rank's part, verified, from this disk or else from the store.
@@ -159,15 +192,17 @@ class Finder:
             )
         return view.manifests[self.rank]
 
-    def _ask_store(self) -> dict[str, Manifest]:
+    def _ask_store(self, damaged: list[str]) -> dict[str, Manifest]:
+        from runwire_schemas.errors import SchemaError
         from runwire_schemas.objects.catalog import Catalog
         from runwire_schemas.objects.open import open_store
         from runwire_schemas.objects.store import StoreError
 
         try:
             self._store = open_store(self.settings.s3, self.settings.root)
-            views = Catalog(self._store).checkpoints(self.project, self.run_id)
-        except (StoreError, OSError, ValueError) as error:
+            catalog = Catalog(self._store)
+            views = catalog.checkpoints(self.project, self.run_id)
+        except (StoreError, SchemaError, OSError, ValueError) as error:
             if not self._parts:
                 raise CheckpointError(
                     f"cannot tell whether run {self.run_id!r} has checkpoints: none is in "
@@ -181,6 +216,7 @@ class Finder:
                 error,
             )
             return {}
+        damaged += [f"{key} of the store: {why}" for key, why in catalog.damaged.items()]
         for view in views:
             for manifest in (*view.manifests.values(), *view.superseded):
                 self._stored[manifest.artifact] = manifest

@@ -77,13 +77,28 @@ class LocalCheckpoints:
         fsync_path(self.folder)
         return LocalPart(manifest, final)
 
-    def parts(self) -> list[LocalPart]:
-        """Return what is whole, in the order of steps; damaged manifests are left out."""
+    def parts(self, damaged: list[str] | None = None) -> list[LocalPart]:
+        """Return what is whole, in the order of steps.
+
+        Damaged manifests are left out; `damaged` gets a sentence about each. Raises: OSError when
+        the folder is there and cannot be read.
+        """
         try:
             names = sorted(os.listdir(self.folder))  # noqa: PTH208 - names are all that is needed
-        except OSError:
+        except FileNotFoundError:
             return []
-        return [part for name in names if (part := self._part(name)) is not None]
+        found = []
+        for name in names:
+            if not _NAME.fullmatch(name):
+                continue
+            try:
+                found.append(self._part(name))
+            except FileNotFoundError:
+                continue  # removed in this moment
+            except (OSError, ValueError, TypeError, RecursionError) as error:
+                if damaged is not None:
+                    damaged.append(f"{self.folder / name / MANIFEST_FILE}: {error}")
+        return found
 
     def remove(self, part: LocalPart) -> None:
         """Delete one checkpoint: first it is no checkpoint any more, then its files go.
@@ -104,18 +119,12 @@ class LocalCheckpoints:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
 
-    def _part(self, name: str) -> LocalPart | None:
-        if not _NAME.fullmatch(name):
-            return None
+    def _part(self, name: str) -> LocalPart:
         folder = self.folder / name
-        try:
-            manifest = Manifest.from_json((folder / MANIFEST_FILE).read_bytes())
-        except (OSError, ManifestError, ValueError, TypeError, RecursionError):
-            return None
-        # Copied or renamed by hand: it is the checkpoint of another run or step.
+        manifest = Manifest.from_json((folder / MANIFEST_FILE).read_bytes())
         is_of_run = (manifest.project, manifest.run_id) == self._run
         if manifest.checkpoint is None or not is_of_run or _folder_name(manifest) != name:
-            return None
+            raise ManifestError("it was copied or renamed: it is of another run or step")
         return LocalPart(manifest, folder)
 
     @contextlib.contextmanager

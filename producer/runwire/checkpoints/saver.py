@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ class Saved:
     artifact: str
     path: Path | None = None
     error: str | None = None
-    _done: threading.Event
+    _done: threading.Event = field(repr=False)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Tell whether it is safely on this disk. Blocks: until it is, at most `timeout` s."""
