@@ -1,7 +1,8 @@
 """Which checkpoints go: rules as data, and one pure function that local folders and stores share.
 
-Invariants of `expired`: with no rule nothing goes; the newest good checkpoint and the newest good
-one that was marked as best always stay; what is incomplete stays while it could still be kept.
+Invariants of `expired`: with no rule nothing goes; the newest checkpoint, the newest good one and
+the newest good one that was marked as best always stay; what is incomplete stays while it could
+still be kept.
 """
 
 from __future__ import annotations
@@ -188,7 +189,8 @@ def _ruled(known: Sequence[_K], retention: Retention, hoped: _K | None = None) -
     known = sorted(known, key=_age)
     good = [each for each in known if is_good(each) or (each is hoped and _is_finite(each))]
     marked = [each for each in good if each.is_best]
-    stay: list[_K] = [*good[-1:], *marked[-1:]]
+    # The newest in any case: a metric that was not measured is NaN too, and a save is never undone.
+    stay: list[_K] = [*known[-1:], *good[-1:], *marked[-1:]]
     if retention.keep_last:
         stay += known[-retention.keep_last :]
     if retention.keep_best:

@@ -113,7 +113,7 @@ def test_nothing_else_stays(saved: list[Saved], rules: Retention) -> None:
     complete = [s for s in saved if s.is_complete]
     multiples = [s for s in complete if rules.keep_every and s.step % rules.keep_every == 0]
     left = [s for s in complete if s not in gone]
-    assert len(left) <= rules.keep_last + rules.keep_best + len(multiples) + 2
+    assert len(left) <= rules.keep_last + rules.keep_best + len(multiples) + 3
 
 
 @settings(max_examples=60)
@@ -143,6 +143,20 @@ def test_a_nan_tail_does_not_push_out_the_last_good_one() -> None:
     saved = [Saved(10, 1, metrics={"loss": 0.5})]
     saved += [Saved(10 + n, 1 + n, metrics={"loss": math.nan}) for n in range(1, 6)]
     assert [s.step for s in kept(saved, Retention(keep_last=2))] == [10, 14, 15]
+
+
+@settings(max_examples=60)
+@given(LISTS, RULES)
+def test_the_newest_one_stays(saved: list[Saved], rules: Retention) -> None:
+    """Good or not: who just saved finds it, and a run with rules always has one to load."""
+    complete = sorted((s for s in saved if s.is_complete), key=lambda s: s.saved_at_ns)
+    assert set(map(id, complete[-1:])) <= set(map(id, kept(saved, rules)))
+
+
+def test_a_metric_that_is_always_nan_deletes_no_run() -> None:
+    """No validation yet, so "acc" is NaN in all of them: none is good, and one must stay."""
+    saved = [Saved(n, n, metrics={"loss": 1 / n, "acc": math.nan}) for n in range(1, 5)]
+    assert [s.step for s in kept(saved, Retention(keep_best=1, metric="loss"))] == [4]
 
 
 def test_the_best() -> None:
