@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runwire.checkpoints.rng import capture_rng
 from runwire.checkpoints.saver import Job, Saved, Saver
-from runwire.checkpoints.snapshot import Snapshot, state_of
+from runwire.checkpoints.snapshot import Snapshot, check_collective, state_of
 from runwire.checkpoints.state_file import import_torch
 from runwire.errors import CheckpointError
 from runwire.values import Unloggable, to_float, whole_step
@@ -49,6 +49,9 @@ def save(
     if how.kind == "full" and session.meta.rank != 0:
         return Saved.not_here(step)
     import_torch()
+    if how.kind == "full" and session.meta.world_size > 1:
+        for name, thing in objects.items():
+            check_collective(thing, name)
     snapshot = Snapshot(copy=how.asynchronous)
     state = {
         "step": step,
@@ -117,7 +120,12 @@ def numbers(
 ) -> dict[str, float]:
     """Return metrics as floats; what is no number is reported and left out."""
     found: dict[str, float] = {}
-    for name, value in (metrics or {}).items():
+    if not isinstance(metrics, Mapping):
+        if metrics is not None:
+            problem = TypeError(f"metrics={metrics!r:.100}: give a mapping of names to numbers")
+            report("metrics of a checkpoint", problem)
+        return found
+    for name, value in metrics.items():
         try:
             found[str(name)] = to_float(value)
         except (Unloggable, OverflowError) as error:

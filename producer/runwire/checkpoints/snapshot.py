@@ -13,9 +13,10 @@ from typing import Any
 
 from runwire.errors import CheckpointError
 
-__all__ = ["Snapshot", "state_of", "unwrapped"]
+__all__ = ["Snapshot", "check_collective", "state_of", "unwrapped"]
 
 _SHARDED = ("DTensor", "ShardedTensor")
+_COLLECTIVE = "FullyShardedDataParallel"
 _WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module"}
 # torch's own values that its safe loader rebuilds.
 _TORCH_VALUES = ("Size", "device", "dtype")
@@ -30,6 +31,21 @@ def unwrapped(model: Any) -> Any:
             model = getattr(model, _WRAPPERS[type(model).__name__])
         else:
             return model
+
+
+def check_collective(thing: Any, place: str) -> None:
+    """Refuse a module whose state_dict() waits for ranks that do not call it.
+
+    Raises: CheckpointError.
+    """
+    parts = thing.modules() if callable(getattr(thing, "modules", None)) else ()
+    if any(type(part).__name__ == _COLLECTIVE for part in parts):
+        raise CheckpointError(
+            f"{place} is sharded by {_COLLECTIVE}: all ranks have to gather its state, and only "
+            "this one saves, so the call would wait for ever. Save with torch.distributed."
+            "checkpoint on all ranks and pass the folder to log_checkpoint(path, step=..., "
+            f"kind='dcp'), or call {place}.state_dict() on all ranks and save what it returns"
+        )
 
 
 def state_of(thing: Any) -> Any:
@@ -93,7 +109,9 @@ class Snapshot:
     def _converted(self, value: Any, place: str) -> Any:
         kind = type(value)
         known: Any
-        for known in (int, float, complex, str, bytes):
+        if isinstance(value, str):
+            return str.__str__(value)  # `str(...)` of an enum is its name, not what it equals
+        for known in (int, float, complex, bytes):
             if isinstance(value, known):  # enums and numpy scalars among them
                 return known(value)
         if kind.__module__ == "numpy" and callable(getattr(value, "item", None)):
@@ -130,7 +148,9 @@ class Snapshot:
             )
         if tensor.layout is not torch.strided or type(tensor) is not torch.Tensor:
             return tensor.cpu().clone() if self._copy else tensor
-        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+        # A conjugate or negative view is the same memory, read another way.
+        view = (tensor.is_conj(), tensor.is_neg())
+        key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device, view)
         if tensor.numel() == 0 or key not in self._seen:
             self._seen[key] = self._host(torch, tensor)
             self._keep.append(tensor)

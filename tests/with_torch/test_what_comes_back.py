@@ -1,0 +1,70 @@
+"""Values that look like plain ones and are not, and states that one rank alone cannot have."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+import pytest
+
+import runwire
+from runwire.run import Run
+from support.torch_here import torch
+
+Start = Callable[..., Run]
+
+
+class Phase(str, enum.Enum):  # noqa: UP042 - as written before Python 3.11
+    WARM = "warm"
+
+
+class Shouted(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self.upper()
+
+
+def test_a_text_comes_back_as_what_it_equals(start: Start) -> None:
+    run = start()
+    run.save_checkpoint(1, extra={"phase": Phase.WARM, "word": Shouted("low"), Phase.WARM: 1})
+    assert run.load_checkpoint().extra == {"phase": "warm", "word": "low", "warm": 1}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_views_that_read_the_same_memory_another_way(start: Start, asynchronous: bool) -> None:
+    """Conjugate and negative views have the address, shape and strides of what they read."""
+    run, plain = start(), torch.randn(4, dtype=torch.complex64)
+    views = {"plain": plain, "conj": plain.conj(), "imag": plain.imag, "neg": plain.conj().imag}
+    run.save_checkpoint(1, extra=views, asynchronous=asynchronous)
+    found = run.load_checkpoint().extra
+    for name, view in views.items():
+        assert torch.equal(found[name].resolve_conj(), view.resolve_conj()), name
+
+
+@pytest.mark.parametrize("metrics", [[("loss", 1.0)], 0.5, "loss"])
+def test_metrics_that_are_no_mapping_cost_no_checkpoint(start: Start, metrics: object) -> None:
+    run = start(settings={"strict": False})
+    assert run.save_checkpoint(1, extra=1, metrics=metrics).path is not None
+    assert run.guard.counts == {"metrics of a checkpoint": 1}
+    assert dict(run.load_checkpoint().metrics) == {}
+
+
+class FullyShardedDataParallel(torch.nn.Module):
+    """Named as torch's own, which needs an accelerator; its state_dict() gathers from all ranks."""
+
+    def state_dict(self, *_: object, **__: object) -> dict[str, object]:
+        raise AssertionError("waits for ever for the other ranks")
+
+
+def test_a_state_that_all_ranks_have_to_gather(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 alone saves "full": asking the module would hang the job until NCCL gives up."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    run = start()
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), FullyShardedDataParallel())
+    with pytest.raises(runwire.CheckpointError, match=r"model is sharded .* kind='dcp'"):
+        run.save_checkpoint(1, model=model)
+    assert run.save_checkpoint(1, model={"gathered": torch.zeros(1)}).path is not None
