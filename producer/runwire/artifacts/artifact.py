@@ -121,10 +121,22 @@ def _expanded(part: _Part, leave_out: Path | None) -> Iterator[Entry]:
     if is_folder:
         prefix = f"{part.name}/" if part.name else ""
         found = entries_of(real, prefix=prefix, leave_out=leave_out, immutable=is_link)
-        yield from (replace(e, by_reference=True) for e in found) if is_reference else found
+        yield from map(_referred, found) if is_reference else found
         return
     path = part.source.absolute().name if part.name is None else part.name
-    yield Entry(path=path, source=real, immutable=is_link, by_reference=is_reference)
+    entry = Entry(path=path, source=real, immutable=is_link)
+    yield _referred(entry) if is_reference else entry
+
+
+def _referred(entry: Entry) -> Entry:
+    """Return an entry that stays where it is. Raises: ArtifactError for pipes and devices."""
+    source = entry.source
+    if isinstance(source, Path) and source.exists() and not source.is_file():
+        raise ArtifactError(
+            f"{str(source)!r:.300} is no file: a reference needs content of which the agent can "
+            "compute the digest"
+        )
+    return replace(entry, by_reference=True)
 
 
 def _local(path: str | os.PathLike[str]) -> Path:

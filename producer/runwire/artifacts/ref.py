@@ -44,13 +44,16 @@ class ArtifactRef:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the agent has handed it on; where it goes straight to a store, until stored.
 
-        False when `timeout` seconds were not enough, or when it goes nowhere. Blocks: `timeout`.
+        False when `timeout` seconds were not enough, when it goes nowhere, or when the agent found
+        that it never can (`runwire status` says why). Blocks: `timeout`.
         """
         if self.route in (REFUSED, UNSEEN):
             return False
         deadline = None if timeout is None else time.monotonic() + timeout
         pause, longest = _LOOK_INTERVAL_S
         while not self._is_there():
+            if self._has_failed():
+                return False
             left = longest if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -108,6 +111,11 @@ class ArtifactRef:
                 )
             download(store, manifest, folder)
         return folder, manifest
+
+    def _has_failed(self) -> bool:
+        from runwire.uploads.claims import FAILED_PREFIX
+
+        return (outbox_dir(self.settings.root) / f"{FAILED_PREFIX}{self.id}").exists()
 
     def _is_there(self) -> bool:
         if (outbox_dir(self.settings.root) / self.id).exists():

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from runwire.uploads.errors import UploadFailed
-from runwire.uploads.hashing import Signature, sha256_of, signature
+from runwire.uploads.hashing import NoFile, Signature, sha256_of, signature
 from runwire.uploads.journal import UploadJournal
 from runwire.uploads.pace import Pace
 from runwire.uploads.request import RequestFile, UploadRequest, content_path
@@ -28,6 +28,10 @@ def hashed_entry(folder: Path, file: RequestFile, journal: UploadJournal, pace: 
     except FileNotFoundError as error:
         where = file.source or f"the outbox ({path})"
         raise UploadFailed(f"{file.path!r} is gone from {where}; log the artifact again") from error
+    except NoFile as error:
+        raise UploadFailed(
+            f"{file.path!r} is a folder, a pipe or a device ({path}): only files have content"
+        ) from error
     is_changed = not file.source and found.size != file.size
     if is_changed or (file.sha256 and sha256 != file.sha256):
         raise UploadFailed(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["EMPTY_SHA256", "Signature", "sha256_of", "signature"]
+__all__ = ["EMPTY_SHA256", "NoFile", "Signature", "sha256_of", "signature"]
 
 EMPTY_SHA256: Final = hashlib.sha256().hexdigest()
 # hashlib gives the interpreter free while it works on so much; a trainer's step is shorter.
 READ_BYTES = 1024 * 1024
+
+
+class NoFile(Exception):  # noqa: N818 - what was found
+    """A folder, pipe or device: reading it would fail, wait for a writer, or never end."""
 
 
 class Signature(NamedTuple):
@@ -29,14 +35,23 @@ def signature(path: Path) -> Signature:
 
 
 def sha256_of(path: Path, worked: Callable[[int], None]) -> str:
-    """Return a file's SHA-256 in hex; `worked` is told how many bytes were read. Raises: OSError.
+    """Return a file's SHA-256 in hex; `worked` is told how many bytes were read.
 
-    Blocks: about a second per gigabyte.
+    Raises: NoFile, OSError. Blocks: about a second per gigabyte.
     """
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(READ_BYTES))
-    with path.open("rb", buffering=0) as file:
+    # Not waiting: what was a file when it was logged by reference may be a pipe by now.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(_checked(descriptor), "rb", buffering=0) as file:
         while size := file.readinto(buffer):
             digest.update(buffer[:size])
             worked(size)
     return digest.hexdigest()
+
+
+def _checked(descriptor: int) -> int:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NoFile
+    return descriptor

@@ -284,3 +284,17 @@ def test_the_data_root_does_not_swallow_itself(root: Path, run: Run, tmp_path: P
     run.log_artifact(tmp_path, "everything")
     run.log_artifact(tmp_path, "everything")
     assert [contents(root, r) for r in requests(root)] == [{"code.py": b"1"}] * 2
+
+
+def test_references_to_what_is_no_file(root: Path, run: Run, tmp_path: Path) -> None:
+    """The agent would wait for a pipe's writer, and read a device for ever."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"x")
+    os.mkfifo(folder / "pipe")
+    for path in (folder, folder / "pipe", "/dev/zero"):
+        refused(root, lambda path=path: run.log_artifact(path, "n", policy="reference"), "no file")
+        artifact = Artifact("n").add_reference(path)
+        refused(root, lambda artifact=artifact: run.log_artifact(artifact), "no file")
+    missing = Artifact("n").add_reference(tmp_path / "missing")
+    refused(root, lambda: run.log_artifact(missing), "No such file")
