@@ -48,8 +48,10 @@ def put_parts(
 
     Without a journal an error ends the transfer, with one the next call goes on.
     """
+    told_of = _Told(progress)
     for is_last in (False, True):
-        transfer = Transfer(requests, key, source, journal=journal, progress=progress)
+        told_of.now = 0
+        transfer = Transfer(requests, key, source, journal=journal, progress=told_of)
         try:
             transfer.begin()
             transfer.send_missing()
@@ -76,7 +78,7 @@ class Transfer:
         source: int,
         *,
         journal: Path | None,
-        progress: Progress | None,
+        progress: Progress,
     ) -> None:
         size = os.fstat(source).st_size
         part_bytes = max(PART_BYTES, -(-size // PARTS_MAX // MIB + 1) * MIB)
@@ -105,7 +107,7 @@ class Transfer:
             fresh = self._journal.with_name(self._journal.name + ".part")
             fresh.write_text(text)
             fresh.replace(self._journal)
-        if self._progress is not None and self._etags:
+        if self._etags:
             self._progress(sum(self._length(number) for number in self._etags))
 
     def send_missing(self) -> None:
@@ -188,8 +190,7 @@ class Transfer:
         if self._journal is not None:
             with self._journal.open("a") as lines:
                 lines.write(json.dumps([number, etag]) + "\n")
-        if self._progress is not None:
-            self._progress(self._length(number))
+        self._progress(self._length(number))
 
     def _length(self, number: int) -> int:
         return min(self._part_bytes, self._size - (number - 1) * self._part_bytes)
@@ -241,3 +242,18 @@ def upload_id_of(answer: bytes) -> str:
     if found is None:
         raise StoreAway("the store began a transfer without saying which; it is tried again")
     return unescape(found[1].decode())
+
+
+class _Told:
+    """Keeps the sum right when a transfer has to begin anew: what was told is not told again."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._most = self.now = 0
+
+    def __call__(self, count: int) -> None:
+        self.now += count
+        more = max(0, self.now - self._most)
+        self._most += more
+        if self._progress is not None:
+            self._progress(more)

@@ -86,7 +86,7 @@ def told(settings: S3Settings, key: str = "") -> Iterator[None]:
         raise StoreRefused(
             f"{settings.url} answers, but not as an S3 store does: correct RUNWIRE_S3_ENDPOINT"
         ) from error
-    except (HTTPError, MinioException, ParseError) as error:
+    except (HTTPError, MinioException, ParseError, UnicodeDecodeError) as error:
         raise _of_connection(error, settings) from error
 
 

@@ -48,6 +48,7 @@ def new_pool(*, read_s: float = READ_S) -> PoolManager:
             backoff_factor=_BACKOFF_S,
             status_forcelist=(500, 502, 503, 504),
             raise_on_status=False,  # the answer says what went wrong
+            respect_retry_after_header=False,  # longer pauses are the caller's
         ),
     )
 

@@ -26,7 +26,9 @@ __all__ = [
 PART_BYTES_MIN: Final = 5 * 1024 * 1024
 
 Progress = Callable[[int], None]
-"""Is told how many bytes were moved since the last call."""
+"""Is told how many bytes were moved since the last call, those of an interrupted call included, so
+that the sum is the size. It may raise: the transfer stops there and the exception passes through.
+Threads: any, one call at a time."""
 
 
 class StoreError(Exception):
@@ -84,7 +86,8 @@ class ObjectStore(Protocol):
         """Store a file that does not change any more.
 
         With `journal`, a file of the caller's that need not exist, the next call with the same
-        arguments goes on where an interrupted one stopped.
+        arguments goes on where an interrupted one stopped. Raises: OSError when `path` cannot be
+        read.
         """
         ...
 
@@ -95,7 +98,8 @@ class ObjectStore(Protocol):
     def get_file(self, key: str, path: Path, *, progress: Progress | None = None) -> None:
         """Bring an object to `path`; `path` appears whole or not at all.
 
-        An interrupted call leaves `<path>.part`, where the next one goes on. Raises: NotFound.
+        An interrupted call leaves `<path>.part`, where the next one goes on. Raises: NotFound;
+        OSError when `path` cannot be written.
         """
         ...
 

@@ -155,7 +155,9 @@ def test_a_journal_that_is_wrong_about_parts(store: S3Store, source: Path, tmp_p
     with journal.open("a") as lines:
         for number in range(1, 8):
             lines.write(json.dumps([number, "0" * 32]) + "\n")
-    store.put_file(KEY, source, journal=journal)
+    told_of = list[int]()
+    store.put_file(KEY, source, journal=journal, progress=told_of.append)
+    assert sum(told_of) == SIZE
     store.expire_uploads(-5.0)
     assert_whole(store, source, tmp_path)
 
