@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -68,3 +69,22 @@ def test_a_state_that_all_ranks_have_to_gather(
     with pytest.raises(runwire.CheckpointError, match=r"model is sharded .* kind='dcp'"):
         run.save_checkpoint(1, model=model)
     assert run.save_checkpoint(1, model={"gathered": torch.zeros(1)}).path is not None
+
+
+def test_files_of_others_may_use_our_words(start: Start, tmp_path: Path) -> None:
+    """What they call "rng" is not for our generators; their states are loaded all the same."""
+    run, model = start(), torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    theirs = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save({**theirs, "rng": {"python": 1, "torch": "x"}}, tmp_path / "last.pt")
+    run.log_checkpoint(tmp_path / "last.pt", 3)
+    assert run.load_checkpoint(model=torch.nn.Linear(2, 2), optimizer=optimizer).step == 3
+    assert run.step == 4
+
+
+@pytest.mark.parametrize("which", [None, 1.5, "newest", object()])
+def test_what_is_no_step(start: Start, which: object) -> None:
+    run = start()
+    run.save_checkpoint(1, extra=1)
+    with pytest.raises(runwire.CheckpointError, match="ask for 'latest', 'best' or a step"):
+        run.load_checkpoint(which)

@@ -42,11 +42,10 @@ def prune(local: LocalCheckpoints, saved: LocalPart, retention: Retention) -> li
         gone = _own_expired(parts, saved.manifest.rank, retention)
     else:
         folders = {part.manifest.artifact: part for part in parts}
-        gone = [
-            folders[manifest.artifact]
-            for view in expired(views, retention)
-            for manifest in (*view.manifests.values(), *view.superseded)
-        ]
+        leaving = [m for view in expired(views, retention) for m in view.manifests.values()]
+        # What was saved again at the same step is never loaded, so no rule keeps it.
+        leaving += [m for view in views for m in view.superseded]
+        gone = [folders[manifest.artifact] for manifest in leaving]
     for part in gone:
         local.remove(part)
     return gone

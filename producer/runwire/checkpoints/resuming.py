@@ -10,6 +10,7 @@ from runwire.checkpoints.finding import Damaged, Finder, Found
 from runwire.checkpoints.loading import Checkpoint, loaded, restore
 from runwire.checkpoints.local import LocalCheckpoints
 from runwire.checkpoints.saver import Saver, checkpoint_dir
+from runwire.checkpoints.state_file import FORMAT
 from runwire.errors import CheckpointError, ConfigError
 from runwire.ranks import detect_ranks
 
@@ -75,7 +76,8 @@ def load(
         is_best=facts.is_best,
         saved_at_ns=found.manifest.created_at_ns,
     )
-    rng = content.get("rng")
+    # In a file of others the word may mean anything.
+    rng = content.get("rng") if content.get("runwire") == FORMAT else None
     return found, checkpoint, rng if isinstance(rng, Mapping) else {}
 
 

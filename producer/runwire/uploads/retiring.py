@@ -9,14 +9,8 @@ from collections.abc import Iterator
 from runwire.uploads.journal import UploadJournal
 from runwire_schemas.events import ArtifactEvent
 from runwire_schemas.objects.announce import DELETED, artifact_event
-from runwire_schemas.objects.catalog import Catalog
 from runwire_schemas.objects.manifest import Manifest, ManifestError
-from runwire_schemas.objects.retention import (
-    Retention,
-    RetentionError,
-    apply_retention,
-    expired,
-)
+from runwire_schemas.objects.retention import Retention, RetentionError, leaving
 from runwire_schemas.objects.store import ObjectStore
 
 __all__ = ["retire"]
@@ -40,18 +34,15 @@ def retire(
     except (RetentionError, TypeError) as error:
         _log.warning("checkpoints of run %s stay: %s", published.run_id, error)
         return
-    known = Catalog(store).checkpoints(published.project, published.run_id)
-    views = expired(known, retention)
-    leaving = {m.artifact: m for v in views for m in (*v.manifests.values(), *v.superseded)}
-    leaving |= {m.artifact: m for m in map(_read, journal.leaving) if m is not None}
-    if not leaving:
-        return
-    journal.leaving = [manifest.to_json().decode() for manifest in leaving.values()]
-    journal.save()
     now_ns = time.time_ns()
-    gone = apply_retention(store, published.project, published.run_id, retention, now_ns=now_ns)
-    leaving |= {manifest.artifact: manifest for manifest in gone}
-    for manifest in leaving.values():
+    going = leaving(store, published.project, published.run_id, retention, now_ns=now_ns)
+    told = {m.artifact: m for m in (*map(_read, journal.leaving), *going) if m is not None}
+    if not told:
+        return
+    journal.leaving = [manifest.to_json().decode() for manifest in told.values()]
+    journal.save()
+    store.delete(manifest.key for manifest in going)
+    for manifest in told.values():
         if store.stat(manifest.key) is None:
             yield artifact_event(manifest, DELETED, at_ns=now_ns, reason=REASON)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -130,8 +131,8 @@ def find(known: Iterable[CheckpointView], which: str | int) -> CheckpointView | 
     if which == "best":
         return best_of(complete, retention_of(complete))
     try:
-        step = int(which)
-    except ValueError:
+        step = operator.index(which) if not isinstance(which, str) else int(which)
+    except (TypeError, ValueError):
         raise ValueError(f"{which!r}: ask for 'latest', 'best' or a step") from None
     return next((view for view in reversed(complete) if view.step == step), None)
 

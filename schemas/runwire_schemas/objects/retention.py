@@ -150,11 +150,17 @@ def leaving(
 
     if retention.keeps_all:
         return []
+    known = Catalog(store).checkpoints(project, run_id)
+    gone = {
+        id(view)
+        for view in expired(known, retention)
+        if view.is_complete or view.saved_at_ns < now_ns - PARTS_COME_FOR_NS
+    }
+    # What was saved again at the same step is never loaded, so no rule keeps it.
     return [
         manifest
-        for view in expired(Catalog(store).checkpoints(project, run_id), retention)
-        if view.is_complete or view.saved_at_ns < now_ns - PARTS_COME_FOR_NS
-        for manifest in (*view.superseded, *view.manifests.values())
+        for view in known
+        for manifest in (*view.superseded, *(view.manifests.values() if id(view) in gone else ()))
     ]
 
 

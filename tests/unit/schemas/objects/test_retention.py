@@ -208,6 +208,18 @@ def test_manifests_go_and_blobs_stay() -> None:
     assert apply_retention(store, "p", "r", Retention(), now_ns=AT_NS) == []
 
 
+def test_what_was_saved_again_goes() -> None:
+    """It is never loaded: who saves each time at one step would fill the store."""
+    store = MemoryStore()
+    for n in range(1, 5):
+        put_checkpoint(store, n, 10)
+    assert apply_retention(store, "p", "r", Retention(), now_ns=AT_NS) == []
+    gone = apply_retention(store, "p", "r", Retention(keep_every=1), now_ns=AT_NS)
+    assert [int(m.artifact, 16) for m in gone] == [1, 2, 3]
+    (view,) = Catalog(store).checkpoints("p", "r")
+    assert (int(view.first.artifact, 16), view.superseded) == (4, ())
+
+
 def test_parts_that_wait_for_others_stay_for_an_hour() -> None:
     """A rank whose upload is slow finds the parts of the others, not a hole."""
     store = MemoryStore()

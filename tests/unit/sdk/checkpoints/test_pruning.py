@@ -76,3 +76,14 @@ def test_a_disk_that_shows_one_rank_keeps_two(tmp_path: Path) -> None:
         part = save(local, step, step, rank=0, kind="sharded", world_size=2)
         prune(local, part, rules)
     assert steps(local) == [4, 5]
+
+
+def test_what_was_saved_again_goes(tmp_path: Path) -> None:
+    """Who saves each time at step 0 fills no disk; without rules nothing is touched."""
+    local = LocalCheckpoints(tmp_path, "p", "r")
+    save(local, 1, 0)
+    assert prune(local, save(local, 2, 0), Retention()) == []
+    for number in range(3, 8):
+        newest = save(local, number, 0)
+        prune(local, newest, Retention(keep_every=1))
+        assert [part.manifest.artifact for part in local.parts()] == [newest.manifest.artifact]
