@@ -27,6 +27,8 @@ UNCOMMITTED_S = 600.0
 # What is kept of requests that failed, for people to look into.
 FAILED_MAX, FAILED_S_MAX, FAILED_BYTES_MAX = 20, 7 * 24 * 3600.0, 1024**3
 TIDY_S = 60.0
+# A look at thousands that wait for a store to come back takes long, and several ask twice a second.
+MANY, LOOK_SHARE, LOOK_REST_S_MAX = 256, 0.05, 5.0
 
 
 class Claim:
@@ -63,26 +65,37 @@ class Requests:
         self._outbox, self._accepts = outbox_dir(root), accepts
         self._known: dict[str, tuple[int, UploadRequest]] = {}
         self._tidied_s = float("-inf")
+        self._found: list[tuple[Path, UploadRequest]] = []
+        self._fresh_until_s = float("-inf")
         self._lock = threading.Lock()
 
     def look(self) -> list[tuple[Path, UploadRequest]]:
-        """Return what waits now, being worked on or not."""
+        """Return what waits now, being worked on or not; of very many what waited just now."""
         with self._lock:
-            try:
-                names = [entry.name for entry in os.scandir(self._outbox)]
-            except OSError:
-                self._known.clear()
-                return []
-            self._tidy(names)
-            self._known = {name: self._known[name] for name in names if name in self._known}
-            for name in names:
-                if not name.startswith((".", FAILED_PREFIX)):
-                    self._read(name)
-            found = [
-                (self._outbox / name, request)
-                for name, (_, request) in self._known.items()
-                if self._accepts(request)
-            ]
+            began_s = time.monotonic()
+            if began_s >= self._fresh_until_s:
+                self._found = self._look()
+                if len(self._known) >= MANY:
+                    took_s = time.monotonic() - began_s
+                    self._fresh_until_s = began_s + min(LOOK_REST_S_MAX, took_s / LOOK_SHARE)
+            return list(self._found)
+
+    def _look(self) -> list[tuple[Path, UploadRequest]]:
+        try:
+            names = [entry.name for entry in os.scandir(self._outbox)]
+        except OSError:
+            self._known.clear()
+            return []
+        self._tidy(names)
+        self._known = {name: self._known[name] for name in names if name in self._known}
+        for name in names:
+            if not name.startswith((".", FAILED_PREFIX)):
+                self._read(name)
+        found = [
+            (self._outbox / name, request)
+            for name, (_, request) in self._known.items()
+            if self._accepts(request)
+        ]
         return sorted(found, key=lambda entry: (entry[1].created_at_ns, entry[0]))
 
     def claim(self, folder: Path) -> Claim | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,9 @@ class Uploader:
         """
         self._leave()
         until_s, found = self._clock() + LOOK_S, False
-        for folder, request in self._requests.look():
+        entries = self._requests.look()
+        self._forget({folder for folder, _ in entries})
+        for folder, request in entries:
             lane, now_s = self._lane(request), self._clock()
             if lane is None or folder in self._open or now_s < lane.until_s:
                 continue
@@ -130,7 +132,7 @@ class Uploader:
         now = self._now
         moved = min(now.size, self.pace.done - now.done_before) if now.name else 0
         total = sum(_size(request) for _, request in entries)
-        trouble = next((lane for lane in self._troubles() if lane.cause), Lane())
+        trouble = next((lane for lane in self._troubles(entries) if lane.cause), Lane())
         if strange and not trouble.cause:
             trouble = Lane(OTHER_STORE, _strange(strange[0]), strange[0].created_at_ns)
         return {
@@ -229,8 +231,17 @@ class Uploader:
         lane = self._resting.get(folder)
         return lane.until_s if lane is not None else 0.0
 
-    def _troubles(self) -> list[Lane]:
-        return [*self._lanes.values(), *self._resting.values()]
+    def _forget(self, waiting: set[Path]) -> None:
+        """Keep nothing about requests that failed, or that another process shipped."""
+        for known in (self._resting, self._elsewhere):
+            for folder in known.keys() - waiting:
+                del known[folder]
+
+    def _troubles(self, entries: list[tuple[Path, UploadRequest]]) -> Iterator[Lane]:
+        """Yield the lanes of what waits: trouble that nothing waits for is none any more."""
+        for folder, request in entries:
+            lane, alone = self._lane(request), self._resting.get(folder)
+            yield from (each for each in (lane, alone) if each is not None)
 
 
 def _size(request: UploadRequest) -> int:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from runwire.uploads import claims
 from runwire.uploads.claims import Requests
 from runwire.uploads.pace import Pace
 from runwire.uploads.request import outbox_dir
-from support.uploads import folder_of, leave
+from runwire_schemas.objects.memory import MemoryStore
+from runwire_schemas.objects.store import StoreAway
+from support.uploads import UploadRig, folder_of, leave
 
 
 def requests(root: Path) -> Requests:
@@ -140,3 +143,34 @@ def test_uploads_make_way_for_metrics_and_are_not_starved(
     waits.clear()
     calm.moved(10)
     assert waits == []
+
+
+def test_a_look_at_very_many_is_not_repeated_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A day without the store: the agent asks several times a second, each time for all of them."""
+    monkeypatch.setattr(claims, "MANY", 3)
+    monkeypatch.setattr(claims, "LOOK_SHARE", 1e-9)
+    monkeypatch.setattr(claims, "LOOK_REST_S_MAX", 0.3)
+    looking = requests(tmp_path)
+    for number in range(1, 5):
+        leave(tmp_path)
+        assert len(looking.look()) == min(number, 3)
+    time.sleep(0.3)
+    assert len(looking.look()) == 4
+
+
+@pytest.mark.parametrize("error", [StoreAway("gone"), ValueError("odd")])
+def test_trouble_ends_with_what_waited_for_it(tmp_path: Path, error: Exception) -> None:
+    """`runwire sync` shipped it meanwhile: an idle agent has no cause to show any more."""
+
+    def trouble(verb: str, key: str) -> None:
+        raise error
+
+    rig, request = UploadRig(tmp_path), leave(tmp_path)
+    rig.store = MemoryStore(trouble=trouble)
+    rig.work()
+    assert rig.uploader.report()["cause"] in ("store_away", "unexpected")
+    folder_of(tmp_path, request).rename(tmp_path / request.artifact)
+    rig.work()
+    assert rig.uploader.report()["cause"] == rig.uploader.report()["sentence"] == ""
