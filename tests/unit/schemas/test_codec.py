@@ -17,6 +17,7 @@ from runwire_schemas.errors import DecodeError, SchemaError
 from runwire_schemas.events import EVENTS, LogEvent, MetricBatch, ParamEvent
 from runwire_schemas.topics import TOPICS
 from runwire_schemas.varint import encode_long, encode_longs
+from support.effort import examples
 from unit.schemas import strategies as gen
 
 KINDS = sorted(EVENTS)
@@ -36,7 +37,7 @@ BATCH = MetricBatch(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_events_survive(kind: str, data: st.DataObject) -> None:
     """decode(encode(event)) is the event, for every kind; the body is what fastavro writes."""
@@ -51,7 +52,7 @@ def test_events_survive(kind: str, data: st.DataObject) -> None:
     assert gen.same(event, codec.decode(message))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(batch=gen.metric_batches())
 def test_ready_bytes_make_the_same_message(batch: MetricBatch) -> None:
     """A batch encoded from ready index and value bytes is byte for byte what fastavro writes."""
@@ -69,7 +70,7 @@ def test_ready_bytes_make_the_same_message(batch: MetricBatch) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(data=st.data())
 def test_mutated_messages_decode_or_refuse(kind: str, data: st.DataObject) -> None:
     """Whatever happened to a message, the answer is an event or DecodeError."""
@@ -78,7 +79,7 @@ def test_mutated_messages_decode_or_refuse(kind: str, data: st.DataObject) -> No
         assert isinstance(codec.decode(message), EVENTS[codec.kind_of(message)])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(kind=st.sampled_from(KINDS), body=st.binary(max_size=300), bare=st.booleans())
 def test_random_bytes_decode_or_refuse(kind: str, body: bytes, bare: bool) -> None:
     """Random bytes, with and without a good header, give an event or DecodeError."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from runwire_schemas import identity, paths, topics, varint
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import EVENTS
+from support.effort import examples
 from unit.schemas.strategies import NUMBERS, TEXT
 
 
@@ -76,7 +77,7 @@ def test_any_text_has_a_key() -> None:
     assert len(identity.run_key("\udcff", "")) == 16
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(numbers=st.lists(NUMBERS, max_size=20))
 def test_varints_are_those_of_fastavro(numbers: list[int]) -> None:
     """Same bytes as fastavro, and they read back."""
@@ -93,7 +94,7 @@ def test_varints_are_those_of_fastavro(numbers: list[int]) -> None:
     assert len(encoded) == at
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(text=TEXT)
 def test_texts_are_those_of_fastavro(text: str) -> None:
     """Same bytes as fastavro."""

@@ -19,6 +19,7 @@ from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import MetricBatch
 from runwire_schemas.metric_decode import MetricColumns, columns_of, decode_metric_batch
 from runwire_schemas.varint import encode_long
+from support.effort import examples
 from unit.schemas import strategies as gen
 from unit.schemas.test_codec import BAD_BATCHES, BATCH, LOG, batch_body
 
@@ -48,7 +49,7 @@ def comparable(columns: MetricColumns) -> tuple[object, ...]:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(batch=gen.metric_batches())
 def test_fast_path_agrees_with_fastavro(batch: MetricBatch) -> None:
     """What our encoder writes takes the fast path and comes out as fastavro reads it."""
@@ -68,7 +69,7 @@ def test_fast_path_agrees_with_fastavro(batch: MetricBatch) -> None:
     assert fast.value.dtype == np.float64
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(data=st.data())
 def test_mutated_messages_agree(data: st.DataObject) -> None:
     """On damaged messages both decoders return the same points or both refuse."""
@@ -77,7 +78,7 @@ def test_mutated_messages_agree(data: st.DataObject) -> None:
     assert outcome(message, fast=True) == outcome(message, fast=False)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(body=st.binary(max_size=200))
 def test_random_bytes_agree(body: bytes) -> None:
     """On random bytes both decoders agree."""

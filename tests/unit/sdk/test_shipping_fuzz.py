@@ -8,13 +8,14 @@ import pytest
 from runwire.shipping.broker import UNREACHABLE, Failure
 from runwire.shipping.journal import JOURNAL_FILE
 from runwire_schemas.spool.reader import list_folders
+from support.effort import IS_QUICK
 from support.shipping import ShippingRig, distinct_batches, points_of
 
 ROUNDS = 30
 WRITERS = 2
 
 
-@pytest.mark.parametrize("nth", range(4))
+@pytest.mark.parametrize("nth", range(1 if IS_QUICK else 4))
 def test_every_point_arrives_under_one_number(tmp_path: Path, seed: int, nth: int) -> None:
     """Repeat a failure with RUNWIRE_TEST_SEED; `nth` makes the rest."""
     chance = random.Random(f"{seed}/{nth}")

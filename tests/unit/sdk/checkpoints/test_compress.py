@@ -37,8 +37,8 @@ def test_there_and_back(tmp_path: Path, seed: int, size: int) -> None:
 
 
 def test_a_bomb_writes_no_more_than_was_saved(tmp_path: Path) -> None:
-    """A file that claims little and holds a gibibyte: refused before the second MiB."""
-    path = packed(tmp_path, bytes(1024 * MIB))
+    """A file that claims little and holds a quarter of a gibibyte: refused soon."""
+    path = packed(tmp_path, bytes(256 * MIB))
     assert path.stat().st_size < MIB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_oublock
     with pytest.raises(runwire.CheckpointError, match="more than the 1000000 bytes"):
