@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,3 +89,23 @@ def test_what_is_no_step(start: Start, which: object) -> None:
     run.save_checkpoint(1, extra=1)
     with pytest.raises(runwire.CheckpointError, match="ask for 'latest', 'best' or a step"):
         run.load_checkpoint(which)
+
+
+def test_a_save_begun_while_another_is_waited_for(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler may begin one in the middle of `wait`: that one is waited for too."""
+    run = start()
+    run.save_checkpoint(1, extra=1, asynchronous=True)
+    join, later = threading.Thread.join, []
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        join(thread, timeout)
+        if thread.name == "runwire-checkpoint" and not later:
+            later.append(None)
+            later[0] = run.save_checkpoint(2, extra=2, asynchronous=True)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    run._saver().wait()
+    assert later[0].wait(0)
+    assert run._saver()._thread is None

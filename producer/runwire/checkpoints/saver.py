@@ -124,9 +124,10 @@ class Saver:
         self._newest_ns = max(self._newest_ns, saved_at_ns)
 
     def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        while (thread := self._thread) is not None:
+            thread.join()
+            if self._thread is thread:  # else a signal handler has begun another meanwhile
+                self._thread = None
 
     def _save(self, job: Job, saved: Saved) -> None:
         compress = self._session.settings.checkpoint_compress == "zstd"
@@ -221,7 +222,8 @@ def event_fields(manifest: Manifest, uri: str) -> dict[str, Any]:
         "metrics": dict(facts.metrics),
         "is_best": facts.is_best,
         "bytes": manifest.size,
-        "sha256": manifest.digest,
+        # Of files of others the agent computes it; until then nobody knows any.
+        "sha256": manifest.digest if all(entry.sha256 for entry in manifest.files) else "",
         "uri": uri,
         "duration_s": facts.duration_s,
         "blocked_s": facts.blocked_s,

@@ -44,6 +44,7 @@ def test_a_folder_is_captured_and_said(root: Path, run: Run, folder: Path) -> No
     (said,) = [e for e in events(root) if isinstance(e, CheckpointEvent)]
     assert (said.artifact, said.step, said.metrics) == (ref.id, 7, {"loss": 0.5})
     assert (said.bytes, said.uri) == (12, folder.as_uri())
+    assert not said.sha256  # nobody has computed one yet
     assert [e.artifact for e in artifact_events(root)] == [ref.id]
 
 
