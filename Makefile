@@ -50,7 +50,8 @@ fmt: setup  ## format the code and apply the safe lint fixes
 	$(BIN)/ruff check --fix .
 
 test: setup  ## every test, with real servers; faults in their short form
-	$(PYTEST) tests
+	$(PYTEST) -n auto tests/unit tests/house
+	$(PYTEST) --ignore tests/unit --ignore tests/house tests
 
 contract: setup  ## one suite per protocol, run on every implementation
 	$(PYTEST) tests/contract
