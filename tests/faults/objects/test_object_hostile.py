@@ -21,6 +21,7 @@ from faults.objects.contents import LARGE_BYTES
 from faults.objects.finish import finish
 from faults.objects.forger import PIECE_BYTES, Forger, Forgery, forge
 from faults.objects.forgeries import manifests, pieces
+from faults.objects.form import only_long
 from faults.objects.observer import Observer, blob_of
 from faults.objects.plain import read
 from faults.objects.rig import Rig
@@ -121,11 +122,19 @@ def mixed(honest: Forgery) -> Forgery:
     return replace(honest, chunks=tuple(chunks))
 
 
+def failures(rig: Rig) -> dict[str, str]:
+    """Why artifacts failed, as everybody is told."""
+    assert rig.kafka is not None
+    events = [codec.decode(message.value) for message in read_topic(rig.kafka, "artifact")]
+    told = [event for event in events if isinstance(event, ArtifactEvent)]
+    return {event.artifact: str(event.reason) for event in told if event.event == "failed"}
+
+
 def test_what_cannot_be_finished_goes(open_rig: OpenRig, bucket: S3Settings) -> None:
     """Who may write into the topics can keep an artifact from arriving, never make it arrive wrong.
 
-    After the set time it failed, by an event with a reason; of it, and of pieces whose sender never
-    came back, nothing is left.
+    It failed by an event with a reason, after the set time at the latest; of it, and of pieces
+    whose sender never came back, nothing is left then.
     """
     rig = open_rig("kafka", s3=bucket, is_strict=False)
     assert rig.kafka is not None
@@ -139,51 +148,51 @@ def test_what_cannot_be_finished_goes(open_rig: OpenRig, bucket: S3Settings) -> 
         forger.flush()
         rig.wait("the worker to take all", lambda: rig.lag() == 0)
         worker.stop()
-        assert {key.split("/")[1] for key in plain.sizes("staging/")} == {
-            spoiled.artifact,
-            given_up.artifact,
-        }
-        assert plain.sizes().keys() == plain.sizes("staging/").keys()
+        keys = plain.sizes()
+        assert keys.keys() == plain.sizes("staging/").keys()
+        assert given_up.artifact in {key.split("/")[1] for key in keys}
         time.sleep(1.1)
         worker = rig.start_worker(member="one", staging_s=1.0)
-        rig.wait("staging to be empty", lambda: not plain.sizes())
+        rig.wait("nothing to be left", lambda: not (plain.sizes() or plain.unfinished()))
         worker.stop()
     assert observer.faults == []
-    events = [codec.decode(message.value) for message in read_topic(rig.kafka, "artifact")]
-    told = [event for event in events if isinstance(event, ArtifactEvent)]
-    (failed,) = [event for event in told if event.event == "failed"]
-    assert failed.artifact == spoiled.artifact
-    assert "not all of its pieces came within" in str(failed.reason)
+    assert failures(rig).keys() == {spoiled.artifact}
+    assert "log the artifact again" in failures(rig)[spoiled.artifact]
     plain.close()
 
 
-@pytest.mark.parametrize("when", ["before", "behind"])
+@pytest.mark.parametrize("when", ["before", only_long("behind")])
 def test_pieces_for_the_artifact_of_another(
     when: str, open_rig: OpenRig, bucket: S3Settings, *, fault_seed: int
 ) -> None:
-    """Other payloads under the id, digest and numbers of a transfer that is under way."""
+    """Other payloads under the id, digest and numbers of a transfer: it is whole, or has failed."""
     rng = random.Random(f"{fault_seed} others {when}")
     rig = open_rig("kafka", s3=bucket, is_strict=False)
     assert rig.kafka is not None
-    forger = Forger(rig.kafka)
+    forger, plain = Forger(rig.kafka), rig.plain()
     with Observer(rig.plain()) as observer:
         rig.start_trainer([rig.calls.call("file", LARGE_BYTES // 10)])
         rig.wait("the call", lambda: rig.acknowledged() == 1)
+        rig.end_trainers()
         (call,) = rig.written().values()
         ((sha256, size),) = call.files.values()
         evil = forge(rng.randbytes(size), name="evil", artifact=call.artifact, run_id="run")
         evil = evil.with_chunks(sha256=sha256)
         if when == "before":
             forger.send_chunks(evil)
-        agent = rig.start_agent()
+        assert rig.start_agent().wait_for_end() == 0
         if when == "behind":
-            rig.end_trainers()
-            assert agent.wait_for_end() == 0
             forger.send_chunks(evil)
-        rig.start_worker(member="one")
-        verdict = finish(rig, observer)
-    report.note("pieces for the artifact of another", when, verdict)
-    assert_whole(verdict)
+        worker = rig.start_worker(member="one")
+        rig.wait("the worker to take all", lambda: rig.lag() == 0)
+        rig.wait("an end", lambda: bool(plain.sizes("runs/") or call.artifact in failures(rig)))
+        worker.stop()
+        observer.look()
+    # Whatever is visible was hashed by the observer.
+    assert observer.faults == []
+    assert set(observer.seen) == set(plain.sizes("runs/"))
+    print(f"pieces of another {when}: {failures(rig) or 'whole'}")
+    plain.close()
 
 
 def test_an_event_for_the_artifact_of_another(open_rig: OpenRig, bucket: S3Settings) -> None:

@@ -17,6 +17,7 @@ from faults.objects import report
 from faults.objects.conftest import OpenRig
 from faults.objects.contents import LARGE_BYTES
 from faults.objects.finish import finish
+from faults.objects.form import LONG
 from faults.objects.moments import Moments
 from faults.objects.observer import Observer
 from faults.objects.rig import Rig
@@ -24,7 +25,6 @@ from faults.objects.verdict import assert_whole
 
 pytestmark = pytest.mark.engine
 
-LONG = os.environ.get("RUNWIRE_FAULTS") == "long"
 SEEDS = int(os.environ.get("RUNWIRE_FAULTS_OBJECT_SEEDS", "30" if LONG else "2"))
 KILLS = (2, 4) if LONG else (2, 2)
 # Every other seed takes the other way or store; the object worker has but one way.

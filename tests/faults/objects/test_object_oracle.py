@@ -25,15 +25,16 @@ import sys, time
 from runwire.uploads import direct
 from runwire.uploads.contents import hashed_entry, manifest_of
 from runwire.uploads.journal import UploadJournal
-ship = direct.DirectRoute._ship
-def early(self, claim, store, tell):
+ship = direct.DirectRoute.ship
+def early(self, claim, tell):
+    store = self._stores.get(claim.request)
     journal, files = UploadJournal.open(claim.folder), claim.request.files
     entries = [hashed_entry(claim.folder, file, journal, self._pace) for file in files]
     manifest = manifest_of(claim.request, entries).versioned(time.time_ns())
     store.put(manifest.key, manifest.to_json())
     time.sleep(1.5)
-    ship(self, claim, store, tell)
-direct.DirectRoute._ship = early
+    ship(self, claim, tell)
+direct.DirectRoute.ship = early
 from runwire.agent.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """

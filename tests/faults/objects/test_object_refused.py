@@ -20,8 +20,8 @@ from minio.minioadmin import MinioAdmin
 
 from faults.objects import report
 from faults.objects.conftest import OpenRig
-from faults.objects.contents import LARGE_BYTES
 from faults.objects.finish import finish
+from faults.objects.form import AMID_BYTES, only_long
 from faults.objects.observer import Observer
 from faults.objects.plain import PlainS3
 from faults.objects.rig import Rig
@@ -31,7 +31,6 @@ from support.servers import ObjectStore
 
 pytestmark = pytest.mark.engine
 
-ROUTES = ["direct", "kafka"]
 USER, FIRST, SECOND = "fault-user", "the-first-secret", "the-second-secret"
 
 
@@ -50,7 +49,7 @@ def refuse(
 ) -> None:  # fmt: skip
     """Begin a transfer, break the store, read what is said, repair it and see it end."""
     with Observer(rig.plain()) as observer:
-        calls = [("file", LARGE_BYTES), ("folder", 0)]
+        calls = [("file", AMID_BYTES), ("folder", 0)]
         rig.start_trainer([rig.calls.call(kind, size) for kind, size in calls])
         rig.wait("all calls", lambda: rig.acknowledged() == len(calls))
         agent = rig.start_agent()
@@ -77,7 +76,7 @@ def something_arrived(store: PlainS3) -> Callable[[], bool]:
     return lambda: bool(store.sizes() or store.unfinished())
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", [only_long("direct"), "kafka"])
 def test_a_changed_password(
     route: str, open_rig: OpenRig, minio_bucket: S3Settings, *, admin: MinioAdmin, tmp_path: Path
 ) -> None:
@@ -103,7 +102,7 @@ def test_a_changed_password(
     root.close()
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", ["direct", only_long("kafka")])
 def test_a_full_store(
     route: str, open_rig: OpenRig, minio_bucket: S3Settings, admin: MinioAdmin
 ) -> None:
@@ -149,9 +148,10 @@ def test_a_lost_bucket(open_rig: OpenRig, minio_bucket: S3Settings) -> None:
     root.close()
 
 
-def test_a_missing_bucket(open_rig: OpenRig, minio_bucket: S3Settings) -> None:
+@pytest.mark.parametrize("route", [only_long("kafka")])
+def test_a_missing_bucket(route: str, open_rig: OpenRig, minio_bucket: S3Settings) -> None:
     """Pieces wait in Kafka until there is a bucket."""
-    rig = open_rig("kafka", s3=minio_bucket)
+    rig = open_rig(route, s3=minio_bucket)
     root = PlainS3(minio_bucket)
     lose(root)
     refuse(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Callable
@@ -11,8 +10,8 @@ import pytest
 
 from faults.objects import report
 from faults.objects.conftest import OpenRig
-from faults.objects.contents import LARGE_BYTES
 from faults.objects.finish import finish
+from faults.objects.form import AMID_BYTES, LONG, only_long
 from faults.objects.moments import Moments
 from faults.objects.observer import Observer
 from faults.objects.rig import Rig
@@ -22,7 +21,6 @@ from support.servers import Cluster, ObjectStore
 
 pytestmark = pytest.mark.engine
 
-LONG = os.environ.get("RUNWIRE_FAULTS") == "long"
 SEEDS = 6 if LONG else 1
 AWAY_S = (0.5, 8.0) if LONG else (1.0, 2.0)
 
@@ -34,7 +32,7 @@ def outage(
     plain = rig.plain()
     with Observer(rig.plain()) as observer:
         moments = Moments(rig, plain, rng)
-        calls = [("file", LARGE_BYTES), ("folder", 0), ("file", LARGE_BYTES), ("bytes", 10)]
+        calls = [("file", AMID_BYTES), ("folder", 0), ("file", AMID_BYTES), ("bytes", 10)]
         rig.start_trainer([rig.calls.call(kind, size) for kind, size in calls])
         rig.start_agent()
         if rig.route == "kafka":
@@ -66,8 +64,8 @@ def test_the_broker_is_killed(
 
 
 @pytest.mark.parametrize("nth", range(SEEDS))
-@pytest.mark.parametrize("route", ["direct", "kafka"])
-@pytest.mark.parametrize("name", ["s3", "minio"] if LONG else ["s3"])
+@pytest.mark.parametrize("route", [only_long("direct"), "kafka"])
+@pytest.mark.parametrize("name", ["s3", only_long("minio")])
 def test_the_store_is_killed(
     name: str, route: str, nth: int, open_rig: OpenRig,
     *, clickhouse_url: str, fault_seed: int, request: pytest.FixtureRequest,

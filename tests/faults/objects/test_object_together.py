@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import threading
 import time
@@ -16,8 +15,8 @@ import pytest
 
 from faults.objects import report
 from faults.objects.conftest import OpenRig
-from faults.objects.contents import LARGE_BYTES
 from faults.objects.finish import finish
+from faults.objects.form import AMID_BYTES, LONG, only_long
 from faults.objects.observer import Observer
 from faults.objects.plain import PlainStore, read
 from faults.objects.rig import Rig
@@ -32,7 +31,6 @@ from runwire_schemas.s3_settings import S3Settings
 
 pytestmark = pytest.mark.engine
 
-LONG = os.environ.get("RUNWIRE_FAULTS") == "long"
 SEEDS = 5 if LONG else 1
 # An agent whose clock is wrong by two hours, as that of a machine without NTP.
 LATE = """
@@ -57,10 +55,10 @@ def test_two_agents_and_two_workers(
         workers = [rig.start_worker(), rig.start_worker()]
         for root, route, run_id in ((rig.root, "kafka", "one"), (other, "direct", "two")):
             calls = [
-                rig.calls.call("file", LARGE_BYTES // 2, name="shared", word="the same"),
+                rig.calls.call("file", AMID_BYTES // 2, name="shared", word="the same"),
                 rig.calls.call("folder"),
                 rig.calls.call("file", 9_000_000, name="shared"),
-                rig.calls.call("file", LARGE_BYTES // 2, name="shared", word="the same"),
+                rig.calls.call("file", AMID_BYTES // 2, name="shared", word="the same"),
             ]
             rig.start_trainer(calls, run_id=run_id, root=root, route=route)
             rig.start_agent(root=root, route=route)
@@ -95,7 +93,7 @@ def assert_one_order(rig: Rig, url: str) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("route", ["direct", "kafka"])
+@pytest.mark.parametrize("route", ["direct", only_long("kafka")])
 def test_clocks_that_jump(
     route: str, open_rig: OpenRig, bucket: S3Settings, clickhouse_url: str
 ) -> None:
@@ -182,7 +180,7 @@ def repeated(*works: Any) -> Iterator[None]:
             thread.join()
 
 
-@pytest.mark.parametrize("store", ["bucket", ""])
+@pytest.mark.parametrize("store", ["bucket", only_long("")])
 def test_retention_and_a_sweep_beside_readers(
     store: str, open_rig: OpenRig, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -223,7 +221,7 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("death", DEATHS)
+@pytest.mark.parametrize("death", [*map(only_long, list(DEATHS)[:-1]), list(DEATHS)[-1]])
 def test_a_trainer_dies_between_saving_and_submitting(
     death: str, open_rig: OpenRig, clickhouse_url: str
 ) -> None:
