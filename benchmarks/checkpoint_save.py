@@ -7,6 +7,7 @@ uploaded. The weights for zstd are of a small GPT after some hundred steps on En
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -17,6 +18,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
 
 import runwire
 from measure import figure, machine, median
@@ -171,11 +175,22 @@ class Loop:
         return time.perf_counter() - start
 
 
+def step_aside(endpoint: str) -> None:
+    """Let the store use only what nobody else wants: elsewhere it has a machine of its own."""
+    port = urlsplit(endpoint).port
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, PermissionError):
+            if any(c.laddr.port == port for c in process.net_connections() if not c.raddr):
+                for thread in process.threads():
+                    os.sched_setscheduler(thread.id, os.SCHED_IDLE, os.sched_param(0))
+
+
 def upload() -> None:
     """A loop while an agent uploads a checkpoint, in turns with the same loop and no upload."""
     loop = Loop()
     loop.block()
     with fresh_bucket("versitygw") as s3, tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        step_aside(s3.endpoint)
         os.environ.update(s3.environment())
         settings = runwire.Settings(dir=folder, strict=True, checkpoint_keep_last=1)
         ratios, rates = [], []
