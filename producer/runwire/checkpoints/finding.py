@@ -63,6 +63,8 @@ class Finder:
     run_id: str
     rank: int
     world_size: int
+    # Nodes with disks of their own: what only one of them has, the others cannot load.
+    only_stored: bool = False
     _parts: dict[str, LocalPart] = field(default_factory=dict)
     _stored: dict[str, Manifest] = field(default_factory=dict)
     _store: ObjectStore | None = None
@@ -75,7 +77,11 @@ class Finder:
         """
         damaged = self._look_here()
         manifests = {name: part.manifest for name, part in self._parts.items()}
-        manifests = {**self._ask_store(damaged), **manifests}
+        stored = self._ask_store(damaged)
+        if self.only_stored and which in ("latest", "best"):
+            manifests = {name: manifests.get(name, stored[name]) for name in stored}
+        else:
+            manifests = {**stored, **manifests}
         views = grouped(manifests.values())
         complete = [view for view in views if view.is_complete]
         self._tell(damaged, views, complete)
@@ -116,6 +122,13 @@ class Finder:
             raise CheckpointError(
                 f"run {self.run_id!r} has checkpoints, and none that can be read: {damaged[-1]}. "
                 "Remove its folder to start from scratch"
+            )
+        if not views and self.settings.kafka_bootstrap_servers and self.settings.s3 is None:
+            _log.warning(
+                "runwire: run %s has no checkpoint on this disk, and this process cannot see the "
+                "store that the object worker fills: set RUNWIRE_S3_ENDPOINT, _ACCESS_KEY and "
+                "_SECRET_KEY_FILE if it was trained on another machine",
+                self.run_id,
             )
         for problem in damaged:
             _log.warning("runwire: a checkpoint cannot be read and is left out: %s", problem)

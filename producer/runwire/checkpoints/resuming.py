@@ -25,7 +25,8 @@ _log = logging.getLogger("runwire")
 def finder_for(session: Session, saver: Saver, run_id: str | None) -> Finder:
     """Return who looks for checkpoints of this run, or of another of its project."""
     meta, settings = session.meta, session.settings
-    if settings.s3_endpoint is None and settings.checkpoint_dir is None and _spans_nodes():
+    spans_disks = settings.checkpoint_dir is None and _spans_nodes()
+    if settings.s3_endpoint is None and spans_disks:
         _log.warning(
             "runwire: this job spans several nodes, which cannot see each other's checkpoints: "
             "set RUNWIRE_CHECKPOINT_DIR to a folder that all of them share, or RUNWIRE_S3_ENDPOINT"
@@ -41,6 +42,7 @@ def finder_for(session: Session, saver: Saver, run_id: str | None) -> Finder:
         run_id=wanted,
         rank=meta.rank,
         world_size=meta.world_size,
+        only_stored=spans_disks and settings.s3_endpoint is not None,
     )
 
 

@@ -144,7 +144,8 @@ FROM
         c.project AS project, c.run_id AS run_id, c.run_key AS run_key, t.attempt AS attempt, c.step AS step,
         argMin(ifNull(nullIf(a.uri, ''), c.newest.4), c.rank) AS uri,
         sum(c.newest.5) AS bytes,
-        if(count() = 1, any(c.newest.3), '') AS sha256,
+        -- Of files that others wrote the agent computes it.
+        if(count() = 1, any(ifNull(nullIf(c.newest.3, ''), a.sha256)), '') AS sha256,
         multiIf(
             countIf(a.state = 'deleted') > 0, 'deleted',
             countIf(a.state = 'failed') > 0, 'failed',
