@@ -27,6 +27,7 @@ from runwire_consumers.settings import WorkerSettings
 from runwire_consumers.workers import pages, signals, worker_options
 from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.objects.open import open_store
+from runwire_schemas.objects.uploads import uploads_of
 from runwire_schemas.s3_settings import S3Settings
 
 _log = logging.getLogger("runwire.worker")
@@ -51,7 +52,7 @@ def run_objects(
     store = open_store(s3, root)
     _log.info("artifacts from %s go to %s", kafka.bootstrap_servers, store.uri)
     tell = KafkaTelling(kafka)
-    staging = Staging(store)
+    staging = Staging(store, uploads=uploads_of(store))
     completion = Completion(staging, tell)
     finishing = Finishing(completion, metrics)
     tending = Tending(

@@ -7,26 +7,18 @@ comes after a crash begins here again.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from runwire_consumers.objects.plan import Part, assemble
+from runwire_consumers.objects.joining import Content, Damaged, Joining
 from runwire_consumers.objects.staging import Staging
 from runwire_schemas.events import ArtifactEvent
 from runwire_schemas.objects.announce import COMPLETE, DELETED, FAILED, artifact_event
-from runwire_schemas.objects.layout import blob_key
 from runwire_schemas.objects.manifest import Manifest, ManifestError
-from runwire_schemas.objects.pieces import (
-    DIGEST_BYTES,
-    PIECE_BYTES,
-    Shipment,
-    StagedRun,
-    shipped_key,
-)
+from runwire_schemas.objects.pieces import Shipment, shipped_key
 from runwire_schemas.objects.publish import PublishError, publish
 from runwire_schemas.objects.retention import Retention, RetentionError, leaving
 from runwire_schemas.objects.store import NotFound, StoreAway
@@ -42,10 +34,6 @@ _ROUNDS: Final = 3
 THREADS: Final = 4
 
 
-class Damaged(Exception):  # noqa: N818 - a verdict on the artifact
-    """The artifact can never be published; the message says why."""
-
-
 class Completion:
     """Finishes artifacts one by one. Threads: any, also with the same artifact."""
 
@@ -58,6 +46,7 @@ class Completion:
         threads: int = THREADS,
     ) -> None:
         self._staging, self._store = staging, staging.store
+        self._joining = Joining(staging)
         self._announce, self._clock_ns, self._threads = announce, clock_ns, threads
 
     def finish(self, artifact: str) -> str:
@@ -126,60 +115,30 @@ class Completion:
 
     def _bring(self, artifact: str, shipment: Shipment) -> bool:
         """Make every blob; false while something is missing."""
-        runs = self._staging.runs(artifact)
-        sizes = {sha256: size for sha256, size in shipment.sizes.items() if size}
+        staged = self._staging.look(artifact)
+        contents = {
+            sha256: Content((artifact, sha256), size, shipment.pieces[sha256])
+            for sha256, size in shipment.sizes.items()
+            if size
+        }
         with ThreadPoolExecutor(self._threads) as threads:
-            absent = self._absent(threads, sizes)
-            plans = {s: assemble(runs.get(s, ()), shipment.pieces[s]) for s in absent}
-            ready = {sha256: parts for sha256, parts in plans.items() if parts is not None}
+            absent = self._absent(threads, contents)
+            for sha256 in staged.doubted & contents.keys() - set(absent):
+                self._joining.read_back(contents[sha256])
+            plans = [self._joining.plan(contents[s], staged.runs.get(s, [])) for s in absent]
+            ready = [plan for plan in plans if plan is not None]
             if len(ready) < len(plans):
                 return False
-            jobs = [
-                threads.submit(self._make, artifact, sha256, parts, shipment.pieces[sha256])
-                for sha256, parts in ready.items()
-            ]
-            for job in jobs:
+            for job in [threads.submit(self._joining.make, plan) for plan in ready]:
                 job.result()
-            if wrong := self._absent(threads, {sha256: sizes[sha256] for sha256 in ready}):
+            if wrong := self._absent(threads, {sha256: contents[sha256] for sha256 in absent}):
                 raise StoreAway(f"{self._store.uri} made something else of {wrong[0]}")
         return True
 
-    def _absent(self, threads: ThreadPoolExecutor, sizes: Mapping[str, int]) -> list[str]:
-        stats = threads.map(lambda sha256: self._store.stat(blob_key(sha256)), sizes)
-        pairs = zip(sizes.items(), stats, strict=True)
-        return [sha256 for (sha256, size), stat in pairs if stat is None or stat.size != size]
-
-    def _make(self, artifact: str, sha256: str, parts: Sequence[Part], digests: bytes) -> None:
-        """Join the parts of one content, once it is known that they make it."""
-        keys = [self._whole(artifact, part, digests).key(artifact) for part in parts]
-        known = self._staging.proofs.sha256_of(digests) or self._read_back(keys)
-        if known != sha256:
-            raise Damaged(
-                f"the pieces of {sha256} make {known}: the file changed while it was sent; "
-                "log the artifact again"
-            )
-        self._store.compose(blob_key(sha256), keys)
-
-    def _whole(self, artifact: str, part: Part, digests: bytes) -> StagedRun:
-        """Return a part as one object, put together here where it is none yet."""
-        if len(part) == 1 and part[0].is_whole:
-            return part[0].run
-        first, end = part[0].first, part[-1].end
-        data = bytearray()
-        for one in part:
-            begin = (one.first - one.run.first) * PIECE_BYTES
-            stop = (one.end - one.run.first) * PIECE_BYTES
-            data += self._store.get(one.run.key(artifact))[begin:stop]
-        wanted = digests[first * DIGEST_BYTES : end * DIGEST_BYTES]
-        run = StagedRun.of(part[0].run.sha256, first, wanted)
-        self._store.put(run.key(artifact), bytes(data))
-        return run
-
-    def _read_back(self, keys: Sequence[str]) -> str:
-        digest = hashlib.sha256()
-        for key in keys:
-            digest.update(self._store.get(key))
-        return digest.hexdigest()
+    def _absent(self, threads: ThreadPoolExecutor, contents: Mapping[str, Content]) -> list[str]:
+        stats = threads.map(lambda content: self._store.stat(content.key), contents.values())
+        pairs = zip(contents.values(), stats, strict=True)
+        return [c.file[1] for c, stat in pairs if stat is None or stat.size != c.size]
 
     def _tell(
         self, manifest: Manifest, event: str, *, at_ns: int, reason: str | None = None

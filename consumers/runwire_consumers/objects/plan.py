@@ -54,6 +54,13 @@ def cut(stretch: range) -> list[range]:
     return [range(first, end) for first, end in pairwise(bounds)]
 
 
+def gather(runs: Iterable[StagedRun], digests: bytes, span: range) -> Part | None:
+    """Return what makes the pieces of a span of a file; None when some are missing."""
+    fitting = [run for run in sorted(runs) if _fits(run, digests)]
+    slices = _cover(fitting, span)
+    return None if slices is None else tuple(slices)
+
+
 def assemble(runs: Iterable[StagedRun], digests: bytes) -> list[Part] | None:
     """Return the parts of the file whose pieces have these digests; None when pieces are missing.
 
@@ -61,7 +68,7 @@ def assemble(runs: Iterable[StagedRun], digests: bytes) -> list[Part] | None:
     """
     count = len(digests) // DIGEST_BYTES
     fitting = [run for run in sorted(runs) if _fits(run, digests)]
-    slices = _chain(fitting, count) or _cover(fitting, count)
+    slices = _chain(fitting, count) or _cover(fitting, range(count))
     return None if slices is None else _parts(slices, count)
 
 
@@ -90,20 +97,21 @@ def _chain(runs: Sequence[StagedRun], count: int) -> list[Slice] | None:
     return found
 
 
-def _cover(runs: Sequence[StagedRun], count: int) -> list[Slice] | None:
-    """Return slices of runs that overlap, from the first to the last piece."""
+def _cover(runs: Sequence[StagedRun], span: range) -> list[Slice] | None:
+    """Return slices of runs that may overlap, from the first to the last piece of the span."""
     found: list[Slice] = []
-    at = position = 0
+    at, position = span.start, 0
     furthest: StagedRun | None = None
-    while at < count:
+    while at < span.stop:
         while position < len(runs) and runs[position].first <= at:
             if furthest is None or runs[position].end > furthest.end:
                 furthest = runs[position]
             position += 1
         if furthest is None or furthest.end <= at:
             return None
-        found.append(Slice(furthest, at, furthest.end))
-        at = furthest.end
+        end = min(span.stop, furthest.end)
+        found.append(Slice(furthest, at, end))
+        at = end
     return found
 
 

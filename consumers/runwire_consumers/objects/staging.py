@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Final
 
 from runwire_consumers.objects.plan import cut, stretches
 from runwire_consumers.objects.proofs import Proofs
+from runwire_consumers.objects.transfers import File, Transfers
 from runwire_schemas.events import Chunk
 from runwire_schemas.objects.layout import (
     STAGING,
@@ -26,16 +28,19 @@ from runwire_schemas.objects.layout import (
 )
 from runwire_schemas.objects.pieces import (
     FILE_BYTES_MAX,
+    RUN_PIECES,
     StagedRun,
     piece_count,
     piece_size,
     shipped_key,
 )
 from runwire_schemas.objects.store import ObjectStore
+from runwire_schemas.objects.uploads import Uploads
 
 # Puts at once: enough to keep a store busy while the next part is put together; each holds a copy
 # of its run.
 PUTS: Final = 2
+DOUBT_NAME: Final = "doubt.json"
 _SHIPPED_NAME: Final = shipped_key("0" * 32).rpartition("/")[2]
 
 
@@ -58,38 +63,63 @@ def fault_of(chunk: Chunk) -> str:
     return ""
 
 
+@dataclass(slots=True)
+class Staged:
+    """What lies in staging of one artifact: runs by content, and contents to be read back."""
+
+    runs: dict[str, list[StagedRun]] = field(default_factory=dict)
+    doubted: set[str] = field(default_factory=set)
+
+
 class Staging:
     """Puts pieces and manifests into a store. Threads: any; callers of `add` take turns."""
 
-    def __init__(self, store: ObjectStore, *, puts: int = PUTS) -> None:
+    def __init__(
+        self, store: ObjectStore, *, uploads: Uploads | None = None, puts: int = PUTS
+    ) -> None:
         self.store = store
         self.proofs = Proofs()
+        self.transfers = None if uploads is None else Transfers(store, uploads)
         self._puts = ThreadPoolExecutor(puts, "runwire-put")
 
     def add(self, chunks: Iterable[Chunk]) -> None:
         """Store pieces that have no fault; when it returns they are safe. Raises: StoreError."""
-        files: dict[tuple[str, str], dict[int, Chunk]] = {}
+        files: dict[File, dict[int, Chunk]] = {}
         for chunk in chunks:
             files.setdefault((chunk.artifact, chunk.sha256), {}).setdefault(chunk.index, chunk)
-        runs = [
-            [pieces[index] for index in run]
-            for pieces in files.values()
-            for stretch in stretches(pieces)
-            for run in cut(stretch)
-        ]
-        puts = [self._puts.submit(self._put, run) for run in runs]
-        for run in runs:
-            for piece in run:
+        puts = [put for file, pieces in files.items() for put in self._begin(file, pieces)]
+        for file, pieces in files.items():
+            for index, piece in sorted(pieces.items()):
                 self.proofs.add(
-                    (piece.artifact, piece.sha256),
-                    piece.index,
-                    piece.count,
-                    digest=piece.digest,
-                    payload=piece.payload,
+                    file, index, piece.count, digest=piece.digest, payload=piece.payload
                 )
         failures = [failure for put in puts if (failure := put.exception()) is not None]
         if failures:
             raise failures[0]
+
+    def _begin(self, file: File, pieces: dict[int, Chunk]) -> list[Future[None]]:
+        """Begin to store pieces of one file: as parts of its upload, or as runs."""
+        full: list[list[Chunk]] = []
+        if self.transfers is not None and next(iter(pieces.values())).count > RUN_PIECES:
+            full, pieces = self.transfers.split(file, pieces)
+        runs = [
+            [pieces[index] for index in run]
+            for stretch in stretches(pieces)
+            for run in cut(stretch)
+        ]
+        puts = [self._puts.submit(self._put_part, part) for part in full]
+        return puts + [self._puts.submit(self._put_run, run) for run in runs]
+
+    def _put_part(self, part: Sequence[Chunk]) -> None:
+        assert self.transfers is not None
+        if not self.transfers.put(part):
+            self._put_run(part)
+
+    def _put_run(self, run: Sequence[Chunk]) -> None:
+        digests = b"".join(piece.digest for piece in run)
+        staged = StagedRun.of(run[0].sha256, run[0].index, digests)
+        data = b"".join(piece.payload for piece in run)
+        self.store.put(staged.key(run[0].artifact), data)
 
     def add_shipped(self, artifact: str, data: bytes) -> None:
         """Store what "shipped" said."""
@@ -116,22 +146,34 @@ class Staging:
                 found[artifact] = stat.modified_at_ns
         return found
 
-    def runs(self, artifact: str) -> dict[str, list[StagedRun]]:
-        """Return what lies there, by content."""
-        found: dict[str, list[StagedRun]] = {}
+    def look(self, artifact: str) -> Staged:
+        """Return what lies there."""
+        found = Staged()
         for stat in self.store.list(staging_prefix(artifact)):
             run = StagedRun.parse(stat.key, artifact)
             if run is not None:
-                found.setdefault(run.sha256, []).append(run)
+                found.runs.setdefault(run.sha256, []).append(run)
+            elif stat.key.endswith(f"/{DOUBT_NAME}"):
+                found.doubted.add(stat.key.split("/")[-2])
         return found
+
+    def doubt_key(self, file: File) -> str:
+        """Return where it is noted that a content has to be read back before it counts."""
+        return f"{staging_prefix(file[0])}{file[1]}/{DOUBT_NAME}"
 
     def forget(self, artifact: str) -> None:
         """Remove everything of an artifact that is finished, also what is put meanwhile."""
         shipped = shipped_key(artifact)
-        self.store.delete(key for key in self._keys(artifact) if key != shipped)
+        keys = self._keys(artifact)
+        if self.transfers is not None:
+            self.transfers.forget(artifact, keys)
+        self.store.delete(key for key in keys if key != shipped)
         self.store.delete([shipped])
         # Who put a piece before this line may have seen the manifest, and left both to us.
-        self.store.delete(self._keys(artifact))
+        if keys := self._keys(artifact):
+            if self.transfers is not None:
+                self.transfers.forget(artifact, keys)
+            self.store.delete(keys)
 
     def close(self) -> None:
         """End the threads."""
@@ -139,9 +181,3 @@ class Staging:
 
     def _keys(self, artifact: str) -> Sequence[str]:
         return [stat.key for stat in self.store.list(staging_prefix(artifact))]
-
-    def _put(self, run: Sequence[Chunk]) -> None:
-        digests = b"".join(piece.digest for piece in run)
-        staged = StagedRun.of(run[0].sha256, run[0].index, digests)
-        data = b"".join(piece.payload for piece in run)
-        self.store.put(staged.key(run[0].artifact), data)

@@ -43,6 +43,14 @@ class MemoryStore:
         with self._lock:
             self._objects[key] = (bytes(data), self._clock_ns())
 
+    def place(self, key: str, data: bytes, *, only_new: bool = False) -> bool:
+        """Store an object without asking `trouble`; return whether it was stored."""
+        with self._lock:
+            if only_new and key in self._objects:
+                return False
+            self._objects[checked_key(key)] = (bytes(data), self._clock_ns())
+            return True
+
     def put_file(
         self,
         key: str,

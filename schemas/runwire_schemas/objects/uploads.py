@@ -82,11 +82,7 @@ class MemoryUploads:
     def put_new(self, key: str, data: bytes) -> bool:
         """Store an object unless there is one."""
         self._ask("put_new", key)
-        with self._lock:
-            if self._store.stat(key) is not None:
-                return False
-            self._store.put(key, data)
-            return True
+        return self._store.place(key, data, only_new=True)
 
     def begin(self, key: str) -> str:
         """Begin an upload."""
@@ -117,7 +113,7 @@ class MemoryUploads:
             found = self._of(key, upload)
             if any(n not in found or _etag(found[n]) != etag for n, etag in etags.items()):
                 raise NotFound(f"a part of upload {upload} is not the one that was named")
-            self._store.put(key, b"".join(found[number] for number in sorted(etags)))
+            self._store.place(key, b"".join(found[number] for number in sorted(etags)))
             del self._uploads[upload]
 
     def abandon(self, key: str, upload: str) -> None:

@@ -203,7 +203,9 @@ def test_a_missing_bucket_keeps_everything_until_it_is_there(
     workers.s3 = replace(s3, bucket=f"{s3.bucket}-none")
     process = workers.start(shutdown_s=0.5)
     workers.send([*one.chunks, one.event])
-    workers.wait("it is said", lambda: f"{s3.bucket}-none" in workers.log.read_text())
+    said = f"{s3.bucket}-none"
+    workers.wait("it is said", lambda: said in workers.log.read_text())
+    workers.wait("it waits", lambda: "nothing is lost" in workers.log.read_text())
     assert process.poll() is None
     process.kill()
     process.wait()

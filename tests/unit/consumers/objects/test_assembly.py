@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,8 @@ from runwire_schemas.objects.manifest import CheckpointFacts
 from runwire_schemas.objects.memory import MemoryStore
 from runwire_schemas.objects.pieces import PIECE_BYTES
 from runwire_schemas.objects.retention import Retention
+from runwire_schemas.objects.store import StoreAway
+from runwire_schemas.objects.uploads import MemoryUploads
 from support.builders import AT_NS
 from support.shipments import Shipped, content, shipped
 
@@ -35,11 +38,12 @@ class World:
     Each call of the store is a moment at which a worker may die or another one do a whole batch.
     """
 
-    def __init__(self, chosen: random.Random) -> None:
+    def __init__(self, chosen: random.Random, *, has_uploads: bool) -> None:
         self.chosen = chosen
         self.now_ns = AT_NS
         self.told: list[ArtifactEvent] = []
         self.store = MemoryStore(clock_ns=self.clock_ns, trouble=self._moment)
+        self.uploads = MemoryUploads(self.store) if has_uploads else None
         self.deaths_left = self.guests_left = 0
         self.guest: Callable[[], None] | None = None
         self.worker = Worker(self)
@@ -66,7 +70,7 @@ class Worker:
     """One process: its sink, and the artifacts that it means to finish."""
 
     def __init__(self, world: World) -> None:
-        self.staging = Staging(world.store, puts=1)
+        self.staging = Staging(world.store, uploads=world.uploads, puts=1)
         self.completion = Completion(
             self.staging, world.told.extend, clock_ns=world.clock_ns, threads=1
         )
@@ -112,24 +116,25 @@ def chosen(seed: int) -> random.Random:
     return random.Random(seed)
 
 
-@pytest.fixture
-def world(chosen: random.Random) -> World:
-    return World(chosen)
+@pytest.fixture(params=["joined", "in parts"])
+def world(chosen: random.Random, request: pytest.FixtureRequest) -> World:
+    return World(chosen, has_uploads=request.param == "in parts")
 
 
 def some_artifact(chosen: random.Random, *, number: int = 1) -> Shipped:
-    sizes = chosen.sample([0, 1, PIECE_BYTES, 5 * MIB, 20 * MIB + 3, 31 * MIB], 3)
+    sizes = chosen.sample([0, 1, PIECE_BYTES, 5 * MIB, 9 * MIB, 20 * MIB + 3, 32 * MIB], 3)
     contents = {f"file-{n}": content(size, chosen) for n, size in enumerate(sizes)}
     facts = CheckpointFacts(step=number) if chosen.random() < 0.5 else None
     return shipped(contents, number=number, checkpoint=facts)
 
 
-@pytest.mark.parametrize("turn", range(12))
-def test_any_batches_any_deaths_any_guests(turn: int, seed: int) -> None:
+@pytest.mark.parametrize("has_uploads", [False, True], ids=["joined", "in parts"])
+@pytest.mark.parametrize("turn", range(8))
+def test_any_batches_any_deaths_any_guests(turn: int, seed: int, *, has_uploads: bool) -> None:
     """Batches of any bounds, replays, repeats, the manifest at any time, workers dying and a second
     one doing the same at any moment: the same artifacts, and nothing else."""
     chosen = random.Random(seed * 100 + turn)
-    world = World(chosen)
+    world = World(chosen, has_uploads=has_uploads)
     ours = [some_artifact(chosen, number=turn * 10 + n) for n in range(2)]
     chunks = _with_repeats([chunk for one in ours for chunk in one.chunks], chosen)
     world.deaths_left, world.guests_left = 4, 4
@@ -172,7 +177,8 @@ def _as_guest(world: World, chunks: Sequence[Chunk]) -> None:
     guest = Worker(world)
     guest.write(chunks)
     if world.chosen.random() < 0.5:
-        guest.finish()
+        with suppress(StoreAway):  # it waits while the other one reads back what it has joined
+            guest.finish()
     world.deaths_left = deaths
 
 

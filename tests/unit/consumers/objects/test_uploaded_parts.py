@@ -1,0 +1,213 @@
+"""Large files as parts of an upload: what others put there never passes for the content."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from runwire_consumers.objects.completion import Completion
+from runwire_consumers.objects.staging import Staging
+from runwire_schemas.events import ArtifactEvent, Chunk
+from runwire_schemas.objects.layout import BLOBS, STAGING
+from runwire_schemas.objects.memory import MemoryStore
+from runwire_schemas.objects.pieces import PIECE_BYTES, RUN_PIECES
+from runwire_schemas.objects.store import StoreAway
+from runwire_schemas.objects.uploads import MemoryUploads
+from support.builders import AT_NS
+from support.shipments import Shipped, content, shipped
+
+MIB = 1024 * 1024
+
+
+class Killed(BaseException):
+    """The process is gone in the middle of a call."""
+
+
+class Process:
+    """One worker process on a store that outlives it."""
+
+    def __init__(self, store: MemoryStore, uploads: MemoryUploads) -> None:
+        self.told: list[ArtifactEvent] = []
+        self.staging = Staging(store, uploads=uploads, puts=1)
+        self.completion = Completion(
+            self.staging, self.told.extend, clock_ns=lambda: AT_NS + 10**9, threads=1
+        )
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        self.staging.add(chunks)
+
+    def finish(self, one: Shipped) -> str:
+        self.staging.add_shipped(one.artifact, (one.event.manifest or "").encode())
+        return self.completion.finish(one.artifact)
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def uploads(store: MemoryStore) -> MemoryUploads:
+    return MemoryUploads(store)
+
+
+@pytest.fixture
+def one(seed: int) -> Shipped:
+    return shipped({"a.bin": content(30 * MIB + 9, random.Random(seed))})
+
+
+def variant(chunk: Chunk) -> Chunk:
+    """The same piece with other content, and a digest that fits it."""
+    payload = b"\1" * len(chunk.payload)
+    return replace(chunk, payload=payload, digest=hashlib.sha256(payload).digest())
+
+
+def is_whole(store: MemoryStore, one: Shipped) -> bool:
+    key = f"{BLOBS}{one.manifest.files[0].sha256[:2]}/{one.manifest.files[0].sha256}"
+    return store.stat(key) is not None and store.get(key) == one.contents["a.bin"]
+
+
+def test_nothing_is_joined_or_read_back_when_one_process_saw_it_all(
+    store: MemoryStore, uploads: MemoryUploads, one: Shipped
+) -> None:
+    """Whatever the bounds of its batches: one part after the other, and that is all."""
+    verbs: list[str] = []
+    store.trouble = lambda verb, key: verbs.append(verb) if key.startswith(BLOBS) else None
+    process = Process(store, uploads)
+    for start in range(0, len(one.chunks), 7):
+        process.add(one.chunks[start : start + 7])
+    assert process.finish(one) == "complete"
+    store.trouble = None
+    assert is_whole(store, one)
+    assert list(store.list(STAGING)) == []
+    assert len(uploads) == 0
+    parts = -(-len(one.chunks) // RUN_PIECES)
+    assert [verb for verb in verbs if verb != "stat"] == [
+        "begin", *["put_part"] * parts, "complete", "abandon",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", [1, 15, 16, 17, 40, 60])
+def test_a_second_process_goes_on_where_the_first_one_died(
+    store: MemoryStore, uploads: MemoryUploads, one: Shipped, cut: int
+) -> None:
+    Process(store, uploads).add(one.chunks[:cut])
+    process = Process(store, uploads)
+    process.add(one.chunks[cut:])
+    assert process.finish(one) == "complete"
+    assert is_whole(store, one)
+    assert list(store.list(STAGING)) == []
+    assert len(uploads) == 0
+
+
+def test_a_third_one_finishes_what_two_have_sent(
+    store: MemoryStore, uploads: MemoryUploads, one: Shipped
+) -> None:
+    Process(store, uploads).add(one.chunks[30:])
+    Process(store, uploads).add(one.chunks[:30])
+    assert Process(store, uploads).finish(one) == "complete"
+    assert is_whole(store, one)
+    assert list(store.list(STAGING)) == []
+
+
+@pytest.mark.parametrize("is_other_process", [False, True])
+def test_other_content_in_a_part_is_not_taken_for_the_one_that_was_seen(
+    store: MemoryStore, uploads: MemoryUploads, one: Shipped, *, is_other_process: bool
+) -> None:
+    """A forger sends valid pieces, then others of the same numbers: nothing wrong is published."""
+    process = Process(store, uploads)
+    process.add(one.chunks)
+    forger = Process(store, uploads) if is_other_process else process
+    forger.add([variant(chunk) for chunk in one.chunks[:RUN_PIECES]])
+    outcome = process.finish(one)
+    if outcome == "complete":
+        assert is_whole(store, one)
+    else:
+        assert outcome == "failed"
+        assert list(store.list(BLOBS)) == []
+        assert [event.event for event in process.told] == ["failed"]
+    assert list(store.list(STAGING)) == []
+
+
+def test_wrong_content_that_nobody_saw_whole_is_read_back_and_removed(
+    store: MemoryStore, uploads: MemoryUploads, one: Shipped
+) -> None:
+    Process(store, uploads).add([variant(chunk) for chunk in one.chunks[:32]])
+    process = Process(store, uploads)
+    process.add(one.chunks[32:])
+    assert process.finish(one) == "failed"
+    assert "the file changed" in (process.told[0].reason or "")
+    assert list(store.list(BLOBS)) == []
+    assert list(store.list(STAGING)) == []
+
+
+def test_killed_while_it_reads_back(
+    store: MemoryStore, uploads: MemoryUploads, one: Shipped
+) -> None:
+    """The next one reads it back again; meanwhile nobody publishes this content."""
+    Process(store, uploads).add(one.chunks[:32])
+    process = Process(store, uploads)
+    process.add(one.chunks[32:])
+
+    is_dead = False
+
+    def dies(verb: str, key: str) -> None:
+        nonlocal is_dead
+        is_dead = is_dead or (verb == "get" and key.startswith(BLOBS))
+        if is_dead:
+            raise Killed
+
+    store.trouble = dies
+    with pytest.raises(Killed):
+        process.finish(one)
+    store.trouble = None
+    assert store.stat(one.manifest.key) is None
+    twin = shipped(dict(one.contents), number=2, name="twin")
+    with pytest.raises(StoreAway, match="deciding"):
+        Process(store, uploads).finish(twin)
+    assert Process(store, uploads).finish(one) == "complete"
+    assert Process(store, uploads).finish(twin) == "complete"
+    assert is_whole(store, one)
+    assert list(store.list(STAGING)) == []
+
+
+def test_an_upload_that_the_store_gave_up(
+    store: MemoryStore, uploads: MemoryUploads, one: Shipped
+) -> None:
+    """What was in it has to come again; agents send everything again after a day."""
+    process = Process(store, uploads)
+    process.add(one.chunks[:40])
+    uploads._uploads.clear()
+    process.add(one.chunks[40:])
+    assert process.finish(one) == ""
+    process.add(one.chunks[:40])
+    assert process.finish(one) == "complete"
+    assert is_whole(store, one)
+    assert list(store.list(STAGING)) == []
+
+
+def test_many_files_at_once_stay_within_bounds(
+    store: MemoryStore, uploads: MemoryUploads, seed: int
+) -> None:
+    """Pieces of twelve files in turn: what is kept of them in memory is one part's worth."""
+    chosen = random.Random(seed)
+    ours = [
+        shipped({"a.bin": content(9 * MIB + n, chosen)}, number=n, name=f"n{n}")
+        for n in range(1, 13)
+    ]
+    process = Process(store, uploads)
+    transfers = process.staging.transfers
+    assert transfers is not None
+    for index in range(19):
+        process.add([one.chunks[index] for one in ours])
+        held = sum(len(p.payload) for t in transfers._known.values() for p in t.tail.values())
+        assert held <= RUN_PIECES * PIECE_BYTES
+    for one in ours:
+        assert process.finish(one) == "complete"
+        assert is_whole(store, one)
+    assert list(store.list(STAGING)) == []
+    assert len(uploads) == 0
