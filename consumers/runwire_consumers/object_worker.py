@@ -19,8 +19,9 @@ from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_consumers.kafka.telling import KafkaTelling
 from runwire_consumers.objects.completion import Completion
+from runwire_consumers.objects.decoding import CHUNK, decode_lean
 from runwire_consumers.objects.finishing import Finishing, Upkeep
-from runwire_consumers.objects.sink import ARTIFACT, CHUNK, ObjectSink
+from runwire_consumers.objects.sink import ARTIFACT, ObjectSink
 from runwire_consumers.objects.staging import Staging
 from runwire_consumers.objects.tending import Tending
 from runwire_consumers.settings import WorkerSettings
@@ -82,6 +83,7 @@ def run_objects(
         stop=stop,
         metrics=metrics,
         health=health,
+        decode=decode_lean,
     )
     upkeep = Upkeep(tending.look, LOOK_S)
     with signals(stop), pages(health, metrics, settings.metrics_port):

@@ -10,6 +10,7 @@ from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Rejection, Retryable, RowsRejected
 from runwire_consumers.objects.completion import Announce
+from runwire_consumers.objects.decoding import CHUNK
 from runwire_consumers.objects.staging import Staging, fault_of
 from runwire_schemas.events import ArtifactEvent, Chunk
 from runwire_schemas.objects.announce import FAILED, SHIPPED
@@ -20,7 +21,7 @@ from runwire_schemas.objects.store import StoreError, StoreRefused
 
 _log = logging.getLogger("runwire.objects")
 
-CHUNK, ARTIFACT = "chunk", "artifact"
+ARTIFACT = "artifact"
 # The store's own trouble passes in seconds; a person needs longer to put a refusal right.
 _AWAY_S, _REFUSED_S = 1.0, 5.0
 
