@@ -126,13 +126,48 @@ def sections(text: str) -> tuple[str, str, str]:
     return before, checkpoints, after
 
 
-def test_the_trainer_of_the_producer_readme_works(shell: Shell) -> None:
-    """It logs without `runwire up` and leaves its points in the spool."""
+# What the blocks of the producer's README take for granted.
+ARTIFACTS = """
+import matplotlib.pyplot, numpy, pathlib, runwire
+for name in ("model.pt", "huge.bin", "data/a", "train/b"):
+    path = pathlib.Path(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(name.encode())
+image, figure = numpy.zeros((4, 4, 3), "u1"), matplotlib.pyplot.figure()
+rows, values = [{"a": 1}], numpy.arange(10.0)
+run = runwire.init("cats")
+earlier = run.log_artifact(runwire.Artifact("cats", "dataset").add_bytes(b"cat", "name"))
+assert earlier.wait(60)
+"""
+CHECKPOINTS = """
+import runwire, torch
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+steps, epoch, loss, best = 2, 0, 1.0, 2.0
+"""
+
+
+def test_the_producer_readme_works(shell: Shell) -> None:
+    """Its trainer logs without `runwire up` and leaves its points in the spool."""
     shell.env["RUNWIRE_AGENT"] = "none"
-    blocks = runnable_blocks((ROOT / "producer" / "README.md").read_text())
-    assert [language for language, _ in blocks] == ["python"]
-    shell.run(*blocks[0])
+    shell.env["RUNWIRE_STRICT"] = "1"
+    trainer, artifacts, _ = runnable_blocks((ROOT / "producer" / "README.md").read_text())
+    shell.run(*trainer)
     assert "1 pts" in shell.run("sh", "runwire spool ls")
+    shell.env["RUNWIRE_AGENT"] = "process"
+    code = artifacts[1].replace("/mnt/shared/huge.bin", "huge.bin")
+    shell.run("python", f"{ARTIFACTS}\n{code}\nassert (folder / 'name').read_bytes() == b'cat'")
+
+
+def test_the_checkpoints_of_the_producer_readme_work(shell: Shell) -> None:
+    import support.torch_here  # noqa: F401 - skips where there is none
+
+    shell.env["RUNWIRE_STRICT"] = "1"
+    _, _, checkpoints = runnable_blocks((ROOT / "producer" / "README.md").read_text())
+    for start in ("None", "0"):
+        end = f"assert (found and found.step) is {start}; run.finish()"
+        shell.run("python", f"{CHECKPOINTS}\n{checkpoints[1]}\n{end}")
 
 
 def test_unmarked_shell_blocks_are_left_alone() -> None:
