@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import runwire
 from measure import figure, machine, median
 from runwire.checkpoints.compress import compress_file, decompressed
 from runwire.checkpoints.state_file import digest_of
+from runwire_schemas.s3_settings import S3Settings
 from stores import fresh_bucket
 
 try:
@@ -41,8 +43,16 @@ TURNS = int(os.environ.get("RUNWIRE_BENCH_TURNS", "5"))
 TRAINING_STEPS = int(os.environ.get("RUNWIRE_BENCH_STEPS", "300"))
 PATIENCE_S = 300.0
 # Steps of the loop that is slowed down: about 10 ms each, in one thread as a data loader leaves it.
-BLOCK_STEPS = 25
+BLOCK_STEPS = 10
 WIDTH = 384
+PLAIN = """
+import os, sys
+from minio import Minio
+os.nice(19)
+address, key, bucket, path = sys.argv[1:]
+secret = os.environ["RUNWIRE_S3_SECRET_KEY"]
+Minio(address, key, secret, secure=False).fput_object(bucket, "plain", path)
+"""
 
 
 def state_of(size: int) -> dict[str, Any]:
@@ -185,34 +195,79 @@ def step_aside(endpoint: str) -> None:
                     os.sched_setscheduler(thread.id, os.SCHED_IDLE, os.sched_param(0))
 
 
+def agents_of(root: Path) -> list[psutil.Process]:
+    """The agents of a data root."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "runwire.agent" in (words := process.cmdline()) and str(root) in words:
+                found.append(process)
+    return found
+
+
+def beside(
+    loop: Loop, uploaders: list[psutil.Process], is_under_way: Callable[[], bool]
+) -> Iterator[float]:
+    """Slowdowns of blocks beside the upload, against blocks around them while it is stopped.
+
+    What else the machine does hits both alike.
+    """
+    began, before, during = time.perf_counter(), 0.0, 0.0
+    while is_under_way() and time.perf_counter() - began < PATIENCE_S:
+        for uploader in uploaders:
+            uploader.suspend()
+        time.sleep(0.05)  # what the store already has is through
+        after = loop.block()
+        for uploader in uploaders:
+            uploader.resume()
+        if before:
+            yield during / ((before + after) / 2) - 1
+        time.sleep(0.05)
+        before, during = after, loop.block()
+
+
+def client(s3: S3Settings, path: Path) -> subprocess.Popen[bytes]:
+    """The same file by `minio` alone, with the manners of the agent."""
+    words = [sys.executable, "-c", PLAIN, s3.address, s3.access_key, s3.bucket, str(path)]
+    return subprocess.Popen(words, env=os.environ | s3.environment())
+
+
+def is_running(process: subprocess.Popen[bytes]) -> Callable[[], bool]:
+    return lambda: process.poll() is None
+
+
 def upload() -> None:
     """A loop while an agent uploads a checkpoint, in turns with the same loop and no upload."""
     loop = Loop()
     loop.block()
+    slowdowns, plain, took = list[float](), list[float](), list[float]()
     with fresh_bucket("versitygw") as s3, tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         step_aside(s3.endpoint)
         os.environ.update(s3.environment())
         settings = runwire.Settings(dir=folder, strict=True, checkpoint_keep_last=1)
-        ratios, rates = [], []
         with runwire.init("bench", settings=settings) as run:
-            state = state_of(UPLOAD_BYTES)
+            state, agents = state_of(UPLOAD_BYTES), agents_of(Path(folder))
             for turn in range(TURNS):
-                before = [loop.block() for _ in range(20)]
                 saved = run.save_checkpoint(turn, **state)
-                began, during = time.perf_counter(), []
+                began = time.perf_counter()
                 waiting = Path(folder) / "outbox" / saved.artifact
-                while waiting.exists() and time.perf_counter() - began < PATIENCE_S:
-                    during.append(loop.block())
-                rates.append(UPLOAD_BYTES / MIB / (time.perf_counter() - began))
-                after = [loop.block() for _ in range(20)]
-                if during:
-                    ratios.append(sum(during) / len(during) / median(before + after) - 1)
-    slow = median(ratios)
+                slowdowns += beside(loop, agents, waiting.exists)
+                took.append(time.perf_counter() - began)
+                with client(s3, saved.path / "state.pt") as process:
+                    plain += beside(loop, [psutil.Process(process.pid)], is_running(process))
+    slow, size = median(slowdowns), f"{UPLOAD_BYTES / MIB:.0f} MiB"
     figure(
-        f"loop slowdown, {UPLOAD_BYTES / MIB:.0f} MiB checkpoint under upload", slow * 100, "%",
-        floor="same loop, no upload", ratio=1 + slow, bar="<= 5 %",
+        f"loop slowdown, {size} checkpoint under upload", slow * 100, "%",
+        floor="same loop, agent stopped", ratio=1 + slow, bar="<= 5 %",
     )  # fmt: skip
-    figure("upload beside the loop", median(rates), "MiB/s", floor="", ratio=0)
+    figure(
+        f"loop slowdown, {size} by the plain client at nice 19", median(plain) * 100, "%",
+        floor="same loop, client stopped", ratio=1 + median(plain),
+    )  # fmt: skip
+    figure(
+        f"upload of {size}, stopped half of the time", median(took), "s", floor="one minute",
+        ratio=median(took) / 60,
+    )  # fmt: skip
 
 
 def main() -> None:
