@@ -29,6 +29,7 @@ class ObjectWorkers:
     def __init__(self, kafka: KafkaSettings, prefix: str, s3: S3Settings, folder: Path) -> None:
         self.kafka = replace(kafka, topic_prefix=prefix)
         self.prefix, self.s3, self.folder = prefix, s3, folder
+        self._looking = kafka
         self.log = folder / "object-worker.log"
         self.processes: list[subprocess.Popen[bytes]] = []
         make_topics(kafka, prefix, KINDS)
@@ -110,7 +111,7 @@ class ObjectWorkers:
 
     def _read(self, kind: str) -> list[object]:
         topic = topic_name(kind, self.prefix)
-        consumer = Consumer({**self.kafka.client_config(), "group.id": f"{self.prefix}.look"})
+        consumer = Consumer({**self._looking.client_config(), "group.id": f"{self.prefix}.look"})
         try:
             known = consumer.list_topics(topic, timeout=10).topics[topic].partitions
             ends = {}

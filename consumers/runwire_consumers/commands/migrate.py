@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--agent-user", metavar="USER", help="whom the agents log in as")
     parser.add_argument("--worker-user", metavar="USER", help="whom the workers log in as")
+    parser.add_argument("--objects-user", metavar="USER", help="whom the object workers log in as")
     parser.add_argument(
         "--print",
         nargs="?",
@@ -65,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Apply what is missing, on each server that is configured."""
-    if args.acls and not (args.agent_user or args.worker_user):
-        _note("runwire: --acls needs --agent-user, --worker-user or both")
+    if args.acls and not (args.agent_user or args.worker_user or args.objects_user):
+        _note("runwire: --acls needs --agent-user, --worker-user or --objects-user")
         return MISUSE
     if args.print:
         _print(args)
@@ -222,10 +223,13 @@ def _print(args: argparse.Namespace) -> None:
         servers = servers or "localhost:9092"
         args.agent_user = args.agent_user or "runwire-agent"
         args.worker_user = args.worker_user or "runwire-worker"
+        args.objects_user = args.objects_user or "runwire-objects"
         print("# Where Kafka asks for a login, add --command-config FILE to each line.")
         print(f"# Topics, for a cluster of {args.brokers} brokers (--brokers):")
         print("\n".join(topics.commands(servers, prefix=_prefix(), brokers=args.brokers)))
-        print("# Rights, where the cluster checks them (--agent-user, --worker-user):")
+        print(
+            "# Rights, where the cluster checks them (--agent-user, --worker-user, --objects-user):"
+        )
         print("\n".join(acls.commands(servers, _grants(args, _prefix()))))
 
     if args.print in (ALL, S3):
@@ -243,11 +247,16 @@ def _grants(args: argparse.Namespace, prefix: str) -> list[Any]:
     from runwire_consumers.kafka import acls
     from runwire_consumers.settings import WorkerSettings, variable
 
+    def group(name: str) -> str:
+        return os.environ.get(variable(name)) or str(getattr(WorkerSettings(), name))
+
     return acls.grants(
         prefix=prefix,
-        group=os.environ.get(variable("group")) or WorkerSettings().group,
+        group=group("group"),
+        objects_group=group("objects_group"),
         agent_user=args.agent_user or "",
         worker_user=args.worker_user or "",
+        objects_user=args.objects_user or "",
     )
 
 

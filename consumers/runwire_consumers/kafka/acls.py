@@ -35,7 +35,13 @@ class Grant:
 
 
 def grants(
-    *, prefix: str = "", group: str, agent_user: str = "", worker_user: str = ""
+    *,
+    prefix: str = "",
+    group: str,
+    objects_group: str = "",
+    agent_user: str = "",
+    worker_user: str = "",
+    objects_user: str = "",
 ) -> list[Grant]:
     """Return what the named users need and nothing more.
 
@@ -56,6 +62,16 @@ def grants(
             Grant(worker_user, "group", (group,), ("Read", "Describe")),
             # The client asks where the group of its letters' reader lives, though it joins none.
             Grant(worker_user, "group", (f"{letters[0]}.readers",), ("Describe",)),
+        ]
+    if objects_user:
+        content = (topic_name("chunk", prefix), topic_name("artifact", prefix))
+        wanted += [
+            Grant(objects_user, "topic", content, ("Read", "Describe")),
+            # It tells what became of an artifact where its agent told of it.
+            Grant(objects_user, "topic", content[1:], ("Write",)),
+            Grant(objects_user, "topic", letters, ("Read", "Write", "Describe")),
+            Grant(objects_user, "group", (objects_group,), ("Read", "Describe")),
+            Grant(objects_user, "group", (f"{letters[0]}.readers",), ("Describe",)),
         ]
     return wanted
 

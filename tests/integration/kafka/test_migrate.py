@@ -117,7 +117,7 @@ def test_printed_commands_make_the_same_topics(
     assert words[words.index("--replication-factor") + 1] == "1"
     wanted = TOPICS["metric"].configuration(brokers=1)
     assert {w for w in words if "=" in w} == {f"{key}={value}" for key, value in wanted.items()}
-    assert sum(words[0] == "kafka-acls.sh" for words in lines) == 5
+    assert sum(words[0] == "kafka-acls.sh" for words in lines) == 10
     assert cli.main(["migrate", "--print"]) == 0
     everything = capsys.readouterr().out
     assert "CREATE TABLE" in everything

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from runwire_consumers.kafka import acls
+from runwire_consumers.kafka import cluster as kafka_cluster
 from runwire_schemas.objects.condemned import MARKS
 from runwire_schemas.objects.layout import STAGING, blob_key, checkpoints_prefix
 from runwire_schemas.objects.manifest import CheckpointFacts, Manifest
@@ -18,31 +20,31 @@ from runwire_schemas.objects.retention import Retention
 from runwire_schemas.objects.s3 import S3Store
 from runwire_schemas.s3_settings import S3Settings
 from support.object_workers import ObjectWorkers
-from support.servers import Cluster
+from support.servers import Cluster, SecureCluster
 from support.shipments import Shipped, content, shipped
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture(params=["bucket", "minio_bucket"])
-def s3(request: pytest.FixtureRequest) -> S3Settings:
+def place(request: pytest.FixtureRequest) -> S3Settings:
     """A bucket of each server."""
     found: S3Settings = request.getfixturevalue(request.param)
     return found
 
 
 @pytest.fixture
-def store(s3: S3Settings) -> Iterator[S3Store]:
-    found = S3Store(s3)
+def store(place: S3Settings) -> Iterator[S3Store]:
+    found = S3Store(place)
     yield found
     found.close()
 
 
 @pytest.fixture
 def workers(
-    kafka: Cluster, topic_prefix: str, s3: S3Settings, tmp_path: Path
+    kafka: Cluster, topic_prefix: str, place: S3Settings, tmp_path: Path
 ) -> Iterator[ObjectWorkers]:
-    found = ObjectWorkers(kafka.settings, topic_prefix, s3, tmp_path)
+    found = ObjectWorkers(kafka.settings, topic_prefix, place, tmp_path)
     yield found
     found.close()
 
@@ -193,25 +195,58 @@ def test_retention_is_applied_where_the_checkpoint_arrives(
 def test_a_missing_bucket_keeps_everything_until_it_is_there(
     workers: ObjectWorkers,
     store: S3Store,
-    s3: S3Settings,
+    place: S3Settings,
     chosen: random.Random,
     *,
     tmp_path: Path,
 ) -> None:
     """The sentence says what to do; nothing is committed, nothing lost, nobody ends."""
     one = shipped({"a.bin": content(3 * MIB, chosen)})
-    workers.s3 = replace(s3, bucket=f"{s3.bucket}-none")
+    workers.s3 = replace(place, bucket=f"{place.bucket}-none")
     process = workers.start(shutdown_s=0.5)
     workers.send([*one.chunks, one.event])
-    said = f"{s3.bucket}-none"
+    said = f"{place.bucket}-none"
     workers.wait("it is said", lambda: said in workers.log.read_text())
     workers.wait("it waits", lambda: "nothing is lost" in workers.log.read_text())
     assert process.poll() is None
     process.kill()
     process.wait()
-    workers.s3 = s3
+    workers.s3 = place
     workers.start()
     workers.wait("it is there", lambda: is_there(store, one))
     workers.stop()
     check(store, one, tmp_path)
     assert workers.letters() == []
+
+
+def test_its_rights_in_kafka_are_enough(
+    kafka_secure: SecureCluster,
+    minio_bucket: S3Settings,
+    topic_prefix: str,
+    chosen: random.Random,
+    *,
+    tmp_path: Path,
+) -> None:
+    """What `runwire migrate --acls --objects-user` gives, and nothing more: dead letters too."""
+    workers = ObjectWorkers(kafka_secure.admin, topic_prefix, minio_bucket, tmp_path)
+    wanted = acls.grants(
+        prefix=topic_prefix,
+        group="unused",
+        objects_group=f"{topic_prefix}.objects",
+        objects_user="worker",
+    )
+    assert acls.apply(kafka_cluster.Cluster(kafka_secure.admin), wanted)
+    workers.kafka = replace(kafka_secure.worker, topic_prefix=topic_prefix)
+    store = S3Store(minio_bucket)
+    one = shipped({"a.bin": content(9 * MIB, chosen)})
+    try:
+        workers.start()
+        workers.send([replace(one.chunks[0], digest=b"?"), *one.chunks, one.event])
+        workers.wait("it is there", lambda: is_there(store, one))
+        workers.wait("it is told", lambda: [e.event for e in workers.told()] == ["complete"])
+        workers.wait("the bad piece is kept", lambda: len(workers.letters()) == 1)
+        workers.stop()
+        check(store, one, tmp_path)
+    finally:
+        workers.close()
+        store.close()
