@@ -13,7 +13,7 @@ from measure import machine
 HERE = Path(__file__).parent
 SCRIPTS = (
     *("caller_cost", "loop_slowdown", "ingest", "kafka_ingest", "freshness", "series_query"),
-    *("agent_cost", "checkpoint_save", "object_store"),
+    *("agent_cost", "checkpoint_save", "artifact_capture", "object_store", "object_routes"),
 )
 HEAD = """# Results
 
