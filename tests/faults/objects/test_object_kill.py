@@ -25,7 +25,7 @@ from faults.objects.verdict import assert_whole
 
 pytestmark = pytest.mark.engine
 
-SEEDS = int(os.environ.get("RUNWIRE_FAULTS_OBJECT_SEEDS", "30" if LONG else "2"))
+SEEDS = int(os.environ.get(report.SEEDS_VARIABLE, "30" if LONG else "2"))
 KILLS = (2, 4) if LONG else (2, 2)
 # Every other seed takes the other way or store; the object worker has but one way.
 WAYS = (
