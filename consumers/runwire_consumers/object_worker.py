@@ -56,13 +56,14 @@ def run_objects(
     staging = Staging(store, uploads=uploads_of(store))
     completion = Completion(staging, tell)
     finishing = Finishing(completion, metrics)
+    look_s = max(1.0, min(LOOK_S, settings.staging_s, settings.sweep_grace_s))
     tending = Tending(
         staging,
         completion,
         finishing.add,
         staging_s=settings.staging_s,
         grace_s=settings.sweep_grace_s,
-        look_s=LOOK_S,
+        look_s=look_s,
     )
     group = GroupSettings(
         name=settings.objects_group,
@@ -85,7 +86,7 @@ def run_objects(
         health=health,
         decode=decode_lean,
     )
-    upkeep = Upkeep(tending.look, LOOK_S)
+    upkeep = Upkeep(tending.look, look_s)
     with signals(stop), pages(health, metrics, settings.metrics_port):
         try:
             return worker.run()

@@ -38,11 +38,12 @@ class Tending:
         self._staging, self._completion, self._finish = staging, completion, finish
         self._staging_ns, self._look_ns = int(staging_s * NS), int(look_s * NS)
         self._staging_s, self._grace_s = staging_s, grace_s
+        self._sweep_ns = int(min(SWEEP_S, staging_s, grace_s) * NS)
         self._clock_ns = clock_ns
         self._looked, self._swept_ns = False, 0
 
     def look(self) -> None:
-        """Take on what nobody finishes, and once an hour sweep. Raises: StoreError, Retryable."""
+        """Take on what nobody finishes; sweep once an hour. Raises: StoreError, Retryable."""
         now_ns = self._clock_ns()
         for artifact, since_ns in self._staging.shipped().items():
             if since_ns < now_ns - self._staging_ns:
@@ -50,7 +51,7 @@ class Tending:
             elif not self._looked or since_ns < now_ns - self._look_ns:
                 self._finish(artifact)
         self._looked = True
-        if now_ns - self._swept_ns >= SWEEP_S * NS:
+        if now_ns - self._swept_ns >= self._sweep_ns:
             self._sweep(now_ns)
             self._swept_ns = now_ns
 

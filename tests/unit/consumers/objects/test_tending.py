@@ -1,0 +1,165 @@
+"""Who takes on what a dead worker left, when staging is given up, and finishing beside the loop."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.objects.completion import Completion
+from runwire_consumers.objects.finishing import Finishing
+from runwire_consumers.objects.staging import Staging
+from runwire_consumers.objects.tending import Tending
+from runwire_schemas.events import ArtifactEvent
+from runwire_schemas.objects.layout import STAGING
+from runwire_schemas.objects.memory import MemoryStore
+from runwire_schemas.objects.store import StoreAway
+from support.builders import AT_NS
+from support.shipments import Shipped, content, shipped
+
+NS = 1_000_000_000
+MIB = 1024 * 1024
+
+
+class Place:
+    """A store with a clock, and what its worker told."""
+
+    def __init__(self) -> None:
+        self.now_ns = AT_NS
+        self.told: list[ArtifactEvent] = []
+        self.finished: list[str] = []
+        self.store = MemoryStore(clock_ns=lambda: self.now_ns)
+        self.staging = Staging(self.store, puts=1)
+        self.completion = Completion(
+            self.staging, self.told.extend, clock_ns=lambda: self.now_ns, threads=1
+        )
+
+    def tending(self) -> Tending:
+        return Tending(
+            self.staging, self.completion, self.finished.append,
+            staging_s=1000, grace_s=2000, look_s=60, clock_ns=lambda: self.now_ns,
+        )  # fmt: skip
+
+    def ship(self, one: Shipped, pieces: int) -> None:
+        self.staging.add(one.chunks[:pieces])
+        self.staging.add_shipped(one.artifact, (one.event.manifest or "").encode())
+
+
+@pytest.fixture
+def place() -> Place:
+    return Place()
+
+
+@pytest.fixture
+def one(seed: int) -> Shipped:
+    return shipped({"a.bin": content(3 * MIB, random.Random(seed))})
+
+
+def test_a_start_takes_on_everything_later_looks_only_what_nobody_finishes(
+    place: Place, one: Shipped
+) -> None:
+    place.ship(one, 6)
+    tending = place.tending()
+    tending.look()
+    assert place.finished == [one.artifact]
+    tending.look()
+    assert place.finished == [one.artifact], "its own worker may be at it"
+    place.now_ns += 61 * NS
+    tending.look()
+    assert place.finished == [one.artifact, one.artifact]
+
+
+def test_what_is_old_and_whole_is_finished_what_is_not_fails(place: Place, one: Shipped) -> None:
+    half = shipped({"b.bin": content(3 * MIB, random.Random(0))}, number=2, name="half")
+    place.ship(one, 6)
+    place.ship(half, 5)
+    place.now_ns += 1001 * NS
+    place.tending().look()
+    assert {event.artifact: event.event for event in place.told} == {
+        one.artifact: "complete",
+        half.artifact: "failed",
+    }
+    assert list(place.store.list(STAGING)) == []
+
+
+def test_staging_without_a_manifest_and_content_that_nobody_names_are_swept(
+    place: Place, one: Shipped
+) -> None:
+    place.staging.add(one.chunks[:3])
+    place.store.put("blobs/aa/" + "aa" * 32, b"unnamed")
+    tending = place.tending()
+    place.now_ns += 999 * NS
+    tending.look()
+    assert len(list(place.store.list(""))) == 2
+    place.now_ns += 1002 * NS
+    tending.look()
+    assert list(place.store.list("")) == []
+    assert place.told == []
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Completion, SelfMetrics], Finishing]]:
+    started: list[Finishing] = []
+
+    def begin(completion: Completion, metrics: SelfMetrics) -> Finishing:
+        started.append(Finishing(completion, metrics, threads=2))
+        return started[-1]
+
+    yield begin
+    for finishing in started:
+        finishing.close(5.0)
+
+
+def test_finishing_tries_until_the_store_is_back(
+    place: Place, one: Shipped, start: Callable[[Completion, SelfMetrics], Finishing]
+) -> None:
+    place.ship(one, 6)
+    metrics = SelfMetrics()
+    is_over = threading.Event()
+    troubles = ["away", "away"]
+
+    def trouble(verb: str, key: str) -> None:
+        if verb == "compose" and troubles:
+            raise StoreAway(troubles.pop())
+
+    place.store.trouble = trouble
+    tell = place.told.extend
+
+    def told(events: list[ArtifactEvent]) -> None:
+        tell(events)
+        is_over.set()
+
+    place.completion._announce = told  # type: ignore[assignment]
+    finishing = start(place.completion, metrics)
+    finishing.add(one.artifact)
+    assert is_over.wait(30)
+    finishing.close(30.0)
+    assert [event.event for event in place.told] == ["complete"]
+    assert metrics.value("runwire_worker_artifacts_total", outcome="complete") == 1
+    assert metrics.value("runwire_worker_unfinished_artifacts") == 0
+
+
+def test_a_mistake_sets_one_artifact_aside_and_the_others_go_on(
+    place: Place, one: Shipped, start: Callable[[Completion, SelfMetrics], Finishing]
+) -> None:
+    other = shipped({"b.bin": content(3 * MIB, random.Random(0))}, number=2, name="other")
+    place.ship(one, 6)
+    place.ship(other, 6)
+    metrics = SelfMetrics()
+
+    def trouble(verb: str, key: str) -> None:
+        if verb == "compose" and one.manifest.files[0].sha256 in key:
+            raise ZeroDivisionError
+
+    place.store.trouble = trouble
+    finishing = start(place.completion, metrics)
+    finishing.add(one.artifact)
+    finishing.add(other.artifact)
+    while finishing.is_busy():
+        threading.Event().wait(0.01)
+    assert place.store.stat(other.manifest.key) is not None
+    assert metrics.value("runwire_worker_artifacts_total", outcome="error") == 1
+    assert place.staging.is_shipped(one.artifact), "the next start tries it again"
