@@ -146,7 +146,7 @@ class Joining:
             span = content.pieces(slot)
             digests = content.digests[span.start * DIGEST_BYTES : span.stop * DIGEST_BYTES]
             digest = hashlib.sha256(digests).hexdigest()
-            etag = transfers.send(content.file, slot, digest, data=self._bytes(content, part))
+            etag = transfers.send(content.file, slot, digest, blocks=self._blocks(content, part))
             if not etag:
                 raise NotFound(f"the upload of {content.key} is gone")
             etags[slot] = etag
@@ -206,16 +206,17 @@ class Joining:
         first, end = part[0].first, part[-1].end
         digests = content.digests[first * DIGEST_BYTES : end * DIGEST_BYTES]
         run = StagedRun.of(content.file[1], first, digests)
-        self._store.put(run.key(content.file[0]), self._bytes(content, part))
+        self._store.put(run.key(content.file[0]), b"".join(self._blocks(content, part)))
         return run
 
-    def _bytes(self, content: Content, part: Part) -> bytes:
-        data = bytearray()
+    def _blocks(self, content: Content, part: Part) -> list[memoryview]:
+        blocks = []
         for one in part:
             begin = (one.first - one.run.first) * PIECE_BYTES
             stop = (one.end - one.run.first) * PIECE_BYTES
-            data += self._store.get(one.run.key(content.file[0]))[begin:stop]
-        return bytes(data)
+            whole = self._store.get(one.run.key(content.file[0]))
+            blocks.append(memoryview(whole)[begin:stop])
+        return blocks
 
     def _digest_of(self, keys: Sequence[str]) -> str:
         digest = hashlib.sha256()

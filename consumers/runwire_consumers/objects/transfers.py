@@ -83,14 +83,18 @@ class Transfers:
         """Send a full part; false when the store has forgotten the upload."""
         file = (part[0].artifact, part[0].sha256)
         digest = hashlib.sha256(b"".join(piece.digest for piece in part)).hexdigest()
-        data = b"".join(piece.payload for piece in part)
-        return bool(self.send(file, part[0].index // RUN_PIECES, digest, data=data))
+        blocks = [piece.payload for piece in part]
+        return bool(self.send(file, part[0].index // RUN_PIECES, digest, blocks=blocks))
 
-    def send(self, file: File, slot: int, digest: str, *, data: bytes) -> str:
+    def send(
+        self, file: File, slot: int, digest: str, *, blocks: Sequence[bytes | memoryview]
+    ) -> str:
         """Send a part whose pieces' digests have this SHA-256; return its etag, "" as `put`."""
         transfer = self._of(file)
         try:
-            etag = self.uploads.put_part(blob_key(file[1]), transfer.upload, slot + 1, data=data)
+            etag = self.uploads.put_part(
+                blob_key(file[1]), transfer.upload, slot + 1, blocks=blocks
+            )
         except NotFound:
             self.lose(file)
             return ""
@@ -172,9 +176,8 @@ class Transfers:
             return found
         key = blob_key(file[1])
         mine = self.uploads.begin(key)
-        if self.uploads.put_new(_pointer_key(file), json.dumps({"upload": mine}).encode()):
-            return mine
-        found = self._pointed(file)
+        self.uploads.put_new(_pointer_key(file), json.dumps({"upload": mine}).encode())
+        found = self._pointed(file)  # also where it was stored: another may have come at once
         if found != mine:
             self.uploads.abandon(key, mine)
         return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
@@ -21,7 +21,7 @@ from runwire_schemas.objects.s3_errors import answered
 from runwire_schemas.objects.s3_keys import Keys
 from runwire_schemas.s3_settings import S3Settings
 
-__all__ = ["FileSlice", "Requests", "new_pool"]
+__all__ = ["Blocks", "FileSlice", "Requests", "new_pool"]
 
 # Long enough for a store under load, short enough to notice one that hangs.
 CONNECT_S: Final = 5.0
@@ -92,6 +92,43 @@ class FileSlice:
         return digest.hexdigest()
 
 
+class Blocks:
+    """Bytes that lie in several places as one body; nothing is copied."""
+
+    trouble: OSError | None = None
+
+    def __init__(self, blocks: Sequence[bytes | memoryview]) -> None:
+        self._blocks = [memoryview(block) for block in blocks if len(block)]
+        self.length = sum(len(block) for block in self._blocks)
+        self._at = 0
+
+    def read(self, count: int = -1) -> memoryview:
+        """Return the next bytes, at most to the end of a block."""
+        start = self._at
+        for block in self._blocks:
+            if start < len(block):
+                found = block[start:] if count < 0 else block[start : start + count]
+                self._at += len(found)
+                return found
+            start -= len(block)
+        return memoryview(b"")
+
+    def tell(self) -> int:
+        """Return how much was read; urllib3 asks before it tries again."""
+        return self._at
+
+    def seek(self, at: int) -> None:
+        """Read from there on."""
+        self._at = at
+
+    def sha256(self) -> str:
+        """Return the digest of all of it."""
+        digest = hashlib.sha256()
+        for block in self._blocks:
+            digest.update(block)
+        return digest.hexdigest()
+
+
 class Requests:
     """Signed requests of one bucket; errors are the client's own, for `s3_errors.told`."""
 
@@ -111,7 +148,7 @@ class Requests:
         key: str | None,
         query: Mapping[str, str],
         *,
-        body: bytes | FileSlice = b"",
+        body: bytes | FileSlice | Blocks = b"",
         headers: Mapping[str, str] | None = None,
         is_slow: bool = False,
     ) -> BaseHTTPResponse:
@@ -156,7 +193,7 @@ class Requests:
                 timeout=self._slow if is_slow else self._timeout,
             )
         except HTTPError:
-            if isinstance(body, FileSlice) and body.trouble is not None:
+            if not isinstance(body, bytes) and body.trouble is not None:
                 raise body.trouble from None
             raise
         answered(response)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -13,7 +13,7 @@ from minio.error import S3Error
 from runwire_schemas.objects.keys import checked_key
 from runwire_schemas.objects.multipart import completion, upload_id_of
 from runwire_schemas.objects.s3_errors import SomethingGone, told
-from runwire_schemas.objects.s3_requests import Requests
+from runwire_schemas.objects.s3_requests import Blocks, Requests
 from runwire_schemas.objects.store import NotFound
 from runwire_schemas.objects.uploads import Part
 
@@ -30,7 +30,10 @@ class S3Uploads:
         self._requests = requests
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Store a small object unless there is one of this key; return whether it was stored."""
+        """Store a small object unless there is one of this key; return whether it was stored.
+
+        Of two that come within the same moment versitygw stores both: read back which one stayed.
+        """
         with self._told(key):
             try:
                 self._requests.send("PUT", key, {}, body=data, headers={"If-None-Match": "*"})
@@ -45,11 +48,13 @@ class S3Uploads:
         with self._told(key):
             return upload_id_of(self._requests.send("POST", key, {"uploads": ""}).data)
 
-    def put_part(self, key: str, upload: str, number: int, *, data: bytes) -> str:
+    def put_part(
+        self, key: str, upload: str, number: int, *, blocks: Sequence[bytes | memoryview]
+    ) -> str:
         """Store a part, numbered from 1; return its etag. Raises: NotFound for no such upload."""
         query = {"partNumber": str(number), "uploadId": upload}
         with self._told(key):
-            answer = self._requests.send("PUT", key, query, body=data)
+            answer = self._requests.send("PUT", key, query, body=Blocks(blocks))
         return str(answer.headers["ETag"]).strip('"')
 
     def parts(self, key: str, upload: str) -> dict[int, Part]:

@@ -6,7 +6,7 @@ part again changes nothing, whoever sends it. Stores without this join objects (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import md5
 from threading import Lock
@@ -30,14 +30,19 @@ class Uploads(Protocol):
     """Every method raises StoreAway and StoreRefused. Threads: safe, calls may overlap."""
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Store a small object unless there is one of this key; return whether it was stored."""
+        """Store a small object unless there is one of this key; return whether it was stored.
+
+        Of two that come within the same moment versitygw stores both: read back which one stayed.
+        """
         ...
 
     def begin(self, key: str) -> str:
         """Begin an upload of an object; return its id."""
         ...
 
-    def put_part(self, key: str, upload: str, number: int, *, data: bytes) -> str:
+    def put_part(
+        self, key: str, upload: str, number: int, *, blocks: Sequence[bytes | memoryview]
+    ) -> str:
         """Store a part, numbered from 1; return its etag. Raises: NotFound for no such upload."""
         ...
 
@@ -92,11 +97,14 @@ class MemoryUploads:
             self._uploads[f"u{self._begun}"] = (key, {})
             return f"u{self._begun}"
 
-    def put_part(self, key: str, upload: str, number: int, *, data: bytes) -> str:
+    def put_part(
+        self, key: str, upload: str, number: int, *, blocks: Sequence[bytes | memoryview]
+    ) -> str:
         """Store a part."""
         self._ask("put_part", key)
+        data = b"".join(blocks)
         with self._lock:
-            self._of(key, upload)[number] = bytes(data)
+            self._of(key, upload)[number] = data
         return _etag(data)
 
     def parts(self, key: str, upload: str) -> dict[int, Part]:
