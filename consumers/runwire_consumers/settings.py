@@ -60,8 +60,10 @@ class WorkerSettings:
     kill_at: str = _setting("", "for the fault harness: <point>:<n>, where the worker kills itself")
 
 
-# Pieces are half a megabyte each, and a batch is held twice: as messages and as objects to put.
+# Pieces are half a megabyte each, and the next batch is gathered while one is written. The last
+# batch of a file is rarely full: people wait for its age.
 OBJECT_WORKER = WorkerSettings(
+    batch_age_s=0.3,
     batch_bytes=16 * 1024 * 1024,
     metrics_port=DEFAULT_METRICS_PORT + 1,
 )

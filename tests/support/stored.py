@@ -10,6 +10,7 @@ from typing import Any
 from runwire_schemas.objects.layout import blob_key
 from runwire_schemas.objects.manifest import CheckpointFacts, FileEntry, Manifest
 from runwire_schemas.objects.publish import publish
+from runwire_schemas.objects.retention import Retention, leaving
 from runwire_schemas.objects.store import ObjectStore
 
 AT_NS = 1_760_000_000_000_000_000
@@ -74,3 +75,10 @@ def put_checkpoint(store: ObjectStore, number: int, step: int, **changes: Any) -
     put_blobs(store, {"a.bin": b"%d" % number})
     made = checkpoint(number, step, **changes)
     return publish(store, made, now_ns=made.created_at_ns)
+
+
+def retire(store: ObjectStore, rules: Retention, *, now_ns: int) -> list[Manifest]:
+    """Delete the manifests that the rules let go of run "r", as agent and worker do."""
+    going = leaving(store, "p", "r", rules, now_ns=now_ns)
+    store.delete(manifest.key for manifest in going)
+    return going

@@ -109,6 +109,18 @@ def test_damage_is_seen_and_the_one_before_is_loaded(
         run.load_checkpoint(3, model=model)
 
 
+def test_a_file_of_a_newer_runwire_says_so(start: Start, tmp_path: Path) -> None:
+    """Half of it would load; the rest might be what makes the run go on right."""
+    run = start()
+    torch.save({"runwire": 2, "model": {}}, tmp_path / "newer.pt")
+    folder = saved(run, 1)
+    disguise(folder, (tmp_path / "newer.pt").read_bytes())
+    with pytest.raises(runwire.CheckpointError, match=r"format 2 .* upgrade runwire"):
+        run.load_checkpoint(1, model=torch.nn.Linear(4, 4))
+    with pytest.raises(runwire.CheckpointError, match="upgrade runwire"):
+        read_checkpoint(folder)
+
+
 def test_nothing_whole_is_no_fresh_start(start: Start, seed: int) -> None:
     """Training from scratch because all checkpoints are damaged is for a person to decide."""
     run = start()

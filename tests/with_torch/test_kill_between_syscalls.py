@@ -1,4 +1,7 @@
-"""A trainer that is killed between any two system calls of a save leaves a loadable latest."""
+"""A trainer that is killed between any two system calls of a save leaves a loadable latest.
+
+And what can be loaded here will be uploaded.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from runwire.uploads.claims import Requests
 from support import ptrace
 from support.torch_here import torch
 
@@ -76,10 +80,21 @@ def trainers() -> Iterator[Trainers]:
         process.stdin.close()
 
 
+def saved(root: Path) -> set[str]:
+    """The checkpoints on this disk."""
+    return {folder.name.partition("-")[2] for folder in root.glob("checkpoints/*/[0-9]*")}
+
+
+def sent(root: Path) -> set[str]:
+    """What an agent finds to upload."""
+    return {request.artifact for _, request in Requests(root, lambda _: True).look()}
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_at_any_system_call(trainers: Trainers, tmp_path: Path, seed: int, way: str) -> None:
     calls, returned = trainers.save(tmp_path / "whole", WAYS[way], None)
     assert returned
+    assert saved(tmp_path / "whole") <= sent(tmp_path / "whole")
     assert trainers.ask("load", str(tmp_path / "whole")) == {"step": 2, "same": True, "left": []}
     moments = list(range(1, calls + 1))
     if os.environ.get("RUNWIRE_FAULTS") != "long":
@@ -88,6 +103,7 @@ def test_killed_at_any_system_call(trainers: Trainers, tmp_path: Path, seed: int
     for moment in moments:
         root = tmp_path / str(moment)
         _, returned = trainers.save(root, WAYS[way], moment)
+        assert saved(root) <= sent(root), (moment, calls)
         found = trainers.ask("load", str(root))
         assert found == {"step": found["step"], "same": True, "left": []}, (moment, calls, found)
         # What `save_checkpoint` returned for is there.

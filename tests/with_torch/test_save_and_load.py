@@ -234,6 +234,22 @@ def test_best_and_the_last_good_one(start: Start) -> None:
             run.load_checkpoint(gone)
 
 
+@pytest.mark.parametrize("way", ["marked", "measured"])
+def test_a_step_saved_again_stays_the_best(start: Start, way: str) -> None:
+    """Scripts save once more at their end; what they say then about metrics or best counts."""
+    rules = {"checkpoint_keep_last": 1, "checkpoint_keep_best": 1, "checkpoint_metric": "loss"}
+    run, model = start(settings=rules if way == "measured" else {}), torch.nn.Linear(2, 2)
+    run.save_checkpoint(1, model=model, metrics={"loss": 3.0}, is_best=way == "marked")
+    run.save_checkpoint(2, model=model, metrics={"loss": 1.0}, is_best=way == "marked")
+    run.save_checkpoint(2, model=model, extra="last")
+    assert run.load_checkpoint("best").extra == "last"
+    run.save_checkpoint(3, model=model)
+    best = run.load_checkpoint("best")
+    assert (best.step, best.metrics) == (2, {"loss": 1.0})
+    run.save_checkpoint(3, model=model, metrics={"loss": 0.5}, is_best=True)
+    assert run.load_checkpoint("best").step == 3
+
+
 def test_a_downloaded_file_needs_no_run(start: Start, tmp_path: Path) -> None:
     run = start(settings={"checkpoint_compress": "zstd"})
     saved = run.save_checkpoint(3, model=torch.nn.Linear(2, 2), extra="e")

@@ -17,6 +17,7 @@ from runwire.checkpoints.finding import MTIMES
 from runwire.checkpoints.saver import Saver, event_fields
 from runwire.checkpoints.saving import How, checked_kind, checked_step, facts_of, retention_of
 from runwire.errors import CheckpointError
+from runwire.uploads.outbox import unseen
 from runwire_schemas.objects.manifest import FileEntry
 
 if TYPE_CHECKING:
@@ -42,12 +43,15 @@ def log(session: Session, saver: Saver, path: Path, step: int, *, how: How) -> A
     files, mtimes = _noted(entries)
     took_s = time.monotonic() - began
     facts = replace(
-        facts_of(session, step, how), raw_bytes=sum(file.size for file in files), blocked_s=took_s
+        facts_of(session, saver, step, how),
+        raw_bytes=sum(file.size for file in files),
+        blocked_s=took_s,
     )
     facts = replace(facts, duration_s=took_s)
     # The request first: it names what the files are now, and a full outbox leaves no note behind.
     manifest = saver.manifest(artifact, facts, files, metadata={MTIMES: mtimes})
-    ref = saver.submit(manifest, entries)
+    staged = saver.stage(manifest, entries)
+    ref = unseen(manifest.name, manifest.type) if staged is None else session.outbox.commit(staged)
     session.append("checkpoint", event_fields(manifest, path.absolute().as_uri()))
     with saver.local.writing(artifact) as hidden:
         part = saver.local.publish(hidden, manifest)

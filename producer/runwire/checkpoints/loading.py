@@ -17,7 +17,6 @@ from runwire_schemas.objects.manifest import Manifest, ManifestError
 
 __all__ = ["Checkpoint", "loaded", "read_checkpoint", "restore"]
 
-PARTS: Final = ("model", "optimizer", "scheduler")
 # Of the mapping in a state file: what is no state of an object.
 _OWN_KEYS: Final = frozenset(("runwire", "step", "metrics", "extra", "rng"))
 
@@ -69,6 +68,8 @@ def loaded(found: Found, wanted: Mapping[str, Any], *, map_location: Any) -> dic
                 path, raw_bytes=manifest.checkpoint.raw_bytes, map_location=map_location
             )
             if isinstance(content, dict):
+                if is_ours:
+                    _check_format(content, path)
                 return content
             raise CheckpointError(f"{path} holds a {type(content).__name__}, no mapping of states")
     if is_wanted:
@@ -122,8 +123,9 @@ def read_checkpoint(path: str | Path, *, map_location: Any = None) -> Checkpoint
         if [entry.sha256 for entry in manifest.files] != [digest_of(path)]:
             raise CheckpointError(f"{path} is damaged: its SHA-256 is not that of {MANIFEST_FILE}")
     content = read_state(path, raw_bytes=raw_bytes, map_location=map_location)
-    if not isinstance(content, dict) or content.get("runwire") != FORMAT:
-        raise CheckpointError(f"{path} was not written by this or an earlier save_checkpoint")
+    if not isinstance(content, dict) or "runwire" not in content:
+        raise CheckpointError(f"{path} was not written by save_checkpoint")
+    _check_format(content, path)
     return Checkpoint(
         step=content["step"],
         path=path,
@@ -131,6 +133,15 @@ def read_checkpoint(path: str | Path, *, map_location: Any = None) -> Checkpoint
         extra=content["extra"],
         state={key: value for key, value in content.items() if key not in _OWN_KEYS},
     )
+
+
+def _check_format(content: Mapping[str, Any], path: Path) -> None:
+    """Files of others hold any keys; of ours the number says who can read them."""
+    version = content.get("runwire", FORMAT)
+    if isinstance(version, int) and version > FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {version} and this runwire reads up to {FORMAT}: upgrade runwire"
+        )
 
 
 def _manifest_beside(folder: Path) -> Manifest | None:

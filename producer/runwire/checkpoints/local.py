@@ -72,10 +72,14 @@ class LocalCheckpoints:
         path.write_bytes(manifest.to_json())
         fsync_path(path)
         fsync_path(hidden)
-        final = self.folder / _folder_name(manifest)
+        final = self.place(manifest)
         hidden.rename(final)
         fsync_path(self.folder)
         return LocalPart(manifest, final)
+
+    def place(self, manifest: Manifest) -> Path:
+        """Return the folder that a published checkpoint has."""
+        return self.folder / _folder_name(manifest)
 
     def parts(self, damaged: list[str] | None = None) -> list[LocalPart]:
         """Return what is whole, in the order of steps.

@@ -7,6 +7,7 @@ when asked for. The next save, load and the end of the run wait for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -25,9 +26,9 @@ from runwire_schemas.objects.manifest import CheckpointFacts, FileEntry, Manifes
 from runwire_schemas.objects.retention import Retention
 
 if TYPE_CHECKING:
-    from runwire.artifacts.ref import ArtifactRef
     from runwire.session import Session
     from runwire.settings import Settings
+    from runwire.uploads.staged import Staged
 
 __all__ = ["Job", "Saved", "Saver", "checkpoint_dir", "event_fields"]
 
@@ -73,6 +74,7 @@ class Saver:
         # Reentrant: a signal handler that saves may interrupt a save of its own thread.
         self._lock = threading.RLock()
         self._newest_ns = 0
+        self._said: tuple[int, Mapping[str, float], bool] = (-1, {}, False)
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         meta = session.meta
@@ -123,6 +125,18 @@ class Saver:
         """Save from now on what counts as newer, even if the clock here is behind."""
         self._newest_ns = max(self._newest_ns, saved_at_ns)
 
+    def said(
+        self, step: int, metrics: Mapping[str, float], *, is_best: bool
+    ) -> tuple[Mapping[str, float], bool]:
+        """Return metrics and best mark of a step that is saved now.
+
+        Saved again without a word about either, as scripts do at their end, it keeps what was said
+        before: it takes the earlier one's place, which would lose the best checkpoint.
+        """
+        if metrics or is_best or step != self._said[0]:
+            self._said = (step, metrics, is_best)
+        return self._said[1:]
+
     def _join(self) -> None:
         while (thread := self._thread) is not None:
             thread.join()
@@ -140,24 +154,49 @@ class Saver:
                     job.facts, raw_bytes=raw_bytes, duration_s=took_s, blocked_s=blocked_s
                 )
                 manifest = self.manifest(saved.artifact, facts, (entry,))
-                part = self.local.publish(hidden, manifest)
+                staged = self._staged(manifest, hidden / entry.path)
+                with staged or contextlib.nullcontext():
+                    part = self.local.publish(hidden, manifest)
+                    saved.path = part.folder
+                    saved._done.set()  # noqa: SLF001 - safe from here on, whatever becomes of it
+                    self._session.append("checkpoint", event_fields(manifest, part.folder.as_uri()))
+                    self._send(staged)
         except OSError as error:
             raise CheckpointError(unwritten(self.local.folder, error)) from error
-        saved.path = part.folder
-        saved._done.set()  # noqa: SLF001 - safe from here on, whatever becomes of the upload
-        self._session.append("checkpoint", event_fields(manifest, part.folder.as_uri()))
-        # It is safe here, whatever becomes of these two.
-        try:
-            path = part.folder / entry.path
-            link = Entry(path=entry.path, source=path, immutable=True, sha256=entry.sha256)
-            self.submit(manifest, [link])
-        except Exception as error:
-            self._report("sending a checkpoint", error)
         self.prune(part, job.retention)
 
-    def submit(self, manifest: Manifest, entries: Iterable[Entry]) -> ArtifactRef:
-        """Give the agent the content of a checkpoint. Raises: ArtifactError."""
-        return self._session.outbox.submit(
+    def _staged(self, manifest: Manifest, path: Path) -> Staged | None:
+        """Prepare the upload of what is about to be published: killed after that, it is sent too.
+
+        The checkpoint is saved here whatever becomes of its upload: failures are reported.
+        """
+        place = self.local.place(manifest)
+        (file,) = manifest.files
+        entry = Entry(
+            path=file.path,
+            source=path,
+            immutable=True,
+            sha256=file.sha256,
+            lies_at=place / file.path,
+        )
+        try:
+            return self.stage(manifest, [entry], awaits=str(place))
+        except Exception as error:
+            self._report("sending a checkpoint", error)
+            return None
+
+    def _send(self, staged: Staged | None) -> None:
+        try:
+            if staged is not None:
+                self._session.outbox.commit(staged)
+        except Exception as error:
+            self._report("sending a checkpoint", error)
+
+    def stage(
+        self, manifest: Manifest, entries: Iterable[Entry], *, awaits: str = ""
+    ) -> Staged | None:
+        """Prepare the upload of a checkpoint; None where nothing is. Raises: ArtifactError."""
+        return self._session.outbox.stage(
             manifest.name,
             manifest.type,
             entries,
@@ -165,6 +204,7 @@ class Saver:
             checkpoint=manifest.checkpoint,
             artifact=manifest.artifact,
             created_at_ns=manifest.created_at_ns,
+            awaits=awaits,
         )
 
     def prune(self, part: LocalPart, retention: Retention) -> None:

@@ -52,10 +52,11 @@ def save(
     if how.kind == "full" and session.meta.world_size > 1:
         for name, thing in objects.items():
             check_collective(thing, name)
+    facts = facts_of(session, saver, step, how)
     snapshot = Snapshot(copy=how.asynchronous)
     state = {
         "step": step,
-        "metrics": dict(how.metrics),
+        "metrics": dict(facts.metrics),
         "extra": snapshot.take(state_of(extra), "extra"),
         "rng": capture_rng(),
         **{
@@ -64,7 +65,6 @@ def save(
             if thing is not None
         },
     }
-    facts = facts_of(session, step, how)
     retention = retention_of(session.settings, how)
     if how.asynchronous:
         facts = replace(facts, blocked_s=time.monotonic() - began)
@@ -72,14 +72,15 @@ def save(
     return saver.save(Job(facts=facts, state=state, began=began, retention=retention))
 
 
-def facts_of(session: Session, step: int, how: How) -> CheckpointFacts:
+def facts_of(session: Session, saver: Saver, step: int, how: How) -> CheckpointFacts:
     """Return what is known of a checkpoint before it is written."""
+    metrics, is_best = saver.said(step, how.metrics, is_best=how.is_best)
     return CheckpointFacts(
         step=step,
         kind=how.kind,
         world_size=session.meta.world_size if how.kind == "sharded" else 1,
-        metrics=how.metrics,
-        is_best=how.is_best,
+        metrics=metrics,
+        is_best=is_best,
         retention=retention_of(session.settings, how).as_json(),
     )
 

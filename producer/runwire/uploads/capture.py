@@ -40,7 +40,7 @@ class Entry:
     """One file of an artifact: a file to capture, or bytes.
 
     `immutable` promises that nobody writes into the file any more: it is hard-linked at no cost.
-    `by_reference` moves no content: the file has to stay where it is.
+    `by_reference` moves no content: the file has to stay where it is, or where it `lies_at` soon.
     """
 
     path: str
@@ -48,6 +48,7 @@ class Entry:
     immutable: bool = False
     sha256: str = ""
     by_reference: bool = False
+    lies_at: Path | None = None
 
 
 class Capture:

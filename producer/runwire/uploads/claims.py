@@ -13,7 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from runwire.uploads.request import CAPTURE_LOCK, REQUEST_FILE, UploadRequest, outbox_dir
+from runwire.uploads.request import (
+    CAPTURE_LOCK,
+    REQUEST_FILE,
+    NewerRequestError,
+    UploadRequest,
+    commit_staged,
+    outbox_dir,
+)
 
 __all__ = ["Claim", "Requests", "set_aside"]
 
@@ -65,6 +72,7 @@ class Requests:
         self._outbox, self._accepts = outbox_dir(root), accepts
         self._known: dict[str, tuple[int, UploadRequest]] = {}
         self._tidied_s = float("-inf")
+        self._told: set[str] = set()
         self._found: list[tuple[Path, UploadRequest]] = []
         self._fresh_until_s = float("-inf")
         self._lock = threading.Lock()
@@ -125,6 +133,11 @@ class Requests:
             self._known[name] = (changed_ns, UploadRequest.read(folder))
         except OSError:
             self._known.pop(name, None)  # not committed yet, or gone
+        except NewerRequestError as error:
+            self._known.pop(name, None)
+            if name not in self._told:
+                self._told.add(name)
+                _log.error("an artifact waits for an agent that can read it: %s", error)
         except ValueError as error:
             self._known.pop(name, None)
             _log.error("an artifact cannot be shipped: %s", error)
@@ -138,8 +151,10 @@ class Requests:
         self._tidied_s = now_s
         for name in names:
             folder = self._outbox / name
-            if name.startswith(DONE_PREFIX) or _is_interrupted(folder, name):
+            if name.startswith(DONE_PREFIX):
                 shutil.rmtree(folder, ignore_errors=True)
+            elif not name.startswith(FAILED_PREFIX):
+                _finish_interrupted(folder)
         _bound_failed([self._outbox / name for name in names if name.startswith(FAILED_PREFIX)])
 
 
@@ -152,12 +167,38 @@ def set_aside(folder: Path, reason: str) -> None:
         _log.warning("%s cannot be set aside: %s", folder, error)
 
 
-def _is_interrupted(folder: Path, name: str) -> bool:
-    if name.startswith(FAILED_PREFIX) or (folder / REQUEST_FILE).exists():
+def _finish_interrupted(folder: Path) -> None:
+    """Of a call that died: commit what it had promised, delete what it had not."""
+    is_promised = _is_promised(folder)
+    if (is_promised or _is_old(folder)) and _is_interrupted(folder):
+        if is_promised:
+            with contextlib.suppress(OSError):  # another agent was faster
+                commit_staged(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_promised(folder: Path) -> bool:
+    """Whether what its staged request awaits is there."""
+    try:
+        awaits = UploadRequest.read_staged(folder).awaits
+    except (OSError, ValueError):
+        return False
+    return bool(awaits) and Path(awaits).exists()
+
+
+def _is_old(folder: Path) -> bool:
+    try:
+        return time.time() - folder.stat().st_ctime >= UNCOMMITTED_S
+    except OSError:
+        return False
+
+
+def _is_interrupted(folder: Path) -> bool:
+    """Whether its call died before the commit; never asked while it may just take the lock."""
+    if (folder / REQUEST_FILE).exists():
         return False
     try:
-        if time.time() - folder.stat().st_ctime < UNCOMMITTED_S:
-            return False
         fd = os.open(folder / CAPTURE_LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return True

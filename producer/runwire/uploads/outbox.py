@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,16 +23,10 @@ from runwire.uploads.names import (
     checked_type,
     metadata_text,
 )
-from runwire.uploads.request import (
-    CAPTURE_LOCK,
-    CONTENT_DIR,
-    REQUEST_FILE,
-    RequestFile,
-    UploadRequest,
-    outbox_dir,
-)
+from runwire.uploads.request import RequestFile, UploadRequest, outbox_dir
 from runwire.uploads.route import KAFKA, REFERENCE, UNSEEN, Route, choose_route
 from runwire.uploads.space import Space
+from runwire.uploads.staged import Staged
 from runwire_schemas.objects.manifest import CheckpointFacts
 from runwire_schemas.spool.destination import destination_of
 
@@ -41,7 +34,7 @@ if TYPE_CHECKING:
     from runwire.session import Session
     from runwire_schemas.spool.format import Meta
 
-__all__ = ["Entry", "Outbox"]
+__all__ = ["Entry", "Outbox", "unseen"]
 
 _log = logging.getLogger("runwire")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -70,18 +63,35 @@ class Outbox:
         *,
         aliases: str | Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
-        checkpoint: CheckpointFacts | None = None,
-        artifact: str | None = None,
-        created_at_ns: int | None = None,
     ) -> ArtifactRef:
         """Make the content safe, commit the request, record that the artifact was logged.
 
-        `artifact` and `created_at_ns` are what the caller has written down for it already.
         Raises: ArtifactError with nothing left behind. Blocks: while content is copied.
+        """
+        staged = self.stage(name, type, entries, aliases=aliases, metadata=metadata)
+        return unseen(name, type) if staged is None else self.commit(staged)
+
+    def stage(
+        self,
+        name: str,
+        type: str,  # noqa: A002 - the word that people know
+        entries: Iterable[Entry],
+        *,
+        aliases: str | Iterable[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        checkpoint: CheckpointFacts | None = None,
+        artifact: str | None = None,
+        created_at_ns: int | None = None,
+        awaits: str = "",
+    ) -> Staged | None:
+        """Make the content safe and write the request down; None where nothing is recorded.
+
+        `artifact` and `created_at_ns` are what the caller has written down for it already; `awaits`
+        as in `UploadRequest`. Raises and blocks: as `submit`.
         """
         meta = self._session.identity()
         if meta is None:
-            return ArtifactRef(id="", name=name, type=type, route=UNSEEN, size=0)
+            return None
         about = metadata_text(metadata)
         route = self._way()
         request = UploadRequest(
@@ -96,51 +106,42 @@ class Outbox:
             aliases=checked_aliases(aliases),
             metadata=json.loads(about) if about else {},
             checkpoint=checkpoint,
+            awaits=awaits,
         )
-        request = self._keep(request, self._planned(checked_entries(entries), route))
-        self._session.append("artifact", _logged(request, about))
-        return self._ref(request)
+        return self._keep(request, self._planned(checked_entries(entries), route))
 
-    def _keep(self, request: UploadRequest, planned: list[tuple[Entry, int]]) -> UploadRequest:
-        """Bring all content into a folder of its own and commit it, or leave no trace."""
-        folder = self._folder / request.artifact
+    def commit(self, staged: Staged) -> ArtifactRef:
+        """Give the agent what was staged; record that the artifact was logged.
+
+        Raises: ArtifactError.
+        """
+        try:
+            with staged:
+                staged.commit()
+        except OSError as error:
+            raise ArtifactError(self._unwritable(staged.request.name, error)) from error
+        self._session.append("artifact", _logged(staged.request))
+        return self._ref(staged.request)
+
+    def _keep(self, request: UploadRequest, planned: list[tuple[Entry, int]]) -> Staged:
+        """Bring all content and the request into a folder of their own, or leave no trace."""
         size = sum(size for entry, size in planned if not entry.by_reference)
         self._space.check(size)
         try:
-            with self._made(folder, size):
-                capture = Capture(folder, self._space.room)
+            with contextlib.ExitStack() as undo:
+                staged = undo.enter_context(Staged(self._folder / request.artifact, size))
+                capture = Capture(staged.folder, self._space.room)
                 files = tuple(
                     _by_reference(entry, index, known)
                     if entry.by_reference
                     else capture.take(entry, index)
                     for index, (entry, known) in enumerate(planned)
                 )
-                complete = replace(request, files=files)
-                complete.commit(folder)
+                staged.stage(replace(request, files=files))
+                undo.pop_all()
         except OSError as error:
             raise ArtifactError(self._unwritable(request.name, error)) from error
-        return complete
-
-    @contextlib.contextmanager
-    def _made(self, folder: Path, size: int) -> Iterator[None]:
-        """Hold a new folder's lock: no agent takes it for an abandoned one."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700)
-        lock = -1
-        try:
-            lock = os.open(folder / CAPTURE_LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.write(lock, b"%d" % size)
-            (folder / CONTENT_DIR).mkdir(mode=0o700)
-            yield
-        except BaseException:
-            # Once committed it is the agent's, even if a signal struck between here and there.
-            if not (folder / REQUEST_FILE).exists():
-                _discard(folder)
-            raise
-        finally:
-            if lock >= 0:
-                os.close(lock)
+        return staged
 
     def _planned(self, entries: list[Entry], route: Route) -> list[tuple[Entry, int]]:
         """Return what becomes of each entry on this route, and its size as it is now."""
@@ -214,12 +215,17 @@ class Outbox:
         )
 
 
+def unseen(name: str, type: str) -> ArtifactRef:  # noqa: A002 - the word that people know
+    """Return what a call gives in a process that records nothing."""
+    return ArtifactRef(id="", name=name, type=type, route=UNSEEN, size=0)
+
+
 def _writer_of(meta: Meta) -> dict[str, Any]:
     names = ("project", "run_id", "attempt", "writer", "rank", "mode")
     return {"destination": destination_of(meta), **{name: getattr(meta, name) for name in names}}
 
 
-def _logged(request: UploadRequest, about: str | None) -> dict[str, Any]:
+def _logged(request: UploadRequest) -> dict[str, Any]:
     only = request.files[0].sha256 if len(request.files) == 1 else ""
     return {
         "at_ns": request.created_at_ns,
@@ -228,7 +234,7 @@ def _logged(request: UploadRequest, about: str | None) -> dict[str, Any]:
         "name": request.name,
         "type": request.type,
         "aliases": list(request.aliases) or None,
-        "metadata": about,
+        "metadata": metadata_text(request.metadata),
         "files": len(request.files),
         "bytes": request.size,
         "sha256": only,
@@ -239,7 +245,11 @@ def _logged(request: UploadRequest, about: str | None) -> dict[str, Any]:
 
 def _by_reference(entry: Entry, index: int, size: int) -> RequestFile:
     return RequestFile(
-        path=entry.path, index=index, size=size, source=str(entry.source), sha256=entry.sha256
+        path=entry.path,
+        index=index,
+        size=size,
+        source=str(entry.lies_at or entry.source),
+        sha256=entry.sha256,
     )
 
 
@@ -250,13 +260,3 @@ def _size(entry: Entry) -> int:
         return entry.source.stat().st_size
     except OSError as error:
         raise ArtifactError(f"{str(entry.source)!r:.300}: {error.strerror or error}") from error
-
-
-def _discard(folder: Path) -> None:
-    """Remove a folder that was never committed."""
-    for path in (folder / CONTENT_DIR, folder):
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(path):
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)  # noqa: PTH108 - a hundred thousand of them
-            path.rmdir()

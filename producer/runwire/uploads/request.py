@@ -5,19 +5,21 @@
     <data root>/outbox/<artifact>/request.json   written last and renamed into place: the commit
 
 A folder without request.json is a call in progress while capture.lock is held, else one that was
-interrupted: nothing was promised. Content is never changed and has no other name that could be
-written through, hard links of immutable sources excepted. It is not synced: after a power failure a
-file may be shorter than its request says, and is then no content.
+interrupted: nothing was promised, unless what its request.json.new awaits is there. Content is
+never changed and has no other name that could be written through, hard links of immutable sources
+excepted. It is not synced: after a power failure a file may be shorter than its request says, and
+is then no content.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 from runwire_schemas.objects.layout import artifact_key, checkpoint_key
 from runwire_schemas.objects.manifest import CheckpointFacts
@@ -26,8 +28,10 @@ from runwire_schemas.paths import outbox_dir
 __all__ = [
     "CAPTURE_LOCK",
     "REQUEST_FILE",
+    "NewerRequestError",
     "RequestFile",
     "UploadRequest",
+    "commit_staged",
     "content_path",
     "outbox_dir",
 ]
@@ -35,6 +39,14 @@ __all__ = [
 CAPTURE_LOCK: Final = "capture.lock"
 REQUEST_FILE: Final = "request.json"
 CONTENT_DIR: Final = "content"
+_STAGED_FILE: Final = REQUEST_FILE + ".new"
+_T = TypeVar("_T")
+# Told in request.json. A field that an older agent may not overlook makes it one more.
+FORMAT: Final = 1
+
+
+class NewerRequestError(ValueError):
+    """A newer runwire wrote it: what it asks for is not understood here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +68,8 @@ class UploadRequest:
     """What an agent needs to bring one artifact to where it is wanted.
 
     `destination` names the agent (as `spool.destination`), `route` is "direct" or "kafka", `store`
-    is `S3Settings.public()` or empty for the local folder store.
+    is `S3Settings.public()` or empty for the local folder store. `awaits` is a path that its caller
+    makes before it commits the request: once it is there, a dead caller's request is committed too.
     """
 
     artifact: str
@@ -76,6 +89,7 @@ class UploadRequest:
     aliases: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: CheckpointFacts | None = None
+    awaits: str = ""
 
     @property
     def size(self) -> int:
@@ -99,35 +113,64 @@ class UploadRequest:
 
     def commit(self, folder: Path) -> None:
         """Write request.json: from now on the artifact will be shipped. Raises: OSError."""
-        fields = asdict(replace(self, files=()))
+        self.stage(folder)
+        commit_staged(folder)
+
+    def stage(self, folder: Path) -> None:
+        """Write all that a commit needs but the last rename. Raises: OSError."""
+        fields = {"format": FORMAT, **asdict(replace(self, files=()))}
         names = RequestFile.__slots__
         # By hand: asdict copies deeply, which a hundred thousand files would notice.
         fields["files"] = [{name: getattr(file, name) for name in names} for file in self.files]
-        fresh = folder / (REQUEST_FILE + ".new")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(folder / _STAGED_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(json.dumps(fields))  # `dump` would take Python's slow encoder
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(folder / REQUEST_FILE)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Return the request of a folder. Raises: FileNotFoundError, ValueError when damaged."""
-        fields = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
+        """Return the request of a folder.
+
+        Raises: FileNotFoundError, NewerRequestError, ValueError when damaged.
+        """
+        return cls._read(folder / REQUEST_FILE)
+
+    @classmethod
+    def read_staged(cls, folder: Path) -> Self:
+        """Return a request that is not committed. Raises: as `read`."""
+        return cls._read(folder / _STAGED_FILE)
+
+    @classmethod
+    def _read(cls, path: Path) -> Self:
+        fields = json.loads(path.read_text(encoding="utf-8"))
         try:
+            if operator.index(fields.pop("format", FORMAT)) > FORMAT:
+                raise NewerRequestError(f"{path} was written by a newer runwire")
             facts = fields.pop("checkpoint")
-            files = tuple(RequestFile(**entry) for entry in fields.pop("files"))
+            files = tuple(_known(RequestFile, entry) for entry in fields.pop("files"))
             fields["aliases"] = tuple(fields["aliases"])
-            return cls(
-                **fields,
+            return _known(
+                cls,
+                fields,
                 files=files,
-                checkpoint=None if facts is None else CheckpointFacts(**facts),
+                checkpoint=None if facts is None else _known(CheckpointFacts, facts),
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder / REQUEST_FILE} is damaged: {error!r}") from error
+            raise ValueError(f"{path} is damaged: {error!r}") from error
+
+
+def commit_staged(folder: Path) -> None:
+    """Rename a staged request into place. Raises: OSError."""
+    (folder / _STAGED_FILE).replace(folder / REQUEST_FILE)
 
 
 def content_path(folder: Path, index: int) -> Path:
     """Return where content number `index` of an artifact's folder lies."""
     return folder / CONTENT_DIR / str(index)
+
+
+def _known(kind: type[_T], fields: Mapping[str, Any], **more: Any) -> _T:
+    """Make one without the fields that only a newer runwire knows."""
+    names = kind.__slots__  # type: ignore[attr-defined]
+    return kind(**{name: value for name, value in fields.items() if name in names}, **more)

@@ -20,7 +20,6 @@ __all__ = [
     "Kept",
     "Retention",
     "RetentionError",
-    "apply_retention",
     "best_of",
     "expired",
     "is_good",
@@ -142,7 +141,7 @@ def expired(checkpoints: Iterable[_K], retention: Retention) -> list[_K]:
 def leaving(
     store: ObjectStore, project: str, run_id: str, retention: Retention, *, now_ns: int
 ) -> list[Manifest]:
-    """Return the manifests that `apply_retention` would delete now.
+    """Return the manifests that the rules let go now; their blobs are for `sweep`.
 
     What misses parts goes only when it is an hour old. Raises: StoreAway, StoreRefused.
     """
@@ -162,19 +161,6 @@ def leaving(
         for view in known
         for manifest in (*view.superseded, *(view.manifests.values() if id(view) in gone else ()))
     ]
-
-
-def apply_retention(
-    store: ObjectStore, project: str, run_id: str, retention: Retention, *, now_ns: int
-) -> list[Manifest]:
-    """Delete the manifests of a run's expired checkpoints and return them; blobs stay for `sweep`.
-
-    Raises: StoreAway, StoreRefused; what was deleted before is not told then, and the same call
-    goes on. Who has to tell of all tells what is `leaving` first.
-    """
-    manifests = leaving(store, project, run_id, retention, now_ns=now_ns)
-    store.delete(manifest.key for manifest in manifests)
-    return manifests
 
 
 def best_of(checkpoints: Iterable[_K], retention: Retention) -> _K | None:

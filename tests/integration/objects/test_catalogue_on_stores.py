@@ -18,11 +18,11 @@ from runwire_schemas.objects.download import download, verify
 from runwire_schemas.objects.layout import STAGING
 from runwire_schemas.objects.open import open_store
 from runwire_schemas.objects.publish import PublishError, publish
-from runwire_schemas.objects.retention import Retention, apply_retention
+from runwire_schemas.objects.retention import Retention
 from runwire_schemas.objects.store import ObjectStore, StoreAway
 from runwire_schemas.objects.sweep import sweep
 from runwire_schemas.s3_settings import S3Settings
-from support.stored import manifest, put_artifact, put_blobs, put_checkpoint
+from support.stored import manifest, put_artifact, put_blobs, put_checkpoint, retire
 
 BUCKETS = {"versitygw": "bucket", "minio": "minio_bucket"}
 AGO_S = 0.01
@@ -78,7 +78,7 @@ def test_from_publishing_to_sweeping(place: Place, tmp_path: Path, seed: int) ->
     put_artifact(store, 2, {"x": b"newer"})
     for number in (3, 4, 5):
         put_checkpoint(store, number, number * 100)
-    gone = apply_retention(store, "p", "r", Retention(keep_last=1), now_ns=time.time_ns())
+    gone = retire(store, Retention(keep_last=1), now_ns=time.time_ns())
     assert [m.checkpoint.step for m in gone if m.checkpoint] == [300, 400]
     time.sleep(1.1)  # S3 tells times in whole seconds
     report = sweep(store, grace_s=AGO_S, now_ns=time.time_ns())

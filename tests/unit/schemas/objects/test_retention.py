@@ -16,12 +16,11 @@ from runwire_schemas.objects.memory import MemoryStore
 from runwire_schemas.objects.retention import (
     Retention,
     RetentionError,
-    apply_retention,
     best_of,
     expired,
     is_good,
 )
-from support.stored import AT_NS, SECOND, put_checkpoint
+from support.stored import AT_NS, SECOND, put_checkpoint, retire
 
 HOUR = 3600 * SECOND
 
@@ -198,14 +197,14 @@ def test_manifests_go_and_blobs_stay() -> None:
     store = MemoryStore()
     for n in range(1, 6):
         put_checkpoint(store, n, n * 10)
-    gone = apply_retention(store, "p", "r", Retention(keep_last=2, keep_every=20), now_ns=AT_NS)
+    gone = retire(store, Retention(keep_last=2, keep_every=20), now_ns=AT_NS)
     assert [m.checkpoint.step for m in gone if m.checkpoint] == [10, 30]
     catalog = Catalog(store)
     assert [view.step for view in catalog.checkpoints("p", "r")] == [20, 40, 50]
     assert catalog.resolve("checkpoint-r:step-20", "p").number == 1
     assert len(list(store.list(BLOBS))) == 5
-    assert apply_retention(store, "p", "r", Retention(keep_last=2, keep_every=20), now_ns=0) == []
-    assert apply_retention(store, "p", "r", Retention(), now_ns=AT_NS) == []
+    assert retire(store, Retention(keep_last=2, keep_every=20), now_ns=0) == []
+    assert retire(store, Retention(), now_ns=AT_NS) == []
 
 
 def test_what_was_saved_again_goes() -> None:
@@ -213,8 +212,8 @@ def test_what_was_saved_again_goes() -> None:
     store = MemoryStore()
     for n in range(1, 5):
         put_checkpoint(store, n, 10)
-    assert apply_retention(store, "p", "r", Retention(), now_ns=AT_NS) == []
-    gone = apply_retention(store, "p", "r", Retention(keep_every=1), now_ns=AT_NS)
+    assert retire(store, Retention(), now_ns=AT_NS) == []
+    gone = retire(store, Retention(keep_every=1), now_ns=AT_NS)
     assert [int(m.artifact, 16) for m in gone] == [1, 2, 3]
     (view,) = Catalog(store).checkpoints("p", "r")
     assert (int(view.first.artifact, 16), view.superseded) == (4, ())
@@ -227,8 +226,8 @@ def test_parts_that_wait_for_others_stay_for_an_hour() -> None:
     for n in (2, 3):
         put_checkpoint(store, n, 20, kind="sharded", world_size=2, rank=n - 2)
     rules = Retention(keep_last=1)
-    assert apply_retention(store, "p", "r", rules, now_ns=AT_NS + HOUR) == []
-    gone = apply_retention(store, "p", "r", rules, now_ns=AT_NS + HOUR + 9 * SECOND)
+    assert retire(store, rules, now_ns=AT_NS + HOUR) == []
+    gone = retire(store, rules, now_ns=AT_NS + HOUR + 9 * SECOND)
     assert [m.checkpoint.step for m in gone if m.checkpoint] == [10]
 
 
@@ -239,7 +238,7 @@ def test_all_parts_of_a_sharded_checkpoint_go() -> None:
         for rank in range(3):
             number += 1
             put_checkpoint(store, number, step, kind="sharded", world_size=3, rank=rank)
-    gone = apply_retention(store, "p", "r", Retention(keep_last=1), now_ns=AT_NS)
+    gone = retire(store, Retention(keep_last=1), now_ns=AT_NS)
     assert [m.rank for m in gone] == [0, 1, 2]
     (left,) = Catalog(store).checkpoints("p", "r")
     assert left.step == 20

@@ -196,7 +196,7 @@ def test_an_id_belongs_to_one_artifact(root: Path, run: Run) -> None:
     from runwire.uploads.outbox import Entry
 
     outbox, entry = run._session.outbox, Entry(path="x", source=b"1")
-    outbox.submit("a", "file", [entry], artifact="0" * 32)
+    outbox.commit(outbox.stage("a", "file", [entry], artifact="0" * 32))
     with pytest.raises(ArtifactError):
-        outbox.submit("b", "file", [entry], artifact="0" * 32)
+        outbox.stage("b", "file", [entry], artifact="0" * 32)
     assert [request.name for request in requests(root)] == ["a"]

@@ -1,8 +1,10 @@
 """What is found in an outbox, and what is tidied away."""
 
 import fcntl
+import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from runwire.uploads import claims
 from runwire.uploads.claims import Requests
 from runwire.uploads.pace import Pace
 from runwire.uploads.request import outbox_dir
+from runwire.uploads.staged import Staged
 from runwire_schemas.objects.memory import MemoryStore
 from runwire_schemas.objects.store import StoreAway
 from support.uploads import UploadRig, folder_of, leave
@@ -33,8 +36,6 @@ def test_a_request_that_is_changed_is_read_again(tmp_path: Path) -> None:
     looking = requests(tmp_path)
     request = leave(tmp_path)
     assert looking.look()[0][1].destination == "local"
-    from dataclasses import replace
-
     replace(request, destination="elsewhere").commit(folder_of(tmp_path, request))
     assert looking.look()[0][1].destination == "elsewhere"
 
@@ -104,6 +105,41 @@ def test_a_fresh_one_is_left_alone(tmp_path: Path) -> None:
     (folder_of(tmp_path, request) / "request.json").unlink()
     requests(tmp_path).look()
     assert folder_of(tmp_path, request).exists()
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_a_dead_caller_s_promise_is_kept(tmp_path: Path, dies: bool) -> None:
+    """What a request awaits is there and its caller gone: the agent commits it. Never before."""
+    made = tmp_path / "checkpoint"
+    with Staged(outbox_dir(tmp_path) / ("a" * 32), 0) as staged:
+        request = replace(leave(tmp_path / "other"), artifact="a" * 32, awaits=str(made))
+        staged.stage(request)
+        assert requests(tmp_path).look() == []
+        made.mkdir()
+        assert requests(tmp_path).look() == []
+        if dies:
+            staged._lock.close()
+            ((_, found),) = requests(tmp_path).look()
+            assert found == request
+    assert len(requests(tmp_path).look()) == dies
+    assert staged.folder.exists() == dies
+
+
+def test_a_request_of_a_newer_runwire_waits_for_a_newer_agent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fields that may be overlooked are; a greater format is left where it is, told once."""
+    request = leave(tmp_path)
+    path = folder_of(tmp_path, request) / "request.json"
+    fields = json.loads(path.read_text())
+    path.write_text(json.dumps(fields | {"hint": 1}))
+    looking = requests(tmp_path)
+    assert [found for _, found in looking.look()] == [request]
+    path.write_text(json.dumps(fields | {"format": fields["format"] + 1}))
+    os.utime(path, ns=(1, 1))
+    assert looking.look() == looking.look() == []
+    assert caplog.text.count("waits for an agent that can read it") == 1
+    assert path.exists()
 
 
 def test_what_failed_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
