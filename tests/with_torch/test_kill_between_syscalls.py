@@ -1,6 +1,6 @@
 """A trainer that is killed between any two system calls of a save leaves a loadable latest.
 
-And what can be loaded here will be uploaded.
+And what can be loaded here will be uploaded, and views know of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from runwire.uploads.claims import Requests
+from runwire_schemas.events import CheckpointEvent
 from support import ptrace
+from support.artifacts import events
 from support.torch_here import torch
 
 assert torch
@@ -90,11 +92,16 @@ def sent(root: Path) -> set[str]:
     return {request.artifact for _, request in Requests(root, lambda _: True).look()}
 
 
+def recorded(root: Path) -> set[str]:
+    """What the spool says of checkpoints."""
+    return {event.artifact for event in events(root) if isinstance(event, CheckpointEvent)}
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_at_any_system_call(trainers: Trainers, tmp_path: Path, seed: int, way: str) -> None:
     calls, returned = trainers.save(tmp_path / "whole", WAYS[way], None)
     assert returned
-    assert saved(tmp_path / "whole") <= sent(tmp_path / "whole")
+    assert saved(tmp_path / "whole") <= sent(tmp_path / "whole") & recorded(tmp_path / "whole")
     assert trainers.ask("load", str(tmp_path / "whole")) == {"step": 2, "same": True, "left": []}
     moments = list(range(1, calls + 1))
     if os.environ.get("RUNWIRE_FAULTS") != "long":
@@ -103,7 +110,7 @@ def test_killed_at_any_system_call(trainers: Trainers, tmp_path: Path, seed: int
     for moment in moments:
         root = tmp_path / str(moment)
         _, returned = trainers.save(root, WAYS[way], moment)
-        assert saved(root) <= sent(root), (moment, calls)
+        assert saved(root) <= sent(root) & recorded(root), (moment, calls)
         found = trainers.ask("load", str(root))
         assert found == {"step": found["step"], "same": True, "left": []}, (moment, calls, found)
         # What `save_checkpoint` returned for is there.

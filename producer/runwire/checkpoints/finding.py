@@ -246,7 +246,9 @@ class Finder:
                 self.local.remove(replaced)
             # The copy here is content of its own, also of files that the store only refers to.
             files = tuple(replace(entry, uri="") for entry in manifest.files)
-            part = self.local.publish(hidden, replace(manifest, files=files))
+            here = replace(manifest, files=files)
+            self.local.prepare(hidden, here)
+            part = self.local.publish(hidden, here)
         return Found(
             manifest=manifest,
             folder=part.folder,

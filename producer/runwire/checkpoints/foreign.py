@@ -54,6 +54,7 @@ def log(session: Session, saver: Saver, path: Path, step: int, *, how: How) -> A
     ref = unseen(manifest.name, manifest.type) if staged is None else session.outbox.commit(staged)
     session.append("checkpoint", event_fields(manifest, path.absolute().as_uri()))
     with saver.local.writing(artifact) as hidden:
+        saver.local.prepare(hidden, manifest)
         part = saver.local.publish(hidden, manifest)
     saver.prune(part, retention_of(session.settings, how))
     return ref

@@ -63,15 +63,21 @@ class LocalCheckpoints:
             finally:
                 shutil.rmtree(hidden, ignore_errors=True)
 
-    def publish(self, hidden: Path, manifest: Manifest) -> LocalPart:
-        """Make what lies in a hidden folder the checkpoint of `manifest`, durably.
+    def prepare(self, hidden: Path, manifest: Manifest) -> None:
+        """Complete a hidden folder; its files are synced already.
 
-        The files in it are synced already. Raises: OSError. Blocks: three fsyncs.
+        Raises: OSError. Blocks: two fsyncs.
         """
         path = hidden / MANIFEST_FILE
         path.write_bytes(manifest.to_json())
         fsync_path(path)
         fsync_path(hidden)
+
+    def publish(self, hidden: Path, manifest: Manifest) -> LocalPart:
+        """Make a folder that is prepared the checkpoint of `manifest`, durably.
+
+        Raises: OSError. Blocks: one fsync.
+        """
         final = self.place(manifest)
         hidden.rename(final)
         fsync_path(self.folder)

@@ -156,10 +156,13 @@ class Saver:
                 manifest = self.manifest(saved.artifact, facts, (entry,))
                 staged = self._staged(manifest, hidden / entry.path)
                 with staged or contextlib.nullcontext():
+                    self.local.prepare(hidden, manifest)
+                    # Before the rename: views would miss what is saved when a kill comes between.
+                    uri = self.local.place(manifest).as_uri()
+                    self._session.append("checkpoint", event_fields(manifest, uri))
                     part = self.local.publish(hidden, manifest)
                     saved.path = part.folder
                     saved._done.set()  # noqa: SLF001 - safe from here on, whatever becomes of it
-                    self._session.append("checkpoint", event_fields(manifest, part.folder.as_uri()))
                     self._send(staged)
         except OSError as error:
             raise CheckpointError(unwritten(self.local.folder, error)) from error

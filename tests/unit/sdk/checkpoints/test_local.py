@@ -24,6 +24,7 @@ def add(local: LocalCheckpoints, number: int, **changes: object) -> Manifest:
     manifest = checkpoint(number, number, **changes)
     with local.writing(manifest.artifact) as hidden:
         (hidden / "state.pt").write_bytes(b"%d" % number)
+        local.prepare(hidden, manifest)
         local.publish(hidden, manifest)
     return manifest
 

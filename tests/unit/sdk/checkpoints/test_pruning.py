@@ -17,6 +17,7 @@ NAN = math.nan
 def save(local: LocalCheckpoints, number: int, step: int, **facts: object) -> LocalPart:
     manifest = checkpoint(number, step, **facts)
     with local.writing(manifest.artifact) as hidden:
+        local.prepare(hidden, manifest)
         return local.publish(hidden, manifest)
 
 
