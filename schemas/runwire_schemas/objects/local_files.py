@@ -113,7 +113,13 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for made in reversed(missing):
-        made.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+        try:
+            made.mkdir(mode=_FOLDER_MODE)
+        except FileExistsError:
+            # Made by somebody else meanwhile, and maybe pruned again: `exist_ok` takes that for a
+            # file that is in the way. What needs the folder then finds it missing, and tries again.
+            if made.exists() and not made.is_dir():
+                raise
         sync_folder(made.parent)
 
 
