@@ -7,50 +7,22 @@ not silently continue from what an old machine remembers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Self
 
-from runwire.checkpoints.compress import SUFFIX
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart, fsync_path
-from runwire.checkpoints.state_file import STATE_FILE, digest_of
+from runwire.checkpoints.verifying import Damaged, Found, content_dir, path_of, verified
 from runwire.errors import CheckpointError
 from runwire_schemas.objects.checkpoints import CheckpointView, find, grouped
-from runwire_schemas.objects.manifest import FileEntry, Manifest, ManifestError
+from runwire_schemas.objects.manifest import Manifest, ManifestError
 
 if TYPE_CHECKING:
     from runwire.settings import Settings
     from runwire_schemas.objects.store import ObjectStore
 
-__all__ = ["MTIMES", "Damaged", "Finder", "Found", "content_dir"]
+__all__ = ["Finder"]
 
 _log = logging.getLogger("runwire")
-# In the metadata of a note about somebody else's files: when each was last written.
-MTIMES: Final = "mtime_ns"
-CONTENT_DIR: Final = "content"
-
-
-class Damaged(CheckpointError):  # noqa: N818 - a state of the checkpoint
-    """The content of a checkpoint is not what was saved, or is gone."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """One rank's part of a checkpoint, verified; `files` are where its content lies."""
-
-    manifest: Manifest
-    folder: Path
-    files: tuple[Path, ...] = ()
-
-    @property
-    def path(self) -> Path:
-        """The file, or the folder of many."""
-        first = self.files[0]
-        if len(self.files) == 1:
-            return first
-        return first.parents[self.manifest.files[0].path.count("/")]
 
 
 @dataclass(kw_only=True)
@@ -77,8 +49,9 @@ class Finder:
         """
         damaged = self._look_here()
         manifests = {name: part.manifest for name, part in self._parts.items()}
-        stored = self._ask_store(damaged)
-        if self.only_stored and which in ("latest", "best"):
+        for_all_nodes = self.only_stored and which in ("latest", "best")
+        stored = self._ask_store(damaged, needed=for_all_nodes or not manifests)
+        if for_all_nodes:
             manifests = {name: manifests.get(name, stored[name]) for name in stored}
         else:
             manifests = {**stored, **manifests}
@@ -177,8 +150,8 @@ class Finder:
         if part is None:
             return None, "it is not on this disk"
         try:
-            return _verified(part), ""
-        except (Damaged, OSError) as error:
+            return verified(part, self._stored.get(manifest.artifact)), ""
+        except (Damaged, ManifestError, OSError) as error:
             return None, str(error)
 
     def _fetched(self, manifest: Manifest, problem: str) -> Found:
@@ -205,7 +178,11 @@ class Finder:
             )
         return view.manifests[self.rank]
 
-    def _ask_store(self, damaged: list[str]) -> dict[str, Manifest]:
+    def _ask_store(self, damaged: list[str], *, needed: bool) -> dict[str, Manifest]:
+        """Return what the store has; nothing when it is away and this disk's may do.
+
+        Raises: CheckpointError where an answer is `needed`: silence is no fresh start.
+        """
         from runwire_schemas.errors import SchemaError
         from runwire_schemas.objects.catalog import Catalog
         from runwire_schemas.objects.open import open_store
@@ -216,12 +193,8 @@ class Finder:
             catalog = Catalog(self._store)
             views = catalog.checkpoints(self.project, self.run_id)
         except (StoreError, SchemaError, OSError, ValueError) as error:
-            if not self._parts:
-                raise CheckpointError(
-                    f"cannot tell whether run {self.run_id!r} has checkpoints: none is in "
-                    f"{self.local.folder}, and the store does not answer: {error}. Try again, or "
-                    "start without load_checkpoint"
-                ) from error
+            if needed:
+                raise CheckpointError(self._unknown(error)) from error
             _log.warning(
                 "runwire: the store cannot be asked for newer checkpoints of run %s, those on this "
                 "disk are used: %s",
@@ -234,6 +207,20 @@ class Finder:
             for manifest in (*view.manifests.values(), *view.superseded):
                 self._stored[manifest.artifact] = manifest
         return self._stored
+
+    def _unknown(self, error: Exception) -> str:
+        """Say that nobody can tell what there is to load, and what to do."""
+        cannot = f"cannot tell whether run {self.run_id!r} has checkpoints"
+        if not self._parts:
+            return (
+                f"{cannot}: none is in {self.local.folder}, and the store does not answer: "
+                f"{error}. Try again, or start without load_checkpoint"
+            )
+        return (
+            f"{cannot} that all nodes of this job can load: the store does not answer: {error}. "
+            "Try again, name a step that each node has on its own disk, or set "
+            "RUNWIRE_CHECKPOINT_DIR to a folder that all of them share"
+        )
 
     def _download(self, manifest: Manifest) -> Found:
         from runwire_schemas.objects.download import download
@@ -252,41 +239,5 @@ class Finder:
         return Found(
             manifest=manifest,
             folder=part.folder,
-            files=tuple(_path_of(part, entry) for entry in part.manifest.files),
+            files=tuple(path_of(part, entry) for entry in part.manifest.files),
         )
-
-
-def content_dir(manifest: Manifest, folder: Path) -> Path:
-    """Return where content lies: that of others below, it may have a manifest.json of its own."""
-    names = [entry.path for entry in manifest.files]
-    return folder if names in ([STATE_FILE], [STATE_FILE + SUFFIX]) else folder / CONTENT_DIR
-
-
-def _verified(part: LocalPart) -> Found:
-    """Raises: Damaged, OSError."""
-    paths = tuple(_verified_files(part))
-    return Found(manifest=part.manifest, folder=part.folder, files=paths)
-
-
-def _verified_files(part: LocalPart) -> Iterator[Path]:
-    mtimes = part.manifest.metadata.get(MTIMES, {})
-    for entry in part.manifest.files:
-        path = _path_of(part, entry)
-        state = path.stat()
-        if state.st_size != entry.size:
-            raise Damaged(f"{path} has {state.st_size} bytes, {entry.size} were saved")
-        if entry.sha256:
-            if digest_of(path) != entry.sha256:
-                raise Damaged(f"{path} is damaged: its SHA-256 is not the one that was saved")
-        elif mtimes.get(entry.path) != state.st_mtime_ns:
-            raise Damaged(f"{path} was written again after it was logged")
-        yield path
-
-
-def _path_of(part: LocalPart, entry: FileEntry) -> Path:
-    if not entry.uri:
-        return content_dir(part.manifest, part.folder) / entry.path
-    said = urlsplit(entry.uri)
-    if said.scheme != "file":
-        raise ManifestError(f"{entry.uri[:200]!r} is no file of this machine")
-    return Path(unquote(said.path))

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runwire.artifacts.artifact import artifact_of
-from runwire.checkpoints.finding import MTIMES
 from runwire.checkpoints.saver import Saver, event_fields
 from runwire.checkpoints.saving import How, checked_kind, checked_step, facts_of, retention_of
+from runwire.checkpoints.verifying import MTIMES
 from runwire.errors import CheckpointError
 from runwire.uploads.outbox import unseen
 from runwire_schemas.objects.manifest import FileEntry

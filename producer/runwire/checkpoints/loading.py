@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from runwire.checkpoints.compress import SUFFIX
-from runwire.checkpoints.finding import Found, content_dir
 from runwire.checkpoints.local import MANIFEST_FILE
 from runwire.checkpoints.snapshot import unwrapped
 from runwire.checkpoints.state_file import FORMAT, STATE_FILE, digest_of, read_state
+from runwire.checkpoints.verifying import Found, content_dir
 from runwire.errors import CheckpointError
 from runwire_schemas.objects.manifest import Manifest, ManifestError
 

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from runwire.checkpoints.finding import Damaged, Finder, Found
+from runwire.checkpoints.finding import Finder
 from runwire.checkpoints.loading import Checkpoint, loaded, restore
 from runwire.checkpoints.local import LocalCheckpoints
 from runwire.checkpoints.saver import Saver, checkpoint_dir
 from runwire.checkpoints.state_file import FORMAT
+from runwire.checkpoints.verifying import Damaged, Found
 from runwire.errors import CheckpointError, ConfigError
 from runwire.ranks import detect_ranks
 

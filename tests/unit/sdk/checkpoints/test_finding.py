@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import runwire
 from runwire.checkpoints.finding import Finder
 from runwire.run import Run
 from runwire_schemas.objects.open import FOLDER
+from runwire_schemas.objects.store import StoreAway
 from support.uploads import UploadRig
 
 
@@ -49,6 +51,49 @@ def test_nodes_with_disks_of_their_own_load_what_all_can_see(
     assert steps(finder(run, only_stored=True), "latest") == [1]
     assert steps(finder(run, only_stored=True), "best") == [1]
     assert steps(finder(run, only_stored=True), 2) == [2]  # who names it means it
+
+
+@pytest.mark.parametrize("which", ["latest", "best"])
+def test_nodes_that_cannot_ask_the_store_do_not_start_afresh(
+    run: Run, file: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    """What lies on this disk may be on no other; None would train from scratch, silently."""
+    run.log_checkpoint(file, 1, is_best=True)
+
+    def away(*_: object) -> None:
+        raise StoreAway("no route to host")
+
+    monkeypatch.setattr("runwire_schemas.objects.open.open_store", away)
+    with pytest.raises(
+        runwire.CheckpointError,
+        match=r"that all nodes .* the store does not answer: no route .* RUNWIRE_CHECKPOINT_DIR",
+    ):
+        steps(finder(run, only_stored=True), which)
+    assert steps(finder(run, only_stored=True), 1) == [1]  # who names it means it
+    assert steps(finder(run), which) == [1]
+
+
+def test_files_of_others_are_compared_with_what_was_stored(
+    root: Path, run: Run, file: Path
+) -> None:
+    """Size and time may stay when content changes: `cp -p`, or a disk that rots."""
+    run.log_checkpoint(file, 1)
+    upload(root)
+    written = file.stat()
+    file.write_bytes(b"WEIGHTS")
+    os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))
+    found = run.load_checkpoint("latest")
+    assert (found.step, found.path.read_bytes()) == (1, b"weights")
+    assert found.path != file
+    assert file.read_bytes() == b"WEIGHTS"
+
+
+def test_the_same_content_written_again_is_the_same(root: Path, run: Run, file: Path) -> None:
+    """Copied back from elsewhere it has another time; its digest says that it is the one."""
+    run.log_checkpoint(file, 1)
+    upload(root)
+    os.utime(file, ns=(0, 0))
+    assert run.load_checkpoint("latest").path == file
 
 
 def test_an_empty_disk_behind_brokers_is_told(
