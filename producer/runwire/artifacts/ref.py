@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from runwire.errors import ArtifactError
 from runwire.settings import Settings
 from runwire.uploads.request import outbox_dir
-from runwire.uploads.route import DIRECT, REFUSED, UNSEEN
+from runwire.uploads.route import KAFKA, REFERENCE, REFUSED, UNSEEN, choose_route
 
 if TYPE_CHECKING:
     from runwire_schemas.objects.manifest import Manifest
@@ -42,24 +42,23 @@ class ArtifactRef:
     settings: Settings = field(default_factory=Settings, repr=False)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the agent has handed it on; where it goes straight to a store, until stored.
+        """Wait until the store has it; until brokers have it, where this process knows no store.
 
-        False when `timeout` seconds were not enough, when it goes nowhere, or when the agent found
-        that it never can (`runwire status` says why). Blocks: `timeout`.
+        False when `timeout` seconds were not enough, when it goes nowhere, when the agent found
+        that it never can (`runwire status` says why), or when it was deleted meanwhile. What fails
+        behind the brokers is told in `v_artifacts`, not here: give a timeout. Blocks: `timeout`.
         """
         if self.route in (REFUSED, UNSEEN):
             return False
         deadline = None if timeout is None else time.monotonic() + timeout
         pause, longest = _LOOK_INTERVAL_S
-        while not self._is_there():
-            if self._has_failed():
-                return False
+        while (is_there := self._is_there()) is None:
             left = longest if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
             time.sleep(min(pause, left))
             pause = min(2 * pause, longest)
-        return True
+        return is_there
 
     @property
     def version(self) -> int | None:
@@ -112,22 +111,32 @@ class ArtifactRef:
             download(store, manifest, folder)
         return folder, manifest
 
-    def _has_failed(self) -> bool:
+    def _is_there(self) -> bool | None:
+        """Whether it has arrived; None while that is open."""
         from runwire.uploads.claims import FAILED_PREFIX
 
-        return (outbox_dir(self.settings.root) / f"{FAILED_PREFIX}{self.id}").exists()
-
-    def _is_there(self) -> bool:
-        if (outbox_dir(self.settings.root) / self.id).exists():
+        outbox = outbox_dir(self.settings.root)
+        # Asked in this order: an agent publishes first, and then moves the folder in one rename.
+        if (outbox / self.id).exists():
+            return None
+        if (outbox / f"{FAILED_PREFIX}{self.id}").exists():
             return False
-        has_store = self.settings.s3 or not self.settings.kafka_bootstrap_servers
-        if self.route != DIRECT and not has_store:
+        by_kafka = self._goes_by_kafka()
+        if by_kafka and self.settings.s3 is None:
             return True  # with the brokers: this trainer cannot see the store they are read into
         try:
             with opened_store(self.settings) as store:
-                return _manifest(store, self) is not None
+                if store.stat(self.key) is not None:
+                    return True
+                return False if not by_kafka or _was_published(store, self) else None
         except ArtifactError:
-            return False  # the store is away for now, or for good: the timeout decides
+            return None  # the store is away for now, or for good: the timeout decides
+
+    def _goes_by_kafka(self) -> bool:
+        if self.route == REFERENCE:
+            return choose_route(self.settings).transport == KAFKA
+        # What another process logged came as its settings said, and is read as ours say.
+        return self.route == KAFKA and bool(self.settings.kafka_bootstrap_servers)
 
 
 @contextmanager
@@ -160,6 +169,28 @@ def _manifest(store: ObjectStore, ref: ArtifactRef) -> Manifest | None:
         return Manifest.from_json(store.get(ref.key))
     except NotFound:
         return None
+
+
+def _was_published(store: ObjectStore, ref: ArtifactRef) -> bool:
+    """Whether its manifest was there once: from then on the entry of its version pins no blobs.
+
+    Where an object worker publishes, that is all that tells what was deleted from what has yet to
+    come. An artifact of references alone never pins any, and stays open.
+    """
+    from runwire_schemas.objects.layout import name_prefix
+    from runwire_schemas.objects.store import NotFound
+    from runwire_schemas.objects.versions import read_entry, stamped
+
+    entries = stamped(store.list(name_prefix(ref.project, ref.name)))
+    own = next((entry for entry in entries if entry.artifact == ref.id), None)
+    try:
+        is_over = (
+            own is not None and ref.route != REFERENCE and not read_entry(store, own.key).blobs
+        )
+    except NotFound:  # lost to another publication just now
+        return False
+    # Once more: it may have been published between the two questions.
+    return is_over and store.stat(ref.key) is None
 
 
 def _elsewhere(settings: Settings) -> str:

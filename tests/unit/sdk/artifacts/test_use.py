@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -22,7 +24,6 @@ from support.artifacts import artifact_events, contents, requests
 def deliver(root: Path, request: UploadRequest) -> Manifest:
     """Do what an agent does on the direct route, in its simplest form."""
     import hashlib
-    import shutil
 
     store = open_store(None, root)
     entries = []
@@ -118,6 +119,73 @@ def test_waiting_on_the_kafka_route(root: Path, monkeypatch: pytest.MonkeyPatch)
             ref.download()
         with pytest.raises(ArtifactError, match="set RUNWIRE_S3_ENDPOINT"):
             run.use_artifact("a")
+
+
+def test_waiting_for_what_failed_on_the_kafka_route(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of the outbox is not with the brokers: the folder set aside says which of both."""
+    monkeypatch.setenv("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    with runwire.init("p") as run:
+        ref = run.log_artifact(b"x", "a")
+    (outbox_dir(root) / ref.id).rename(outbox_dir(root) / f"failed-{ref.id}")
+    assert ref.wait(0) is False
+
+
+def test_waiting_ends_when_it_is_gone(root: Path, run: Run) -> None:
+    """Deleted by retention, or failed and pruned: nobody will bring it, so nobody waits for it."""
+    ref = run.log_artifact(b"x", "a")
+    assert ref._is_there() is None
+    open_store(None, root).delete([deliver(root, requests(root)[0]).key])
+    assert ref.wait() is False
+    pruned = run.log_artifact(b"y", "b")
+    (outbox_dir(root) / pruned.id).rename(root / "pruned")
+    assert pruned.wait() is False
+
+
+def test_the_folder_is_looked_at_before_the_store(
+    root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that publishes between the two questions is not taken for a deletion."""
+    ref = run.log_artifact(b"x", "a")
+    exists = Path.exists
+
+    def delivered_after(path: Path) -> bool:
+        answer = exists(path)
+        if path.name == ref.id and answer:
+            deliver_all(root)
+        return answer
+
+    monkeypatch.setattr(Path, "exists", delivered_after)
+    assert ref.wait(60) is True
+
+
+def test_waiting_for_the_object_worker(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the brokers, not in the store: open, until a version without manifest says deleted."""
+    from runwire.artifacts import ref as refs
+
+    store = open_store(None, root)
+    monkeypatch.setattr(refs, "opened_store", lambda _: contextlib.nullcontext(store))
+    for name, value in {
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "ARTIFACT_ROUTE": "kafka",
+        "S3_ENDPOINT": "http://127.0.0.1:1",
+        "S3_ACCESS_KEY": "a",
+        "S3_SECRET_KEY": "b",
+    }.items():
+        monkeypatch.setenv(f"RUNWIRE_{name}", value)
+    with runwire.init("p") as run:
+        ref = run.log_artifact(b"x", "a")
+    (request,) = requests(root)
+    kept = root / "kept"
+    shutil.copytree(outbox_dir(root) / ref.id, kept)
+    shutil.rmtree(outbox_dir(root) / ref.id)
+    assert ref._is_there() is None
+    kept.rename(outbox_dir(root) / ref.id)
+    manifest = deliver(root, request)
+    assert ref.wait() is True
+    store.delete([manifest.key])
+    assert ref.wait() is False
 
 
 def test_what_is_not_there_raises_even_when_lenient(root: Path, lenient: Run) -> None:
