@@ -7,13 +7,14 @@ from pathlib import Path
 
 from runwire.errors import ArtifactError
 from runwire.spool.quota import bytes_kept_free
+from runwire.uploads.claims import FAILED_PREFIX
 from runwire.uploads.request import CAPTURE_LOCK, outbox_dir
 
 __all__ = ["Space"]
 
 
 class Space:
-    """Counts what lies in the outbox by what each capture has reserved. Threads: safe."""
+    """Counts what waits in the outbox by what each capture has reserved. Threads: safe."""
 
     def __init__(self, root: Path, *, bytes_max: int, free_ratio_min: float) -> None:
         self._folder, self._bytes_max = outbox_dir(root), bytes_max
@@ -32,11 +33,12 @@ class Space:
             )
 
     def used(self) -> int:
-        """Return the bytes of everything in the outbox."""
+        """Return the bytes of what waits; what failed or is being deleted waits for nothing."""
         try:
-            names = set(os.listdir(self._folder))  # noqa: PTH208 - names are all that is needed
+            found = os.listdir(self._folder)  # noqa: PTH208 - names are all that is needed
         except FileNotFoundError:
             return 0
+        names = {name for name in found if not name.startswith((".", FAILED_PREFIX))}
         known = {name: size for name, size in self._reserved.items() if name in names}
         for name in names - known.keys():
             size = self._read(name)

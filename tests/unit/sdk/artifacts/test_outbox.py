@@ -131,6 +131,16 @@ def test_the_quota_of_the_outbox(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [request.name for request in requests(root)] == ["c", "e"]
 
 
+@pytest.mark.parametrize("prefix", ["failed-", ".done-"])
+def test_only_what_waits_counts(root: Path, monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    """What failed lies there for people, what was delivered is being deleted: neither refuses."""
+    with started(monkeypatch, {"RUNWIRE_OUTBOX_BYTES": "1MiB"}) as run:
+        first = run.log_artifact(bytes(MIB), "a")
+        folder = outbox_dir(root) / first.id
+        folder.rename(folder.with_name(prefix + folder.name))
+        assert run.log_artifact(bytes(MIB), "b").size == MIB
+
+
 def test_an_interruption_leaves_nothing(
     root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
