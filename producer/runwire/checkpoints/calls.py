@@ -14,9 +14,9 @@ from runwire.guard import Guard
 
 if TYPE_CHECKING:
     from runwire.artifacts.ref import ArtifactRef
-    from runwire.checkpoints.finding import Found
     from runwire.checkpoints.loading import Checkpoint
     from runwire.checkpoints.saver import Saved, Saver
+    from runwire.checkpoints.verifying import Found
     from runwire.session import Session
     from runwire_schemas.objects.retention import Retention
 

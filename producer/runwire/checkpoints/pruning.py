@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart
-from runwire_schemas.objects.checkpoints import grouped
+from runwire_schemas.objects.checkpoints import grouped, released
 from runwire_schemas.objects.retention import Retention, expired
 
 __all__ = ["prune"]
@@ -42,9 +42,7 @@ def prune(local: LocalCheckpoints, saved: LocalPart, retention: Retention) -> li
         gone = _own_expired(parts, saved.manifest.rank, retention)
     else:
         folders = {part.manifest.artifact: part for part in parts}
-        leaving = [m for view in expired(views, retention) for m in view.manifests.values()]
-        # What was saved again at the same step is never loaded, so no rule keeps it.
-        leaving += [m for view in views for m in view.superseded]
+        leaving = released(views, expired(views, retention))
         gone = [folders[manifest.artifact] for manifest in leaving]
     for part in gone:
         local.remove(part)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from runwire_schemas.objects.manifest import CheckpointFacts, Manifest
 from runwire_schemas.objects.retention import Retention, RetentionError, best_of, is_good
 
-__all__ = ["CheckpointView", "find", "grouped", "retention_of"]
+__all__ = ["CheckpointView", "find", "grouped", "released", "retention_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointView:
     """One checkpoint: all ranks' parts of one step of one attempt.
 
-    A rank that saved a step twice counts with what it saved last; `superseded` are the others.
+    A rank that saved a step twice counts with what it saved last; `superseded` is what no
+    checkpoint of this step needs any more.
     """
 
     step: int
@@ -92,32 +94,76 @@ class CheckpointView:
 
 
 def grouped(manifests: Iterable[Manifest]) -> list[CheckpointView]:
-    """Return the checkpoints of one run that these are parts of, oldest first."""
-    parts: dict[tuple[int, str], dict[int, Manifest]] = {}
-    superseded: dict[tuple[int, str], list[Manifest]] = {}
+    """Return the checkpoints of one run that these are parts of, oldest first.
+
+    A step that was saved again is what was saved last. When that is not good and what it replaces
+    was, both are there: weights must not be lost to a metric that has become NaN.
+    """
+    saves: dict[tuple[int, str], _Saves] = {}
     for manifest in sorted(manifests, key=lambda m: (m.created_at_ns, m.artifact)):
-        if manifest.checkpoint is None:
-            continue
-        place = (manifest.checkpoint.step, manifest.attempt)
-        ranks = parts.setdefault(place, {})
-        kind = next((m.checkpoint.kind for m in ranks.values() if m.checkpoint), "")
-        if kind != manifest.checkpoint.kind or kind != "sharded":
-            # One part is the whole: whoever saved last, whatever its rank.
-            superseded.setdefault(place, []).extend(ranks.values())
-            ranks.clear()
-        elif manifest.rank in ranks:
-            superseded.setdefault(place, []).append(ranks[manifest.rank])
-        ranks[manifest.rank] = manifest
-    views = [
-        CheckpointView(
-            step=step,
-            attempt=attempt,
-            manifests=ranks,
-            superseded=tuple(superseded.get((step, attempt), ())),
-        )
-        for (step, attempt), ranks in parts.items()
-    ]
+        if manifest.checkpoint is not None:
+            place = (manifest.checkpoint.step, manifest.attempt)
+            saves.setdefault(place, _Saves()).add(manifest, manifest.checkpoint.kind)
+    views = [view for place, each in saves.items() for view in each.views(*place)]
     return sorted(views, key=lambda view: (view.saved_at_ns, view.step))
+
+
+class _Saves:
+    """What was saved at one step of one attempt; `add` in the order of time."""
+
+    def __init__(self) -> None:
+        self._kind = ""
+        self._newest: dict[int, Manifest] = {}
+        self._good: dict[int, Manifest] = {}  # the last that was good when it was saved again
+        self._all: list[Manifest] = []
+
+    def add(self, manifest: Manifest, kind: str) -> None:
+        # One part is the whole: whoever saved last, whatever its rank.
+        is_whole = kind != "sharded" or kind != self._kind
+        if self._newest and (is_whole or manifest.rank in self._newest):
+            if _view(self._newest).is_good:
+                self._good = dict(self._newest)
+            if is_whole:
+                self._newest.clear()
+        self._kind = kind
+        self._newest[manifest.rank] = manifest
+        self._all.append(manifest)
+
+    def views(self, step: int, attempt: str) -> list[CheckpointView]:
+        newest = _view(self._newest)
+        earlier = [] if newest.is_good or not self._good else [_view(self._good)]
+        used = {m.artifact for view in (newest, *earlier) for m in view.manifests.values()}
+        superseded = tuple(m for m in self._all if m.artifact not in used)
+        return [*earlier, replace(newest, superseded=superseded)]
+
+
+def _view(manifests: Mapping[int, Manifest]) -> CheckpointView:
+    some = next(iter(manifests.values()))
+    assert some.checkpoint is not None
+    return CheckpointView(step=some.checkpoint.step, attempt=some.attempt, manifests=manifests)
+
+
+def released(known: Collection[CheckpointView], gone: Iterable[CheckpointView]) -> list[Manifest]:
+    """Return the manifests that go with the checkpoints `gone`, and what was saved again.
+
+    What was saved again is never loaded, so no rule keeps it; yet it stays until something good has
+    come after it, for its missing parts may be on their way. Parts that a checkpoint needs which
+    stays do not go.
+    """
+    leaving = {id(view) for view in gone}
+    good_ns = max((view.saved_at_ns for view in known if view.is_good), default=0)
+    stays = {m.artifact for v in known if id(v) not in leaving for m in v.manifests.values()}
+    found: dict[str, Manifest] = {}
+    for view in known:
+        goes = [m for m in view.superseded if m.created_at_ns < good_ns or not _is_finite(m)]
+        goes += view.manifests.values() if id(view) in leaving else ()
+        found |= {m.artifact: m for m in goes if m.artifact not in stays}
+    return list(found.values())
+
+
+def _is_finite(manifest: Manifest) -> bool:
+    facts = manifest.checkpoint
+    return facts is not None and all(map(math.isfinite, facts.metrics.values()))
 
 
 def find(known: Iterable[CheckpointView], which: str | int) -> CheckpointView | None:

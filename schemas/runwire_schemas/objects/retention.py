@@ -145,22 +145,19 @@ def leaving(
 
     What misses parts goes only when it is an hour old. Raises: StoreAway, StoreRefused.
     """
-    from runwire_schemas.objects.catalog import Catalog  # it needs the rules above
+    # Both need the rules above.
+    from runwire_schemas.objects.catalog import Catalog
+    from runwire_schemas.objects.checkpoints import released
 
     if retention.keeps_all:
         return []
     known = Catalog(store).checkpoints(project, run_id)
-    gone = {
-        id(view)
+    gone = (
+        view
         for view in expired(known, retention)
         if view.is_complete or view.saved_at_ns < now_ns - PARTS_COME_FOR_NS
-    }
-    # What was saved again at the same step is never loaded, so no rule keeps it.
-    return [
-        manifest
-        for view in known
-        for manifest in (*view.superseded, *(view.manifests.values() if id(view) in gone else ()))
-    ]
+    )
+    return released(known, gone)
 
 
 def best_of(checkpoints: Iterable[_K], retention: Retention) -> _K | None:

@@ -88,3 +88,16 @@ def test_what_was_saved_again_goes(tmp_path: Path) -> None:
         newest = save(local, number, 0)
         prune(local, newest, Retention(keep_every=1))
         assert [part.manifest.artifact for part in local.parts()] == [newest.manifest.artifact]
+
+
+def test_what_was_saved_again_as_nan_does_not_go(tmp_path: Path) -> None:
+    """It is the only good one there is; it goes by the rules once another is good."""
+    local, rules = LocalCheckpoints(tmp_path, "p", "r"), Retention(keep_last=3)
+    first = save(local, 1, 10, metrics={"loss": 0.5})
+    assert prune(local, save(local, 2, 10, metrics={"loss": NAN}), rules) == []
+    for number in range(3, 7):
+        prune(local, save(local, number, 8 + number, metrics={"loss": NAN}), rules)
+    assert steps(local) == [10, 12, 13, 14]
+    assert local.parts()[0].manifest.artifact == first.manifest.artifact
+    prune(local, save(local, 7, 15, metrics={"loss": 0.6}), rules)
+    assert steps(local) == [13, 14, 15]
