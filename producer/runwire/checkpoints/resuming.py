@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runwire.checkpoints.finding import Finder
@@ -17,6 +17,7 @@ from runwire.ranks import detect_ranks
 
 if TYPE_CHECKING:
     from runwire.session import Session
+    from runwire_schemas.objects.checkpoints import CheckpointView
 
 __all__ = ["finder_for", "load"]
 
@@ -94,10 +95,14 @@ def _spans_nodes() -> bool:
 def _first_whole(finder: Finder, which: str | int) -> Found | None:
     candidates = finder.candidates(which)
     problems: list[str] = []
-    for view in candidates:
+    for at, view in enumerate(candidates):
         try:
             found = finder.bring(view)
         except Damaged as error:
+            if view.kind == "sharded":
+                raise CheckpointError(
+                    _part_damaged(finder.rank, view, candidates[at + 1 :], error)
+                ) from error
             problems.append(str(error))
             continue
         for problem in problems:
@@ -111,4 +116,17 @@ def _first_whole(finder: Finder, which: str | int) -> Found | None:
         return None
     raise CheckpointError(
         f"run {finder.run_id!r}: no checkpoint {which!r} can be loaded. " + ". ".join(problems)
+    )
+
+
+def _part_damaged(
+    rank: int, view: CheckpointView, earlier: Sequence[CheckpointView], error: Damaged
+) -> str:
+    """Say why no rank goes back alone: the others would train on from another step, silently."""
+    steps = (each.step for each in earlier if each.step != view.step)
+    step = next(steps, None)
+    advice = "name an earlier step" if step is None else f"call load_checkpoint({step})"
+    return (
+        f"the part of rank {rank} of checkpoint {view.step} cannot be used: {error}. The parts of "
+        f"other ranks may be whole, so this rank does not go back alone: {advice} on all ranks"
     )

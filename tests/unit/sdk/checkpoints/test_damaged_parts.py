@@ -1,0 +1,42 @@
+"""Parts of ranks: one that is damaged does not make its rank go back alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import runwire
+from runwire.run import Run
+
+
+@pytest.fixture
+def ranks(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Two ranks of one job on one disk."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    runs = []
+    for rank in (0, 1):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setattr("runwire.start._started", 0)  # as in a process of its own
+        runs.append(runwire.init("p", run_id="r", settings=runwire.Settings(strict=True)))
+    return runs
+
+
+def test_no_rank_goes_back_alone(ranks: list[Run], tmp_path: Path) -> None:
+    for step in (1, 2):
+        for rank, run in enumerate(ranks):
+            file = tmp_path / f"{step}-{rank}.bin"
+            file.write_bytes(b"part")
+            run.log_checkpoint(file, step, kind="sharded")
+    os.utime(tmp_path / "2-1.bin", ns=(0, 0))
+    assert ranks[0].load_checkpoint("latest").step == 2
+    told = r"part of rank 1 of checkpoint 2 .* written again .* load_checkpoint\(1\) on all ranks"
+    with pytest.raises(runwire.CheckpointError, match=told):
+        ranks[1].load_checkpoint("latest")
+    with pytest.raises(runwire.CheckpointError, match="name an earlier step on all ranks"):
+        ranks[1].load_checkpoint(2)
+    assert [run.load_checkpoint(1).step for run in ranks] == [1, 1]
+    for run in ranks:
+        run.finish()
