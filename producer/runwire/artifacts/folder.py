@@ -32,6 +32,11 @@ def entries_of(
     """
     root = os.path.realpath(folder)
     own = os.path.realpath(leave_out) if leave_out is not None else ""
+    if root == own:
+        raise ArtifactError(
+            f"{root!r:.300} is the folder of runwire itself (RUNWIRE_DIR): name the folder or file "
+            "in it that is yours"
+        )
     waiting = [_Place(root, prefix)]
     while waiting:
         place = waiting.pop()
@@ -40,6 +45,8 @@ def entries_of(
             path = f"{place.prefix}{found.name}"
             if found.is_symlink():
                 target = _followed(found, root)
+                if str(target) == own:
+                    continue
                 if target.is_file():
                     yield Entry(path=path, source=target, immutable=immutable)
                     continue

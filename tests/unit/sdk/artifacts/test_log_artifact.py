@@ -200,3 +200,26 @@ def test_an_id_belongs_to_one_artifact(root: Path, run: Run) -> None:
     with pytest.raises(ArtifactError):
         outbox.stage("b", "file", [entry], artifact="0" * 32)
     assert [request.name for request in requests(root)] == ["a"]
+
+
+def test_the_data_root_does_not_swallow_itself(root: Path, run: Run, tmp_path: Path) -> None:
+    """A folder that contains runwire's own files is kept without them."""
+    (tmp_path / "code.py").write_bytes(b"1")
+    run.log_artifact(tmp_path, "everything")
+    run.log_artifact(tmp_path, "everything")
+    (tmp_path / "linked").symlink_to(root)
+    run.log_artifact(tmp_path, "everything")
+    assert [contents(root, r) for r in requests(root)] == [{"code.py": b"1"}] * 3
+
+
+def test_the_data_root_is_no_artifact(run: Run, root: Path, tmp_path: Path) -> None:
+    """Spool and outbox themselves are nobody's content; what somebody put below them is."""
+    (tmp_path / "link").symlink_to(root)
+    for content in (root, tmp_path / "link", Artifact("a").add_dir(root, "x")):
+        with pytest.raises(ArtifactError, match="RUNWIRE_DIR"):
+            run.log_artifact(content)
+    assert folders_in(root) == []
+    (root / "mine").mkdir()
+    (root / "mine" / "a").write_bytes(b"1")
+    run.log_artifact(root / "mine")
+    assert contents(root, requests(root)[0]) == {"a": b"1"}
