@@ -45,7 +45,7 @@ class ArtifactCalls:
         name: str | None = None,
         *,
         type: str = FILE,  # noqa: A002 - the word that people know
-        aliases: str | Iterable[str] = (),
+        aliases: str | Iterable[str] | None = (),
         metadata: Mapping[str, Any] | None = None,
         policy: str = "auto",
     ) -> ArtifactRef:
@@ -55,15 +55,15 @@ class ArtifactCalls:
         into any more; "reference" moves nothing. Blocks: while content is copied.
         """
         from runwire.artifacts.artifact import artifact_of
+        from runwire.uploads.names import listed_aliases, merged_metadata
 
         wanted = artifact_of(path, name, policy=policy)
-        given = (aliases,) if isinstance(aliases, str) else tuple(aliases)
         return self._session.outbox.submit(
             wanted.name,
             wanted.type if type == FILE else type,
             wanted.entries(self._session.settings.root),
-            aliases=(*wanted.aliases, *given),
-            metadata={**wanted.metadata, **(metadata or {})},
+            aliases=[*listed_aliases(wanted.aliases), *listed_aliases(aliases)],
+            metadata=merged_metadata(wanted.metadata, metadata),
         )
 
     @guarded("log_image", default=refused)

@@ -11,7 +11,15 @@ from runwire.json_text import TEXT_BYTES_MAX, as_mapping, json_text
 from runwire.uploads.capture import Entry
 from runwire_schemas.objects.manifest import ManifestError, checked_path
 
-__all__ = ["checked_aliases", "checked_entries", "checked_name", "checked_type", "metadata_text"]
+__all__ = [
+    "checked_aliases",
+    "checked_entries",
+    "checked_name",
+    "checked_type",
+    "listed_aliases",
+    "merged_metadata",
+    "metadata_text",
+]
 
 # A name has to fit a line that people read; also the limit of one file name on disk.
 NAME_CHARS_MAX: Final = 255
@@ -42,26 +50,52 @@ def checked_type(kind: object) -> str:
     return _word(kind, "type")
 
 
-def checked_aliases(aliases: str | Iterable[str]) -> tuple[str, ...]:
+def checked_aliases(aliases: object) -> tuple[str, ...]:
     """Return aliases without repeats; "latest" goes without saying.
 
     Raises: ArtifactError for what is no word or reads as a version.
     """
-    found = dict.fromkeys([aliases] if isinstance(aliases, str) else aliases)
+    found = dict.fromkeys(_word(alias, "alias") for alias in listed_aliases(aliases))
     for alias in found:
-        if _VERSION.fullmatch(_word(alias, "alias")):
+        if _VERSION.fullmatch(alias):
             raise ArtifactError(f"alias {alias!r} reads as a version, which runwire counts itself")
     found.pop(LATEST, None)
     return tuple(found)
 
 
+def listed_aliases(aliases: object) -> list[Any]:
+    """Return one alias or several as a list; None means none. Raises: ArtifactError."""
+    if aliases is None or isinstance(aliases, str):
+        return [] if aliases is None else [aliases]
+    if isinstance(aliases, (bytes, Mapping)) or not isinstance(aliases, Iterable):
+        raise ArtifactError(
+            f"aliases={aliases!r:.100} is no list: give a word, or a list of words such as ['best']"
+        )
+    return list(aliases)
+
+
+def merged_metadata(*said: object) -> dict[str, Any]:
+    """Return what was said, the last word for each name; None says nothing.
+
+    Raises: ArtifactError for what has no names.
+    """
+    found: dict[str, Any] = {}
+    for each in said:
+        fields = {} if each is None else as_mapping(each)
+        if fields is None:
+            raise ArtifactError(
+                f"metadata is a {type(each).__name__}: give a mapping such as {{'accuracy': 0.9}}"
+            )
+        found |= fields
+    return found
+
+
 def metadata_text(metadata: Mapping[str, Any] | None) -> str | None:
     """Return metadata as JSON. Raises: ArtifactError for no mapping, or for too much."""
-    if not metadata:
+    named = merged_metadata(metadata)
+    if not named:
         return None
-    if as_mapping(metadata) is None:
-        raise ArtifactError(f"metadata is a {type(metadata).__name__}: give a mapping of names")
-    text = json_text(metadata)
+    text = json_text(named)
     if not text.startswith("{"):
         raise ArtifactError(
             f"metadata has more than {TEXT_BYTES_MAX // 1024} KiB, or is no text: put it into a "

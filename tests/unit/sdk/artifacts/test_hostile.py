@@ -110,8 +110,8 @@ def test_arguments_that_are_refused(root: Path, run: Run, tmp_path: Path) -> Non
     refused(root, lambda: run.log_artifact("a\0b"), "control characters")
     refused(root, lambda: run.log_artifact("a\0b", "n"), "is no path")
     refused(root, lambda: run.log_artifact("x/" * 5000, "n"), "is no path: File name too long")
-    with pytest.raises(ArtifactError, match="not on this machine"):
-        Artifact("a").add_reference("s3://bucket/key")
+    far = "s3://bucket/key"
+    refused(root, lambda: run.log_artifact(far, policy="reference"), "not on this machine")
 
 
 def test_links_within_a_folder_are_followed(root: Path, run: Run, tmp_path: Path) -> None:
@@ -276,14 +276,6 @@ def test_a_file_replaced_by_a_link(root: Path, run: Run, tmp_path: Path, seed: i
     victim.symlink_to("/etc/passwd")
     outbox = run._session.outbox
     refused(root, lambda: outbox.submit("a", "file", entries), "became a link")
-
-
-def test_the_data_root_does_not_swallow_itself(root: Path, run: Run, tmp_path: Path) -> None:
-    """A folder that contains runwire's own files is kept without them."""
-    (tmp_path / "code.py").write_bytes(b"1")
-    run.log_artifact(tmp_path, "everything")
-    run.log_artifact(tmp_path, "everything")
-    assert [contents(root, r) for r in requests(root)] == [{"code.py": b"1"}] * 2
 
 
 def test_references_to_what_is_no_file(root: Path, run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""Artifacts put together from wrong values: told by the call that logs them, never before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from runwire import Artifact, ArtifactError
+from runwire.run import Run
+from support.artifacts import contents, folders_in, requests
+
+
+def refused(root: Path, call: Callable[[], object], match: str) -> None:
+    """The call says so, and leaves nothing."""
+    with pytest.raises(ArtifactError, match=match):
+        call()
+    assert folders_in(root) == []
+
+
+WRONG_PARTS: list[tuple[Any, str]] = [
+    (lambda a: a.add_bytes("text", "f"), "add_bytes takes bytes, not str"),
+    (lambda a: a.add_bytes(5, "f"), "add_bytes takes bytes, not int"),
+    (lambda a: a.add_bytes(b"", None), "name=None is no text"),
+    (lambda a: a.add_file(None), "None is no path"),
+    (lambda a: a.add_file("x", 5), "name=5 is no text"),
+    (lambda a: a.add_file("x", policy=["auto"]), "policy="),
+    (lambda a: a.add_dir(7), "7 is no path: name a folder"),
+    (lambda a: a.add_reference(None), "None is no path"),
+    (lambda a: a.add_reference("s3://b/x"), "not on this machine"),
+    (lambda a: a.add_reference("http://["), "is no address"),
+]
+WRONG_WORDS: list[tuple[dict[str, Any], str]] = [
+    ({"aliases": 5}, "aliases=5 is no list"),
+    ({"aliases": [["a"]]}, "alias="),
+    ({"aliases": {"a": 1}}, "is no list"),
+    ({"aliases": b"best"}, "is no list"),
+    ({"metadata": [1]}, "metadata is a list: give a mapping"),
+    ({"metadata": "x"}, "metadata is a str"),
+    ({"metadata": 0}, "metadata is a int"),
+]
+
+
+@pytest.mark.parametrize(("make", "match"), WRONG_PARTS)
+def test_parts_that_are_refused(root: Path, run: Run, make: Any, match: str) -> None:
+    artifact = make(Artifact("a"))
+    refused(root, lambda: run.log_artifact(artifact), match)
+
+
+@pytest.mark.parametrize(("said", "match"), WRONG_WORDS)
+def test_words_that_are_refused(root: Path, run: Run, said: dict[str, Any], match: str) -> None:
+    """The same in the call as in an Artifact; None says nothing."""
+    refused(root, lambda: run.log_artifact(b"", "a", **said), match)
+    refused(root, lambda: run.log_artifact(Artifact("a").add_bytes(b"", "x"), **said), match)
+
+
+def test_wrong_values_never_reach_the_training(root: Path, lenient: Run) -> None:
+    """An artifact is put together outside the guard: all of it is judged where it is logged."""
+    for make, _ in WRONG_PARTS:
+        assert lenient.log_artifact(make(Artifact("a"))).route == "refused"
+    for said, _ in WRONG_WORDS:
+        assert lenient.log_artifact(Artifact("a", **said).add_bytes(b"", "x")).route == "refused"
+    assert lenient.guard.counts.pop("log_artifact") == len(WRONG_PARTS) + len(WRONG_WORDS)
+    assert folders_in(root) == []
+
+
+def test_nothing_said_is_none(root: Path, run: Run) -> None:
+    """None for aliases and metadata, in both places; objects with fields are metadata too."""
+    artifact = Artifact("a", aliases=None, metadata=None).add_bytes(memoryview(b"ab")[::-1], "x")
+    artifact.aliases.append("own")
+    artifact.metadata["a"] = 1
+    run.log_artifact(artifact, aliases=None, metadata=None)
+    run.log_artifact(artifact, aliases=iter(["more"]), metadata=SimpleNamespace(b=2))  # type: ignore[arg-type]
+    first, second = requests(root)
+    assert (first.aliases, first.metadata) == (("own",), {"a": 1})
+    assert (second.aliases, second.metadata) == (("own", "more"), {"a": 1, "b": 2})
+    assert contents(root, first) == {"x": b"ba"}
