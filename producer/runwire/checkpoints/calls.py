@@ -45,7 +45,7 @@ class CheckpointCalls:
         is_best: bool = False,
         asynchronous: bool = False,
         kind: str = "full",
-        retention: Retention | None = None,
+        retention: Retention | Mapping[str, Any] | None = None,
     ) -> Saved:
         """Save states and random generators as a checkpoint that appears whole or not at all.
 
@@ -69,7 +69,7 @@ class CheckpointCalls:
                     metrics=saving.numbers(metrics, self.guard.report),
                     is_best=bool(is_best),
                     asynchronous=asynchronous,
-                    retention=retention,
+                    retention=saving.rules(retention, self.guard.report),
                 ),
             )
         except Exception as error:
@@ -84,7 +84,7 @@ class CheckpointCalls:
         kind: str = "full",
         metrics: Mapping[str, Any] | None = None,
         is_best: bool = False,
-        retention: Retention | None = None,
+        retention: Retention | Mapping[str, Any] | None = None,
     ) -> ArtifactRef:
         """Make a file or folder that something else wrote a checkpoint of this run.
 
@@ -100,7 +100,7 @@ class CheckpointCalls:
                 kind=kind,
                 metrics=saving.numbers(metrics, self.guard.report),
                 is_best=bool(is_best),
-                retention=retention,
+                retention=saving.rules(retention, self.guard.report),
             )
             return foreign.log(self._session, self._saver(), Path(path), step, how=how)
         except Exception as error:

@@ -9,24 +9,32 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["capture_rng", "restore_rng"]
 
+# Beside the usual MT19937; their states are numbers and arrays of 64-bit words.
+_BIT_GENERATORS: Final = ("PCG64", "PCG64DXSM", "Philox", "SFC64")
 
-def capture_rng() -> dict[str, Any]:
-    """Return the states of all global generators in use; imports and initialises nothing."""
+
+def capture_rng() -> tuple[dict[str, Any], list[str]]:
+    """Return the states of all global generators in use, and what could not be taken, as sentences.
+
+    Imports and initialises nothing.
+    """
     states: dict[str, Any] = {"python": random.getstate()}
+    problems = []
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     if numpy is not None:
-        name, keys, *rest = numpy.random.get_state()
-        # As plain ints: the loader that executes nothing knows no numpy objects.
-        states["numpy"] = (str(name), keys.tolist(), *(_plain(value) for value in rest))
+        try:
+            states["numpy"] = _numpy_state(numpy)
+        except (LookupError, TypeError) as error:
+            problems.append(f"numpy's random state is not in the checkpoint: {error}")
     if torch is not None:
         states["torch"] = torch.get_rng_state()
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             states["cuda"] = list(torch.cuda.get_rng_state_all())
-    return states
+    return states, problems
 
 
 def restore_rng(states: Mapping[str, Any]) -> list[str]:
@@ -39,14 +47,61 @@ def restore_rng(states: Mapping[str, Any]) -> list[str]:
         if numpy is None:
             problems.append("numpy is not installed, its random state stays as it is")
         else:
-            name, keys, *rest = states["numpy"]
-            numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))
+            problems += _restore_numpy(numpy, states["numpy"])
     if "torch" in states:
         import torch
 
         torch.set_rng_state(states["torch"].cpu())
         problems += _restore_cuda(torch, states.get("cuda", ()))
     return problems
+
+
+def _numpy_state(numpy: Any) -> Any:
+    """Return it as plain values: the loader that executes nothing knows no numpy objects.
+
+    Raises: TypeError for a generator that numpy does not bring along.
+    """
+    state = numpy.random.get_state(legacy=False)
+    name = state["bit_generator"]
+    if name == "MT19937":  # the usual one, as all versions of this package read it
+        keys, pos = state["state"]["key"], state["state"]["pos"]
+        return (name, *map(_plain, (keys, pos, state["has_gauss"], state["gauss"])))
+    # Whoever called numpy.random.set_bit_generator has another one.
+    if name not in _BIT_GENERATORS:
+        raise TypeError(
+            f"{name} is none of numpy's own generators; put its state into extra yourself"
+        )
+    return _plain(state)
+
+
+def _restore_numpy(numpy: Any, state: Any) -> list[str]:
+    name = state["bit_generator"] if isinstance(state, Mapping) else state[0]
+    current = numpy.random.get_state(legacy=False)["bit_generator"]
+    try:
+        if name != current:
+            numpy.random.set_bit_generator(getattr(numpy.random, name)())
+        if isinstance(state, Mapping):
+            numpy.random.set_state(_arrays(numpy, state))
+        else:
+            _, keys, *rest = state
+            numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))
+    except (AttributeError, ValueError) as error:
+        return [
+            f"numpy's random state stays as it is, this numpy cannot go on with {name}: {error}"
+        ]
+    return []
+
+
+def _arrays(numpy: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the lists of a generator's state back into what they were."""
+    return {
+        key: _arrays(numpy, value)
+        if isinstance(value, Mapping)
+        else numpy.array(value, dtype=numpy.uint64)
+        if isinstance(value, list)
+        else value
+        for key, value in state.items()
+    }
 
 
 def _restore_cuda(torch: Any, saved: Any) -> list[str]:
@@ -70,4 +125,6 @@ def _imported(name: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value

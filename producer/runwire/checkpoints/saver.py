@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runwire.checkpoints.compress import zstd_module
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart
 from runwire.checkpoints.naming import checkpoint_name
 from runwire.checkpoints.pruning import prune
@@ -69,7 +70,7 @@ class Saver:
     """Saves the checkpoints of one session in this process, one at a time. Threads: safe."""
 
     def __init__(self, session: Session, report: Callable[[str, BaseException], None]) -> None:
-        self._session, self._report = session, report
+        self._session, self.report = session, report
         self.pid = os.getpid()
         # Reentrant: a signal handler that saves may interrupt a save of its own thread.
         self._lock = threading.RLock()
@@ -86,7 +87,7 @@ class Saver:
             self._join()
         failure, self._failure = self._failure, None
         if failure is not None:
-            self._report("asynchronous save_checkpoint", failure)
+            self.report("asynchronous save_checkpoint", failure)
 
     def save(self, job: Job) -> Saved:
         """Save in this call. Raises: CheckpointError with nothing left behind."""
@@ -144,7 +145,7 @@ class Saver:
                 self._thread = None
 
     def _save(self, job: Job, saved: Saved) -> None:
-        compress = self._session.settings.checkpoint_compress == "zstd"
+        compress = self._compresses()
         try:
             with self.local.writing(saved.artifact) as hidden:
                 entry, raw_bytes = write_state(hidden, job.state, compress=compress)
@@ -168,6 +169,17 @@ class Saver:
             raise CheckpointError(unwritten(self.local.folder, error)) from error
         self.prune(part, job.retention)
 
+    def _compresses(self) -> bool:
+        """Whether to compress; where that cannot be, the checkpoint is saved as it is."""
+        if self._session.settings.checkpoint_compress != "zstd":
+            return False
+        try:
+            zstd_module()
+        except CheckpointError as error:
+            self.report("compressing a checkpoint", error)
+            return False
+        return True
+
     def _staged(self, manifest: Manifest, path: Path) -> Staged | None:
         """Prepare the upload of what is about to be published: killed after that, it is sent too.
 
@@ -185,7 +197,7 @@ class Saver:
         try:
             return self.stage(manifest, [entry], awaits=str(place))
         except Exception as error:
-            self._report("sending a checkpoint", error)
+            self.report("sending a checkpoint", error)
             return None
 
     def _send(self, staged: Staged | None) -> None:
@@ -193,7 +205,7 @@ class Saver:
             if staged is not None:
                 self._session.outbox.commit(staged)
         except Exception as error:
-            self._report("sending a checkpoint", error)
+            self.report("sending a checkpoint", error)
 
     def stage(
         self, manifest: Manifest, entries: Iterable[Entry], *, awaits: str = ""
@@ -215,7 +227,7 @@ class Saver:
         try:
             prune(self.local, part, retention)
         except OSError as error:
-            self._report("removing old checkpoints", error)
+            self.report("removing old checkpoints", error)
 
     def manifest(
         self,

@@ -14,13 +14,22 @@ from runwire.checkpoints.state_file import import_torch
 from runwire.errors import CheckpointError
 from runwire.values import Unloggable, to_float, whole_step
 from runwire_schemas.objects.manifest import KINDS, CheckpointFacts
-from runwire_schemas.objects.retention import Retention
+from runwire_schemas.objects.retention import Retention, RetentionError
 
 if TYPE_CHECKING:
     from runwire.session import Session
     from runwire.settings import Settings
 
-__all__ = ["How", "checked_step", "checked_kind", "facts_of", "numbers", "retention_of", "save"]
+__all__ = [
+    "How",
+    "checked_step",
+    "checked_kind",
+    "facts_of",
+    "numbers",
+    "retention_of",
+    "rules",
+    "save",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +63,14 @@ def save(
             check_collective(thing, name)
     facts = facts_of(session, saver, step, how)
     snapshot = Snapshot(copy=how.asynchronous)
+    generators, problems = capture_rng()
+    for problem in problems:
+        saver.report("random states of a checkpoint", CheckpointError(problem))
     state = {
         "step": step,
         "metrics": dict(facts.metrics),
         "extra": snapshot.take(state_of(extra), "extra"),
-        "rng": capture_rng(),
+        "rng": generators,
         **{
             name: snapshot.take(state_of(thing), name)
             for name, thing in objects.items()
@@ -96,6 +108,25 @@ def retention_of(settings: Settings, how: How) -> Retention:
         mode=settings.checkpoint_mode,
         keep_every=settings.checkpoint_keep_every,
     )
+
+
+def rules(retention: Any, report: Callable[[str, BaseException], None]) -> Retention | None:
+    """Return the rules of a call, None for those of the settings.
+
+    Rules that cannot be followed are reported, and then nothing is deleted: the checkpoint counts.
+    """
+    if retention is None or isinstance(retention, Retention):
+        return retention
+    write = "write retention=runwire.Retention(keep_last=3), with keep_best, metric, keep_every"
+    problem: Exception
+    try:
+        if isinstance(retention, Mapping):
+            return Retention(**retention)
+        problem = TypeError(f"retention={retention!r:.100}: {write}")
+    except (RetentionError, TypeError) as error:
+        problem = type(error)(f"retention={dict(retention)!r:.100}: {error}; {write}")
+    report("retention of a checkpoint", problem)
+    return Retention()
 
 
 def checked_step(step: Any) -> int:

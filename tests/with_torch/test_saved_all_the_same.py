@@ -1,0 +1,90 @@
+"""Arguments and environments that are wrong cost a report, never the checkpoint."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from runwire.run import Run
+from support.torch_here import torch
+
+Start = Callable[..., Run]
+
+
+def lenient(start: Start, **settings: object) -> Run:
+    return start(settings={"strict": False, **settings})
+
+
+@pytest.mark.parametrize("wrong", [3, "3", {"keep": 3}, {"keep_last": -1}, {1: 2}])
+def test_rules_that_nobody_can_follow(
+    start: Start, caplog: pytest.LogCaptureFixture, wrong: object
+) -> None:
+    """Nothing is deleted then, not even by the rules of the settings."""
+    run = lenient(start, checkpoint_keep_last=1)
+    for step in range(3):
+        saved = run.save_checkpoint(step, extra=step, retention=wrong)
+        assert saved.path is not None
+    assert run.guard.counts == {"retention of a checkpoint": 3}
+    assert "write retention=runwire.Retention(keep_last=3)" in caplog.text
+    assert [run.load_checkpoint(step).extra for step in range(3)] == [0, 1, 2]
+
+
+def test_rules_as_a_mapping(start: Start) -> None:
+    run = start()
+    for step in range(5):
+        run.save_checkpoint(step, extra=step, retention={"keep_last": 2})
+    assert len(run._saver().local.parts()) == 2
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_without_zstd_it_is_saved_uncompressed(
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    asynchronous: bool,
+) -> None:
+    run = lenient(start, checkpoint_compress="zstd")
+    for name in ("compression.zstd", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for step in (1, 2):
+        saved = run.save_checkpoint(step, extra=step, asynchronous=asynchronous)
+        assert saved.wait()
+        assert [path.name for path in saved.path.glob("state*")] == ["state.pt"]
+    assert run.load_checkpoint("latest").extra == 2
+    assert run.guard.counts == {"compressing a checkpoint": 2}
+    assert caplog.text.count("pip install 'runwire[zstd]'") == 1
+
+
+def test_another_generator_of_numpy_is_saved_and_goes_on(start: Start, seed: int) -> None:
+    run, before = start(), np.random.get_bit_generator()
+    model = torch.nn.Linear(2, 2)
+    try:
+        np.random.set_bit_generator(np.random.PCG64(seed))
+        run.save_checkpoint(1, model=model)
+        expected = np.random.rand(3).tolist()
+        np.random.set_bit_generator(before)
+        run.load_checkpoint("latest", model=model, resume=True)
+        assert np.random.rand(3).tolist() == expected
+    finally:
+        np.random.set_bit_generator(before)
+
+
+def test_a_generator_that_cannot_be_saved_is_told(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = lenient(start)
+    monkeypatch.setattr(np.random, "get_state", lambda **_: {"bit_generator": "Xoshiro512"})
+    assert run.save_checkpoint(1, extra=1).path is not None
+    assert "Xoshiro512" in caplog.text
+    monkeypatch.undo()
+    assert run.load_checkpoint("latest", resume=True).extra == 1
+
+
+def test_strict_says_it_before_anything_is_written(start: Start) -> None:
+    run = start()
+    with pytest.raises(TypeError, match=r"retention=3: write retention=runwire\.Retention"):
+        run.save_checkpoint(1, extra=1, retention=3)
+    assert run.load_checkpoint() is None
