@@ -108,7 +108,10 @@ class ArtifactRef:
                     f"{self.name!r} is not complete in {store.uri} (yet): call .wait() first, and "
                     f"see `runwire status` for what holds it up{_elsewhere(self.settings)}"
                 )
-            download(store, manifest, folder)
+            try:
+                download(store, manifest, folder)
+            except OSError as error:
+                raise ArtifactError(_unwritable(self.name, folder, error)) from error
         return folder, manifest
 
     def _is_there(self) -> bool | None:
@@ -169,6 +172,13 @@ def _manifest(store: ObjectStore, ref: ArtifactRef) -> Manifest | None:
         return Manifest.from_json(store.get(ref.key))
     except NotFound:
         return None
+
+
+def _unwritable(name: str, folder: Path, error: OSError) -> str:
+    return (
+        f"{name!r} cannot be written to {folder}: {error.strerror or error}. Give a folder that "
+        "this user may write to and that has room, with dir=..."
+    )
 
 
 def _was_published(store: ObjectStore, ref: ArtifactRef) -> bool:

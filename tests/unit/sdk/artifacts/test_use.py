@@ -216,6 +216,19 @@ def test_damage_is_named(root: Path, run: Run) -> None:
         used.download()
 
 
+def test_a_folder_that_cannot_be_written_is_named(root: Path, run: Run, tmp_path: Path) -> None:
+    """A file in its place, or below a file: an ArtifactError like all others."""
+    run.log_artifact(b"x", "a")
+    deliver_all(root)
+    used = run.use_artifact("a")
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ArtifactError, match=f"cannot be written to {folder}: .*dir="):
+            used.download(folder)
+        with pytest.raises(ArtifactError, match="cannot be written"):
+            used.path("a", dir=folder)
+
+
 def test_a_store_that_is_away_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentence says which store; `wait` outlasts it."""
     pytest.importorskip("minio")
