@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runwire.errors import ArtifactError
@@ -20,50 +21,80 @@ BINS_MAX: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Counts between edges. Shapes: n counts, n + 1 rising edges."""
+    """Counts between edges. Shapes: n counts, n + 1 rising edges.
+
+    Made in a training loop, outside its guard: `trouble` is why it is none, and raised when it is
+    logged.
+    """
 
     edges: Sequence[float]
     counts: Sequence[float]
+    trouble: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "edges", [float(edge) for edge in self.edges])
-        object.__setattr__(self, "counts", [_count(count) for count in self.counts])
-        bins = len(self.counts)
-        if len(self.edges) != bins + 1 or not 1 <= bins <= BINS_MAX:
-            raise ArtifactError(
-                f"a histogram has 1 to {BINS_MAX} counts and one edge more; got "
-                f"{bins} counts and {len(self.edges)} edges"
-            )
-        rising = all(a < b for a, b in zip(self.edges, self.edges[1:], strict=False))
-        if not rising or not all(map(math.isfinite, self.edges)):
-            raise ArtifactError("the edges of a histogram are finite and rise from first to last")
+        if self.trouble:
+            return
+        try:
+            object.__setattr__(self, "edges", [float(edge) for edge in self.edges])
+            object.__setattr__(self, "counts", [_count(count) for count in self.counts])
+            _check(self.edges, self.counts)
+        except Exception as error:
+            object.__setattr__(self, "trouble", _told(error))
 
     @classmethod
     def of(cls, values: Any, bins: int = BINS) -> Histogram:
-        """Count values, or an array or CPU tensor of any shape; NaN and infinities are left out.
-
-        Raises: ArtifactError when nothing is left.
-        """
-        if not 1 <= bins <= BINS_MAX:
-            raise ArtifactError(f"bins={bins}: use 1 to {BINS_MAX}")
-        array = _array(values)
-        if array is None:
-            return _counted(values, bins)
-        flat = array.reshape(-1).astype("float64")
-        numpy = sys.modules[type(flat).__module__.partition(".")[0]]
-        flat = flat[numpy.isfinite(flat)]
-        if flat.size == 0:
-            raise ArtifactError(_NOTHING)
-        low, high = _spread(float(flat.min()), float(flat.max()))
-        counts, edges = numpy.histogram(flat, bins=bins, range=(low, high))
-        return cls(edges.tolist(), counts.tolist())
+        """Count values, or an array or CPU tensor of any shape; NaN and infinities are left out."""
+        try:
+            return _histogram(values, bins)
+        except Exception as error:
+            return cls((), (), _told(error))
 
     def as_json(self) -> str:
-        """Return {"edges": […], "counts": […]}, as `v_histograms` reads it."""
+        """Return {"edges": […], "counts": […]}, as `v_histograms` reads it.
+
+        Raises: ArtifactError when it is none.
+        """
+        if self.trouble:
+            raise ArtifactError(self.trouble)
         return json.dumps({"edges": self.edges, "counts": self.counts}, separators=(",", ":"))
 
 
 _NOTHING: Final = "a histogram needs at least one finite value"
+# An edge has to differ from the next one after both were rounded.
+_ULPS_PER_BIN: Final = 4
+
+
+def _told(error: Exception) -> str:
+    is_ours = isinstance(error, ArtifactError)
+    return str(error) if is_ours else f"a histogram is made of numbers: {error!r}"
+
+
+def _check(edges: Sequence[float], counts: Sequence[float]) -> None:
+    bins = len(counts)
+    if len(edges) != bins + 1 or not 1 <= bins <= BINS_MAX:
+        raise ArtifactError(
+            f"a histogram has 1 to {BINS_MAX} counts and one edge more; got "
+            f"{bins} counts and {len(edges)} edges"
+        )
+    rising = all(a < b for a, b in itertools.pairwise(edges))
+    if not rising or not all(map(math.isfinite, edges)):
+        raise ArtifactError("the edges of a histogram are finite and rise from first to last")
+
+
+def _histogram(values: Any, bins: int) -> Histogram:
+    if not 1 <= bins <= BINS_MAX:
+        raise ArtifactError(f"bins={bins}: use 1 to {BINS_MAX}")
+    array = _array(values)
+    if array is None:
+        return _counted(values, bins)
+    flat = array.reshape(-1).astype("float64")
+    numpy = sys.modules[type(flat).__module__.partition(".")[0]]
+    flat = flat[numpy.isfinite(flat)]
+    if flat.size == 0:
+        raise ArtifactError(_NOTHING)
+    low, high = _spread(float(flat.min()), float(flat.max()), bins)
+    counts, edges = numpy.histogram(flat, bins=bins, range=(low, high))
+    return Histogram(edges.tolist(), counts.tolist())
 
 
 def _array(values: Any) -> Any:
@@ -82,11 +113,16 @@ def _array(values: Any) -> Any:
     return values if is_numpy and hasattr(values, "reshape") else None
 
 
-def _counted(values: Iterable[Any], bins: int) -> Histogram:
-    finite = [number for value in values if math.isfinite(number := float(value))]
+def _counted(values: Any, bins: int) -> Histogram:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise ArtifactError(
+            f"a histogram takes numbers in a list, an array or a tensor, not a "
+            f"{type(values).__name__}"
+        )
+    finite = [number for value in values if math.isfinite(number := _number(value))]
     if not finite:
         raise ArtifactError(_NOTHING)
-    low, high = _spread(min(finite), max(finite))
+    low, high = _spread(min(finite), max(finite), bins)
     counts = [0] * bins
     for number in finite:
         counts[min(bins - 1, int((number - low) / (high - low) * bins))] += 1
@@ -94,10 +130,29 @@ def _counted(values: Iterable[Any], bins: int) -> Histogram:
     return Histogram([*edges, high], counts)
 
 
-def _spread(low: float, high: float) -> tuple[float, float]:
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ArtifactError(
+            f"a {type(value).__name__} among the values of a histogram is no number: give numbers, "
+            "those of nested lists in one"
+        ) from None
+
+
+def _spread(low: float, high: float, bins: int) -> tuple[float, float]:
+    """Return the ends of the edges: around equal values, and around those too close for bins."""
     if not math.isfinite(high - low):
         raise ArtifactError("the values span more than a double can say: log them scaled")
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
+    least = _ULPS_PER_BIN * bins * math.ulp(max(abs(low), abs(high)))
+    if high - low >= least:
+        return low, high
+    if low == high and least <= 1.0:
+        return low - 0.5, high + 0.5
+    largest = sys.float_info.max
+    bottom = max(low - (least - (high - low)) / 2, -largest)
+    top = min(bottom + least, largest)
+    return top - least, top
 
 
 def _count(value: Any) -> float:

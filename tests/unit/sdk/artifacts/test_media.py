@@ -1,11 +1,10 @@
-"""Images, figures, tables and histograms: what arrives is what was logged."""
+"""Images, figures and tables: what arrives is what was logged."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-import random
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runwire import ArtifactError, Histogram
+from runwire import ArtifactError
 from runwire.artifacts.media import image_content
 from runwire.run import Run
-from support.artifacts import contents, log_events, requests
+from support.artifacts import contents, requests
+from support.tensors import Tensor
 
 
 def pixels(image: Any) -> np.ndarray[Any, Any]:
@@ -58,21 +58,6 @@ def test_arrays_of_many_kinds(seed: int) -> None:
     special = np.array([[math.nan, math.inf, -math.inf, 2.0, -1.0]])
     assert pixels(special).tolist() == [[0, 255, 0, 255, 0]]
     assert pixels(np.array([[300, -5]])).tolist() == [[255, 0]]
-
-
-class Tensor:
-    """As much of a torch tensor as an image needs; tests/with_torch has real ones."""
-
-    dtype, is_cuda = "torch.float32", False
-
-    def __init__(self, array: np.ndarray[Any, Any], *, is_cuda: bool = False) -> None:
-        self._array, self.is_cuda = array, is_cuda
-
-    def detach(self) -> Tensor:
-        return self
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        return self._array
 
 
 def test_tensors_have_their_channels_first(seed: int) -> None:
@@ -179,57 +164,3 @@ def test_tables(root: Path, run: Run) -> None:
 def test_what_is_no_table(run: Run, rows: Any, match: str) -> None:
     with pytest.raises(ArtifactError, match=match):
         run.log_table(rows, "t")
-
-
-def test_a_histogram_is_a_log_entry(root: Path, run: Run) -> None:
-    """No artifact: edges and counts as JSON, under its name and step."""
-    run.log_histogram("grad", Histogram([0, 1, 2], [3, 4]), step=5)
-    (event,) = log_events(root)
-    assert (event.stream, event.name, event.step) == ("histogram", "grad", 5)
-    assert json.loads(event.text) == {"edges": [0.0, 1.0, 2.0], "counts": [3, 4]}
-    assert requests(root) == []
-
-
-def test_the_largest_histogram_fits_a_record(root: Path, run: Run, seed: int) -> None:
-    chance = random.Random(seed)
-    edges = sorted(chance.uniform(-1e307, 1e307) for _ in range(1025))
-    run.log_histogram("h", Histogram(edges, [chance.uniform(0, 1e300) for _ in range(1024)]))
-    (event,) = log_events(root)
-    assert json.loads(event.text)["edges"] == edges
-
-
-def test_counting_agrees_with_numpy(seed: int) -> None:
-    """Plain lists, arrays of any shape and tensors give the same histogram."""
-    values = np.random.default_rng(seed).normal(size=(50, 20)).astype("float32")
-    counts, edges = np.histogram(values.astype("float64"), bins=64)
-    for given in (values, Tensor(values), values.reshape(-1).tolist()):
-        found = Histogram.of(given)
-        assert np.allclose(found.edges, edges)
-        assert sum(found.counts) == values.size
-        assert np.abs(np.array(found.counts) - counts).sum() <= 4  # a value on an edge
-    mixed = Histogram.of([1.0, math.nan, 3.0, math.inf], bins=2)
-    assert mixed == Histogram.of(np.array([1.0, math.nan, 3.0, math.inf]), bins=2)
-    assert mixed == Histogram([1, 2, 3], [1, 1])
-    assert Histogram.of([2, 2, 2], bins=1) == Histogram([1.5, 2.5], [3])
-    assert Histogram.of(np.array([True, False]), bins=1) == Histogram([0, 1], [2])
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: Histogram([0, 1], []),
-        lambda: Histogram([0, 1], [1, 2]),
-        lambda: Histogram([1, 0], [1]),
-        lambda: Histogram([0, math.inf], [1]),
-        lambda: Histogram([0, 1], [-1]),
-        lambda: Histogram([0, 1], [math.nan]),
-        lambda: Histogram.of([]),
-        lambda: Histogram.of(np.array([math.nan])),
-        lambda: Histogram.of([1.0], bins=0),
-        lambda: Histogram.of([-1.7e308, 1.7e308]),
-        lambda: Histogram.of(Tensor(np.zeros(1), is_cuda=True)),
-    ],
-)
-def test_what_is_no_histogram(make: Any) -> None:
-    with pytest.raises(ArtifactError):
-        make()
