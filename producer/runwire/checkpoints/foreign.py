@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from runwire.artifacts.artifact import artifact_of
 from runwire.checkpoints.saver import Saver, event_fields
 from runwire.checkpoints.saving import How, checked_kind, checked_step, facts_of, retention_of
-from runwire.checkpoints.verifying import MTIMES
+from runwire.checkpoints.verifying import MTIMES, OF_OTHERS
 from runwire.errors import CheckpointError
 from runwire.uploads.outbox import unseen
 from runwire_schemas.objects.manifest import FileEntry
@@ -49,8 +49,9 @@ def log(session: Session, saver: Saver, path: Path, step: int, *, how: How) -> A
     )
     facts = replace(facts, duration_s=took_s)
     # The request first: it names what the files are now, and a full outbox leaves no note behind.
-    manifest = saver.manifest(artifact, facts, files, metadata={MTIMES: mtimes})
-    staged = saver.stage(manifest, entries)
+    mark = {OF_OTHERS: True}
+    manifest = saver.manifest(artifact, facts, files, metadata={**mark, MTIMES: mtimes})
+    staged = saver.stage(manifest, entries, metadata=mark)
     ref = unseen(manifest.name, manifest.type) if staged is None else session.outbox.commit(staged)
     session.append("checkpoint", event_fields(manifest, path.absolute().as_uri()))
     with saver.local.writing(artifact) as hidden:

@@ -11,7 +11,7 @@ from runwire.checkpoints.compress import SUFFIX
 from runwire.checkpoints.local import MANIFEST_FILE
 from runwire.checkpoints.snapshot import unwrapped
 from runwire.checkpoints.state_file import FORMAT, STATE_FILE, digest_of, read_state
-from runwire.checkpoints.verifying import Found, content_dir
+from runwire.checkpoints.verifying import Found, content_dir, is_ours
 from runwire.errors import CheckpointError
 from runwire_schemas.objects.manifest import Manifest, ManifestError
 
@@ -61,14 +61,13 @@ def loaded(found: Found, wanted: Mapping[str, Any], *, map_location: Any) -> dic
     assert manifest.checkpoint is not None
     step, is_wanted = manifest.checkpoint.step, any(v is not None for v in wanted.values())
     if len(found.files) == 1 and manifest.checkpoint.kind != "dcp":
-        path = found.files[0]
-        is_ours = path.name in (STATE_FILE, STATE_FILE + SUFFIX)
-        if is_ours or is_wanted:
-            content = read_state(
-                path, raw_bytes=manifest.checkpoint.raw_bytes, map_location=map_location
-            )
+        path, ours = found.files[0], is_ours(manifest)
+        if ours or is_wanted:
+            # What others compressed had that size when it was logged, not when it is unpacked.
+            raw_bytes = manifest.checkpoint.raw_bytes if ours else -1
+            content = read_state(path, raw_bytes=raw_bytes, map_location=map_location)
             if isinstance(content, dict):
-                if is_ours:
+                if ours:
                     _check_format(content, path)
                 return content
             raise CheckpointError(f"{path} holds a {type(content).__name__}, no mapping of states")

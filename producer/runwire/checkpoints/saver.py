@@ -208,7 +208,12 @@ class Saver:
             self.report("sending a checkpoint", error)
 
     def stage(
-        self, manifest: Manifest, entries: Iterable[Entry], *, awaits: str = ""
+        self,
+        manifest: Manifest,
+        entries: Iterable[Entry],
+        *,
+        awaits: str = "",
+        metadata: Mapping[str, Any] | None = None,
     ) -> Staged | None:
         """Prepare the upload of a checkpoint; None where nothing is. Raises: ArtifactError."""
         return self._session.outbox.stage(
@@ -216,6 +221,7 @@ class Saver:
             manifest.type,
             entries,
             aliases=manifest.aliases,
+            metadata=metadata,
             checkpoint=manifest.checkpoint,
             artifact=manifest.artifact,
             created_at_ns=manifest.created_at_ns,

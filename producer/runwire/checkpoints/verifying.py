@@ -14,10 +14,21 @@ from runwire.checkpoints.state_file import STATE_FILE, digest_of
 from runwire.errors import CheckpointError
 from runwire_schemas.objects.manifest import FileEntry, Manifest, ManifestError
 
-__all__ = ["MTIMES", "Damaged", "Found", "content_dir", "path_of", "verified"]
+__all__ = [
+    "MTIMES",
+    "OF_OTHERS",
+    "Damaged",
+    "Found",
+    "content_dir",
+    "is_ours",
+    "path_of",
+    "verified",
+]
 
 # In the metadata of a note about somebody else's files: when each was last written.
 MTIMES: Final = "mtime_ns"
+# In that of every checkpoint that log_checkpoint made, here and in the store.
+OF_OTHERS: Final = "of_others"
 CONTENT_DIR: Final = "content"
 
 
@@ -42,10 +53,20 @@ class Found:
         return first.parents[self.manifest.files[0].path.count("/")]
 
 
+def is_ours(manifest: Manifest) -> bool:
+    """Return whether save_checkpoint wrote the content; others may call a file as we do."""
+    if OF_OTHERS in manifest.metadata or MTIMES in manifest.metadata:
+        return False
+    return _is_state_file(manifest)
+
+
 def content_dir(manifest: Manifest, folder: Path) -> Path:
     """Return where content lies: that of others below, it may have a manifest.json of its own."""
-    names = [entry.path for entry in manifest.files]
-    return folder if names in ([STATE_FILE], [STATE_FILE + SUFFIX]) else folder / CONTENT_DIR
+    return folder if _is_state_file(manifest) else folder / CONTENT_DIR
+
+
+def _is_state_file(manifest: Manifest) -> bool:
+    return [entry.path for entry in manifest.files] in ([STATE_FILE], [STATE_FILE + SUFFIX])
 
 
 def verified(part: LocalPart, stored: Manifest | None) -> Found:

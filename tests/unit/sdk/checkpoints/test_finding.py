@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,20 @@ def test_the_same_content_written_again_is_the_same(root: Path, run: Run, file: 
     upload(root)
     os.utime(file, ns=(0, 0))
     assert run.load_checkpoint("latest").path == file
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["here", "from the store"])
+def test_a_name_does_not_make_a_file_ours(root: Path, run: Run, file: Path, away: bool) -> None:
+    """Nobody asked for states: a file of others may hold what only they can read."""
+    theirs = file.rename(file.with_name("state.pt"))
+    run.log_checkpoint(theirs, 3)
+    if away:
+        upload(root)
+        theirs.unlink()
+        shutil.rmtree(root / "checkpoints")
+    found = run.load_checkpoint("latest")
+    assert (found.step, found.path.name, dict(found.state)) == (3, "state.pt", {})
+    assert found.path.read_bytes() == b"weights"
 
 
 def test_an_empty_disk_behind_brokers_is_told(
