@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from runwire_consumers.clickhouse.tombstones import delete_run
+from runwire_schemas.objects.announce import artifact_event as artifact_event_of
+from runwire_schemas.objects.catalog import Catalog
+from runwire_schemas.objects.deletion import delete_objects
+from runwire_schemas.objects.folder import FolderStore
 from support.builders import AT_NS, artifact_event, checkpoint_event, log_event, run_event
+from support.stored import put_artifact
 
 README = Path(__file__).parents[3] / "schemas/README.md"
 
@@ -60,6 +65,39 @@ def test_versions_are_numbered_by_their_stamps(feed: Any) -> None:
     ]
 
 
+def test_versions_keep_their_numbers_when_a_run_is_deleted(feed: Any, tmp_path: Path) -> None:
+    """The store counts what was deleted, and so does the view: both say v1, v2 and latest alike."""
+    store = FolderStore(tmp_path / "objects")
+    for number, run_id in enumerate(("run-1", "run-2", "run-3"), start=1):
+        made = put_artifact(store, number, project="tests", run_id=run_id)
+        feed.write(run_event(run_id=run_id), artifact_event_of(made, "complete", at_ns=AT_NS))
+    view = "SELECT run_id, version, aliases FROM v_artifacts ORDER BY version"
+    assert [row[:2] for row in feed.rows(view)] == [("run-1", 0), ("run-2", 1), ("run-3", 2)]
+    for gone, left in (
+        ("run-1", [("run-2", 1, []), ("run-3", 2, ["latest"])]),
+        ("run-3", [("run-2", 1, ["latest"])]),
+    ):
+        delete_objects(store, "tests", gone)
+        assert delete_run(feed.client, "tests", gone)
+        known = Catalog(store).artifacts("tests")
+        told = [(each.manifest.run_id, each.number, list(each.aliases)) for each in known]
+        assert feed.rows(view) == sorted(told) == left
+    made = put_artifact(store, 4, project="tests", run_id="run-4")
+    feed.write(artifact_event_of(made, "complete", at_ns=AT_NS))
+    assert Catalog(store).resolve("data", "tests").number == 3
+    assert feed.row(view + " DESC LIMIT 1")[:2] == ("run-4", 3)
+    assert feed.rows("SELECT * FROM artifacts WHERE run_id IN ('run-1', 'run-3')") == []
+
+
+def test_two_stamps_of_one_artifact_are_one_version(feed: Any) -> None:
+    """Published by two processes at once: the store counts the first, a replay nothing at all."""
+    feed.write(done(A, 5), done(B, 9))
+    feed.write(artifact_event(artifact=B, event="deleted", version_at_ns=7))
+    feed.write(done(B, 9), done(C, 8))
+    rows = feed.rows("SELECT artifact, version FROM v_artifacts ORDER BY 1")
+    assert rows == [(A, 0), (B, 1), (C, 2)]
+
+
 def test_lineage_names_producer_and_user(feed: Any) -> None:
     feed.write(done(A, 5))
     feed.write(artifact_event(event="used", run_id="run-2"))
@@ -77,7 +115,16 @@ def test_a_checkpoint_is_what_its_artifact_is(feed: Any) -> None:
     feed.write(run_event(), checkpoint_event(is_best=True, metrics={"loss": math.inf}))
     assert feed.row(view) == ("pending", "file:///c/state.pt", 0, {"loss": math.inf})
     feed.write(artifact_event(), done(A, 5))
-    assert feed.row(view) == ("complete", f"s3://b/{A}", 1, {"loss": math.inf})
+    assert feed.row(view) == ("complete", f"s3://b/{A}", 0, {"loss": math.inf})
+
+
+def test_what_is_not_finite_is_not_the_best(feed: Any) -> None:
+    """As in the store: a NaN in any metric, and the one marked before stays the best."""
+    for step, artifact, loss in ((10, A, 1.0), (20, B, math.nan)):
+        said = {"step": step, "artifact": artifact, "at_ns": AT_NS + step * SECOND}
+        metrics = {"loss": loss, "acc": 0.5}
+        feed.write(checkpoint_event(is_best=True, metrics=metrics, **said), done(artifact, step))
+    assert feed.rows("SELECT step, is_best FROM v_checkpoints ORDER BY step") == [(10, 1), (20, 0)]
 
 
 def test_a_sharded_checkpoint_waits_for_every_rank(feed: Any) -> None:

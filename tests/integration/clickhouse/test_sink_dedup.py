@@ -12,7 +12,15 @@ from runwire_consumers.clickhouse import rows
 from runwire_consumers.core.errors import Fatal, Retryable, RowsRejected
 from runwire_schemas import identity
 from runwire_schemas.events import DeadLetter, MetricBatch
-from support.builders import AT_NS, heartbeat, log_event, param_event, run_event
+from support.builders import (
+    AT_NS,
+    artifact_event,
+    checkpoint_event,
+    heartbeat,
+    log_event,
+    param_event,
+    run_event,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -25,13 +33,16 @@ LETTER = DeadLetter(
 TABLES = (
     *("run_events", "attempts", "params", "heartbeats", "heartbeat_last", "logs"),
     *("metrics", "metric_rollup", "batches", "writer_progress", "dead_letters"),
+    *("artifacts", "artifact_stamps", "checkpoints"),
 )
 
 
 def everything(points: Points) -> list[Any]:
     # Heartbeats expire after 30 days, so these are written as if they came much later.
     metrics = points([(0, 0, 1.0), (1, 1, 2.0), (2, 1, 3.0)])
-    return [run_event(), param_event(), heartbeat(), log_event(), metrics, LETTER]
+    stored = artifact_event(event="complete", version_at_ns=5)
+    told = [run_event(), param_event(), heartbeat(), log_event(), stored, checkpoint_event()]
+    return [*told, metrics, LETTER]
 
 
 def rows_of(feed: Any) -> dict[str, int]:

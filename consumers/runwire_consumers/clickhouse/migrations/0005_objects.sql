@@ -36,6 +36,26 @@ ORDER BY (run_key, artifact, event)
 SETTINGS non_replicated_deduplication_window = 10000,
     replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
 
+-- The stamps that number the versions of a name. They outlive a deleted run, as the entries of the
+-- object store do, so that later versions keep their numbers; of the name only a hash stays.
+CREATE TABLE IF NOT EXISTS {database}.artifact_stamps {on_cluster}
+(
+    project LowCardinality(String),
+    name_key UInt64,
+    artifact String,
+    stamp Int64
+)
+ENGINE = {replicated}ReplacingMergeTree
+ORDER BY (project, name_key, artifact, stamp)
+SETTINGS non_replicated_deduplication_window = 10000,
+    replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.artifact_stamps_mv {on_cluster}
+TO {database}.artifact_stamps AS
+SELECT project, sipHash64(name) AS name_key, artifact, assumeNotNull(version_at_ns) AS stamp
+FROM {database}.artifacts
+WHERE event != 'used' AND version_at_ns IS NOT NULL;
+
 -- What each rank saved; whether it can be had says the artifact.
 CREATE TABLE IF NOT EXISTS {database}.checkpoints {on_cluster}
 (
@@ -67,19 +87,20 @@ ORDER BY (run_key, step, attempt, rank, artifact)
 SETTINGS non_replicated_deduplication_window = 10000,
     replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
 
--- One row per artifact. Versions of a name are counted from 0 in the order of their stamps, which the
--- store has too, so both say the same number.
+-- One row per artifact. Versions of a name are counted from 0 in the order of their stamps, those of
+-- deleted runs too. The store counts the same entries, so both say the same number.
 CREATE OR REPLACE VIEW {database}.v_artifacts {on_cluster} AS
 SELECT
-    run_id, project, name,
-    if(stamp IS NULL, NULL, toInt32(dense_rank() OVER (
-        PARTITION BY project, name, stamp IS NULL ORDER BY stamp) - 1)) AS version,
-    type,
-    if(state = 'complete' AND stamp = maxIf(stamp, state = 'complete') OVER (PARTITION BY project, name),
-        arrayPushFront(said_aliases, 'latest'), said_aliases) AS aliases,
-    uri, bytes, sha256, state,
-    reason, files, route, metadata, logged_at, completed_at, duration_s,
-    artifact, rank, attempt, run_key
+    k.run_id AS run_id, k.project AS project, k.name AS name,
+    if(v.stamp = 0, NULL, v.version) AS version,
+    k.type AS type,
+    if(k.state = 'complete'
+        AND v.stamp = maxIf(v.stamp, k.state = 'complete') OVER (PARTITION BY k.project, k.name),
+        arrayPushFront(k.said_aliases, 'latest'), k.said_aliases) AS aliases,
+    k.uri AS uri, k.bytes AS bytes, k.sha256 AS sha256, k.state AS state,
+    k.reason AS reason, k.files AS files, k.route AS route, k.metadata AS metadata,
+    k.logged_at AS logged_at, k.completed_at AS completed_at, k.duration_s AS duration_s,
+    k.artifact AS artifact, k.rank AS rank, k.attempt AS attempt, k.run_key AS run_key
 FROM
 (
     SELECT
@@ -93,7 +114,6 @@ FROM
         argMax(e.files, e.weight) AS files,
         argMax(e.route, e.weight) AS route,
         argMaxIf(e.metadata, e.weight, e.metadata != '') AS metadata,
-        max(e.version_at_ns) AS stamp,
         argMax(tuple(e.reason), e.weight).1 AS reason,
         any(e.rank) AS rank,
         any(a.attempt) AS attempt,
@@ -114,7 +134,20 @@ FROM
     ) AS e
     LEFT JOIN {database}.v_attempts AS a ON a.run_key = e.run_key AND a.attempt_key = e.attempt
     GROUP BY project, run_id, run_key, artifact
-);
+) AS k
+LEFT JOIN
+(
+    SELECT
+        project, name_key, artifact, stamp,
+        toInt32(dense_rank() OVER (PARTITION BY project, name_key ORDER BY stamp) - 1) AS version
+    FROM
+    (
+        -- Of an artifact that two processes published at once the first stamp counts.
+        SELECT project, name_key, artifact, min(s.stamp) AS stamp
+        FROM {database}.artifact_stamps AS s
+        GROUP BY project, name_key, artifact
+    )
+) AS v ON v.project = k.project AND v.name_key = sipHash64(k.name) AND v.artifact = k.artifact;
 
 -- Lineage: which run used what, and who made it.
 CREATE OR REPLACE VIEW {database}.v_artifact_uses {on_cluster} AS
@@ -129,12 +162,14 @@ FROM
 ) AS u
 LEFT JOIN {database}.v_artifacts AS a ON a.artifact = u.artifact;
 
--- One row per checkpoint: what all its ranks saved after one step of one attempt.
+-- One row per checkpoint: what all its ranks saved after one step of one attempt. The best is the
+-- newest good one (complete, no metric NaN or infinite) that was marked. Where none is marked the store
+-- knows the best by the metric of the run's retention, which no event carries: is_best is then 0.
 CREATE OR REPLACE VIEW {database}.v_checkpoints {on_cluster} AS
 SELECT
     run_id, project, attempt, step, uri, bytes, sha256, state, metrics,
-    said_best AND state = 'complete'
-        AND saved_at = maxIf(saved_at, said_best AND state = 'complete') OVER (PARTITION BY project, run_id, run_key)
+    may_be_best AND state = 'complete'
+        AND saved_at = maxIf(saved_at, may_be_best AND state = 'complete') OVER (PARTITION BY project, run_id, run_key)
         AS is_best,
     saved_at, duration_s,
     is_abandoned, kind, world_size, ranks, blocked_s, raw_bytes, local_uri, reason, artifacts, run_key
@@ -152,7 +187,7 @@ FROM
             countIf(a.state = 'complete') >= if(any(c.newest.2) = 'sharded', max(c.newest.11), 1), 'complete',
             'pending') AS state,
         argMin(c.newest.9, c.rank) AS metrics,
-        max(c.newest.10) AS said_best,
+        max(c.newest.10) AND arrayAll(value -> isFinite(value), mapValues(metrics)) AS may_be_best,
         max(c.saved_at) AS saved_at,
         max(c.newest.7) AS duration_s,
         any(c.step > t.counts_to_step) AS is_abandoned,
