@@ -80,8 +80,19 @@ def project_of_run(catalog: Catalog, run_id: str, project: str | None) -> str | 
         return project if catalog.checkpoints(project, run_id) else None
     if catalog.checkpoints(DEFAULT_PROJECT, run_id):
         return DEFAULT_PROJECT
-    found = set(catalog.projects_of(f"checkpoint-{run_id}"))
+    found = _projects_of_run(catalog, run_id)
     return _only(found, f"a run {run_id!r} with checkpoints") if found else None
+
+
+def _projects_of_run(catalog: Catalog, run_id: str) -> set[str]:
+    from runwire_schemas.objects.names import checkpoint_name
+
+    name = checkpoint_name("", run_id)
+    if name == checkpoint_name(DEFAULT_PROJECT, run_id):
+        return set(catalog.projects_of(name))
+    # An overlong id: its name is made of the project too, so all manifests have to be asked.
+    known = (version.manifest for version in catalog.artifacts(None, run_id=run_id))
+    return {manifest.project for manifest in known if manifest.checkpoint is not None}
 
 
 def _only(projects: set[str], what: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from runwire_schemas.objects.layout import blob_key
 from runwire_schemas.objects.manifest import CheckpointFacts, FileEntry, Manifest
+from runwire_schemas.objects.names import checkpoint_name
 from runwire_schemas.objects.publish import publish
 from runwire_schemas.objects.retention import Retention, leaving
 from runwire_schemas.objects.store import ObjectStore
@@ -45,7 +46,8 @@ def checkpoint(number: int, step: int, **changes: Any) -> Manifest:
     """Part `number` of a checkpoint; what is no field of a manifest is one of its facts."""
     known = set(Manifest.__slots__)
     facts = {name: changes.pop(name) for name in list(changes) if name not in known}
-    made = manifest(number, name="checkpoint-r", type="checkpoint", **changes)
+    name = checkpoint_name(changes.get("project", "p"), changes.get("run_id", "r"))
+    made = manifest(number, name=name, type="checkpoint", **changes)
     aliases = (f"step-{step}", *(["best"] if facts.get("is_best") else []))
     return replace(made, aliases=aliases, checkpoint=CheckpointFacts(step=step, **facts))
 
