@@ -172,9 +172,9 @@ class Color(enum.IntEnum):
 @pytest.mark.parametrize(
     ("what", "place"),
     [
-        (lambda: {"a": [1, object()]}, r"extra/a\[1\] is a builtins.object"),
+        (lambda: {"a": [1, object()]}, r"extra\['a'\]\[1\] is a builtins.object"),
         (lambda: print, "extra is a builtins.builtin_function_or_method"),
-        (lambda: {"m": torch.empty(3, device="meta")}, "extra/m is on the meta device"),
+        (lambda: {"m": torch.empty(3, device="meta")}, r"extra\['m'\] is on the meta device"),
         (lambda: np.array([object()]), "extra is a numpy.ndarray"),
     ],
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,9 +96,14 @@ def restore(
             f"checkpoint {step} has no state of {' and '.join(missing)} (it has: {had}). Leave "
             "the argument out, or load the file at its .path yourself"
         )
+    matched: list[tuple[Any, Any, Mapping[str, Any]]] = []
     for name, thing in wanted.items():
         if thing is not None:
-            _put(thing, left.pop(name), name, {"strict": strict} if name == "model" else {})
+            how = {"strict": strict} if name == "model" else {}
+            matched += [(*pair, how) for pair in _matched(thing, left.pop(name), name, step)]
+    # Only now: a state that is not there must leave all objects as they were.
+    for each, state, words in matched:
+        each.load_state_dict(state, **words)
     return left
 
 
@@ -125,6 +131,10 @@ def read_checkpoint(path: str | Path, *, map_location: Any = None) -> Checkpoint
     if not isinstance(content, dict) or "runwire" not in content:
         raise CheckpointError(f"{path} was not written by save_checkpoint")
     _check_format(content, path)
+    if missing := [key for key in ("step", "metrics", "extra") if key not in content]:
+        raise CheckpointError(
+            f"{path} was not written by save_checkpoint: it has no {' and no '.join(missing)}"
+        )
     return Checkpoint(
         step=content["step"],
         path=path,
@@ -154,10 +164,11 @@ def _manifest_beside(folder: Path) -> Manifest | None:
         raise CheckpointError(f"{folder / MANIFEST_FILE}: {error}") from error
 
 
-def _put(thing: Any, state: Any, name: str, how: Mapping[str, Any]) -> None:
+def _matched(thing: Any, state: Any, name: str, step: int) -> Iterator[tuple[Any, Any]]:
+    """Yield each object with load_state_dict() and its state. Raises: CheckpointError."""
     thing = unwrapped(thing)
     if callable(getattr(thing, "load_state_dict", None)):
-        thing.load_state_dict(state, **how)
+        yield thing, state
         return
     items = (
         thing.items()
@@ -173,4 +184,20 @@ def _put(thing: Any, state: Any, name: str, how: Mapping[str, Any]) -> None:
             "or list of such; plain state comes back in the checkpoint's .state"
         )
     for key, value in pairs:
-        _put(value, state[key], f"{name}[{key!r}]", how)
+        try:
+            part = state[key]
+        except (LookupError, TypeError):
+            raise CheckpointError(
+                f"checkpoint {step} has no state of {name}[{key!r}] ({_had(state, name)}). Give as "
+                f"many and the same names as were saved, or take .state of load_checkpoint({step})"
+            ) from None
+        yield from _matched(value, part, f"{name}[{key!r}]", step)
+
+
+def _had(state: Any, name: str) -> str:
+    if isinstance(state, list | tuple):
+        return f"{name} was saved as a list of {len(state)}"
+    if not isinstance(state, Mapping):
+        return f"{name} was saved as a {type(state).__name__}"
+    keys = ", ".join(repr(key) for key in islice(state, 10))
+    return f"{name} was saved with {keys}{', ...' if len(state) > 10 else ''}"

@@ -69,10 +69,10 @@ def save(
     state = {
         "step": step,
         "metrics": dict(facts.metrics),
-        "extra": snapshot.take(state_of(extra), "extra"),
+        "extra": snapshot.take(state_of(extra, "extra"), "extra"),
         "rng": generators,
         **{
-            name: snapshot.take(state_of(thing), name)
+            name: snapshot.take(state_of(thing, name), name)
             for name, thing in objects.items()
             if thing is not None
         },

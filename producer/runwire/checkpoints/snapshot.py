@@ -6,9 +6,10 @@ a value of any other class is refused when it is saved, by its place in the chec
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runwire.errors import CheckpointError
@@ -20,6 +21,10 @@ _COLLECTIVE = "FullyShardedDataParallel"
 _WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module"}
 # torch's own values that its safe loader rebuilds.
 _TORCH_VALUES = ("Size", "device", "dtype")
+# The safe loader reads whole numbers of up to 255 bytes, their sign included.
+_INT_BITS_MAX = 255 * 8 - 1
+# Far below Python's own limit, at which saving would fail without saying where.
+_DEPTH_MAX = 100
 
 
 def unwrapped(model: Any) -> Any:
@@ -48,16 +53,47 @@ def check_collective(thing: Any, place: str) -> None:
         )
 
 
-def state_of(thing: Any) -> Any:
-    """Return the state of a module, optimizer or scheduler, or of a collection of them."""
+class Nesting:
+    """The containers around a value, for finding those that contain themselves."""
+
+    def __init__(self) -> None:
+        self._around: set[int] = set()
+
+    @contextlib.contextmanager
+    def inside(self, container: Any, place: str) -> Iterator[None]:
+        """Go into a container. Raises: CheckpointError when it cannot be saved as deep as it is."""
+        if id(container) in self._around:
+            raise CheckpointError(f"{place} contains itself, which a checkpoint cannot hold")
+        if len(self._around) >= _DEPTH_MAX:
+            raise CheckpointError(f"{place:.200} is inside more than {_DEPTH_MAX} containers")
+        self._around.add(id(container))
+        try:
+            yield
+        finally:
+            self._around.discard(id(container))
+
+
+def state_of(thing: Any, place: str, nesting: Nesting | None = None) -> Any:
+    """Return the state of a module, optimizer or scheduler, or of a collection of them.
+
+    Raises: CheckpointError for a collection that contains itself.
+    """
     thing = unwrapped(thing)
     if callable(getattr(thing, "state_dict", None)):
         return thing.state_dict()
+    nesting = nesting or Nesting()
     if isinstance(thing, Mapping) and not hasattr(thing, "_metadata"):
-        return {key: state_of(value) for key, value in thing.items()}
+        with nesting.inside(thing, place):
+            return {k: state_of(v, at(place, k), nesting) for k, v in thing.items()}
     if type(thing) in (list, tuple):
-        return type(thing)(state_of(value) for value in thing)
+        with nesting.inside(thing, place):
+            return type(thing)(state_of(v, at(place, n), nesting) for n, v in enumerate(thing))
     return thing
+
+
+def at(place: str, key: Any) -> str:
+    """Return the place of what is under `key`, as one would write it: extra['a'][0]."""
+    return f"{place}[{key!r:.80}]" if type(key) in (str, int) else f"{place}[{key!s:.80}]"
 
 
 class Snapshot:
@@ -71,6 +107,7 @@ class Snapshot:
         self._seen: dict[Any, Any] = {}
         self._keep: list[Any] = []  # a memo by address holds only while its tensors live
         self._devices: set[Any] = set()
+        self._nesting = Nesting()
 
     def take(self, value: Any, place: str) -> Any:
         """Return `value` as plain values. Raises: CheckpointError naming what cannot be saved."""
@@ -84,27 +121,48 @@ class Snapshot:
 
     def _plain(self, value: Any, place: str) -> Any:
         kind = type(value)
+        if kind is int and value.bit_length() > _INT_BITS_MAX:
+            raise _refused(place, f"a number of {value.bit_length()} bits", "Save it as a text")
         if value is None or kind in (bool, int, float, complex, str, bytes, bytearray):
             return value
         if _is_tensor(value):
             return self._tensor(value, place)
         if isinstance(value, Mapping):
-            return self._mapping(value, place)
+            with self._nesting.inside(value, place):
+                return self._mapping(value, place)
         if kind in (list, tuple, set, frozenset):
-            items = [self._plain(item, f"{place}[{n}]") for n, item in enumerate(value)]
-            return tuple(items) if kind is tuple else items if kind is list else set(items)
+            with self._nesting.inside(value, place):
+                items = [self._plain(item, at(place, n)) for n, item in enumerate(value)]
+            if kind in (list, tuple):
+                return tuple(items) if kind is tuple else items
+            return {self._hashable(item, at(place, n)) for n, item in enumerate(items)}
         if kind.__module__ == "torch" and kind.__name__ in _TORCH_VALUES:
             return value
         return self._converted(value, place)
 
     def _mapping(self, value: Mapping[Any, Any], place: str) -> Any:
-        plain = {self._plain(k, place): self._plain(v, f"{place}/{k}") for k, v in value.items()}
+        plain = {}
+        for key, each in value.items():
+            below = at(place, key)
+            plain[self._hashable(self._plain(key, f"the key of {below}"), below)] = self._plain(
+                each, below
+            )
         if not hasattr(value, "_metadata"):
             return plain
         # Versions of a module's parts, which load_state_dict reads.
         ordered: Any = OrderedDict(plain)
         ordered._metadata = self._plain(dict(value._metadata), place)  # noqa: SLF001 - torch's own
         return ordered
+
+    def _hashable(self, plain: Any, place: str) -> Any:
+        """Return a key or a member of a set; what was a frozen set cannot be either any more."""
+        try:
+            hash(plain)
+        except TypeError:
+            raise _refused(
+                place, "a key, or in a set, and holds a set itself", "Use tuples instead"
+            ) from None
+        return plain
 
     def _converted(self, value: Any, place: str) -> Any:
         kind = type(value)
@@ -113,19 +171,20 @@ class Snapshot:
             return str.__str__(value)  # `str(...)` of an enum is its name, not what it equals
         for known in (int, float, complex, bytes):
             if isinstance(value, known):  # enums and numpy scalars among them
-                return known(value)
+                plain = known(value)
+                return self._plain(plain, place) if known is int else plain
         if kind.__module__ == "numpy" and callable(getattr(value, "item", None)):
             numpy = sys.modules["numpy"]
             if isinstance(value, numpy.generic):
-                return self._plain(value.item(), place)
-            if value.dtype.kind in "biufc":
-                import torch
-
-                return torch.from_numpy(numpy.array(value))
-        raise CheckpointError(
-            f"{place} is a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot hold: "
-            "loading it would mean executing code. Save its numbers, texts and tensors instead "
-            "(for an object with a state_dict(), that)"
+                item = value.item()
+                if not isinstance(item, numpy.generic):  # as a long double is, once more
+                    return self._plain(item, place)
+            elif value.dtype.kind in "biufc":
+                return _as_tensor(numpy, value, place)
+        raise _refused(
+            place,
+            f"a {kind.__module__}.{kind.__qualname__}",
+            "Save its numbers, texts and tensors instead (for an object with a state_dict(), that)",
         )
 
     def _tensor(self, tensor: Any, place: str) -> Any:
@@ -169,6 +228,25 @@ class Snapshot:
             return tensor.cpu()
         self._devices.add(tensor.device)
         return host.copy_(tensor, non_blocking=True)
+
+
+def _refused(place: str, what: str, advice: str) -> CheckpointError:
+    return CheckpointError(
+        f"{place} is {what}, which a checkpoint cannot hold: what loads it builds tensors, plain "
+        f"numbers, texts and containers, and executes nothing. {advice}"
+    )
+
+
+def _as_tensor(numpy: Any, array: Any, place: str) -> Any:
+    """Return a copy of an array. Raises: CheckpointError for numbers that torch does not have."""
+    import torch
+
+    try:
+        # Files from elsewhere may hold them with the other end first.
+        return torch.from_numpy(numpy.array(array, dtype=array.dtype.newbyteorder("=")))
+    except (TypeError, ValueError):
+        what = f"an array of {array.dtype}"
+        raise _refused(place, what, "Convert it with .astype(numpy.float64), or alike") from None
 
 
 def _is_tensor(value: Any) -> bool:

@@ -95,13 +95,15 @@ def _loaded(file: IO[bytes], path: Path, map_location: Any) -> Any:
     except pickle.UnpicklingError as error:
         why = str(error).replace("\x1b[1m", "").replace("\x1b[0m", "")
         _, _, blamed = why.partition("WeightsUnpickler error: ")
+        lines = (blamed or why).splitlines() or ["it is damaged"]
         raise CheckpointError(
             f"{path} was not loaded: it is a pickle that asks for more than tensors, numbers and "
-            f"texts, which means executing code ({(blamed or why).splitlines()[0][:200]}). If it "
+            f"texts, which means executing code ({lines[0][:200]}). If it "
             "is yours, save its state_dict() instead of objects"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise CheckpointError(f"{path} is no file that torch can load: {error}") from error
+    except Exception as error:  # a pickle that was damaged fails with any of Python's errors
+        why = str(error) or type(error).__name__
+        raise CheckpointError(f"{path} is no file that torch can load: {why}") from error
 
 
 def unwritten(folder: Path, error: Exception) -> str:
