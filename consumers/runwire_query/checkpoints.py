@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from runwire_query import lineage, words
-from runwire_query.connection import connect
+from runwire_query.connection import Reader, connect
 from runwire_query.errors import QueryError
 from runwire_query.runs import find_run as find_in_views
 from runwire_query.storage import chosen_project, project_of_run
 from runwire_query.table import format_table, terminal_width
+from runwire_schemas.identity import attempt_key
 
 if TYPE_CHECKING:
     from runwire_schemas.objects.catalog import Catalog
@@ -49,28 +50,41 @@ def find_run(
 def listed(
     catalog: Catalog, directory: str | None, project: str, run_id: str
 ) -> list[dict[str, Any]]:
-    """Checkpoints, oldest first, and those that ClickHouse knows to be on their way."""
+    """Checkpoints, oldest first, and those that ClickHouse knows to be on their way.
+
+    Attempts have the numbers of the views. Without those they are counted among what is stored, so
+    one that stored nothing is not counted; None is one that the views do not know (yet).
+    """
     from runwire_schemas.objects.checkpoints import find
 
     known = catalog.checkpoints(project, run_id)
     best, latest = find(known, "best"), find(known, "latest")
-    attempts = list(dict.fromkeys(view.attempt for view in known))
+
+    def ask(reader: Reader) -> tuple[dict[int, int], list[dict[str, Any]]]:
+        waiting = lineage.unfinished_checkpoints(reader, project, run_id)
+        return lineage.attempts(reader, project, run_id), waiting
+
+    answer = lineage.asked(
+        directory, ask, lost="checkpoints that are still on their way and the numbers of attempts"
+    )
+    numbers, waiting = (_counted(known), []) if answer is None else answer
     rows = [
         {
             **_row(view),
-            "attempt": attempts.index(view.attempt) + 1,
+            "attempt": numbers.get(attempt_key(view.attempt)),
             "is_best": view is best,
             "is_latest": view is latest,
         }
         for view in known
     ]
-    waiting = lineage.asked(
-        directory,
-        lambda reader: lineage.unfinished_checkpoints(reader, project, run_id),
-        lost="checkpoints that are still on their way",
-    )
-    there = {row["step"] for row in rows}
-    return rows + [_waiting(row) for row in waiting or [] if row["step"] not in there]
+    there = {(row["step"], row["attempt"]) for row in rows}
+    on_their_way = [_waiting(row) for row in waiting]
+    return rows + [row for row in on_their_way if (row["step"], row["attempt"]) not in there]
+
+
+def _counted(known: Sequence[CheckpointView]) -> dict[int, int]:
+    keys = dict.fromkeys(attempt_key(view.attempt) for view in known)
+    return {key: number for number, key in enumerate(keys, start=1)}
 
 
 def _row(view: CheckpointView) -> dict[str, Any]:
@@ -94,6 +108,7 @@ def _row(view: CheckpointView) -> dict[str, Any]:
 def _waiting(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **row,
+        "attempt": row["attempt"] or None,
         "attempt_id": None,
         "is_good": False,
         "is_best": False,
@@ -117,7 +132,7 @@ def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [
         (
             str(row["step"]),
-            *([str(row["attempt"])] if many else []),
+            *([str(row["attempt"] or "?")] if many else []),
             _marks(row),
             f"{row['state']}: {row['reason']}" if row["reason"] else row["state"],
             row["kind"],

@@ -72,3 +72,12 @@ def unfinished_checkpoints(reader: Reader, project: str, run_id: str) -> list[di
         f"FROM v_checkpoints WHERE {OF_RUN} AND state IN ('pending', 'failed') ORDER BY saved_at",
         {"project": project, "run_id": run_id},
     )
+
+
+def attempts(reader: Reader, project: str, run_id: str) -> dict[int, int]:
+    """Numbers of a run's attempts, by the key of each."""
+    rows = reader.rows(
+        f"SELECT attempt_key, attempt FROM v_attempts WHERE {OF_RUN}",
+        {"project": project, "run_id": run_id},
+    )
+    return {row["attempt_key"]: row["attempt"] for row in rows}

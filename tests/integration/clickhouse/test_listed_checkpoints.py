@@ -1,0 +1,65 @@
+"""`runwire checkpoints` says of attempts what the views say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runwire_query import checkpoints
+from runwire_schemas.objects.catalog import Catalog
+from runwire_schemas.objects.memory import MemoryStore
+from support.builders import AT_NS, artifact_event, checkpoint_event, run_event
+from support.stored import put_checkpoint
+
+pytestmark = pytest.mark.engine
+
+SECOND = 1_000_000_000
+RUN = {"project": "tests", "run_id": "run-1"}
+
+
+@pytest.fixture
+def store(feed: Any, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+    """Checkpoints of attempts 2 and 4; the views know four attempts, once they are asked."""
+    made = MemoryStore()
+    put_checkpoint(made, 1, 10, attempt="attempt-2", **RUN)
+    put_checkpoint(made, 2, 20, attempt="attempt-4", **RUN)
+    for number in range(1, 5):
+        who = {"attempt": f"attempt-{number}", "writer": f"w{number}"}
+        feed.write(run_event(at_ns=AT_NS + number * SECOND, **who))
+    return made
+
+
+def listed(store: MemoryStore, tmp_path: Path) -> list[tuple[Any, ...]]:
+    rows = checkpoints.listed(Catalog(store), str(tmp_path), **RUN)
+    assert checkpoints.as_table(rows)
+    return [(row["step"], row["attempt"], row["state"]) for row in rows]
+
+
+def test_attempts_have_the_numbers_of_the_views(
+    feed: Any, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 and 4 are not 1 and 2; without ClickHouse they are counted among what is stored."""
+    assert listed(store, tmp_path) == [(10, 1, "complete"), (20, 2, "complete")]
+    monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", feed.url)
+    assert listed(store, tmp_path) == [(10, 2, "complete"), (20, 4, "complete")]
+    put_checkpoint(store, 3, 30, attempt="not heard of", **RUN)
+    assert listed(store, tmp_path)[-1] == (30, None, "complete")
+
+
+def test_the_same_step_of_another_attempt_is_on_its_way(
+    feed: Any, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 20 of attempt 3 is pending, whatever attempt 4 has; what is stored is listed once."""
+    monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", feed.url)
+    for number, attempt, step in ((8, 3, 20), (2, 4, 20), (9, 4, 30)):
+        who = {"attempt": f"attempt-{attempt}", "writer": f"w{attempt}"}
+        artifact = f"{number:032x}"
+        feed.write(
+            checkpoint_event(artifact=artifact, step=step, at_ns=AT_NS + number * SECOND, **who)
+        )
+        feed.write(artifact_event(artifact=artifact, **who))
+    assert listed(store, tmp_path) == [
+        (10, 2, "complete"), (20, 4, "complete"), (20, 3, "pending"), (30, 4, "pending"),
+    ]  # fmt: skip
