@@ -99,10 +99,9 @@ def _first_whole(finder: Finder, which: str | int) -> Found | None:
         try:
             found = finder.bring(view)
         except Damaged as error:
-            if view.kind == "sharded":
-                raise CheckpointError(
-                    _part_damaged(finder.rank, view, candidates[at + 1 :], error)
-                ) from error
+            if view.kind == "sharded" or finder.only_stored:
+                words = _not_alone(finder.rank, view, candidates[at + 1 :], error)
+                raise CheckpointError(words) from error
             problems.append(str(error))
             continue
         for problem in problems:
@@ -119,14 +118,15 @@ def _first_whole(finder: Finder, which: str | int) -> Found | None:
     )
 
 
-def _part_damaged(
+def _not_alone(
     rank: int, view: CheckpointView, earlier: Sequence[CheckpointView], error: Damaged
 ) -> str:
     """Say why no rank goes back alone: the others would train on from another step, silently."""
     steps = (each.step for each in earlier if each.step != view.step)
     step = next(steps, None)
     advice = "name an earlier step" if step is None else f"call load_checkpoint({step})"
+    what = "part" if view.kind == "sharded" else "copy"
     return (
-        f"the part of rank {rank} of checkpoint {view.step} cannot be used: {error}. The parts of "
-        f"other ranks may be whole, so this rank does not go back alone: {advice} on all ranks"
+        f"the {what} of rank {rank} of checkpoint {view.step} cannot be used: {error}. Other ranks "
+        f"may have theirs whole, so this one does not go back alone: {advice} on all ranks"
     )

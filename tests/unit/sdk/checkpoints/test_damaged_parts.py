@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 import runwire
+from runwire.checkpoints.finding import Finder
+from runwire.checkpoints.resuming import load
 from runwire.run import Run
+from runwire_schemas.objects.catalog import Catalog
+from runwire_schemas.objects.layout import blob_key
+from runwire_schemas.objects.open import open_store
+from support.uploads import UploadRig
 
 
 @pytest.fixture
@@ -40,3 +46,33 @@ def test_no_rank_goes_back_alone(ranks: list[Run], tmp_path: Path) -> None:
     assert [run.load_checkpoint(1).step for run in ranks] == [1, 1]
     for run in ranks:
         run.finish()
+
+
+def test_no_node_goes_back_alone(root: Path, run: Run, tmp_path: Path) -> None:
+    """Another node may have a whole copy on its own disk, of what is damaged in the store."""
+    for step in (1, 2):
+        file = tmp_path / "weights.bin"
+        file.write_bytes(b"weights %d" % step)
+        run.log_checkpoint(file, step)
+    rig = UploadRig(root)
+    rig.uploader.close()
+    rig.store = open_store(None, root)
+    rig.start()
+    rig.work()
+    rig.uploader.close()
+    newest = Catalog(rig.store).checkpoint("p", "r", "latest").first
+    rig.store.delete([blob_key(newest.digest)])
+    file.unlink()
+    told = r"copy of rank 0 of checkpoint 2 cannot be used: .* load_checkpoint\(1\) on all ranks"
+    finder = Finder(
+        settings=run._session.settings,
+        local=run._saver().local,
+        project="p",
+        run_id="r",
+        rank=0,
+        world_size=2,
+        only_stored=True,
+    )
+    with finder, pytest.raises(runwire.CheckpointError, match=told):
+        load(finder, "latest", {}, strict=True, map_location=None)
+    assert run.load_checkpoint("latest").step == 1  # of one machine: it may go back

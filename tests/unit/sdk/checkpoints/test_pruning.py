@@ -101,3 +101,23 @@ def test_what_was_saved_again_as_nan_does_not_go(tmp_path: Path) -> None:
     assert local.parts()[0].manifest.artifact == first.manifest.artifact
     prune(local, save(local, 7, 15, metrics={"loss": 0.6}), rules)
     assert steps(local) == [13, 14, 15]
+
+
+def test_the_last_good_save_stays_though_steps_are_saved_again(tmp_path: Path, seed: int) -> None:
+    """Whatever was saved after it and whatever the rules, until another is good."""
+    chance, local = random.Random(seed), LocalCheckpoints(tmp_path, "p", "r")
+    good, step = "", 0
+    for number in range(80):
+        step += chance.randrange(2)
+        loss = NAN if chance.random() < 0.7 else chance.random()
+        rules = Retention(
+            keep_last=chance.randrange(3),
+            keep_best=chance.randrange(2),
+            metric="loss",
+            keep_every=chance.choice([0, 7]),
+        )
+        part = save(local, number, step, metrics={"loss": loss})
+        prune(local, part, rules)
+        good = part.manifest.artifact if math.isfinite(loss) else good
+        there = {part.manifest.artifact for part in local.parts()}
+        assert there >= {part.manifest.artifact} | ({good} if good else set())
