@@ -173,7 +173,8 @@ def as_page(shown: Mapping[str, Any]) -> str:
     )
     rest = len(content) - FILES_MAX
     more = f"\n  ... and {rest} more: --json has all" if rest > 0 else ""
-    return "\n".join(lines) + f"\n\n{table}{more}"
+    # Names and metadata are what others wrote; the table sees to its own cells.
+    return "\n".join(map(words.printable, lines)) + f"\n\n{table}{more}"
 
 
 def _source(row: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from runwire_query.connection import Reader
 from runwire_query.errors import QueryError
+from runwire_query.words import printable
 
 CURVE_POINTS = 400
 
@@ -53,7 +54,7 @@ def find_run(reader: Reader, wanted: str, project: str | None = None) -> dict[st
 def _ambiguous(wanted: str, matches: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"{wanted!r} fits {len(matches)} runs; give more of the id, or --project:"]
     lines += [
-        f"  {row['run_id']}  {row['project']}  {row['name'] or '-'}  {row['status']}"
+        printable(f"  {row['run_id']}  {row['project']}  {row['name'] or '-'}  {row['status']}")
         for row in matches[:10]
     ]
     return "\n".join(lines)

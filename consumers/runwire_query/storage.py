@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from runwire_query.errors import QueryError
+from runwire_query.words import printable
 from runwire_schemas import paths
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def opened(directory: str | None) -> Iterator[Catalog]:
     Raises: QueryError with the store's sentence, also for what the block does with the store.
     """
     from runwire_schemas.objects.catalog import Catalog, CatalogError
+    from runwire_schemas.objects.download import DownloadError
     from runwire_schemas.objects.manifest import ManifestError
     from runwire_schemas.objects.open import open_store
     from runwire_schemas.objects.store import StoreError
@@ -37,14 +39,15 @@ def opened(directory: str | None) -> Iterator[Catalog]:
             yield Catalog(store)
         finally:
             store.close()
-    except (StoreError, S3SettingsError, ManifestError, CatalogError) as error:
-        raise QueryError(str(error)) from error
+    except (StoreError, S3SettingsError, ManifestError, CatalogError, DownloadError) as error:
+        raise QueryError(printable(str(error))) from error
 
 
 def tell_damaged(catalog: Catalog) -> None:
     """Say on stderr which manifests a list had to leave out."""
     for key, reason in sorted(catalog.damaged.items()):
-        print(f"left out: {reason if key in reason else f'{key}: {reason}'}", file=sys.stderr)
+        said = reason if key in reason else f"{key}: {reason}"
+        print(f"left out: {printable(said)}", file=sys.stderr)
 
 
 def chosen_project(named: str | None) -> str | None:
@@ -97,7 +100,6 @@ def _projects_of_run(catalog: Catalog, run_id: str) -> set[str]:
 
 def _only(projects: set[str], what: str) -> str:
     if len(projects) > 1:
-        raise QueryError(
-            f"several projects have {what}: {', '.join(sorted(projects))}; choose with --project"
-        )
+        names = printable(", ".join(sorted(projects)))
+        raise QueryError(f"several projects have {what}: {names}; choose with --project")
     return next(iter(projects))

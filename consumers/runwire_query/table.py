@@ -8,11 +8,11 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 
+from runwire_query.words import printable
+
 ELLIPSIS = "…"
 GAP = "  "
 NUMBER_TYPE = re.compile(r"^(LowCardinality\()?(Nullable\()?(U?Int|Float|Decimal|BFloat)")
-# C0 and C1 controls: a metric name must not move the cursor of whoever lists it.
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def terminal_width() -> int | None:
@@ -35,7 +35,7 @@ def format_table(
     width: int | None = None,
 ) -> str:
     """Align the cells in columns; with `width` no line is longer, the widest columns give way."""
-    cells = [[_clean(cell) for cell in row] for row in (header, *rows)]
+    cells = [[printable(cell) for cell in row] for row in (header, *rows)]
     columns = len(header)
     widths = [max(display_width(row[index]) for row in cells) for index in range(columns)]
     if width is not None:
@@ -74,10 +74,6 @@ def _char_width(char: str) -> int:
     if unicodedata.combining(char):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def _clean(cell: str) -> str:
-    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", cell)
 
 
 def _pad(cell: str, size: int, *, right: bool) -> str:

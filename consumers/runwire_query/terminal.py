@@ -1,9 +1,12 @@
-"""Whether stdout wants colour."""
+"""What stdout wants: colour, and names as they are."""
 
 from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+
+from runwire_query.words import printable
 
 
 def has_colour() -> bool:
@@ -11,3 +14,8 @@ def has_colour() -> bool:
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return sys.stdout.isatty()
+
+
+def path_line(path: Path) -> str:
+    """A path to the letter for scripts; a terminal gets nothing that could move its cursor."""
+    return printable(str(path)) if sys.stdout.isatty() else str(path)

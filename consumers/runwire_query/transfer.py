@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from runwire_query.words import printable
+
 
 @contextmanager
 def transfer_bar(what: str, total_bytes: int) -> Iterator[Callable[[int], None] | None]:
@@ -35,5 +37,5 @@ def transfer_bar(what: str, total_bytes: int) -> Iterator[Callable[[int], None] 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escape(what[:60]), total=total_bytes)
+        task = bar.add_task(escape(printable(what[:60])), total=total_bytes)
         yield lambda count: bar.advance(task, count)

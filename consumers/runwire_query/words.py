@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 
 STATUS_COLOURS = {
@@ -14,6 +15,15 @@ STATUS_COLOURS = {
     "killed": 31,
     "lost": 31,
 }
+
+# Controls (C0, C1), line separators, what turns the direction of writing, and halves of characters,
+# which no terminal takes.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """One line of text as others wrote it, escaped where it could move the reader's cursor."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def number(value: float | None) -> str:

@@ -116,7 +116,9 @@ def _show(args: argparse.Namespace, version: Version, store: str) -> int:
 
 
 def _get(args: argparse.Namespace, catalog: Catalog, version: Version) -> int:
+    from runwire_query.terminal import path_line
     from runwire_query.transfer import transfer_bar
+    from runwire_query.words import printable
     from runwire_schemas.objects.download import download
 
     manifest = version.manifest
@@ -127,8 +129,8 @@ def _get(args: argparse.Namespace, catalog: Catalog, version: Version) -> int:
         fetched = {"ref": version.ref, "sha256": manifest.digest, "bytes": manifest.size}
         print(json.dumps({**fetched, "files": [str(path) for path in paths]}))
     else:
-        print("\n".join(map(str, paths)))
-        print(f"{version.ref}: {len(paths)} files, checksums right", file=sys.stderr)
+        print("\n".join(map(path_line, paths)))
+        print(printable(f"{version.ref}: {len(paths)} files, checksums right"), file=sys.stderr)
     return 0
 
 
@@ -139,6 +141,7 @@ def folder_name(text: str) -> str:
 
 def _verify(args: argparse.Namespace, catalog: Catalog, version: Version) -> int:
     from runwire_query.transfer import transfer_bar
+    from runwire_query.words import printable
     from runwire_schemas.objects.download import verify
 
     manifest = version.manifest
@@ -149,14 +152,14 @@ def _verify(args: argparse.Namespace, catalog: Catalog, version: Version) -> int
         print(json.dumps({"ref": version.ref, "ok": not found, "problems": found}))
         return 1 if found else 0
     for problem in problems:
-        print(f"{problem.path}: {problem.reason}")
-    files = f"{version.ref}: {len(manifest.files)} files"
+        print(printable(f"{problem.path}: {problem.reason}"))
+    files = printable(f"{version.ref}: {len(manifest.files)} files")
     print(f"{files}, {len(problems)} damaged or missing" if problems else f"{files}, all right")
     return 1 if problems else 0
 
 
 def _sweep(args: argparse.Namespace, catalog: Catalog) -> int:
-    from runwire_query.words import byte_size
+    from runwire_query.words import byte_size, printable
     from runwire_schemas.objects.sweep import GRACE_S, sweep
 
     grace_s = GRACE_S if args.grace_s is None else args.grace_s
@@ -171,5 +174,6 @@ def _sweep(args: argparse.Namespace, catalog: Catalog) -> int:
             f"({byte_size(report.staging_bytes)})"
         )
     for reason in report.unreadable.values():
-        print(f"no content was deleted, as its use is not known: {reason}", file=sys.stderr)
+        told = f"no content was deleted, as its use is not known: {reason}"
+        print(printable(told), file=sys.stderr)
     return 1 if report.unreadable else 0

@@ -104,10 +104,13 @@ def _verify(args: argparse.Namespace, catalog: Catalog, known: list[CheckpointVi
 
 
 def _tell(view: CheckpointView, problems: list[dict[str, object]]) -> None:
+    from runwire_query.words import printable
+
     if problems:
         print(f"step {view.step}: {len(problems)} files damaged or missing")
         for problem in problems:
-            print(f"  rank {problem['rank']}, {problem['path']}: {problem['reason']}")
+            told = f"  rank {problem['rank']}, {problem['path']}: {problem['reason']}"
+            print(printable(told))
     elif view.is_complete:
         print(f"step {view.step}: all right")
     else:
@@ -117,6 +120,7 @@ def _tell(view: CheckpointView, problems: list[dict[str, object]]) -> None:
 
 def _download(args: argparse.Namespace, catalog: Catalog, view: CheckpointView, run_id: str) -> int:
     from runwire_query.commands.artifact import folder_name
+    from runwire_query.terminal import path_line
     from runwire_query.transfer import transfer_bar
     from runwire_schemas.objects.download import download
 
@@ -131,6 +135,6 @@ def _download(args: argparse.Namespace, catalog: Catalog, view: CheckpointView, 
         files = [str(path) for path in paths]
         print(json.dumps({"step": view.step, "bytes": view.size, "files": files}))
     else:
-        print("\n".join(map(str, paths)))
+        print("\n".join(map(path_line, paths)))
         print(f"step {view.step}: {len(paths)} files, checksums right", file=sys.stderr)
     return 0

@@ -68,6 +68,18 @@ def test_no_cell_can_move_the_cursor(cell):
     assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in shown)
 
 
+@given(st.text(st.characters(), max_size=40))
+def test_what_others_wrote_is_printable(text):
+    """Escaped, on one line, in every terminal's encoding; harmless text stays as it is."""
+    shown = words.printable(text)
+    assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in shown)
+    assert shown.encode("utf-8").decode("utf-8") == shown
+    assert len(shown.splitlines()) <= 1
+    if text.isprintable():
+        assert shown == text
+    assert words.printable("\x1b[2J\x9b\n\u202e\ud800ü") == "\\x1b[2J\\x9b\\n\\u202e\\ud800ü"
+
+
 def test_without_a_terminal_nothing_is_cut():
     """Pipes get whole values."""
     assert "x" * 500 in format_table(("a",), [("x" * 500,)])
