@@ -114,7 +114,8 @@ FIELDS: tuple[Field, ...] = (
         "",
         "auto",
         "auto: to S3 where an endpoint is set, else through Kafka where brokers are set, else to "
-        "the data root; direct, kafka; reference: record path and digest, move nothing",
+        "the data root; direct, kafka; reference: of files record path and digest, move "
+        "nothing; what is no file (bytes, figures, tables and the like) goes as with auto",
         choices=("auto", "direct", "kafka", "reference"),
     ),
     Field(

@@ -93,6 +93,21 @@ def test_by_reference_nothing_moves(root: Path, run: Run, tmp_path: Path) -> Non
     assert only_contents(root) == {}
 
 
+def test_the_route_by_reference_is_for_files(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RUNWIRE_ARTIFACT_ROUTE=reference: what is no file has no place to stay, so it is shipped."""
+    monkeypatch.setenv("RUNWIRE_ARTIFACT_ROUTE", "reference")
+    path = tmp_path / "a"
+    path.write_bytes(b"file")
+    with runwire.init("p") as run:
+        refs = [run.log_artifact(path), run.log_artifact(b"bytes", "b")]
+        refs.append(run.log_table([{"x": 1}], "t"))
+    assert [ref.route for ref in refs] == ["reference", "direct", "direct"]
+    kept = [contents(root, request) for request in requests(root)]
+    assert kept == [{}, {"b": b"bytes"}, {"t.jsonl": b'{"x":1}\n'}]
+
+
 def test_bytes_and_empty_files(root: Path, run: Run, tmp_path: Path) -> None:
     """Bytes need a name; no byte at all is content too."""
     (tmp_path / "empty").touch()
