@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import runwire
 from runwire.checkpoints.compress import compress_file
 from runwire.run import Run
 from support.torch_here import torch
@@ -40,3 +41,12 @@ def test_what_they_compressed_is_read_too(start: Start, theirs: Path, tmp_path: 
     run.log_checkpoint(packed, 3)
     run.load_checkpoint(model=model)
     assert not model.weight.any()
+
+
+def test_their_keys_may_be_anything(start: Start, theirs: Path) -> None:
+    """What is missing is told all the same."""
+    torch.save({1: 2, "weights": 3, (4,): 5}, theirs)
+    run = start()
+    run.log_checkpoint(theirs, 3)
+    with pytest.raises(runwire.CheckpointError, match=r"no state of model \(it has: \(4,\), 1, w"):
+        run.load_checkpoint(model=torch.nn.Linear(2, 2))

@@ -91,7 +91,7 @@ def restore(
     left = {key: value for key, value in content.items() if key not in _OWN_KEYS}
     missing = [name for name in wanted if wanted[name] is not None and name not in left]
     if missing:
-        had = ", ".join(sorted(left)) or "none"
+        had = ", ".join(sorted(map(str, left))) or "none"  # of others: keys of any kind
         raise CheckpointError(
             f"checkpoint {step} has no state of {' and '.join(missing)} (it has: {had}). Leave "
             "the argument out, or load the file at its .path yourself"
