@@ -43,6 +43,7 @@ def deep(levels: int) -> Any:
         ({frozenset([1])}, "extra['a'][0][0]", "is a key, or in a set"),
         ({1: [object()]}, "extra['a'][0][1][0]", "is a builtins.object"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_place_is_named(start: Start, what: Any, place: str, why: str) -> None:
     run, told = start(), f"^{re.escape(place)}.* ?{re.escape(why)}"
