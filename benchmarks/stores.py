@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from minio import Minio
@@ -18,6 +19,25 @@ from brokers import NATIVE
 from runwire_schemas.s3_settings import S3Settings
 
 VARIABLES = {"versitygw": "RUNWIRE_TEST_S3", "minio": "RUNWIRE_TEST_MINIO"}
+
+
+@contextlib.contextmanager
+def distant_bucket() -> Iterator[S3Settings]:
+    """A bucket that costs this machine the sending only; see `distant_store`."""
+    script = Path(__file__).with_name("distant_store.py")
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        yield S3Settings(
+            endpoint=f"http://127.0.0.1:{port}",
+            bucket="distant",
+            access_key="key",
+            secret_key="secret",
+        )
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 @contextlib.contextmanager
