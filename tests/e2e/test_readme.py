@@ -35,7 +35,7 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.env = os.environ | {"RUNWIRE_DIR": str(folder / "data"), "PATH": path}
+        self.env = os.environ | {"RUNWIRE_DIR": str(folder / "root"), "PATH": path}
         self.env["RUNWIRE_AGENT"] = "process"
 
     def run(self, language: str, code: str) -> str:
@@ -71,7 +71,7 @@ class Shell:
             time.sleep(0.5)
 
     def logs(self) -> str:
-        files = sorted((self.folder / "data").rglob("*.log"))
+        files = sorted((self.folder / "root").rglob("*.log"))
         return "\n".join(f"--- {file.name}\n{file.read_text()[-2000:]}" for file in files)
 
 
