@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runwire.agent.metrics import write_metrics
 from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.spool.agent_state import STATE_SUFFIX, AgentState, write_state
 from runwire_schemas.spool.destination import LOCAL
@@ -41,7 +42,9 @@ class StateFile:
         if not at_once and now_s - self._written_s < within_s:
             return
         self._written, self._written_s = self._state, now_s
+        now = replace(self._state, at_ns=time.time_ns())
+        write_metrics(self._path, now)
         try:
-            write_state(self._path, replace(self._state, at_ns=time.time_ns()))
+            write_state(self._path, now)
         except OSError as error:
             _log.debug("the state cannot be written: %s", error)
