@@ -37,7 +37,7 @@ def text_of(state: AgentState) -> str:
         ("uploads_blocked", "gauge", "1 while artifacts wait.", bool(uploads.get("cause"))),
     ]
     label = f'{{destination="{state.key}"}}'
-    return "".join(_row(*row, label) for row in rows)
+    return "".join(_row(row, label) for row in rows)
 
 
 def write_metrics(state_file: Path, state: AgentState) -> None:
@@ -51,6 +51,7 @@ def write_metrics(state_file: Path, state: AgentState) -> None:
         _log.debug("metrics cannot be written: %s", error)
 
 
-def _row(name: str, kind: str, text: str, value: float, label: str) -> str:
+def _row(row: tuple[str, str, str, float], label: str) -> str:
+    name, kind, text, value = row
     name = f"runwire_agent_{name}"
     return f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name}{label} {float(value)!r}\n"
