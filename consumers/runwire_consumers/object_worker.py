@@ -70,6 +70,12 @@ def run_objects(
         grace_s=settings.sweep_grace_s,
         look_s=look_s,
     )
+    upkeep = Upkeep(tending.look, look_s)
+
+    def take_over() -> None:
+        tending.take_over()
+        upkeep.soon()
+
     group = GroupSettings(
         name=settings.objects_group,
         kinds=(CHUNK, ARTIFACT),
@@ -81,7 +87,7 @@ def run_objects(
     )
     health = Health(clock, stuck_after_s=settings.stuck_after_s)
     worker = Worker(
-        KafkaSource(kafka, group, metrics=metrics),
+        KafkaSource(kafka, group, metrics=metrics, gained=take_over),
         ObjectSink(staging, finishing.add, tell),
         KafkaDeadLetters(kafka, limit=settings.dead_letters_max),
         options=replace(worker_options(settings), overlap=True),
@@ -91,7 +97,6 @@ def run_objects(
         health=health,
         decode=decode_lean,
     )
-    upkeep = Upkeep(tending.look, look_s)
     with signals(stop), pages(health, metrics, settings.metrics_port):
         try:
             return worker.run()

@@ -73,8 +73,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _attend(process: subprocess.Popen[bytes]) -> int:
     """Stay until Ctrl-C, SIGTERM or `runwire down`."""
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    print("in the foreground: Ctrl-C stops it", flush=True)
     try:
+        print("in the foreground: Ctrl-C stops it", flush=True)
         return process.wait()
     except KeyboardInterrupt:
         _end(process)

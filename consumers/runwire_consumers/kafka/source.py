@@ -6,7 +6,7 @@ under the same token, before anything else of it. A worker that lost a partition
 group's generation fences it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, TopicPartition
 
@@ -36,10 +36,13 @@ class KafkaSource:
         *,
         clock: Clock | None = None,
         metrics: SelfMetrics | None = None,
+        gained: Callable[[], None] | None = None,
     ) -> None:
+        """`gained` is called when partitions came, perhaps from a worker that died."""
         self._clock = clock or SystemClock()
         self._metrics = metrics or SelfMetrics()
         self._group = Group(kafka, settings, self._metrics)
+        self._gained, self._had = gained, frozenset[str]()
         self._messages_max = settings.messages_max
         # With the partition as it was assigned: lost and won back it is another one.
         self._ready: list[tuple[Partition, Record]] = []
@@ -52,7 +55,9 @@ class KafkaSource:
         Raises: Retryable.
         """
         self._look()
-        for message in self._group.consume(self._messages_max, 0.0 if self._ready else timeout_s):
+        messages = self._group.consume(self._messages_max, 0.0 if self._ready else timeout_s)
+        self._tell_gained()
+        for message in messages:
             partition = self._group.of(message)
             if partition is None:
                 continue  # not ours any more (confluent-kafka-python issue 1013)
@@ -133,6 +138,11 @@ class KafkaSource:
 
     def _hold_ready(self, partition: Partition, records: list[Record]) -> None:
         self._ready += [(partition, record) for record in records]
+
+    def _tell_gained(self) -> None:
+        had, self._had = self._had, frozenset(self._group.partitions)
+        if self._gained is not None and self._had - had:
+            self._gained()
 
     def _look(self) -> None:
         if self._clock.monotonic_s() < self._look_at_s:

@@ -127,19 +127,28 @@ class Upkeep:
 
     def __init__(self, look: Callable[[], None], every_s: float) -> None:
         self._look, self._every_s = look, every_s
-        self._end = threading.Event()
+        self._wake, self._is_over = threading.Event(), False
         self._thread = threading.Thread(target=self._serve, name="runwire-upkeep", daemon=True)
         self._thread.start()
 
+    def soon(self) -> None:
+        """Look now. Threads: any."""
+        self._wake.set()
+
     def close(self, seconds: float) -> None:
         """End it. Blocks: at most `seconds`."""
-        self._end.set()
+        self._is_over = True
+        self._wake.set()
         self._thread.join(seconds)
 
     def _serve(self) -> None:
         backoff = Backoff(_RETRY_FIRST_S, _RETRY_MAX_S)
         wait_s = 0.0
-        while not self._end.wait(wait_s):
+        while True:
+            self._wake.wait(wait_s)
+            self._wake.clear()
+            if self._is_over:
+                return
             try:
                 self._look()
             except (StoreError, Retryable) as error:

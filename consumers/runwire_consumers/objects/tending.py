@@ -42,15 +42,26 @@ class Tending:
         self._clock_ns = clock_ns
         self._looked, self._swept_ns = False, 0
 
+    def take_over(self) -> None:
+        """With the next look take on everything: a worker may have died. Threads: any."""
+        self._looked = False
+
     def look(self) -> None:
         """Take on what nobody finishes; sweep once an hour. Raises: StoreError, Retryable."""
+        takes_all, self._looked = not self._looked, True
+        try:
+            self._look(takes_all=takes_all)
+        except BaseException:
+            self._looked = self._looked and not takes_all
+            raise
+
+    def _look(self, *, takes_all: bool) -> None:
         now_ns = self._clock_ns()
         for artifact, since_ns in self._staging.shipped().items():
             if since_ns < now_ns - self._staging_ns:
                 self._give_up(artifact)
-            elif not self._looked or since_ns < now_ns - self._look_ns:
+            elif takes_all or since_ns < now_ns - self._look_ns:
                 self._finish(artifact)
-        self._looked = True
         if now_ns - self._swept_ns >= self._sweep_ns:
             self._sweep(now_ns)
             self._swept_ns = now_ns

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from runwire.uploads.request import (
@@ -37,11 +36,18 @@ class Staged:
         try:
             # A file object, so that the lock ends with it whatever strikes.
             self._lock = open(folder / CAPTURE_LOCK, "xb", buffering=0, opener=_private)  # noqa: SIM115
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._lock.write(b"%d" % size)
-            (folder / CONTENT_DIR).mkdir(mode=0o700)
+            self._fill(size)
         except BaseException:
             _discard(folder)
+            raise
+
+    def _fill(self, size: int) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock.write(b"%d" % size)
+            (self.folder / CONTENT_DIR).mkdir(mode=0o700)
+        except BaseException:
+            self._lock.close()
             raise
 
     def stage(self, request: UploadRequest) -> None:
@@ -56,12 +62,7 @@ class Staged:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             # Once committed it is the agent's, even if a signal struck between here and there.
             if not (self.folder / REQUEST_FILE).exists():

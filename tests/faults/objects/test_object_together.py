@@ -214,10 +214,10 @@ def test_retention_and_a_sweep_beside_readers(
 
 
 DEATHS = {
-    # Saved here and not yet given to the agent; then half copied; then committed, not yet said.
-    "runwire.checkpoints.saver.Saver:submit:at": False,
-    "runwire.uploads.request.UploadRequest:commit:at": False,
-    "runwire.uploads.request.UploadRequest:commit:behind": True,
+    # Nothing captured yet; then all of it, not committed; then committed, not yet said.
+    "runwire.checkpoints.saver.Saver:stage:at": False,
+    "runwire.uploads.staged.Staged:commit:at": False,
+    "runwire.uploads.staged.Staged:commit:behind": True,
 }
 
 

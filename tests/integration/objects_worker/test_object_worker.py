@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,19 @@ import pytest
 
 from runwire_consumers.kafka import acls
 from runwire_consumers.kafka import cluster as kafka_cluster
+from runwire_consumers.objects.staging import Staging
 from runwire_schemas.objects.condemned import MARKS
 from runwire_schemas.objects.layout import STAGING, blob_key, checkpoints_prefix
 from runwire_schemas.objects.manifest import CheckpointFacts, Manifest
 from runwire_schemas.objects.pieces import PIECE_BYTES
 from runwire_schemas.objects.retention import Retention
 from runwire_schemas.objects.s3 import S3Store
+from runwire_schemas.objects.uploads import uploads_of
 from runwire_schemas.s3_settings import S3Settings
 from support.object_workers import ObjectWorkers
 from support.servers import Cluster, SecureCluster
 from support.shipments import Shipped, content, shipped
+from support.topics import SESSION_S
 
 MIB = 1024 * 1024
 
@@ -132,6 +136,28 @@ def test_killed_at_random_moments(
     last = {event.artifact: event for event in workers.told()}
     assert {event.event for event in last.values()} == {"complete"}
     assert workers.letters() == []
+
+
+def test_a_survivor_finishes_what_a_dead_worker_had_staged(
+    workers: ObjectWorkers, store: S3Store, tmp_path: Path, chosen: random.Random
+) -> None:
+    """All of it was in staging and committed: no record comes of it that would say so again."""
+    survivor, victim = workers.start(), workers.start()
+    before = shipped({"a.bin": content(MIB, chosen)})
+    workers.send([*before.chunks, before.event])
+    workers.wait("they work", lambda: is_there(store, before))
+    time.sleep(SESSION_S)  # both are members and have looked through staging
+    left = shipped({"b.bin": content(3 * MIB, chosen)}, number=2, name="left")
+    staging = Staging(store, uploads=uploads_of(store))
+    staging.add(left.chunks)
+    staging.add_shipped(left.artifact, (left.event.manifest or "").encode())
+    staging.close()
+    victim.kill()
+    workers.wait("the survivor took over", lambda: is_there(store, left))
+    workers.wait("nothing is staged", lambda: staged(store) == [])
+    check(store, left, tmp_path)
+    assert survivor.poll() is None
+    workers.stop()
 
 
 def test_damage_is_set_aside_with_its_reason(

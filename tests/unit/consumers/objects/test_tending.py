@@ -10,7 +10,7 @@ import pytest
 
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.objects.completion import Completion
-from runwire_consumers.objects.finishing import Finishing
+from runwire_consumers.objects.finishing import Finishing, Upkeep
 from runwire_consumers.objects.staging import Staging
 from runwire_consumers.objects.tending import Tending
 from runwire_schemas.events import ArtifactEvent
@@ -70,6 +70,38 @@ def test_a_start_takes_on_everything_later_looks_only_what_nobody_finishes(
     place.now_ns += 61 * NS
     tending.look()
     assert place.finished == [one.artifact, one.artifact]
+
+
+def test_who_takes_over_takes_on_everything_once(place: Place, one: Shipped) -> None:
+    """Also when the store was away at the first look."""
+    tending = place.tending()
+    tending.look()
+    place.ship(one, 6)
+    tending.look()
+    assert place.finished == []
+    tending.take_over()
+
+    def trouble(verb: str, key: str) -> None:
+        raise StoreAway("away")
+
+    place.store.trouble = trouble
+    with pytest.raises(StoreAway):
+        tending.look()
+    place.store.trouble = None
+    tending.look()
+    tending.look()
+    assert place.finished == [one.artifact]
+
+
+def test_upkeep_looks_when_it_is_told_to() -> None:
+    """An hour is far; partitions of a dead worker come in between."""
+    looks = threading.Semaphore(0)
+    upkeep = Upkeep(looks.release, 3600.0)
+    assert looks.acquire(timeout=30)
+    upkeep.soon()
+    assert looks.acquire(timeout=30)
+    upkeep.close(30)
+    assert not looks.acquire(blocking=False)
 
 
 def test_what_is_old_and_whole_is_finished_what_is_not_fails(place: Place, one: Shipped) -> None:
