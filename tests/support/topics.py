@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from runwire_consumers.core.source import Record
 from runwire_consumers.kafka.group_settings import GroupSettings
@@ -22,7 +22,7 @@ JOIN_S = 30.0
 def make_topics(
     kafka: KafkaSettings, prefix: str, kinds: Iterable[str], *, partitions: int = 2
 ) -> None:
-    """Create topics and wait until the broker knows them."""
+    """Create topics and wait until the leaders of all their partitions answer."""
     admin = AdminClient(kafka.client_config())
     config = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": "20971520"}
     new = [
@@ -32,11 +32,20 @@ def make_topics(
     for future in admin.create_topics(new).values():
         future.result()
     deadline_s = time.monotonic() + 15.0
-    while time.monotonic() < deadline_s:
-        known = admin.list_topics(timeout=5).topics
-        if all(topic.topic in known for topic in new):
+    ends = {
+        TopicPartition(topic.topic, number): OffsetSpec.latest()
+        for topic in new
+        for number in range(partitions)
+    }
+    while True:
+        try:
+            for end in admin.list_offsets(ends, request_timeout=5).values():
+                end.result()
             return
-        time.sleep(0.1)
+        except KafkaException:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.1)
 
 
 def send(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
 import json
@@ -21,6 +22,7 @@ from runwire_consumers.clickhouse import engine_process
 from runwire_consumers.clickhouse.engine_files import write_config, write_private
 
 DATABASE = "runwire"
+REAP_S = 5.0
 # Not 8123/9000: a developer's own server keeps its ports.
 HTTP_PORT, TCP_PORT = 18123, 19000
 _LOG_TAIL_LINES = 15
@@ -88,6 +90,10 @@ class Engine:
         holder = _lock_holder(self.folder)
         if holder is not None:
             raise EngineError(self._busy(holder))
+        if self._process is not None:
+            # Its lock is free, so it has ended, perhaps in this moment: no zombie stays.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(REAP_S)
         connection = self._configure()
         command = [sys.executable, "-m", engine_process.__name__, str(self.folder)]
         if self._die_with_parent:
