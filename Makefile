@@ -7,6 +7,8 @@ VENV ?= .venv
 # What the commands below run, so that VENV may also name an environment made elsewhere.
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.runwire-installed
+# Two per core: many tests wait for processes and clocks.
+WORKERS := $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 PYTEST := $(BIN)/python -m pytest
 # The same interpreter everywhere: the first of these that is new enough.
 FIND_PYTHON = for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
@@ -43,14 +45,14 @@ check: setup  ## format, lint, types, import arrows, unit and house tests (under
 	$(BIN)/mypy
 	MYPYPATH=deploy/native $(BIN)/mypy -p runwire_servers
 	$(BIN)/lint-imports
-	RUNWIRE_TEST_QUICK=1 $(PYTEST) -n auto tests/unit tests/house
+	RUNWIRE_TEST_QUICK=1 $(PYTEST) -n $(WORKERS) tests/unit tests/house
 
 fmt: setup  ## format the code and apply the safe lint fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 test: setup  ## every test, with real servers; faults in their short form
-	$(PYTEST) -n auto tests/unit tests/house
+	$(PYTEST) -n $(WORKERS) tests/unit tests/house
 	$(PYTEST) --ignore tests/unit --ignore tests/house tests
 
 contract: setup  ## one suite per protocol, run on every implementation
