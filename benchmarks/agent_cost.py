@@ -20,7 +20,7 @@ from measure import figure
 from runwire.shipping.broker import Failure, Message
 from runwire.shipping.kafka import KafkaBroker
 from runwire.shipping.shipper import IN_FLIGHT_BYTES_MAX
-from runwire_schemas.kafka_settings import from_environment
+from runwire_schemas.connections.kafka import from_environment
 from runwire_schemas.paths import spool_dir
 from runwire_schemas.spool.cursor import read_cursor
 
@@ -118,7 +118,7 @@ def produce_floor(environ: dict[str, str], points: int) -> float:
 IDLE_PRODUCER = """
 import os, psutil
 from runwire.shipping.kafka import KafkaBroker
-from runwire_schemas.kafka_settings import from_environment
+from runwire_schemas.connections.kafka import from_environment
 broker = KafkaBroker(from_environment(os.environ))
 assert broker.is_reachable(10)
 print(psutil.Process().memory_info().rss)

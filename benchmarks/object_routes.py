@@ -21,9 +21,9 @@ from minio import Minio
 
 from brokers import topics
 from measure import figure, median
-from runwire_schemas.objects.layout import artifacts_prefix
-from runwire_schemas.objects.s3 import S3Store
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.layout import artifacts_prefix
+from runwire_store.s3.store import S3Store
 from stores import fresh_bucket
 
 MIB = 1024 * 1024

@@ -14,8 +14,8 @@ import psutil
 from minio import Minio
 
 from measure import figure, median
-from runwire_schemas.objects.s3 import S3Store
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.s3.store import S3Store
 from stores import fresh_bucket
 
 MIB = 1024 * 1024

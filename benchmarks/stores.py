@@ -16,7 +16,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 
 from brokers import NATIVE
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
 
 VARIABLES = {"versitygw": "RUNWIRE_TEST_S3", "minio": "RUNWIRE_TEST_MINIO"}
 

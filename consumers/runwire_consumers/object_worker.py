@@ -28,10 +28,10 @@ from runwire_consumers.objects.staging import Staging
 from runwire_consumers.objects.tending import Tending
 from runwire_consumers.settings import WorkerSettings
 from runwire_consumers.workers import pages, signals, worker_options
-from runwire_schemas.kafka_settings import KafkaSettings
-from runwire_schemas.objects.open import open_store
-from runwire_schemas.objects.uploads import uploads_of
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.kafka import KafkaSettings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.open import open_store
+from runwire_store.part_uploads import uploads_of
 
 _log = logging.getLogger("runwire.worker")
 

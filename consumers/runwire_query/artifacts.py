@@ -11,7 +11,7 @@ from runwire_query.connection import Reader
 from runwire_query.table import format_table, terminal_width
 
 if TYPE_CHECKING:
-    from runwire_schemas.objects.catalog import Catalog, Version
+    from runwire_store.catalog import Catalog, Version
 
 
 def listed(

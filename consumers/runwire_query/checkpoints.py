@@ -15,8 +15,8 @@ from runwire_query.table import format_table, terminal_width
 from runwire_schemas.identity import attempt_key
 
 if TYPE_CHECKING:
-    from runwire_schemas.objects.catalog import Catalog
-    from runwire_schemas.objects.checkpoints import CheckpointView
+    from runwire_store.catalog import Catalog
+    from runwire_store.checkpoints import CheckpointView
 
 METRICS_MAX = 3  # a line; --json has all
 
@@ -55,7 +55,7 @@ def listed(
     Attempts have the numbers of the views. Without those they are counted among what is stored, so
     one that stored nothing is not counted; None is one that the views do not know (yet).
     """
-    from runwire_schemas.objects.checkpoints import find
+    from runwire_store.checkpoints import find
 
     known = catalog.checkpoints(project, run_id)
     best, latest = find(known, "best"), find(known, "latest")

@@ -13,7 +13,7 @@ from runwire_query.words import printable
 from runwire_schemas import paths
 
 if TYPE_CHECKING:
-    from runwire_schemas.objects.catalog import Catalog, Version
+    from runwire_store.catalog import Catalog, Version
 
 # Where a run lands that names no project, see the settings of the SDK.
 DEFAULT_PROJECT = "default"
@@ -26,12 +26,12 @@ def opened(directory: str | None) -> Iterator[Catalog]:
 
     Raises: QueryError with the store's sentence, also for what the block does with the store.
     """
-    from runwire_schemas.objects.catalog import Catalog, CatalogError
-    from runwire_schemas.objects.download import DownloadError
-    from runwire_schemas.objects.manifest import ManifestError
-    from runwire_schemas.objects.open import open_store
-    from runwire_schemas.objects.store import StoreError
-    from runwire_schemas.s3_settings import S3SettingsError, from_environment
+    from runwire_schemas.connections.s3 import S3SettingsError, from_environment
+    from runwire_store.catalog import Catalog, CatalogError
+    from runwire_store.download import DownloadError
+    from runwire_store.manifest import ManifestError
+    from runwire_store.open import open_store
+    from runwire_store.store import StoreError
 
     try:
         store = open_store(from_environment(os.environ), paths.state_dir(directory))
@@ -60,7 +60,7 @@ def find_artifact(catalog: Catalog, ref: str, project: str | None) -> Version:
 
     Raises: QueryError that lists the projects when there are several; CatalogError.
     """
-    from runwire_schemas.objects.catalog import CatalogError
+    from runwire_store.catalog import CatalogError
 
     try:
         return catalog.resolve(ref, project or DEFAULT_PROJECT)
@@ -88,7 +88,7 @@ def project_of_run(catalog: Catalog, run_id: str, project: str | None) -> str | 
 
 
 def _projects_of_run(catalog: Catalog, run_id: str) -> set[str]:
-    from runwire_schemas.objects.names import checkpoint_name
+    from runwire_store.names import checkpoint_name
 
     name = checkpoint_name("", run_id)
     if name == checkpoint_name(DEFAULT_PROJECT, run_id):

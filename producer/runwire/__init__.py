@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from runwire.checkpoints.loading import Checkpoint as Checkpoint
     from runwire.checkpoints.loading import read_checkpoint as read_checkpoint
     from runwire.checkpoints.saver import Saved
-    from runwire_schemas.objects.retention import Retention as Retention
+    from runwire_store.retention import Retention as Retention
 
 __all__ = [
     "init",
@@ -218,7 +218,7 @@ _WHEN_USED = {
     "ArtifactRef": "runwire.artifacts.ref",
     "Checkpoint": "runwire.checkpoints.loading",
     "Histogram": "runwire.artifacts.histogram",
-    "Retention": "runwire_schemas.objects.retention",
+    "Retention": "runwire_store.retention",
     "read_checkpoint": "runwire.checkpoints.loading",
 }
 

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
+from runwire_schemas.errors import ConfigError, RunwireError
+
 __all__ = ["ArtifactError", "CheckpointError", "ConfigError", "RunwireError"]
-
-
-class RunwireError(Exception):
-    """Root of everything that `runwire` raises on purpose."""
-
-
-class ConfigError(RunwireError, ValueError):
-    """A setting or an argument is not usable; the message says which one and what to do."""
 
 
 class ArtifactError(RunwireError):

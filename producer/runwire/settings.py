@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runwire.errors import ConfigError
 from runwire.settings_checkpoints import CHECKPOINT_FIELDS
-from runwire.settings_sources import (
+from runwire_schemas.connections.table import (
     Field,
     environment_values,
     parse_value,
@@ -24,8 +24,8 @@ from runwire.settings_sources import (
 from runwire_schemas.paths import state_dir
 
 if TYPE_CHECKING:
-    from runwire_schemas.kafka_settings import KafkaSettings
-    from runwire_schemas.s3_settings import S3Settings
+    from runwire_schemas.connections.kafka import KafkaSettings
+    from runwire_schemas.connections.s3 import S3Settings
 
 __all__ = ["FIELDS", "Settings"]
 
@@ -204,7 +204,7 @@ class Settings:
         """How to reach the brokers; None on the embedded route. Raises: KafkaSettingsError."""
         if not self.kafka_bootstrap_servers:
             return None
-        from runwire_schemas.kafka_settings import KafkaSettings
+        from runwire_schemas.connections.kafka import KafkaSettings
 
         found = {name: getattr(self, "kafka_" + name) or "" for name in KafkaSettings.__slots__}
         for name in ("sasl_password_file", "ssl_ca_location"):
@@ -218,7 +218,7 @@ class Settings:
         """How to reach the object store; None without one. Raises: S3SettingsError."""
         if not self.s3_endpoint:
             return None
-        from runwire_schemas.s3_settings import S3Settings
+        from runwire_schemas.connections.s3 import S3Settings
 
         found = {name: getattr(self, "s3_" + name) or "" for name in S3Settings.__slots__}
         for name in ("access_key_file", "secret_key_file"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runwire.settings_sources import Field
+from runwire_schemas.connections.table import Field
 
 __all__ = ["CHECKPOINT_FIELDS"]
 

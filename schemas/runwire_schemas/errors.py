@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 
+class RunwireError(Exception):
+    """Root of everything that runwire raises on purpose."""
+
+
+class ConfigError(RunwireError, ValueError):
+    """A setting or an argument is not usable; the message says which one and what to do."""
+
+
 class DecodeError(ValueError):
     """These bytes are no event of a schema we know; the message says what is wrong with them."""
 

@@ -21,7 +21,7 @@ from runwire.shipping.broker import (
     Message,
 )
 from runwire.shipping.kafka import KafkaBroker
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import topic_name
 from support.kafka_log import read_topic
 from support.topics import make_topics

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from runwire_schemas.objects.folder import FolderStore
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.s3 import S3Store
-from runwire_schemas.objects.store import PART_BYTES_MIN, NotFound, ObjectStore
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.folder.store import FolderStore
+from runwire_store.memory import MemoryStore
+from runwire_store.s3.store import S3Store
+from runwire_store.store import PART_BYTES_MIN, NotFound, ObjectStore
 
 MIB = 1024 * 1024
 # More than one part of a transfer into S3, and a short last one.

@@ -15,7 +15,7 @@ from runwire_consumers.core.source import MemoryLog, MemorySource, Record, Sourc
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import SpoolSource
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import topic_name
 from support.builders import record, run_event
 from support.spools import metric_log, new_writer

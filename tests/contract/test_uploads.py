@@ -9,11 +9,11 @@ from contextlib import suppress
 
 import pytest
 
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.s3 import S3Store
-from runwire_schemas.objects.store import PART_BYTES_MIN, NotFound, ObjectStore
-from runwire_schemas.objects.uploads import MemoryUploads, Uploads, uploads_of
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.memory import MemoryStore
+from runwire_store.part_uploads import MemoryUploads, Uploads, uploads_of
+from runwire_store.s3.store import S3Store
+from runwire_store.store import PART_BYTES_MIN, NotFound, ObjectStore
 
 KEY = "blobs/aa/made-of-parts"
 BUCKETS = {"versitygw": "bucket", "minio": "minio_bucket"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
 from runwire_schemas.topics import TOPICS
 from support.servers import Cluster
 from support.topics import make_topics

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runwire_schemas.objects import versions
-from runwire_schemas.objects.memory import MemoryStore
+from runwire_store import versions
+from runwire_store.memory import MemoryStore
 
 Choose = Callable[[list[int]], int]
 """Of the calls that wait with a request, whose is next."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from runwire_schemas import codec
+from runwire_schemas.connections.kafka import KafkaSettings
+from runwire_schemas.connections.s3 import S3Settings
 from runwire_schemas.events import ArtifactEvent, Chunk, DeadLetter
-from runwire_schemas.kafka_settings import KafkaSettings
-from runwire_schemas.s3_settings import S3Settings
 from runwire_schemas.topics import topic_name
 from support.topics import SESSION_S, make_topics
 

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from runwire_schemas.kafka_settings import KafkaSettings
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.kafka import KafkaSettings
+from runwire_schemas.connections.s3 import S3Settings
 from support.engine import _docker_answers
 from support.native import ENVIRONMENT, INSTANCE_VARIABLE, NativeServer, Unavailable
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_schemas.objects.announce import SHIPPED, artifact_event
-from runwire_schemas.objects.manifest import CheckpointFacts, FileEntry, Manifest
-from runwire_schemas.objects.pieces import PIECE_BYTES, Shipment
+from runwire_store.announce import SHIPPED, artifact_event
+from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest
+from runwire_store.pieces import PIECE_BYTES, Shipment
 from support.builders import AT_NS, WRITER
 
 

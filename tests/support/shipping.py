@@ -11,8 +11,8 @@ from runwire.shipping.broker import Cluster, MemoryBroker, Message
 from runwire.shipping.shipper import Shipper
 from runwire.spool.writer import SpoolWriter
 from runwire_schemas import codec
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.events import MetricBatch
-from runwire_schemas.kafka_settings import KafkaSettings
 from support.spools import metric_log, new_writer
 
 KAFKA = KafkaSettings(bootstrap_servers="k:9092")

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.manifest import CheckpointFacts, FileEntry, Manifest
-from runwire_schemas.objects.names import checkpoint_name
-from runwire_schemas.objects.publish import publish
-from runwire_schemas.objects.retention import Retention, leaving
-from runwire_schemas.objects.store import ObjectStore
+from runwire_store.layout import blob_key
+from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest
+from runwire_store.names import checkpoint_name
+from runwire_store.publish import publish
+from runwire_store.retention import Retention, leaving
+from runwire_store.store import ObjectStore
 
 AT_NS = 1_760_000_000_000_000_000
 SECOND = 1_000_000_000

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from runwire_consumers.core.source import Record
 from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import topic_name
 
 # A test's group is small and local: members that died are noticed soon.

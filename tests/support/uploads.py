@@ -22,15 +22,15 @@ from runwire.uploads.route import DIRECT, KAFKA
 from runwire.uploads.stores import Stores
 from runwire.uploads.uploader import Uploader
 from runwire_schemas import codec
+from runwire_schemas.connections.s3 import S3Settings
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.manifest import Manifest
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.pieces import Shipment
-from runwire_schemas.objects.store import ObjectStore
-from runwire_schemas.objects.versions import read_manifest
-from runwire_schemas.s3_settings import S3Settings
 from runwire_schemas.spool.destination import LOCAL
+from runwire_store.layout import blob_key
+from runwire_store.manifest import Manifest
+from runwire_store.memory import MemoryStore
+from runwire_store.pieces import Shipment
+from runwire_store.store import ObjectStore
+from runwire_store.versions import read_manifest
 from support.shipping import KAFKA as BROKERS
 
 Contents = bytes | Sequence[bytes]

@@ -19,7 +19,7 @@ from runwire.checkpoints.compress import zstd_module
 from runwire.checkpoints.local import LocalPart
 from runwire.checkpoints.state_file import digest_of
 from runwire.run import Run
-from runwire_schemas.objects.manifest import FileEntry, Manifest
+from runwire_store.manifest import FileEntry, Manifest
 from support.torch_here import torch
 
 Start = Callable[..., Run]

@@ -16,11 +16,11 @@ import pytest
 
 import runwire
 from runwire.run import Run
-from runwire_schemas.objects.folder import FolderStore
-from runwire_schemas.objects.layout import BLOBS
-from runwire_schemas.objects.open import open_store
-from runwire_schemas.objects.store import StoreAway
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.folder.store import FolderStore
+from runwire_store.layout import BLOBS
+from runwire_store.open import open_store
+from runwire_store.store import StoreAway
 from support.artifacts import requests
 from support.torch_here import torch
 
@@ -165,9 +165,7 @@ def test_a_store_that_breaks_off_does_not_mean_an_older_one(
     sync(root)
     run = start()
     shutil.rmtree(run._saver().local.parts()[-1].folder)
-    monkeypatch.setattr(
-        "runwire_schemas.objects.open.open_store", lambda _, root: Tearing(root / "objects")
-    )
+    monkeypatch.setattr("runwire_store.open.open_store", lambda _, root: Tearing(root / "objects"))
     with pytest.raises(runwire.CheckpointError, match=r"checkpoint 2 .* cannot be brought .* now"):
         run.load_checkpoint("latest")
     assert run.load_checkpoint(1).extra == 1
@@ -232,7 +230,7 @@ def test_stored_ones_obey_the_rules_too(start: Start, root: Path) -> None:
         run.save_checkpoint(step, extra=step)
     run.finish()
     sync(root)
-    from runwire_schemas.objects.catalog import Catalog
+    from runwire_store.catalog import Catalog
 
     found = Catalog(open_store(None, root)).checkpoints("p", "r")
     assert [view.step for view in found] == [3, 4]

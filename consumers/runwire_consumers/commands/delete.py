@@ -70,10 +70,10 @@ def _find(client: Client, run_id: str, project: str | None) -> dict[str, Any]:
 def _delete_objects(root: Path, project: str, run_id: str) -> None:
     """Raises: StackError when the store cannot be changed; then nothing was deleted yet."""
     from runwire_consumers.stack.errors import StackError
-    from runwire_schemas import s3_settings
-    from runwire_schemas.objects.deletion import delete_objects
-    from runwire_schemas.objects.open import open_store
-    from runwire_schemas.objects.store import StoreError
+    from runwire_schemas.connections import s3 as s3_settings
+    from runwire_store.deletion import delete_objects
+    from runwire_store.open import open_store
+    from runwire_store.store import StoreError
 
     try:
         store = open_store(s3_settings.from_environment(os.environ), root)

@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _parts(args: argparse.Namespace) -> list[Part]:
     """Return what is configured; say what is not. Raises: Fatal when nothing is."""
+    from runwire_schemas.connections.s3 import ENDPOINT_VARIABLE
     from runwire_schemas.registry import URL_VARIABLE
-    from runwire_schemas.s3_settings import ENDPOINT_VARIABLE
 
     has_s3 = bool(args.s3 or os.environ.get(ENDPOINT_VARIABLE))
     has_kafka = bool(args.kafka or os.environ.get("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS"))
@@ -189,7 +189,7 @@ def _migrate_registry(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _migrate_s3(args: argparse.Namespace) -> dict[str, Any]:
-    from runwire_schemas.objects.store import StoreError
+    from runwire_store.store import StoreError
 
     settings = _s3(args)
     assert settings is not None  # `_parts` has seen its address
@@ -234,7 +234,7 @@ def _print(args: argparse.Namespace) -> None:
 
     if args.print in (ALL, S3):
         from runwire_consumers.objects import bucket, policies
-        from runwire_schemas.s3_settings import DEFAULT_BUCKET, PREFIX
+        from runwire_schemas.connections.s3 import DEFAULT_BUCKET, PREFIX
 
         name = os.environ.get(PREFIX + "BUCKET") or DEFAULT_BUCKET
         print("# Object store; STORE is its alias: mc alias set STORE URL ACCESS_KEY SECRET_KEY")
@@ -261,7 +261,7 @@ def _grants(args: argparse.Namespace, prefix: str) -> list[Any]:
 
 
 def _kafka(args: argparse.Namespace) -> Any:
-    from runwire_schemas import kafka_settings
+    from runwire_schemas.connections import kafka as kafka_settings
 
     named = {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": args.kafka} if args.kafka else {}
     settings = kafka_settings.from_environment({**os.environ, **named})
@@ -270,14 +270,14 @@ def _kafka(args: argparse.Namespace) -> Any:
 
 
 def _s3(args: argparse.Namespace) -> Any:
-    from runwire_schemas import s3_settings
+    from runwire_schemas.connections import s3 as s3_settings
 
     named = {s3_settings.ENDPOINT_VARIABLE: args.s3} if args.s3 else {}
     return s3_settings.from_environment({**os.environ, **named})
 
 
 def _prefix() -> str:
-    from runwire_schemas.kafka_settings import TOPIC_PREFIX_VARIABLE
+    from runwire_schemas.connections.kafka import TOPIC_PREFIX_VARIABLE
 
     return os.environ.get(TOPIC_PREFIX_VARIABLE, "").strip()
 

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Fatal
 from runwire_consumers.kafka.errors import explain
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 
 REQUEST_S = 10.0
 # Waiting does not help: the next try has the same password and the same certificates.

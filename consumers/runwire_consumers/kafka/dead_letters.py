@@ -24,9 +24,9 @@ from runwire_consumers.core.errors import Retryable
 from runwire_consumers.kafka.errors import retryable
 from runwire_schemas import codec
 from runwire_schemas.bounds import LETTER_BYTES_MAX
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
-from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.topics import topic_name
 
 ID_HEADER = "letter"

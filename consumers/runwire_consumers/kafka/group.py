@@ -21,7 +21,7 @@ from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.log_bounds import ask_bounds, tell_cut, tell_outside
 from runwire_consumers.kafka.partition import Partition, parse_intent
 from runwire_consumers.kafka.topic_ids import TopicIds
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import kind_of, topic_name
 
 _log = logging.getLogger("runwire.kafka")

@@ -18,7 +18,7 @@ from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.kafka.group import Group
 from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.partition import Partition, intent_text
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 
 LOOK_INTERVAL_S = 5.0  # how often topic ids and lag are looked at
 

@@ -11,8 +11,8 @@ from runwire_consumers.core.errors import Retryable
 from runwire_consumers.kafka.errors import retryable
 from runwire_schemas import codec
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.events import ArtifactEvent
-from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.topics import topic_name
 
 REQUEST_S = 10.0

@@ -15,11 +15,11 @@ from minio.lifecycleconfig import (
     Rule,
 )
 
-from runwire_schemas.objects.layout import STAGING
-from runwire_schemas.objects.s3 import new_client
-from runwire_schemas.objects.s3_errors import told
-from runwire_schemas.objects.s3_requests import new_pool
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.layout import STAGING
+from runwire_store.s3.errors import told
+from runwire_store.s3.requests import new_pool
+from runwire_store.s3.store import new_client
 
 __all__ = ["EXPIRE_DAYS", "Outcome", "commands", "prepare"]
 

@@ -16,12 +16,12 @@ from typing import Final
 from runwire_consumers.objects.joining import Content, Damaged, Joining
 from runwire_consumers.objects.staging import Staging
 from runwire_schemas.events import ArtifactEvent
-from runwire_schemas.objects.announce import COMPLETE, DELETED, FAILED, artifact_event
-from runwire_schemas.objects.manifest import Manifest, ManifestError
-from runwire_schemas.objects.pieces import Shipment, shipped_key
-from runwire_schemas.objects.publish import PublishError, publish
-from runwire_schemas.objects.retention import Retention, RetentionError, leaving
-from runwire_schemas.objects.store import NotFound, StoreAway
+from runwire_store.announce import COMPLETE, DELETED, FAILED, artifact_event
+from runwire_store.manifest import Manifest, ManifestError
+from runwire_store.pieces import Shipment, shipped_key
+from runwire_store.publish import PublishError, publish
+from runwire_store.retention import Retention, RetentionError, leaving
+from runwire_store.store import NotFound, StoreAway
 
 _log = logging.getLogger("runwire.objects")
 

@@ -17,7 +17,7 @@ from runwire_consumers.core.backoff import Backoff
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.objects.completion import Completion
-from runwire_schemas.objects.store import StoreError
+from runwire_store.store import StoreError
 
 _log = logging.getLogger("runwire.objects")
 

@@ -17,10 +17,10 @@ from typing import Final
 from runwire_consumers.objects.plan import Part, assemble, gather
 from runwire_consumers.objects.staging import Staging
 from runwire_consumers.objects.transfers import File, Transfers
-from runwire_schemas.objects.condemned import LEASE_S, MARKS
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.pieces import DIGEST_BYTES, PIECE_BYTES, RUN_PIECES, StagedRun
-from runwire_schemas.objects.store import NotFound
+from runwire_store.condemned import LEASE_S, MARKS
+from runwire_store.layout import blob_key
+from runwire_store.pieces import DIGEST_BYTES, PIECE_BYTES, RUN_PIECES, StagedRun
+from runwire_store.store import NotFound
 
 # What is read back at a time.
 _READ_BYTES: Final = 16 * 1024 * 1024

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from runwire_schemas.objects.pieces import DIGEST_BYTES, RUN_PIECES, RUN_PIECES_MIN, StagedRun
+from runwire_store.pieces import DIGEST_BYTES, RUN_PIECES, RUN_PIECES_MIN, StagedRun
 
 # A run that has to be fetched and put again costs about as much as so many joined on the server.
 _SHORT_COST: Final = 4

@@ -12,10 +12,10 @@ from minio.error import MinioAdminException
 from minio.minioadmin import MinioAdmin
 from urllib3.exceptions import HTTPError
 
-from runwire_schemas.objects.condemned import MARKS
-from runwire_schemas.objects.layout import BLOBS, NAMES, RUNS, STAGING
-from runwire_schemas.objects.s3_requests import new_pool
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.condemned import MARKS
+from runwire_store.layout import BLOBS, NAMES, RUNS, STAGING
+from runwire_store.s3.requests import new_pool
 
 __all__ = ["READER", "ROLES", "TRAINER", "WORKER", "apply", "commands", "policy", "policy_name"]
 

@@ -13,11 +13,11 @@ from runwire_consumers.objects.completion import Announce
 from runwire_consumers.objects.decoding import CHUNK
 from runwire_consumers.objects.staging import Staging, fault_of
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_schemas.objects.announce import FAILED, SHIPPED
-from runwire_schemas.objects.manifest import ManifestError
-from runwire_schemas.objects.pieces import FILE_BYTES_MAX, Shipment
-from runwire_schemas.objects.publish import check_files
-from runwire_schemas.objects.store import StoreError, StoreRefused
+from runwire_store.announce import FAILED, SHIPPED
+from runwire_store.manifest import ManifestError
+from runwire_store.pieces import FILE_BYTES_MAX, Shipment
+from runwire_store.publish import check_files
+from runwire_store.store import StoreError, StoreRefused
 
 _log = logging.getLogger("runwire.objects")
 

@@ -19,14 +19,15 @@ from runwire_consumers.objects.plan import cut, stretches
 from runwire_consumers.objects.proofs import Proofs
 from runwire_consumers.objects.transfers import File, Transfers
 from runwire_schemas.events import Chunk
-from runwire_schemas.objects.layout import (
+from runwire_store.layout import (
     STAGING,
     artifact_key,
     blob_key,
     checkpoints_prefix,
     staging_prefix,
 )
-from runwire_schemas.objects.pieces import (
+from runwire_store.part_uploads import Uploads
+from runwire_store.pieces import (
     FILE_BYTES_MAX,
     RUN_PIECES,
     StagedRun,
@@ -34,8 +35,7 @@ from runwire_schemas.objects.pieces import (
     piece_size,
     shipped_key,
 )
-from runwire_schemas.objects.store import ObjectStore
-from runwire_schemas.objects.uploads import Uploads
+from runwire_store.store import ObjectStore
 
 # Puts at once: enough to keep a store busy while the next part is put together; each holds a copy
 # of its run.

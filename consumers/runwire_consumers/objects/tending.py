@@ -9,7 +9,7 @@ from typing import Final
 
 from runwire_consumers.objects.completion import Completion
 from runwire_consumers.objects.staging import Staging
-from runwire_schemas.objects.sweep import sweep
+from runwire_store.sweep import sweep
 
 _log = logging.getLogger("runwire.objects")
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from runwire_schemas.events import Chunk
-from runwire_schemas.objects.layout import blob_key, staging_prefix
-from runwire_schemas.objects.pieces import DIGEST_BYTES, PIECE_BYTES, RUN_PIECES
-from runwire_schemas.objects.store import NotFound, ObjectStore
-from runwire_schemas.objects.uploads import Uploads
+from runwire_store.layout import blob_key, staging_prefix
+from runwire_store.part_uploads import Uploads
+from runwire_store.pieces import DIGEST_BYTES, PIECE_BYTES, RUN_PIECES
+from runwire_store.store import NotFound, ObjectStore
 
 # Pieces that wait for the rest of their part, of all files; the longest such wait is one part.
 TAILS_BYTES_MAX: Final = RUN_PIECES * PIECE_BYTES

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from runwire_consumers.core.errors import Fatal, Retryable
 from runwire_consumers.stack.finding import FAIL, OK, Finding
-from runwire_schemas import kafka_settings
+from runwire_schemas.connections import kafka as kafka_settings
 from runwire_schemas.topics import TOPICS, topic_name
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runwire_consumers.stack.finding import FAIL, OK, Finding
-from runwire_schemas import s3_settings
-from runwire_schemas.objects.open import open_store
-from runwire_schemas.objects.store import StoreError
+from runwire_schemas.connections import s3 as s3_settings
+from runwire_store.open import open_store
+from runwire_store.store import StoreError
 
 _CHECK = "object store"
 

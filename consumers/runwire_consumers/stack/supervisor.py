@@ -21,7 +21,7 @@ from runwire_consumers.stack.backoff import Backoff
 from runwire_consumers.stack.errors import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
 from runwire_schemas import paths
-from runwire_schemas.kafka_settings import PREFIX
+from runwire_schemas.connections.kafka import PREFIX
 
 BROKERS_VARIABLE = f"{PREFIX}BOOTSTRAP_SERVERS"
 TICK_S = 0.2

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runwire_schemas.objects.catalog import Catalog, Version
+    from runwire_store.catalog import Catalog, Version
 
 SUMMARY = "artifacts: ls, show (lineage), get, verify (checksums), sweep (delete what is unused)"
 EXAMPLE = "runwire artifact get my-model:best -o model"
@@ -119,7 +119,7 @@ def _get(args: argparse.Namespace, catalog: Catalog, version: Version) -> int:
     from runwire_query.terminal import path_line
     from runwire_query.transfer import transfer_bar
     from runwire_query.words import printable
-    from runwire_schemas.objects.download import download
+    from runwire_store.download import download
 
     manifest = version.manifest
     into = args.output or Path(folder_name(f"{manifest.name}-v{version.number}"))
@@ -142,7 +142,7 @@ def folder_name(text: str) -> str:
 def _verify(args: argparse.Namespace, catalog: Catalog, version: Version) -> int:
     from runwire_query.transfer import transfer_bar
     from runwire_query.words import printable
-    from runwire_schemas.objects.download import verify
+    from runwire_store.download import verify
 
     manifest = version.manifest
     with transfer_bar(version.ref, manifest.size) as progress:
@@ -160,7 +160,7 @@ def _verify(args: argparse.Namespace, catalog: Catalog, version: Version) -> int
 
 def _sweep(args: argparse.Namespace, catalog: Catalog) -> int:
     from runwire_query.words import byte_size, printable
-    from runwire_schemas.objects.sweep import GRACE_S, sweep
+    from runwire_store.sweep import GRACE_S, sweep
 
     grace_s = GRACE_S if args.grace_s is None else args.grace_s
     report = sweep(catalog.store, grace_s=grace_s, now_ns=time.time_ns(), dry_run=args.dry_run)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from runwire_schemas.objects.catalog import Catalog
-    from runwire_schemas.objects.checkpoints import CheckpointView
+    from runwire_store.catalog import Catalog
+    from runwire_store.checkpoints import CheckpointView
 
 SUMMARY = "list a run's checkpoints, mark the best, verify or download them"
 EXAMPLE = "runwire checkpoints happy-run --download best -o best"
@@ -80,7 +80,7 @@ def _keys(view: CheckpointView) -> list[str]:
 
 def _verify(args: argparse.Namespace, catalog: Catalog, known: list[CheckpointView]) -> int:
     from runwire_query.transfer import transfer_bar
-    from runwire_schemas.objects.download import verify
+    from runwire_store.download import verify
 
     answers = []
     for view in known:
@@ -122,7 +122,7 @@ def _download(args: argparse.Namespace, catalog: Catalog, view: CheckpointView, 
     from runwire_query.commands.artifact import folder_name
     from runwire_query.terminal import path_line
     from runwire_query.transfer import transfer_bar
-    from runwire_schemas.objects.download import download
+    from runwire_store.download import download
 
     into = args.output or Path(folder_name(f"{run_id}-step-{view.step}"))
     paths = []

@@ -12,7 +12,7 @@ from runwire.shipping.broker import Broker, Failure
 from runwire.shipping.folders import Accepts
 from runwire.shipping.ids import value_of
 from runwire.shipping.shipper import IN_FLIGHT_BYTES_MAX, Shipper
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 
 __all__ = ["Delivery"]
 

@@ -20,8 +20,8 @@ from runwire.agent.uploading import Uploading, routes_of
 from runwire.host import boot_id, hostname, pid_namespace
 from runwire.settings import Settings
 from runwire.shipping.broker import Broker
-from runwire_schemas.kafka_settings import KafkaSettings
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.kafka import KafkaSettings
+from runwire_schemas.connections.s3 import S3Settings
 from runwire_schemas.spool.destination import LOCAL
 from runwire_schemas.spool.format import Meta, SpoolError
 from runwire_schemas.spool.progress import lifecycle_end, progress

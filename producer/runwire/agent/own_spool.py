@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runwire.host import boot_id, hostname, pid_namespace
 from runwire.spool.writer import SpoolWriter
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.spool.destination import KAFKA, LOCAL
 from runwire_schemas.spool.format import Meta
 

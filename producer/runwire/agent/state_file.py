@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runwire.agent.metrics import write_metrics
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.spool.agent_state import STATE_SUFFIX, AgentState, write_state
 from runwire_schemas.spool.destination import LOCAL
 

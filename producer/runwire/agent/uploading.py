@@ -24,8 +24,8 @@ from runwire.uploads.request import UploadRequest
 from runwire.uploads.route import DIRECT, KAFKA
 from runwire.uploads.stores import Stores
 from runwire.uploads.uploader import Uploader
-from runwire_schemas.kafka_settings import KafkaSettings
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.kafka import KafkaSettings
+from runwire_schemas.connections.s3 import S3Settings
 from runwire_schemas.spool.destination import LOCAL
 from runwire_schemas.spool.format import SpoolError
 

@@ -15,8 +15,8 @@ from runwire.uploads.request import outbox_dir
 from runwire.uploads.route import KAFKA, REFERENCE, REFUSED, UNSEEN, choose_route
 
 if TYPE_CHECKING:
-    from runwire_schemas.objects.manifest import Manifest
-    from runwire_schemas.objects.store import ObjectStore
+    from runwire_store.manifest import Manifest
+    from runwire_store.store import ObjectStore
 
 __all__ = ["ArtifactRef", "opened_store"]
 
@@ -66,7 +66,7 @@ class ArtifactRef:
 
         Raises: ArtifactError without access to the store. Blocks: for the store's answer.
         """
-        from runwire_schemas.objects.catalog import Catalog
+        from runwire_store.catalog import Catalog
 
         with opened_store(self.settings) as store:
             own = _manifest(store, self)
@@ -98,7 +98,7 @@ class ArtifactRef:
         return folder / name
 
     def _fetch(self, dir: str | Path | None) -> tuple[Path, Manifest]:  # noqa: A002
-        from runwire_schemas.objects.download import download
+        from runwire_store.download import download
 
         folder = self.settings.root / DOWNLOADS / self.id if dir is None else Path(dir).absolute()
         with opened_store(self.settings) as store:
@@ -146,11 +146,11 @@ class ArtifactRef:
 def opened_store(settings: Settings) -> Iterator[ObjectStore]:
     """Open the store that the settings mean; what it says in errors becomes an ArtifactError."""
     from runwire_schemas.errors import SchemaError
-    from runwire_schemas.objects.catalog import CatalogError
-    from runwire_schemas.objects.download import DownloadError
-    from runwire_schemas.objects.manifest import ManifestError
-    from runwire_schemas.objects.open import open_store
-    from runwire_schemas.objects.store import StoreError
+    from runwire_store.catalog import CatalogError
+    from runwire_store.download import DownloadError
+    from runwire_store.manifest import ManifestError
+    from runwire_store.open import open_store
+    from runwire_store.store import StoreError
 
     try:
         store = open_store(settings.s3, settings.root)
@@ -165,8 +165,8 @@ def opened_store(settings: Settings) -> Iterator[ObjectStore]:
 
 
 def _manifest(store: ObjectStore, ref: ArtifactRef) -> Manifest | None:
-    from runwire_schemas.objects.manifest import Manifest
-    from runwire_schemas.objects.store import NotFound
+    from runwire_store.manifest import Manifest
+    from runwire_store.store import NotFound
 
     try:
         return Manifest.from_json(store.get(ref.key))
@@ -187,9 +187,9 @@ def _was_published(store: ObjectStore, ref: ArtifactRef) -> bool:
     Where an object worker publishes, that is all that tells what was deleted from what has yet to
     come. An artifact of references alone never pins any, and stays open.
     """
-    from runwire_schemas.objects.layout import name_prefix
-    from runwire_schemas.objects.store import NotFound
-    from runwire_schemas.objects.versions import read_entry, stamped
+    from runwire_store.layout import name_prefix
+    from runwire_store.store import NotFound
+    from runwire_store.versions import read_entry, stamped
 
     entries = stamped(store.list(name_prefix(ref.project, ref.name)))
     own = next((entry for entry in entries if entry.artifact == ref.id), None)

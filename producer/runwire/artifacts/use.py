@@ -17,7 +17,7 @@ def found(
     settings: Settings, project: str, ref: str, kind: str | None
 ) -> tuple[ArtifactRef, dict[str, Any]]:
     """Return what a name means now, and the event that this run used it. Raises: ArtifactError."""
-    from runwire_schemas.objects.catalog import Catalog
+    from runwire_store.catalog import Catalog
 
     if not isinstance(ref, str) or not ref:
         raise ArtifactError(f"use_artifact({ref!r:.100}): give 'name', 'name:v3' or 'name:best'")

@@ -12,7 +12,7 @@ __all__ = ["Checkpoint", "CheckpointError", "Retention", "read_checkpoint"]
 _FROM = {
     "Checkpoint": "runwire.checkpoints.loading",
     "CheckpointError": "runwire.errors",
-    "Retention": "runwire_schemas.objects.retention",
+    "Retention": "runwire_store.retention",
     "read_checkpoint": "runwire.checkpoints.loading",
 }
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runwire.checkpoints.saver import Saved, Saver
     from runwire.checkpoints.verifying import Found
     from runwire.session import Session
-    from runwire_schemas.objects.retention import Retention
+    from runwire_store.retention import Retention
 
 _log = logging.getLogger("runwire")
 # Reentrant: a signal handler that saves may interrupt a save of its own thread.

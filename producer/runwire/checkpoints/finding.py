@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Self
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart, fsync_path
 from runwire.checkpoints.verifying import Damaged, Found, content_dir, path_of, verified
 from runwire.errors import CheckpointError
-from runwire_schemas.objects.checkpoints import CheckpointView, find, grouped
-from runwire_schemas.objects.manifest import Manifest, ManifestError
+from runwire_store.checkpoints import CheckpointView, find, grouped
+from runwire_store.manifest import Manifest, ManifestError
 
 if TYPE_CHECKING:
     from runwire.settings import Settings
-    from runwire_schemas.objects.store import ObjectStore
+    from runwire_store.store import ObjectStore
 
 __all__ = ["Finder"]
 
@@ -155,8 +155,8 @@ class Finder:
             return None, str(error)
 
     def _fetched(self, manifest: Manifest, problem: str) -> Found:
-        from runwire_schemas.objects.download import DownloadError
-        from runwire_schemas.objects.store import NotFound, StoreError
+        from runwire_store.download import DownloadError
+        from runwire_store.store import NotFound, StoreError
 
         try:
             return self._download(manifest)
@@ -184,9 +184,9 @@ class Finder:
         Raises: CheckpointError where an answer is `needed`: silence is no fresh start.
         """
         from runwire_schemas.errors import SchemaError
-        from runwire_schemas.objects.catalog import Catalog
-        from runwire_schemas.objects.open import open_store
-        from runwire_schemas.objects.store import StoreError
+        from runwire_store.catalog import Catalog
+        from runwire_store.open import open_store
+        from runwire_store.store import StoreError
 
         try:
             self._store = open_store(self.settings.s3, self.settings.root)
@@ -223,7 +223,7 @@ class Finder:
         )
 
     def _download(self, manifest: Manifest) -> Found:
-        from runwire_schemas.objects.download import download
+        from runwire_store.download import download
 
         assert self._store is not None
         with self.local.writing(manifest.artifact) as hidden:

@@ -18,7 +18,7 @@ from runwire.checkpoints.saving import How, checked_kind, checked_step, facts_of
 from runwire.checkpoints.verifying import MTIMES, OF_OTHERS
 from runwire.errors import CheckpointError
 from runwire.uploads.outbox import unseen
-from runwire_schemas.objects.manifest import FileEntry
+from runwire_store.manifest import FileEntry
 
 if TYPE_CHECKING:
     from runwire.artifacts.ref import ArtifactRef

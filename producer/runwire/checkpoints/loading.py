@@ -14,7 +14,7 @@ from runwire.checkpoints.snapshot import unwrapped
 from runwire.checkpoints.state_file import FORMAT, STATE_FILE, digest_of, read_state
 from runwire.checkpoints.verifying import Found, content_dir, is_ours
 from runwire.errors import CheckpointError
-from runwire_schemas.objects.manifest import Manifest, ManifestError
+from runwire_store.manifest import Manifest, ManifestError
 
 __all__ = ["Checkpoint", "loaded", "read_checkpoint", "restore"]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from runwire_schemas.identity import run_key
-from runwire_schemas.objects.manifest import Manifest, ManifestError
+from runwire_store.manifest import Manifest, ManifestError
 
 __all__ = ["MANIFEST_FILE", "LocalCheckpoints", "LocalPart", "fsync_path"]
 

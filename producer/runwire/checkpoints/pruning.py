@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart
-from runwire_schemas.objects.checkpoints import grouped, released
-from runwire_schemas.objects.retention import Retention, expired
+from runwire_store.checkpoints import grouped, released
+from runwire_store.retention import Retention, expired
 
 __all__ = ["prune"]
 

@@ -17,7 +17,7 @@ from runwire.ranks import detect_ranks
 
 if TYPE_CHECKING:
     from runwire.session import Session
-    from runwire_schemas.objects.checkpoints import CheckpointView
+    from runwire_store.checkpoints import CheckpointView
 
 __all__ = ["finder_for", "load"]
 

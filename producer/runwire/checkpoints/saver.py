@@ -23,8 +23,8 @@ from runwire.checkpoints.pruning import prune
 from runwire.checkpoints.state_file import unwritten, write_state
 from runwire.errors import CheckpointError
 from runwire.uploads.capture import Entry
-from runwire_schemas.objects.manifest import CheckpointFacts, FileEntry, Manifest
-from runwire_schemas.objects.retention import Retention
+from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest
+from runwire_store.retention import Retention
 
 if TYPE_CHECKING:
     from runwire.session import Session

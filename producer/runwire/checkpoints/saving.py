@@ -13,8 +13,8 @@ from runwire.checkpoints.snapshot import Snapshot, check_collective, state_of
 from runwire.checkpoints.state_file import import_torch
 from runwire.errors import CheckpointError
 from runwire.values import Unloggable, to_float, whole_step
-from runwire_schemas.objects.manifest import KINDS, CheckpointFacts
-from runwire_schemas.objects.retention import Retention, RetentionError
+from runwire_store.manifest import KINDS, CheckpointFacts
+from runwire_store.retention import Retention, RetentionError
 
 if TYPE_CHECKING:
     from runwire.session import Session

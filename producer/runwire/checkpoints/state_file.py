@@ -14,7 +14,7 @@ from typing import IO, Any, Final
 from runwire.checkpoints.compress import SUFFIX, compress_file, decompressed
 from runwire.checkpoints.local import fsync_path
 from runwire.errors import CheckpointError
-from runwire_schemas.objects.manifest import FileEntry
+from runwire_store.manifest import FileEntry
 
 __all__ = [
     "FORMAT",

@@ -12,7 +12,7 @@ from runwire.checkpoints.compress import SUFFIX
 from runwire.checkpoints.local import LocalPart
 from runwire.checkpoints.state_file import STATE_FILE, digest_of
 from runwire.errors import CheckpointError
-from runwire_schemas.objects.manifest import FileEntry, Manifest, ManifestError
+from runwire_store.manifest import FileEntry, Manifest, ManifestError
 
 __all__ = [
     "MTIMES",

@@ -21,7 +21,7 @@ from runwire.shipping.broker import (
     UNREACHABLE,
     Failure,
 )
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 
 __all__ = ["connection_failure", "delivery_failure", "graver"]
 

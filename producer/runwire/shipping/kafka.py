@@ -23,7 +23,7 @@ from runwire.shipping.broker import (
 )
 from runwire.shipping.causes import connection_failure, delivery_failure, error_name, graver
 from runwire_schemas.bounds import LETTER_BYTES_MAX
-from runwire_schemas.kafka_settings import KafkaSettings, KafkaSettingsError
+from runwire_schemas.connections.kafka import KafkaSettings, KafkaSettingsError
 from runwire_schemas.topics import topic_name
 
 __all__ = ["CONTENT", "RECORDS", "KafkaBroker"]

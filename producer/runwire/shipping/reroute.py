@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runwire.shipping.journal import JOURNAL_FILE, CutJournal
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.paths import embedded_dir
 from runwire_schemas.spool.cursor import read_cursor, write_cursor
 from runwire_schemas.spool.destination import KAFKA, LOCAL, destination_of

@@ -14,7 +14,7 @@ from runwire.shipping.broker import Broker
 from runwire.shipping.ids import value_of
 from runwire.shipping.shipper import Shipper
 from runwire.uploads.sync import OutboxSync
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.spool.cursor import read_cursor
 from runwire_schemas.spool.destination import destination_of
 from runwire_schemas.spool.format import Meta, SpoolError

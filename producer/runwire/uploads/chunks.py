@@ -24,9 +24,9 @@ from runwire.uploads.route import KAFKA
 from runwire_schemas import codec
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_schemas.objects.announce import SHIPPED, artifact_event
-from runwire_schemas.objects.manifest import FileEntry
-from runwire_schemas.objects.pieces import FILE_BYTES_MAX, PIECE_BYTES, Shipment, piece_count
+from runwire_store.announce import SHIPPED, artifact_event
+from runwire_store.manifest import FileEntry
+from runwire_store.pieces import FILE_BYTES_MAX, PIECE_BYTES, Shipment, piece_count
 
 __all__ = ["ChunkRoute"]
 

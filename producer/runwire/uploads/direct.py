@@ -17,14 +17,14 @@ from runwire.uploads.request import UploadRequest
 from runwire.uploads.retiring import retire
 from runwire.uploads.route import DIRECT
 from runwire.uploads.stores import Stores
+from runwire_schemas.connections.s3 import S3SettingsError
 from runwire_schemas.events import ArtifactEvent
-from runwire_schemas.objects.announce import COMPLETE, artifact_event
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.manifest import FileEntry, ManifestError
-from runwire_schemas.objects.publish import EMPTY_SHA256, PublishError, publish
-from runwire_schemas.objects.store import ObjectStore, StoreAway, StoreRefused
-from runwire_schemas.objects.sweep import sweep
-from runwire_schemas.s3_settings import S3SettingsError
+from runwire_store.announce import COMPLETE, artifact_event
+from runwire_store.layout import blob_key
+from runwire_store.manifest import FileEntry, ManifestError
+from runwire_store.publish import EMPTY_SHA256, PublishError, publish
+from runwire_store.store import ObjectStore, StoreAway, StoreRefused
+from runwire_store.sweep import sweep
 
 __all__ = ["DirectRoute"]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from runwire.errors import ArtifactError
 from runwire.json_text import TEXT_BYTES_MAX, as_mapping, json_text
 from runwire.uploads.capture import Entry
-from runwire_schemas.objects.manifest import ManifestError, checked_path
+from runwire_store.manifest import ManifestError, checked_path
 
 __all__ = [
     "checked_aliases",

@@ -27,8 +27,8 @@ from runwire.uploads.request import RequestFile, UploadRequest, outbox_dir
 from runwire.uploads.route import KAFKA, REFERENCE, UNSEEN, Route, choose_route
 from runwire.uploads.space import Space
 from runwire.uploads.staged import Staged
-from runwire_schemas.objects.manifest import CheckpointFacts
 from runwire_schemas.spool.destination import destination_of
+from runwire_store.manifest import CheckpointFacts
 
 if TYPE_CHECKING:
     from runwire.session import Session

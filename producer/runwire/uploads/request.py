@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from runwire_schemas.objects.layout import artifact_key, checkpoint_key
-from runwire_schemas.objects.manifest import CheckpointFacts
 from runwire_schemas.paths import outbox_dir
+from runwire_store.layout import artifact_key, checkpoint_key
+from runwire_store.manifest import CheckpointFacts
 
 __all__ = [
     "CAPTURE_LOCK",

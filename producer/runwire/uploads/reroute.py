@@ -9,7 +9,7 @@ from runwire.settings import Settings
 from runwire.uploads.claims import Requests
 from runwire.uploads.journal import JOURNAL_FILE
 from runwire.uploads.route import choose_route
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.spool.destination import LOCAL
 
 __all__ = ["ArtifactRerouting", "reroute_artifacts"]

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from runwire.uploads.journal import UploadJournal
 from runwire_schemas.events import ArtifactEvent
-from runwire_schemas.objects.announce import DELETED, artifact_event
-from runwire_schemas.objects.manifest import Manifest, ManifestError
-from runwire_schemas.objects.retention import Retention, RetentionError, leaving
-from runwire_schemas.objects.store import ObjectStore
+from runwire_store.announce import DELETED, artifact_event
+from runwire_store.manifest import Manifest, ManifestError
+from runwire_store.retention import Retention, RetentionError, leaving
+from runwire_store.store import ObjectStore
 
 __all__ = ["retire"]
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from runwire.settings import Settings
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
-from runwire_schemas.objects.pieces import FILE_BYTES_MAX, PIECE_BYTES
+from runwire_store.pieces import FILE_BYTES_MAX, PIECE_BYTES
 
 __all__ = ["DIRECT", "KAFKA", "REFERENCE", "REFUSED", "UNSEEN", "Route", "choose_route"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from runwire.uploads.request import UploadRequest
-from runwire_schemas.objects.open import open_store
-from runwire_schemas.objects.store import ObjectStore
-from runwire_schemas.s3_settings import S3Settings, S3SettingsError
+from runwire_schemas.connections.s3 import S3Settings, S3SettingsError
+from runwire_store.open import open_store
+from runwire_store.store import ObjectStore
 
 __all__ = ["Stores", "settings_of"]
 

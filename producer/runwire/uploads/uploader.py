@@ -21,7 +21,7 @@ from runwire.uploads.lanes import Lane, Route
 from runwire.uploads.pace import Pace, Stopped
 from runwire.uploads.request import UploadRequest
 from runwire_schemas.events import ArtifactEvent
-from runwire_schemas.objects.announce import FAILED, artifact_event
+from runwire_store.announce import FAILED, artifact_event
 
 __all__ = ["Uploader", "Write"]
 

@@ -14,8 +14,8 @@ from typing import Any
 from confluent_kafka import KafkaError, Message, Producer
 
 from runwire_schemas import codec
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.events import MetricBatch
-from runwire_schemas.kafka_settings import KafkaSettings
 
 Name = tuple[int, int]
 RECORD_STEPS = 1_000  # a record's calls have the steps number * RECORD_STEPS and on

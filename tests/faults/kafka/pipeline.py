@@ -19,7 +19,7 @@ from runwire_consumers.clickhouse.event_tables import EVENT_TABLES
 from runwire_consumers.clickhouse.sink import DEAD_LETTER
 from runwire_consumers.core.source import Span
 from runwire_consumers.kafka.partition import parse_intent
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import topic_name
 from support.faults import DETECTOR, PATIENCE_S, UnexpectedError, tail, wait_for
 from support.servers import Cluster

@@ -13,7 +13,7 @@ import pytest
 from faults.kafka.pipeline import OTHER_SESSION_S, SESSION_S
 from faults.objects import contents, report
 from faults.objects.rig import Rig
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import TOPICS
 from support.servers import Cluster
 from support.topics import make_topics

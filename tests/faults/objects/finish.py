@@ -11,8 +11,8 @@ from faults.objects.plain import PlainStore
 from faults.objects.rig import IMPATIENT, Rig
 from faults.objects.verdict import Verdict, judge, judge_leftovers, judge_views
 from runwire_consumers.clickhouse.client import connect
-from runwire_schemas.objects.open import open_store
-from runwire_schemas.objects.sweep import sweep
+from runwire_store.open import open_store
+from runwire_store.sweep import sweep
 
 _STATES = "SELECT artifact, state FROM v_artifacts"
 
@@ -49,7 +49,7 @@ def sweep_all(rig: Rig) -> int:
     try:
         with pytest.MonkeyPatch.context() as patch:
             # Nothing is being published any more, and the hour in which it could be is over.
-            patch.setattr("runwire_schemas.objects.sweep.PIN_S", -3600.0)
+            patch.setattr("runwire_store.sweep.PIN_S", -3600.0)
             report = sweep(store, grace_s=0, staging_s=0, now_ns=time.time_ns() + int(3600e9))
     finally:
         store.close()

@@ -13,8 +13,8 @@ from typing import Any
 from confluent_kafka import Producer
 
 from runwire_schemas import codec
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.topics import topic_name
 
 PIECE_BYTES = 524_288

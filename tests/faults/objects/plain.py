@@ -13,7 +13,7 @@ import urllib3
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
 
 _BLOCK_BYTES = 1024 * 1024
 

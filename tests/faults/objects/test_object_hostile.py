@@ -28,8 +28,8 @@ from faults.objects.rig import Rig
 from faults.objects.verdict import assert_whole
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
 from runwire_schemas import codec
+from runwire_schemas.connections.s3 import S3Settings
 from runwire_schemas.events import ArtifactEvent
-from runwire_schemas.s3_settings import S3Settings
 from support.kafka_log import read_topic
 
 pytestmark = pytest.mark.engine

@@ -26,7 +26,7 @@ from faults.objects.observer import Observer
 from faults.objects.plain import PlainS3
 from faults.objects.rig import Rig
 from faults.objects.verdict import assert_whole
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
 from support.servers import ObjectStore
 
 pytestmark = pytest.mark.engine

@@ -16,7 +16,7 @@ from faults.objects.moments import Moments
 from faults.objects.observer import Observer
 from faults.objects.rig import Rig
 from faults.objects.verdict import Verdict, assert_whole
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
 from support.servers import Cluster, ObjectStore
 
 pytestmark = pytest.mark.engine

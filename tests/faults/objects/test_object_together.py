@@ -22,12 +22,12 @@ from faults.objects.plain import PlainStore, read
 from faults.objects.rig import Rig
 from faults.objects.verdict import assert_whole
 from runwire_consumers.clickhouse.client import connect
-from runwire_schemas.objects.catalog import Catalog, CatalogError
-from runwire_schemas.objects.download import DownloadError, download
-from runwire_schemas.objects.open import open_store
-from runwire_schemas.objects.store import NotFound, StoreAway
-from runwire_schemas.objects.sweep import sweep
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.catalog import Catalog, CatalogError
+from runwire_store.download import DownloadError, download
+from runwire_store.open import open_store
+from runwire_store.store import NotFound, StoreAway
+from runwire_store.sweep import sweep
 
 pytestmark = pytest.mark.engine
 

@@ -18,7 +18,7 @@ from typing import Any
 import runwire
 from faults.objects import contents
 from faults.objects.ledger import Ledger
-from runwire_schemas.objects.retention import Retention
+from runwire_store.retention import Retention
 
 SMALL = {"config.yaml": 4_000, "größe/日本.bin": 700_001, "empty": 0, "deep/er/part": 2_000_003}
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from runwire_schemas.objects.folder import FolderStore
-from runwire_schemas.objects.layout import BLOBS, blob_key
-from runwire_schemas.objects.open import open_store
+from runwire_store.folder.store import FolderStore
+from runwire_store.layout import BLOBS, blob_key
+from runwire_store.open import open_store
 from support.stored import put_artifact, put_blobs, put_checkpoint
 
 FILES = {"model.bin": b"weights" * 100, "config/a.json": b"{}"}

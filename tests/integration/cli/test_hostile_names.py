@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from runwire_schemas.objects.folder import FolderStore
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.open import open_store
+from runwire_store.folder.store import FolderStore
+from runwire_store.layout import blob_key
+from runwire_store.open import open_store
 from support.stored import put_artifact, put_checkpoint
 
 CLEAR = "\x1b[2J"

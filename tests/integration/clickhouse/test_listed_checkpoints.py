@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from runwire_query import checkpoints
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.memory import MemoryStore
+from runwire_store.catalog import Catalog
+from runwire_store.memory import MemoryStore
 from support.builders import AT_NS, artifact_event, checkpoint_event, run_event
 from support.stored import put_checkpoint
 

@@ -16,7 +16,7 @@ from runwire_consumers.core.errors import Fatal
 from runwire_consumers.kafka import cluster, topics
 from runwire_consumers.kafka.cluster import Cluster
 from runwire_schemas import codec
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.registry import Registry as RegistryClient
 from runwire_schemas.registry import RegistryRefused
 from runwire_schemas.topics import TOPICS, topic_name

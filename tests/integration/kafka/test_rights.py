@@ -31,7 +31,7 @@ from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
 from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_schemas import codec
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import TOPICS, topic_name
 from support.builders import AT_NS, metric_batch, record
 from support.servers import Cluster as Brokers

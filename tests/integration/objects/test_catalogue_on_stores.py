@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.download import download, verify
-from runwire_schemas.objects.layout import STAGING
-from runwire_schemas.objects.open import open_store
-from runwire_schemas.objects.publish import PublishError, publish
-from runwire_schemas.objects.retention import Retention
-from runwire_schemas.objects.store import ObjectStore, StoreAway
-from runwire_schemas.objects.sweep import sweep
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.catalog import Catalog
+from runwire_store.download import download, verify
+from runwire_store.layout import STAGING
+from runwire_store.open import open_store
+from runwire_store.publish import PublishError, publish
+from runwire_store.retention import Retention
+from runwire_store.store import ObjectStore, StoreAway
+from runwire_store.sweep import sweep
 from support.stored import manifest, put_artifact, put_blobs, put_checkpoint, retire
 
 BUCKETS = {"versitygw": "bucket", "minio": "minio_bucket"}
@@ -40,8 +40,8 @@ class Place:
     def script(self, code: str, *arguments: str) -> subprocess.Popen[str]:
         head = (
             "import sys, time\nfrom pathlib import Path\n"
-            "from runwire_schemas.objects.open import open_store\n"
-            "from runwire_schemas.s3_settings import from_environment\n"
+            "from runwire_store.open import open_store\n"
+            "from runwire_schemas.connections.s3 import from_environment\n"
             "from support.stored import *\n"
             f"s3 = from_environment({self.settings.environment() if self.settings else {}!r})\n"
             f"store = open_store(s3, Path({str(self.root)!r}))\n"
@@ -118,8 +118,8 @@ def test_sweeps_beside_publications(place: Place, seed: int) -> None:
     whenever `publish` returns, the content is there."""
     store = place.store
     code = """
-    from runwire_schemas.objects.store import StoreAway
-    from runwire_schemas.objects.sweep import sweep
+    from runwire_store.store import StoreAway
+    from runwire_store.sweep import sweep
     until, swept = time.monotonic() + 6, 0
     while time.monotonic() < until:
         try:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from runwire_schemas.objects.folder import FolderStore
-from runwire_schemas.objects.open import open_store
-from runwire_schemas.objects.store import StoreAway, StoreRefused
+from runwire_store.folder.store import FolderStore
+from runwire_store.open import open_store
+from runwire_store.store import StoreAway, StoreRefused
 from support.small_disk import small_disk
 
 MIB = 1024 * 1024
@@ -24,7 +24,7 @@ PATIENCE_S = 60.0
 COPY = """
 import sys
 from pathlib import Path
-from runwire_schemas.objects.folder import FolderStore
+from runwire_store.folder.store import FolderStore
 FolderStore(Path(sys.argv[1])).put_file("blobs/aa/x", Path(sys.argv[2]), journal=Path(sys.argv[3]))
 """
 

@@ -20,15 +20,15 @@ from runwire import cli
 from runwire_consumers.objects import policies
 from runwire_consumers.stack.finding import FAIL, OK
 from runwire_consumers.stack.store_checkup import store_findings
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.download import download
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.manifest import FileEntry, Manifest
-from runwire_schemas.objects.publish import publish
-from runwire_schemas.objects.s3 import S3Store
-from runwire_schemas.objects.store import StoreRefused
-from runwire_schemas.objects.sweep import sweep
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.catalog import Catalog
+from runwire_store.download import download
+from runwire_store.layout import blob_key
+from runwire_store.manifest import FileEntry, Manifest
+from runwire_store.publish import publish
+from runwire_store.s3.store import S3Store
+from runwire_store.store import StoreRefused
+from runwire_store.sweep import sweep
 from support.servers import ObjectStore
 
 MIB = 1024 * 1024

@@ -18,9 +18,9 @@ import psutil
 import pytest
 from minio.time import utcnow
 
-from runwire_schemas.objects.s3 import S3Store
-from runwire_schemas.objects.store import StoreAway, StoreRefused
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.s3.store import S3Store
+from runwire_store.store import StoreAway, StoreRefused
 from support.native import NativeServer
 from support.servers import ObjectStore
 from support.small_disk import grow, small_disk
@@ -101,9 +101,7 @@ def test_clocks_that_differ(
     settings: S3Settings, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A day of difference is more than any server takes."""
-    monkeypatch.setattr(
-        "runwire_schemas.objects.s3_requests.utcnow", lambda: utcnow() - timedelta(days=1)
-    )
+    monkeypatch.setattr("runwire_store.s3.requests.utcnow", lambda: utcnow() - timedelta(days=1))
     store = S3Store(settings)
     with pytest.raises(StoreRefused, match="NTP"):
         store.put_file("a", large)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from runwire_schemas.objects.s3 import S3Store
-from runwire_schemas.objects.s3_errors import told
-from runwire_schemas.objects.s3_requests import FileSlice
-from runwire_schemas.objects.store import StoreAway
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.s3.errors import told
+from runwire_store.s3.requests import FileSlice
+from runwire_store.s3.store import S3Store
+from runwire_store.store import StoreAway
 from support.relay import Relay
 from support.servers import ObjectStore
 
@@ -32,8 +32,8 @@ PATIENCE_S = 60.0
 UPLOAD = """
 import sys
 from pathlib import Path
-from runwire_schemas.objects.s3 import S3Store
-from runwire_schemas.s3_settings import from_environment
+from runwire_store.s3.store import S3Store
+from runwire_schemas.connections.s3 import from_environment
 import os
 S3Store(from_environment(os.environ)).put_file(
     sys.argv[1], Path(sys.argv[2]), journal=Path(sys.argv[3])

@@ -14,14 +14,14 @@ import pytest
 from runwire_consumers.kafka import acls
 from runwire_consumers.kafka import cluster as kafka_cluster
 from runwire_consumers.objects.staging import Staging
-from runwire_schemas.objects.condemned import MARKS
-from runwire_schemas.objects.layout import STAGING, blob_key, checkpoints_prefix
-from runwire_schemas.objects.manifest import CheckpointFacts, Manifest
-from runwire_schemas.objects.pieces import PIECE_BYTES
-from runwire_schemas.objects.retention import Retention
-from runwire_schemas.objects.s3 import S3Store
-from runwire_schemas.objects.uploads import uploads_of
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.condemned import MARKS
+from runwire_store.layout import STAGING, blob_key, checkpoints_prefix
+from runwire_store.manifest import CheckpointFacts, Manifest
+from runwire_store.part_uploads import uploads_of
+from runwire_store.pieces import PIECE_BYTES
+from runwire_store.retention import Retention
+from runwire_store.s3.store import S3Store
 from support.object_workers import ObjectWorkers
 from support.servers import Cluster, SecureCluster
 from support.shipments import Shipped, content, shipped

@@ -8,7 +8,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 
 WAIT_S = 30.0
 VALUES = [f"{n:04}".encode() for n in range(100)]

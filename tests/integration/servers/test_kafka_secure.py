@@ -13,7 +13,7 @@ from confluent_kafka.admin import (
 )
 
 from integration.servers.kafka_clients import VALUES, WAIT_S, consume, create, poll, produce
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from support.servers import SecureCluster
 
 # An idempotent producer whose user may write to no topic is refused by the cluster, not the topic.

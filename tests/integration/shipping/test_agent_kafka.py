@@ -15,8 +15,8 @@ import pytest
 
 from runwire.shipping.broker import UNKNOWN_TOPIC, UNREACHABLE
 from runwire_schemas import codec
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.events import RunEvent
-from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.registry import Registry as SchemaRegistry
 from runwire_schemas.spool.reader import list_folders
 from runwire_schemas.topics import TOPICS

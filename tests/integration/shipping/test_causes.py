@@ -23,7 +23,7 @@ from runwire.shipping.broker import (
 from runwire.shipping.kafka import KafkaBroker
 from runwire_consumers.kafka.acls import apply, grants
 from runwire_consumers.kafka.cluster import Cluster as AdminCluster
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import TOPICS
 from support.agents import Agents
 from support.kafka_log import read_topic

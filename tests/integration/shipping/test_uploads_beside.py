@@ -11,8 +11,8 @@ import pytest
 from runwire.agent.loop import HEARTBEAT_INTERVAL_S
 from runwire.uploads.request import RequestFile, content_path
 from runwire_schemas import codec
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.events import Heartbeat
-from runwire_schemas.kafka_settings import KafkaSettings
 from runwire_schemas.topics import TOPICS
 from support.agents import Agents
 from support.kafka_log import read_topic

@@ -11,13 +11,13 @@ from tempfile import mkdtemp
 import pytest
 
 from runwire_schemas import codec
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_schemas.kafka_settings import KafkaSettings
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.folder import FolderStore
-from runwire_schemas.objects.layout import BLOBS, RUNS, blob_key
-from runwire_schemas.objects.pieces import Shipment, piece_count
 from runwire_schemas.spool.reader import list_folders
+from runwire_store.catalog import Catalog
+from runwire_store.folder.store import FolderStore
+from runwire_store.layout import BLOBS, RUNS, blob_key
+from runwire_store.pieces import Shipment, piece_count
 from support.agents import Agents
 from support.kafka_log import read_topic
 from support.servers import Cluster

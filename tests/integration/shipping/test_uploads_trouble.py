@@ -16,11 +16,11 @@ from tempfile import mkdtemp
 
 import pytest
 
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.open import open_store
-from runwire_schemas.objects.store import ObjectStore
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.catalog import Catalog
+from runwire_store.layout import blob_key
+from runwire_store.open import open_store
+from runwire_store.store import ObjectStore
 from support.agents import Agents
 from support.uploads import leave, sha256
 from support.watched import wait_until

@@ -6,8 +6,8 @@ import pytest
 
 from runwire_query import storage
 from runwire_query.errors import QueryError
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.memory import MemoryStore
+from runwire_store.catalog import Catalog
+from runwire_store.memory import MemoryStore
 from support.stored import put_artifact, put_checkpoint
 
 RUN_IDS = ["r", "sweep/1", "a:b", "50%", "back\\slash", "ü" * 200, "x" * 300]

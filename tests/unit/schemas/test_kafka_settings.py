@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire_schemas.kafka_settings import KafkaSettings, KafkaSettingsError, from_environment
+from runwire_schemas.connections.kafka import KafkaSettings, KafkaSettingsError, from_environment
 
 SECURE = {
     "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "b:9093, a:9093",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire_schemas.s3_settings import S3Settings, S3SettingsError, from_environment
+from runwire_schemas.connections.s3 import S3Settings, S3SettingsError, from_environment
 
 WHOLE = {
     "RUNWIRE_S3_ENDPOINT": "http://store:9000",

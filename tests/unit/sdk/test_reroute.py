@@ -9,7 +9,7 @@ from runwire.shipping.journal import JOURNAL_FILE
 from runwire.shipping.reroute import reroute
 from runwire.shipping.shipper import Shipper
 from runwire_consumers.spool.journal import CutRange, IntentJournal
-from runwire_schemas.kafka_settings import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.paths import embedded_dir
 from runwire_schemas.spool.cursor import read_cursor
 from runwire_schemas.spool.reader import FolderReader, read_meta

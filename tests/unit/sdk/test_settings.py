@@ -8,7 +8,8 @@ import pytest
 from runwire import settings as settings_module
 from runwire.errors import ConfigError
 from runwire.settings import FIELDS, Settings
-from runwire_schemas import s3_settings, topics
+from runwire_schemas import topics
+from runwire_schemas.connections import s3 as s3_settings
 
 SAMPLES: dict[str, tuple[object, str, object]] = {
     "dir": ("/a", "/b", "/b"),

@@ -217,7 +217,7 @@ def test_one_wide_call_that_never_fits_is_counted(rig: ShippingRig) -> None:
 
 
 def test_other_destinations_are_left_alone(rig: ShippingRig, tmp_path: Path) -> None:
-    from runwire_schemas.kafka_settings import KafkaSettings
+    from runwire_schemas.connections.kafka import KafkaSettings
 
     other = kafka_writer(tmp_path, KafkaSettings(bootstrap_servers="elsewhere:9092"))
     local = new_writer(tmp_path)

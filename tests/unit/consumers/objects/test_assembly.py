@@ -15,14 +15,14 @@ from runwire_consumers.objects.completion import Completion
 from runwire_consumers.objects.sink import ObjectSink
 from runwire_consumers.objects.staging import Staging
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_schemas.objects.condemned import MARK_S, MARKS, NS
-from runwire_schemas.objects.layout import RUNS, STAGING, blob_key
-from runwire_schemas.objects.manifest import CheckpointFacts
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.pieces import PIECE_BYTES
-from runwire_schemas.objects.retention import Retention
-from runwire_schemas.objects.store import StoreAway
-from runwire_schemas.objects.uploads import MemoryUploads
+from runwire_store.condemned import MARK_S, MARKS, NS
+from runwire_store.layout import RUNS, STAGING, blob_key
+from runwire_store.manifest import CheckpointFacts
+from runwire_store.memory import MemoryStore
+from runwire_store.part_uploads import MemoryUploads
+from runwire_store.pieces import PIECE_BYTES
+from runwire_store.retention import Retention
+from runwire_store.store import StoreAway
 from support.builders import AT_NS
 from support.shipments import Shipped, content, shipped
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runwire_consumers.objects.plan import assemble, cut, stretches
-from runwire_schemas.objects.pieces import RUN_PIECES, RUN_PIECES_MIN, StagedRun
+from runwire_store.pieces import RUN_PIECES, RUN_PIECES_MIN, StagedRun
 
 SHA256 = "ab" * 32
 

@@ -14,9 +14,9 @@ from runwire_consumers.objects.finishing import Finishing, Upkeep
 from runwire_consumers.objects.staging import Staging
 from runwire_consumers.objects.tending import Tending
 from runwire_schemas.events import ArtifactEvent
-from runwire_schemas.objects.layout import STAGING
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.store import StoreAway
+from runwire_store.layout import STAGING
+from runwire_store.memory import MemoryStore
+from runwire_store.store import StoreAway
 from support.builders import AT_NS
 from support.shipments import Shipped, content, shipped
 

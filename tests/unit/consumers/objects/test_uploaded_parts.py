@@ -12,11 +12,11 @@ import pytest
 from runwire_consumers.objects.completion import Completion
 from runwire_consumers.objects.staging import Staging
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_schemas.objects.layout import BLOBS, STAGING
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.pieces import PIECE_BYTES, RUN_PIECES
-from runwire_schemas.objects.store import StoreAway
-from runwire_schemas.objects.uploads import MemoryUploads
+from runwire_store.layout import BLOBS, STAGING
+from runwire_store.memory import MemoryStore
+from runwire_store.part_uploads import MemoryUploads
+from runwire_store.pieces import PIECE_BYTES, RUN_PIECES
+from runwire_store.store import StoreAway
 from support.builders import AT_NS
 from support.shipments import Shipped, content, shipped
 

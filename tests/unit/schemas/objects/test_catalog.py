@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from runwire_schemas.objects.catalog import Catalog, CatalogError
-from runwire_schemas.objects.layout import NAMES, version_key
-from runwire_schemas.objects.manifest import ManifestError
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.versions import Entry
+from runwire_store.catalog import Catalog, CatalogError
+from runwire_store.layout import NAMES, version_key
+from runwire_store.manifest import ManifestError
+from runwire_store.memory import MemoryStore
+from runwire_store.versions import Entry
 from support.stored import AT_NS, manifest, put_artifact, put_checkpoint
 
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runwire_schemas.objects.download import DigestMismatch, DownloadError, download, verify
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.manifest import FileEntry, Manifest, ManifestError
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.publish import check_files
-from runwire_schemas.objects.store import NotFound, StoreAway
+from runwire_store.download import DigestMismatch, DownloadError, download, verify
+from runwire_store.layout import blob_key
+from runwire_store.manifest import FileEntry, Manifest, ManifestError
+from runwire_store.memory import MemoryStore
+from runwire_store.publish import check_files
+from runwire_store.store import NotFound, StoreAway
 from support.stored import manifest, put_artifact, put_blobs
 
 FILES = {"a.bin": b"one" * 1000, "sub/deep/b.bin": b"two", "empty": b"", "copy.bin": b"two"}

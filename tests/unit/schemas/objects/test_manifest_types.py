@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runwire_schemas.objects.manifest import CheckpointFacts, FileEntry, Manifest, ManifestError
+from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest, ManifestError
 
 GOOD = Manifest(
     artifact="a" * 32,

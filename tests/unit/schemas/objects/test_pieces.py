@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runwire_schemas.objects.manifest import FileEntry, Manifest, ManifestError
-from runwire_schemas.objects.pieces import (
+from runwire_store.manifest import FileEntry, Manifest, ManifestError
+from runwire_store.pieces import (
     PIECE_BYTES,
     RUN_PIECES,
     RUN_PIECES_MIN,
@@ -22,7 +22,7 @@ from runwire_schemas.objects.pieces import (
     piece_size,
     shipped_key,
 )
-from runwire_schemas.objects.store import PART_BYTES_MIN
+from runwire_store.store import PART_BYTES_MIN
 
 ARTIFACT = "ab" * 16
 SHA256 = hashlib.sha256(b"content").hexdigest()

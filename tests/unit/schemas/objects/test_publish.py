@@ -8,15 +8,15 @@ from dataclasses import replace
 
 import pytest
 
-from runwire_schemas.objects.catalog import Catalog, CatalogError
-from runwire_schemas.objects.condemned import MARKS
-from runwire_schemas.objects.deletion import delete_objects
-from runwire_schemas.objects.layout import NAMES, RUNS, blob_key
-from runwire_schemas.objects.manifest import FileEntry, Manifest, ManifestError
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.publish import PublishError, RunDeletedError, publish
-from runwire_schemas.objects.store import StoreAway
-from runwire_schemas.objects.versions import stamped
+from runwire_store.catalog import Catalog, CatalogError
+from runwire_store.condemned import MARKS
+from runwire_store.deletion import delete_objects
+from runwire_store.layout import NAMES, RUNS, blob_key
+from runwire_store.manifest import FileEntry, Manifest, ManifestError
+from runwire_store.memory import MemoryStore
+from runwire_store.publish import PublishError, RunDeletedError, publish
+from runwire_store.store import StoreAway
+from runwire_store.versions import stamped
 from support.interleaved import at_the_same_time, by_seed, switching
 from support.stored import AT_NS, manifest, put_artifact, put_blobs, put_checkpoint
 

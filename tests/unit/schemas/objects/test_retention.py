@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.layout import BLOBS
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.retention import (
+from runwire_store.catalog import Catalog
+from runwire_store.layout import BLOBS
+from runwire_store.memory import MemoryStore
+from runwire_store.retention import (
     Retention,
     RetentionError,
     best_of,

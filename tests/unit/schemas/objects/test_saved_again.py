@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.checkpoints import find, grouped, released
-from runwire_schemas.objects.manifest import Manifest
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.retention import Retention, expired
+from runwire_store.catalog import Catalog
+from runwire_store.checkpoints import find, grouped, released
+from runwire_store.manifest import Manifest
+from runwire_store.memory import MemoryStore
+from runwire_store.retention import Retention, expired
 from support.stored import AT_NS, SECOND, checkpoint, put_checkpoint, retire
 
 NAN = {"loss": math.nan}

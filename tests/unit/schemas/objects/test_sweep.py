@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from runwire_schemas.objects import condemned
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.condemned import MARKS
-from runwire_schemas.objects.deletion import delete_objects
-from runwire_schemas.objects.download import verify
-from runwire_schemas.objects.layout import BLOBS, NAMES, STAGING, blob_key, staging_prefix
-from runwire_schemas.objects.manifest import Manifest
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.publish import PublishError, publish
-from runwire_schemas.objects.store import StoreAway
-from runwire_schemas.objects.sweep import GRACE_S, STAGING_S, SweepReport, sweep
+from runwire_store import condemned
+from runwire_store.catalog import Catalog
+from runwire_store.condemned import MARKS
+from runwire_store.deletion import delete_objects
+from runwire_store.download import verify
+from runwire_store.layout import BLOBS, NAMES, STAGING, blob_key, staging_prefix
+from runwire_store.manifest import Manifest
+from runwire_store.memory import MemoryStore
+from runwire_store.publish import PublishError, publish
+from runwire_store.store import StoreAway
+from runwire_store.sweep import GRACE_S, STAGING_S, SweepReport, sweep
 from support.interleaved import at_the_same_time, by_seed, switching
 from support.stored import AT_NS, SECOND, manifest, put_artifact, put_blobs
 

@@ -14,10 +14,10 @@ import runwire
 from runwire import ArtifactError, ArtifactRef
 from runwire.run import Run
 from runwire.uploads.request import UploadRequest, outbox_dir
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.manifest import FileEntry, Manifest
-from runwire_schemas.objects.open import open_store
-from runwire_schemas.objects.publish import publish
+from runwire_store.layout import blob_key
+from runwire_store.manifest import FileEntry, Manifest
+from runwire_store.open import open_store
+from runwire_store.publish import publish
 from support.artifacts import artifact_events, contents, requests
 
 

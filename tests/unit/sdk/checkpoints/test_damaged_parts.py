@@ -11,9 +11,9 @@ import runwire
 from runwire.checkpoints.finding import Finder
 from runwire.checkpoints.resuming import load
 from runwire.run import Run
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.open import open_store
+from runwire_store.catalog import Catalog
+from runwire_store.layout import blob_key
+from runwire_store.open import open_store
 from support.uploads import UploadRig
 
 

@@ -11,8 +11,8 @@ import pytest
 import runwire
 from runwire.checkpoints.finding import Finder
 from runwire.run import Run
-from runwire_schemas.objects.open import FOLDER
-from runwire_schemas.objects.store import StoreAway
+from runwire_store.open import FOLDER
+from runwire_store.store import StoreAway
 from support.uploads import UploadRig
 
 
@@ -64,7 +64,7 @@ def test_nodes_that_cannot_ask_the_store_do_not_start_afresh(
     def away(*_: object) -> None:
         raise StoreAway("no route to host")
 
-    monkeypatch.setattr("runwire_schemas.objects.open.open_store", away)
+    monkeypatch.setattr("runwire_store.open.open_store", away)
     with pytest.raises(
         runwire.CheckpointError,
         match=r"that all nodes .* the store does not answer: no route .* RUNWIRE_CHECKPOINT_DIR",
@@ -124,7 +124,7 @@ def test_an_empty_disk_behind_brokers_is_told(
 
 def upload(root: Path) -> None:
     """Bring the outbox into the folder store, as the agent does."""
-    from runwire_schemas.objects.folder import FolderStore
+    from runwire_store.folder.store import FolderStore
 
     rig = UploadRig(root)
     rig.uploader.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runwire.checkpoints.local import LocalCheckpoints
-from runwire_schemas.objects.manifest import Manifest
+from runwire_store.manifest import Manifest
 from support.stored import checkpoint
 
 

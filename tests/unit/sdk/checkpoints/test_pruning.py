@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart
 from runwire.checkpoints.pruning import prune
-from runwire_schemas.objects.retention import Retention
+from runwire_store.retention import Retention
 from support.stored import checkpoint
 
 NAN = math.nan

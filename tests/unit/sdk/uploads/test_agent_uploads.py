@@ -21,10 +21,10 @@ from runwire.uploads.sync import OutboxSync
 from runwire_consumers.stack import uploads as uploads_survey
 from runwire_schemas import codec
 from runwire_schemas.events import ArtifactEvent
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.open import open_store
 from runwire_schemas.spool.agent_state import AgentState, read_states
 from runwire_schemas.spool.reader import list_folders
+from runwire_store.catalog import Catalog
+from runwire_store.open import open_store
 from support.shipping import KAFKA
 from support.uploads import folder_of, for_kafka, leave
 from support.watched import close_writers, said, trainer, wait_until

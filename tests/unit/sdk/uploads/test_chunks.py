@@ -11,7 +11,7 @@ from runwire.uploads import flight
 from runwire.uploads.pace import Pace, Stopped
 from runwire.uploads.request import RequestFile, content_path
 from runwire_schemas.events import Chunk
-from runwire_schemas.objects.pieces import DIGEST_BYTES, PIECE_BYTES
+from runwire_store.pieces import DIGEST_BYTES, PIECE_BYTES
 from support.uploads import UploadRig, folder_of, for_kafka, known, leave, sha256
 
 

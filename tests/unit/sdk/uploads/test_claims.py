@@ -14,8 +14,8 @@ from runwire.uploads.claims import Requests
 from runwire.uploads.pace import Pace
 from runwire.uploads.request import outbox_dir
 from runwire.uploads.staged import Staged
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.store import StoreAway
+from runwire_store.memory import MemoryStore
+from runwire_store.store import StoreAway
 from support.uploads import UploadRig, folder_of, leave
 
 

@@ -9,13 +9,13 @@ import pytest
 from runwire.uploads import direct
 from runwire.uploads.pace import Stopped
 from runwire.uploads.request import RequestFile, content_path
-from runwire_schemas.objects.catalog import Catalog
-from runwire_schemas.objects.folder import FolderStore
-from runwire_schemas.objects.layout import BLOBS, blob_key
-from runwire_schemas.objects.manifest import CheckpointFacts
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.retention import Retention
-from runwire_schemas.objects.store import StoreAway, StoreRefused
+from runwire_store.catalog import Catalog
+from runwire_store.folder.store import FolderStore
+from runwire_store.layout import BLOBS, blob_key
+from runwire_store.manifest import CheckpointFacts
+from runwire_store.memory import MemoryStore
+from runwire_store.retention import Retention
+from runwire_store.store import StoreAway, StoreRefused
 from support.uploads import UploadRig, folder_of, known, leave, sha256
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from runwire.uploads.hashing import Signature
 from runwire.uploads.journal import NOTE_SHARE, UploadJournal
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.store import StoreAway
+from runwire_store.memory import MemoryStore
+from runwire_store.store import StoreAway
 from support.uploads import UploadRig, folder_of, for_kafka, leave
 
 FOUND = Signature(3, 5, 7)

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Final
 
-from runwire_schemas.objects.checkpoints import CheckpointView, find, grouped
-from runwire_schemas.objects.layout import (
+from runwire_store.checkpoints import CheckpointView, find, grouped
+from runwire_store.layout import (
     NAMES,
     artifacts_prefix,
     checkpoints_prefix,
     name_prefix,
     names_prefix,
 )
-from runwire_schemas.objects.manifest import Manifest, ManifestError
-from runwire_schemas.objects.store import NotFound, ObjectStore
-from runwire_schemas.objects.versions import (
+from runwire_store.manifest import Manifest, ManifestError
+from runwire_store.store import NotFound, ObjectStore
+from runwire_store.versions import (
     Stamped,
     at_once,
     read_entry,

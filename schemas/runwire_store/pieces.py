@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from runwire_schemas.objects.layout import staging_prefix
-from runwire_schemas.objects.manifest import Manifest, ManifestError
-from runwire_schemas.objects.store import PART_BYTES_MIN
+from runwire_store.layout import staging_prefix
+from runwire_store.manifest import Manifest, ManifestError
+from runwire_store.store import PART_BYTES_MIN
 
 __all__ = [
     "DIGEST_BYTES",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import PurePosixPath
 from typing import Any, Final, Self
 
-from runwire_schemas.objects.layout import artifact_key, checkpoint_key
+from runwire_store.layout import artifact_key, checkpoint_key
 
 __all__ = ["CheckpointFacts", "FileEntry", "Manifest", "ManifestError", "checked_path"]
 

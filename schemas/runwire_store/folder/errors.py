@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from runwire_schemas.objects.local_files import FULL
-from runwire_schemas.objects.store import NotFound, StoreAway, StoreRefused
+from runwire_store.folder.files import FULL
+from runwire_store.store import NotFound, StoreAway, StoreRefused
 
 __all__ = ["told"]
 

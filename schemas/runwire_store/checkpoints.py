@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from runwire_schemas.objects.manifest import CheckpointFacts, Manifest
-from runwire_schemas.objects.retention import Retention, RetentionError, best_of, is_good
+from runwire_store.manifest import CheckpointFacts, Manifest
+from runwire_store.retention import Retention, RetentionError, best_of, is_good
 
 __all__ = ["CheckpointView", "find", "grouped", "released", "retention_of"]
 

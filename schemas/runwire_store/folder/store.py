@@ -15,9 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from runwire_schemas.objects.folder_errors import told
-from runwire_schemas.objects.keys import check_parts, checked_key, checked_prefix
-from runwire_schemas.objects.local_files import (
+from runwire_store.folder.errors import told
+from runwire_store.folder.files import (
     FULL,
     PartFile,
     copy_bytes,
@@ -27,7 +26,8 @@ from runwire_schemas.objects.local_files import (
     sync_folder,
     write_journal,
 )
-from runwire_schemas.objects.store import NotFound, Progress, Stat
+from runwire_store.keys import check_parts, checked_key, checked_prefix
+from runwire_store.store import NotFound, Progress, Stat
 
 __all__ = ["FolderStore"]
 

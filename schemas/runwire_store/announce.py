@@ -6,8 +6,8 @@ import json
 from typing import Final
 
 from runwire_schemas.events import ArtifactEvent
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.manifest import Manifest
+from runwire_store.layout import blob_key
+from runwire_store.manifest import Manifest
 
 __all__ = ["COMPLETE", "DELETED", "FAILED", "SHIPPED", "artifact_event", "uri_of"]
 

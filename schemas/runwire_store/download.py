@@ -18,10 +18,10 @@ from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from runwire_schemas.objects.layout import blob_key
-from runwire_schemas.objects.manifest import FileEntry, Manifest
-from runwire_schemas.objects.publish import check_files
-from runwire_schemas.objects.store import NotFound, ObjectStore, Progress
+from runwire_store.layout import blob_key
+from runwire_store.manifest import FileEntry, Manifest
+from runwire_store.publish import check_files
+from runwire_store.store import NotFound, ObjectStore, Progress
 
 __all__ = ["DigestMismatch", "DownloadError", "Problem", "download", "sha256_of", "verify"]
 

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, TypeVar
 
-from runwire_schemas.objects.layout import RUNS
-from runwire_schemas.objects.manifest import Manifest, ManifestError
-from runwire_schemas.objects.store import NotFound, ObjectStore, Stat
+from runwire_store.layout import RUNS
+from runwire_store.manifest import Manifest, ManifestError
+from runwire_store.store import NotFound, ObjectStore, Stat
 
 __all__ = ["Entry", "Stamped", "at_once", "read_entry", "read_manifest", "stamped", "stamps_of"]
 

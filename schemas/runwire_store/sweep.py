@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Final
 
-from runwire_schemas.objects.condemned import MARKS, PIN_S, Mark
-from runwire_schemas.objects.layout import BLOBS, NAMES, RUNS, STAGING, blob_key
-from runwire_schemas.objects.manifest import ManifestError
-from runwire_schemas.objects.store import NotFound, ObjectStore, Stat
-from runwire_schemas.objects.versions import at_once, read_entry, read_manifest
+from runwire_store.condemned import MARKS, PIN_S, Mark
+from runwire_store.layout import BLOBS, NAMES, RUNS, STAGING, blob_key
+from runwire_store.manifest import ManifestError
+from runwire_store.store import NotFound, ObjectStore, Stat
+from runwire_store.versions import at_once, read_entry, read_manifest
 
 __all__ = ["GRACE_S", "STAGING_S", "SweepReport", "sweep"]
 

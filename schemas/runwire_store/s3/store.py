@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from runwire_schemas.objects.keys import checked_key, checked_prefix
-from runwire_schemas.objects.local_files import PartFile, resume_into
-from runwire_schemas.objects.store import NotFound, Progress, Stat, StoreAway, StoreRefused
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.folder.files import PartFile, resume_into
+from runwire_store.keys import checked_key, checked_prefix
+from runwire_store.store import NotFound, Progress, Stat, StoreAway, StoreRefused
 
 try:
     from minio import Minio
@@ -25,11 +25,11 @@ except ImportError as error:
         "pip install 'runwire[s3]'"
     ) from error
 
-from runwire_schemas.objects.multipart import PART_BYTES, expire, put_parts
-from runwire_schemas.objects.s3_errors import told
-from runwire_schemas.objects.s3_keys import Keys
-from runwire_schemas.objects.s3_requests import Requests, new_pool
-from runwire_schemas.objects.s3_uploads import S3Uploads
+from runwire_store.s3.errors import told
+from runwire_store.s3.keys import Keys
+from runwire_store.s3.multipart import PART_BYTES, expire, put_parts
+from runwire_store.s3.part_uploads import S3Uploads
+from runwire_store.s3.requests import Requests, new_pool
 
 __all__ = ["S3Store", "new_client"]
 

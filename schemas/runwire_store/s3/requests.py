@@ -17,9 +17,9 @@ from minio.time import to_amz_date, utcnow
 from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
-from runwire_schemas.objects.s3_errors import answered
-from runwire_schemas.objects.s3_keys import Keys
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.s3.errors import answered
+from runwire_store.s3.keys import Keys
 
 __all__ = ["Blocks", "FileSlice", "Requests", "new_pool"]
 

@@ -10,12 +10,12 @@ from xml.etree import ElementTree as ET
 from minio.datatypes import ListPartsResult
 from minio.error import S3Error
 
-from runwire_schemas.objects.keys import checked_key
-from runwire_schemas.objects.multipart import completion, upload_id_of
-from runwire_schemas.objects.s3_errors import SomethingGone, told
-from runwire_schemas.objects.s3_requests import Blocks, Requests
-from runwire_schemas.objects.store import NotFound
-from runwire_schemas.objects.uploads import Part
+from runwire_store.keys import checked_key
+from runwire_store.part_uploads import Part
+from runwire_store.s3.errors import SomethingGone, told
+from runwire_store.s3.multipart import completion, upload_id_of
+from runwire_store.s3.requests import Blocks, Requests
+from runwire_store.store import NotFound
 
 __all__ = ["S3Uploads"]
 

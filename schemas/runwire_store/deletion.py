@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from runwire_schemas.objects.layout import artifacts_prefix, checkpoints_prefix, tombstone_key
-from runwire_schemas.objects.store import ObjectStore
+from runwire_store.layout import artifacts_prefix, checkpoints_prefix, tombstone_key
+from runwire_store.store import ObjectStore
 
 __all__ = ["delete_objects", "is_deleted"]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Protocol, Self, TypeVar
 
-from runwire_schemas.objects.manifest import Manifest
-from runwire_schemas.objects.store import ObjectStore
+from runwire_store.manifest import Manifest
+from runwire_store.store import ObjectStore
 
 __all__ = [
     "MODES",
@@ -146,8 +146,8 @@ def leaving(
     What misses parts goes only when it is an hour old. Raises: StoreAway, StoreRefused.
     """
     # Both need the rules above.
-    from runwire_schemas.objects.catalog import Catalog
-    from runwire_schemas.objects.checkpoints import released
+    from runwire_store.catalog import Catalog
+    from runwire_store.checkpoints import released
 
     if retention.keeps_all:
         return []

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from runwire_schemas.objects.folder import FolderStore
-from runwire_schemas.objects.store import ObjectStore
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.folder.store import FolderStore
+from runwire_store.store import ObjectStore
 
 __all__ = ["FOLDER", "open_store"]
 
@@ -22,6 +22,6 @@ def open_store(s3: S3Settings | None, root: Path) -> ObjectStore:
     """
     if s3 is None:
         return FolderStore(root / FOLDER)
-    from runwire_schemas.objects.s3 import S3Store
+    from runwire_store.s3.store import S3Store
 
     return S3Store(s3)

@@ -19,8 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from runwire_schemas.objects.layout import STAGING
-from runwire_schemas.objects.store import NotFound, ObjectStore
+from runwire_store.layout import STAGING
+from runwire_store.store import NotFound, ObjectStore
 
 __all__ = ["LEASE_S", "MARKS", "MARK_S", "PIN_S", "Mark", "Stopwatch", "blobs_condemned"]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from runwire_schemas.objects.store import Progress
+from runwire_store.store import Progress
 
 __all__ = [
     "FULL",

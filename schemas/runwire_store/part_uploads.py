@@ -12,8 +12,8 @@ from hashlib import md5
 from threading import Lock
 from typing import Protocol
 
-from runwire_schemas.objects.memory import MemoryStore
-from runwire_schemas.objects.store import NotFound, ObjectStore
+from runwire_store.memory import MemoryStore
+from runwire_store.store import NotFound, ObjectStore
 
 __all__ = ["MemoryUploads", "Part", "Uploads", "uploads_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from runwire_schemas.identity import run_key
-from runwire_schemas.objects.manifest import NAME_BYTES_MAX
+from runwire_store.manifest import NAME_BYTES_MAX
 
 __all__ = ["checkpoint_name"]
 

@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Iterable
 from typing import Final
 
-from runwire_schemas.objects.condemned import PIN_S, Stopwatch, blobs_condemned
-from runwire_schemas.objects.deletion import is_deleted
-from runwire_schemas.objects.layout import blob_key, name_prefix, version_key
-from runwire_schemas.objects.manifest import FileEntry, Manifest, ManifestError, checked_path
-from runwire_schemas.objects.store import NotFound, ObjectStore, StoreAway
-from runwire_schemas.objects.versions import (
+from runwire_store.condemned import PIN_S, Stopwatch, blobs_condemned
+from runwire_store.deletion import is_deleted
+from runwire_store.layout import blob_key, name_prefix, version_key
+from runwire_store.manifest import FileEntry, Manifest, ManifestError, checked_path
+from runwire_store.store import NotFound, ObjectStore, StoreAway
+from runwire_store.versions import (
     Entry,
     Stamped,
     at_once,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from runwire_schemas.objects.store import PART_BYTES_MIN
+from runwire_store.store import PART_BYTES_MIN
 
 __all__ = ["check_parts", "checked_key", "checked_prefix"]
 

@@ -8,8 +8,8 @@ from typing import Any
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
 
-from runwire_schemas.objects.store import StoreRefused
-from runwire_schemas.s3_settings import S3Settings, S3SettingsError
+from runwire_schemas.connections.s3 import S3Settings, S3SettingsError
+from runwire_store.store import StoreRefused
 
 __all__ = ["Keys"]
 

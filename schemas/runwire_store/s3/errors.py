@@ -12,8 +12,8 @@ from minio.error import InvalidResponseError, MinioException, S3Error, ServerErr
 from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 
-from runwire_schemas.objects.store import NotFound, StoreAway, StoreError, StoreRefused
-from runwire_schemas.s3_settings import S3Settings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.store import NotFound, StoreAway, StoreError, StoreRefused
 
 __all__ = ["SomethingGone", "answered", "told"]
 

@@ -21,9 +21,9 @@ from xml.etree import ElementTree as ET
 
 from minio.datatypes import ListMultipartUploadsResult
 
-from runwire_schemas.objects.s3_errors import SomethingGone, told
-from runwire_schemas.objects.s3_requests import FileSlice, Requests
-from runwire_schemas.objects.store import NotFound, Progress, StoreAway, StoreError
+from runwire_store.s3.errors import SomethingGone, told
+from runwire_store.s3.requests import FileSlice, Requests
+from runwire_store.store import NotFound, Progress, StoreAway, StoreError
 
 __all__ = ["PART_BYTES", "completion", "expire", "put_parts", "upload_id_of"]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
-from runwire_schemas.objects.keys import check_parts, checked_key, checked_prefix
-from runwire_schemas.objects.local_files import resume_into
-from runwire_schemas.objects.store import NotFound, Progress, Stat
+from runwire_store.folder.files import resume_into
+from runwire_store.keys import check_parts, checked_key, checked_prefix
+from runwire_store.store import NotFound, Progress, Stat
 
 __all__ = ["MemoryStore"]
 

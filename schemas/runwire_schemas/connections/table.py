@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runwire.errors import ConfigError
+from runwire_schemas.errors import ConfigError
 
 __all__ = [
     "TOML_NAME",

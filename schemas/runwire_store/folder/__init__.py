@@ -1,0 +1,1 @@
+"""The object store in a folder: the embedded default, and shared file systems."""
