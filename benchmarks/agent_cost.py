@@ -20,9 +20,9 @@ from measure import figure
 from runwire.shipping.broker import Failure, Message
 from runwire.shipping.kafka import KafkaBroker
 from runwire.shipping.shipper import IN_FLIGHT_BYTES_MAX
+from runwire_disk.paths import spool_dir
+from runwire_disk.spool.cursor import read_cursor
 from runwire_schemas.connections.kafka import from_environment
-from runwire_schemas.paths import spool_dir
-from runwire_schemas.spool.cursor import read_cursor
 
 NAMES = 10
 CALLS_PER_S = 10_000

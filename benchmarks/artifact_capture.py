@@ -16,7 +16,7 @@ import runwire
 from measure import figure, median
 from runwire.run import Run
 from runwire.uploads import capture
-from runwire.uploads.request import outbox_dir
+from runwire_disk.outbox.request import outbox_dir
 
 MIB = 1024 * 1024
 FILE_BYTES = 1024 * MIB

@@ -14,7 +14,7 @@ from typing import Any
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.clickhouse.engine import Engine
 from runwire_consumers.clickhouse.migrate import apply
-from runwire_schemas.paths import embedded_dir
+from runwire_disk.paths import embedded_dir
 
 
 @contextlib.contextmanager

@@ -11,12 +11,12 @@ from runwire_consumers import settings as worker_settings
 from runwire_consumers.core.errors import Fatal
 from runwire_consumers.kafka import schema_ids
 from runwire_consumers.settings import WorkerSettings
+from runwire_disk.paths import state_dir
 from runwire_schemas import registry
 from runwire_schemas.connections import kafka as kafka_settings
 from runwire_schemas.connections import s3 as s3_settings
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.errors import SchemaError
-from runwire_schemas.paths import state_dir
 from runwire_store.store import StoreError
 
 EXAMPLE = (

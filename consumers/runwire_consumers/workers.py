@@ -27,8 +27,8 @@ from runwire_consumers.core.worker import Worker, WorkerOptions
 from runwire_consumers.settings import WorkerSettings
 from runwire_consumers.spool.journal import IntentJournal, Journal, NoJournal
 from runwire_consumers.spool.source import SpoolSource
+from runwire_disk.paths import connection_file, embedded_dir
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.paths import connection_file, embedded_dir
 
 _log = logging.getLogger("runwire.worker")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from runwire_disk import paths
 from runwire_query.errors import QueryError
-from runwire_schemas import paths
 
 URL_VARIABLE = "RUNWIRE_CLICKHOUSE_URL"
 DATABASE = "runwire"

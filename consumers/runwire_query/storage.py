@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from runwire_disk import paths
 from runwire_query.errors import QueryError
 from runwire_query.words import printable
-from runwire_schemas import paths
 
 if TYPE_CHECKING:
     from runwire_store.catalog import Catalog, Version

@@ -16,7 +16,7 @@ from runwire.run import Run
 from runwire.settings import Settings
 from runwire.start import active_run, current, init, start_run
 from runwire.version import __version__
-from runwire_schemas.spool.format import SpoolError
+from runwire_disk.spool.format import SpoolError
 
 if TYPE_CHECKING:
     from runwire.artifacts.artifact import Artifact as Artifact

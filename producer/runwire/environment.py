@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from runwire.host import hostname
 from runwire.redaction import redact_argv
+from runwire_disk.host import hostname
 
 __all__ = ["environment_facts", "git_facts"]
 

@@ -28,8 +28,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Protocol
 
-from runwire import fork, preemption
+from runwire import preemption
 from runwire.redaction import redact_text
+from runwire_disk import fork
 
 __all__ = ["EndableRun", "Outcome", "install", "outcome_of", "uninstall"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runwire.errors import ConfigError
-from runwire.host import PROC, boot_id, find_launcher, pid_namespace, process_start
 from runwire.ranks import Ranks, detect_ranks
+from runwire_disk.host import PROC, boot_id, find_launcher, pid_namespace, process_start
 
 __all__ = [
     "Identity",

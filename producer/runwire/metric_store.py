@@ -10,11 +10,11 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from runwire.spool.segment import Segment
-from runwire.spool.series import RecordTooLarge
-from runwire.spool.writer import SpoolWriter
 from runwire.values import beyond_exact
-from runwire_schemas.spool.format import LAYOUT, METRIC, METRIC_HEAD, WIDE
+from runwire_disk.spool.format import LAYOUT, METRIC, METRIC_HEAD, WIDE
+from runwire_disk.spool.segment import Segment
+from runwire_disk.spool.series_writer import RecordTooLarge
+from runwire_disk.spool.writer import SpoolWriter
 
 _PLAIN = frozenset((float, int, bool))
 # More layouts than this in one segment: names travel inside each record instead.

@@ -17,12 +17,12 @@ from typing import Any
 
 from runwire.metric_store import Layout, MetricStore, Stamp
 from runwire.pending import PendingCalls
-from runwire.spool.quota import QuotaExceeded
-from runwire.spool.series import RecordTooLarge
-from runwire.spool.writer import SpoolWriter
 from runwire.value_sorter import ValueSorter
 from runwire.values import FLOAT_EXACT_MAX, instant_ns, no_mapping, whole_step
-from runwire_schemas.spool.format import LAST_WORD, SpoolError
+from runwire_disk.spool.format import LAST_WORD, SpoolError
+from runwire_disk.spool.quota import QuotaExceeded
+from runwire_disk.spool.series_writer import RecordTooLarge
+from runwire_disk.spool.writer import SpoolWriter
 
 _crc32, _time_ns = zlib.crc32, time.time_ns
 _LOW, _HIGH = -FLOAT_EXACT_MAX, FLOAT_EXACT_MAX

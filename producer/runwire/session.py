@@ -17,9 +17,9 @@ from runwire.guard import Guard
 from runwire.metrics import MetricLog
 from runwire.report import FlushReport
 from runwire.settings import Settings
-from runwire.spool.writer import SpoolWriter
-from runwire_schemas.spool.cursor import read_cursor
-from runwire_schemas.spool.format import KIND_SERIES, Meta
+from runwire_disk.spool.cursor import read_cursor
+from runwire_disk.spool.format import KIND_SERIES, Meta
+from runwire_disk.spool.writer import SpoolWriter
 
 if TYPE_CHECKING:
     from runwire.uploads.outbox import Outbox

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from runwire.errors import ConfigError
 from runwire.settings_checkpoints import CHECKPOINT_FIELDS
+from runwire_disk.paths import state_dir
 from runwire_schemas.connections.table import (
     Field,
     environment_values,
@@ -21,9 +22,9 @@ from runwire_schemas.connections.table import (
     refuse_unknown,
     toml_values,
 )
-from runwire_schemas.paths import state_dir
 
 if TYPE_CHECKING:
+    from runwire_disk.settings import NodeSettings
     from runwire_schemas.connections.kafka import KafkaSettings
     from runwire_schemas.connections.s3 import S3Settings
 
@@ -225,6 +226,24 @@ class Settings:
             if found[name]:
                 found[name] = str(Path(found[name]).expanduser().absolute())
         return S3Settings(**found)
+
+    @property
+    def node(self) -> NodeSettings:
+        """What the agent of this data root needs of these settings.
+
+        Raises: KafkaSettingsError, S3SettingsError.
+        """
+        from runwire_disk.settings import NodeSettings
+
+        return NodeSettings(
+            root=self.root,
+            kafka=self.kafka,
+            s3=self.s3,
+            registry_url=self.schema_registry_url,
+            artifact_route=self.artifact_route,
+            artifact_kafka_bytes_max=self.artifact_kafka_bytes_max,
+            agent_stay_s=self.agent_stay_s,
+        )
 
     def changed(self) -> dict[str, Any]:
         """Fields that differ from their default: how a `Settings` argument joins `resolve`."""

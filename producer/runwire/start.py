@@ -7,19 +7,20 @@ from collections.abc import Iterable, Mapping
 from os import PathLike, getpid, urandom
 from typing import Any
 
-from runwire import exits, fork, known_runs, notebook
+from runwire import exits, known_runs, notebook
 from runwire.agent.launch import ensure_agent
 from runwire.environment import environment_facts
 from runwire.errors import RunwireError
 from runwire.guard import Guard
-from runwire.host import boot_id, hostname, pid_namespace
 from runwire.identity import Identity, identify
 from runwire.run import Run, tags_of
 from runwire.session import Session
 from runwire.settings import Settings
 from runwire.version import __version__
-from runwire_schemas.spool.destination import KAFKA, LOCAL
-from runwire_schemas.spool.format import Meta
+from runwire_disk import fork
+from runwire_disk.host import boot_id, hostname, pid_namespace
+from runwire_disk.spool.destination import KAFKA, LOCAL
+from runwire_disk.spool.format import Meta
 
 _current: Run | None = None
 _started = 0

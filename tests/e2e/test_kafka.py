@@ -14,9 +14,9 @@ import psutil
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from runwire.agent.lock import AgentLock
 from runwire_consumers.clickhouse.client import connect
-from runwire_schemas.paths import agents_dir
+from runwire_disk.agents.lock import AgentLock
+from runwire_disk.paths import agents_dir
 from runwire_schemas.topics import TOPICS
 from support.faults import tail, wait_for
 from support.servers import Cluster

@@ -17,10 +17,10 @@ import pytest
 
 import runwire
 from runwire.report import FlushReport
+from runwire_disk.spool.format import DROPPED_AFTER_ACCEPTED, SpoolError
+from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas import codec
 from runwire_schemas.events import MetricBatch, ParamEvent, RunEvent
-from runwire_schemas.spool.format import DROPPED_AFTER_ACCEPTED, SpoolError
-from runwire_schemas.spool.reader import FolderReader, list_folders
 
 WIDTH = 10
 MANY = 12_000  # calls of WIDTH points: more than 1 MiB of spool
@@ -42,7 +42,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Space and folder are looked at on every call, so that no test has to wait for it."""
     monkeypatch.setattr("runwire.metrics.CHECK_INTERVAL_NS", -1)
-    monkeypatch.setattr("runwire.spool.quota._RETRY_INTERVAL_S", 0.0)
+    monkeypatch.setattr("runwire_disk.spool.quota._RETRY_INTERVAL_S", 0.0)
 
 
 def fill(folder: Path) -> Path:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from runwire.agent.loop import Agent
+from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas import codec
 from runwire_schemas.events import Heartbeat, LogEvent, MetricBatch, RunEvent
-from runwire_schemas.spool.reader import FolderReader, list_folders
 
 TRAINERS = Path(__file__).parent / "trainers"
 TIMEOUT_S = 60

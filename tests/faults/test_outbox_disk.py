@@ -13,7 +13,7 @@ import pytest
 import runwire
 from runwire import Artifact
 from runwire.run import Run
-from runwire.uploads.request import content_path, outbox_dir
+from runwire_disk.outbox.request import content_path, outbox_dir
 from support.artifacts import artifact_events, contents, folders_in, requests
 
 MIB = 1024 * 1024

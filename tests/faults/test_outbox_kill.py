@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire.uploads.request import (
+from runwire_disk.outbox.request import (
     CAPTURE_LOCK,
     REQUEST_FILE,
     UploadRequest,

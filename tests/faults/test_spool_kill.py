@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from faults import ledger
-from runwire.spool.writer import SpoolWriter
+from runwire_disk.spool.reader import FolderReader, list_folders
+from runwire_disk.spool.writer import SpoolWriter
 from runwire_schemas import codec
 from runwire_schemas.events import LogEvent, MetricBatch, ParamEvent
-from runwire_schemas.spool.reader import FolderReader, list_folders
 from support.faults import LABELS, Stack
 from support.spools import metric_log, new_writer
 
@@ -165,9 +165,9 @@ def test_a_forked_child_may_begin_with_anything(tmp_path: Path) -> None:
 CLAIM = """
 import json, sys
 from pathlib import Path
-from runwire.spool.writer import SpoolWriter
-from runwire_schemas.spool.format import Meta
-from runwire_schemas.spool.format import SpoolError
+from runwire_disk.spool.writer import SpoolWriter
+from runwire_disk.spool.format import Meta
+from runwire_disk.spool.format import SpoolError
 try:
     SpoolWriter.create(Path(sys.argv[1]), Meta(**json.loads(sys.argv[2])))
 except SpoolError as error:

@@ -19,7 +19,7 @@ BANNED_MODULES = {"utils", "util", "common", "helpers", "helper", "manager", "ba
 PATH_ROOTS = (
     "producer", "producer/runwire", "consumers", "consumers/runwire_consumers",
     "consumers/runwire_query", "schemas", "schemas/runwire_schemas", "schemas/runwire_store",
-    "tests",
+    "schemas/runwire_disk", "tests",
 )  # fmt: skip
 # Made when the project runs; never in the repository.
 MADE_AT_RUN_TIME = {".venv", ".venv-demo", ".demo", "runwire.toml", ".servers"}

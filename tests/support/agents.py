@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from runwire_disk.agents.state import AgentState, read_states
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.connections.s3 import S3Settings
-from runwire_schemas.spool.agent_state import AgentState, read_states
 
 # Logs what it is told to, then ends as it is told: acks say which calls returned.
 TRAINER = """

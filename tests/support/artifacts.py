@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runwire.uploads.request import REQUEST_FILE, UploadRequest, content_path, outbox_dir
+from runwire_disk.outbox.request import REQUEST_FILE, UploadRequest, content_path, outbox_dir
+from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas import codec
 from runwire_schemas.events import ArtifactEvent, Event, LogEvent
-from runwire_schemas.spool.reader import FolderReader, list_folders
 
 
 def requests(root: Path) -> list[UploadRequest]:

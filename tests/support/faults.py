@@ -19,8 +19,8 @@ import psutil
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.clickhouse.engine import Engine
 from runwire_consumers.clickhouse.migrate import apply
-from runwire_schemas.paths import embedded_dir
-from runwire_schemas.spool.reader import list_folders
+from runwire_disk.paths import embedded_dir
+from runwire_disk.spool.reader import list_folders
 
 TRAINER = Path(__file__).parents[1] / "faults" / "fuzz_trainer.py"
 LABELS = {"single": 1, "threads": 4, "forks": 3}

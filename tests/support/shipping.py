@@ -9,7 +9,7 @@ from typing import Any
 from runwire.metrics import MetricLog
 from runwire.shipping.broker import Cluster, MemoryBroker, Message
 from runwire.shipping.shipper import Shipper
-from runwire.spool.writer import SpoolWriter
+from runwire_disk.spool.writer import SpoolWriter
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.events import MetricBatch

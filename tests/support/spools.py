@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from runwire.metrics import MetricLog
-from runwire.spool.writer import SpoolWriter
-from runwire_schemas.spool.format import Meta
+from runwire_disk.spool.format import Meta
+from runwire_disk.spool.writer import SpoolWriter
 
 
 def meta(**overrides: Any) -> Meta:

@@ -13,18 +13,18 @@ from typing import Any
 
 from runwire.agent.uploading import routes_of
 from runwire.shipping.broker import Broker, Cluster, MemoryBroker
-from runwire.uploads.claims import Requests
 from runwire.uploads.direct import DirectRoute
 from runwire.uploads.lanes import Route
 from runwire.uploads.pace import Pace
-from runwire.uploads.request import RequestFile, UploadRequest, content_path, outbox_dir
-from runwire.uploads.route import DIRECT, KAFKA
 from runwire.uploads.stores import Stores
 from runwire.uploads.uploader import Uploader
+from runwire_disk.outbox.request import RequestFile, UploadRequest, content_path, outbox_dir
+from runwire_disk.outbox.requests import Requests
+from runwire_disk.outbox.route import DIRECT, KAFKA
+from runwire_disk.spool.destination import LOCAL
 from runwire_schemas import codec
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_schemas.spool.destination import LOCAL
 from runwire_store.layout import blob_key
 from runwire_store.manifest import Manifest
 from runwire_store.memory import MemoryStore

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from runwire.host import boot_id, hostname, pid_namespace
-from runwire.spool.writer import SpoolWriter
+from runwire_disk.host import boot_id, hostname, pid_namespace
+from runwire_disk.spool.format import Meta
+from runwire_disk.spool.reader import FolderReader, list_folders, read_meta
+from runwire_disk.spool.writer import SpoolWriter
 from runwire_schemas import codec
 from runwire_schemas.events import Event
-from runwire_schemas.spool.format import Meta
-from runwire_schemas.spool.reader import FolderReader, list_folders, read_meta
 
 # Open writers of the running test; `close_writers` ends them.
 WRITERS: list[SpoolWriter] = []

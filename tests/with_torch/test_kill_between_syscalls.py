@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from runwire.uploads.claims import Requests
+from runwire_disk.outbox.requests import Requests
 from runwire_schemas.events import CheckpointEvent
 from support import ptrace
 from support.artifacts import events

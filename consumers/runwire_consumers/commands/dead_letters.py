@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Do it; `replay` exits with 1 when a letter is still not storable."""
     from runwire_consumers.stack import letters
     from runwire_consumers.stack.control import writer_url
-    from runwire_schemas import paths
+    from runwire_disk import paths
 
     root = paths.state_dir(args.dir)
     if args.action != "ls" and not args.ids and not args.all:

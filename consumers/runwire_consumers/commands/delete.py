@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from runwire_consumers.clickhouse.client import connect
     from runwire_consumers.clickhouse.tombstones import delete_run
     from runwire_consumers.stack.control import writer_url
-    from runwire_schemas import paths
+    from runwire_disk import paths
 
     root = paths.state_dir(args.dir)
     client = connect(writer_url(root))

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     """Print one line a check; 1 when one fails."""
     from runwire_consumers.stack.checkup import examine
     from runwire_consumers.stack.finding import FAIL
-    from runwire_schemas import paths
+    from runwire_disk import paths
 
     findings = examine(paths.state_dir(args.dir))
     if args.json:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Stop it and report."""
     from runwire_consumers.stack import agent, control
-    from runwire_schemas import paths
+    from runwire_disk import paths
 
     root = paths.state_dir(args.dir)
     stopped = control.stop(root)

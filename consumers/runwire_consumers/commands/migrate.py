@@ -121,7 +121,7 @@ def _parts(args: argparse.Namespace) -> list[Part]:
 def _clickhouse_url(args: argparse.Namespace) -> str:
     from runwire_consumers.stack.control import writer_url
     from runwire_consumers.stack.errors import StackError
-    from runwire_schemas import paths
+    from runwire_disk import paths
 
     if args.url:
         return str(args.url)

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print it; a stack that is down is an answer, not an error."""
     from runwire_consumers.stack.survey import as_text, survey
-    from runwire_schemas import paths
+    from runwire_disk import paths
 
     found = survey(paths.state_dir(args.dir))
     print(json.dumps(found) if args.json else as_text(found))

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Start, wait until everything answers, say what to do next."""
     from runwire_consumers.stack import agent, control, lock, state
-    from runwire_schemas import paths
+    from runwire_disk import paths
 
     if os.environ.get("RUNWIRE_CLICKHOUSE_URL"):
         print(
@@ -83,7 +83,7 @@ def _attend(process: subprocess.Popen[bytes]) -> int:
 
 def _announce(root: Path, now: object, args: argparse.Namespace, *, fresh: bool) -> int:
     from runwire_consumers.stack import control, state
-    from runwire_schemas import paths
+    from runwire_disk import paths
 
     assert isinstance(now, state.StackState)
     address = control.connection(root)

@@ -9,11 +9,11 @@ from collections import deque
 from pathlib import Path
 
 from runwire_consumers.core.clock import Clock
-from runwire_schemas.paths import spool_dir
-from runwire_schemas.spool.cut import Cut
-from runwire_schemas.spool.format import ENDED_FILE, SpoolBusy, SpoolError
-from runwire_schemas.spool.progress import lifecycle_end
-from runwire_schemas.spool.reader import FolderReader, list_folders
+from runwire_disk.paths import spool_dir
+from runwire_disk.spool.cut import Cut
+from runwire_disk.spool.format import ENDED_FILE, SpoolBusy, SpoolError
+from runwire_disk.spool.progress import lifecycle_end
+from runwire_disk.spool.reader import FolderReader, list_folders
 
 _log = logging.getLogger("runwire.spool")
 

@@ -17,9 +17,9 @@ from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.spool.folders import Folders
 from runwire_consumers.spool.journal import CutRange, Intent, Journal
-from runwire_schemas.spool.cut import Cut
-from runwire_schemas.spool.format import SpoolBusy, SpoolError
-from runwire_schemas.spool.reader import FolderReader
+from runwire_disk.spool.cut import Cut
+from runwire_disk.spool.format import SpoolBusy, SpoolError
+from runwire_disk.spool.reader import FolderReader
 
 _log = logging.getLogger("runwire.spool")
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from runwire_consumers.stack.logs import open_log
 from runwire_consumers.stack.uploads import waiting
-from runwire_schemas import paths
-from runwire_schemas.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
-from runwire_schemas.spool.format import ENDED_FILE, SpoolError
-from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
+from runwire_disk import paths
+from runwire_disk.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
+from runwire_disk.spool.format import ENDED_FILE, SpoolError
+from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
 
 
 def live_trainers(root: Path) -> list[str]:

@@ -20,11 +20,11 @@ from runwire_consumers.stack.errors import StackError
 from runwire_consumers.stack.finding import FAIL, OK, WARN, Finding
 from runwire_consumers.stack.kafka_checkup import kafka_findings
 from runwire_consumers.stack.store_checkup import store_findings
-from runwire_schemas import paths
-from runwire_schemas.spool.format import SERIES, SpoolError, segment_name
-from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
-from runwire_schemas.spool.scan import open_scan
-from runwire_schemas.spool.series import segment_numbers
+from runwire_disk import paths
+from runwire_disk.spool.format import SERIES, SpoolError, segment_name
+from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
+from runwire_disk.spool.scan import open_scan
+from runwire_disk.spool.series_reader import segment_numbers
 
 FREE_BYTES_FAIL, FREE_BYTES_WARN = 256 << 20, 5 << 30  # one live run's segments; a week of runs
 DELAY_WARN_S = 30.0

@@ -15,7 +15,7 @@ import psutil
 
 from runwire_consumers.stack import lifeline, lock, logs, state
 from runwire_consumers.stack.errors import StackError
-from runwire_schemas import paths
+from runwire_disk import paths
 
 POLL_S = 0.1
 READY_S = 180.0  # a cold 555 MB library on a slow disk takes most of a minute

@@ -16,7 +16,8 @@ from runwire_consumers.core.errors import Retryable, RowsRejected
 from runwire_consumers.core.source import Record
 from runwire_consumers.kafka import schema_ids
 from runwire_consumers.workers import DEAD_LETTERS_DIR
-from runwire_schemas import paths, registry
+from runwire_disk import paths
+from runwire_schemas import registry
 from runwire_schemas.connections import kafka as kafka_settings
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from runwire_schemas import paths
+from runwire_disk import paths
 
 POLL_S = 0.05
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from runwire_schemas import paths
+from runwire_disk import paths
 
 READY = "ready"
 FAILED = "failed"

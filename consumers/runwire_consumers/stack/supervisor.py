@@ -20,7 +20,7 @@ from runwire_consumers.stack import agent, lock, logs, state
 from runwire_consumers.stack.backoff import Backoff
 from runwire_consumers.stack.errors import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
-from runwire_schemas import paths
+from runwire_disk import paths
 from runwire_schemas.connections.kafka import PREFIX
 
 BROKERS_VARIABLE = f"{PREFIX}BOOTSTRAP_SERVERS"

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from runwire_schemas.paths import outbox_dir
-from runwire_schemas.spool.agent_state import read_states
-from runwire_schemas.spool.destination import LOCAL
+from runwire_disk.agents.state import read_states
+from runwire_disk.paths import outbox_dir
+from runwire_disk.spool.destination import LOCAL
 
 REQUEST_FILE: Final = "request.json"
 REASON_FILE: Final = "reason.txt"

@@ -15,7 +15,7 @@ from typing import Any
 from runwire_consumers.stack import lifeline, state
 from runwire_consumers.stack.logs import open_log
 from runwire_consumers.workers import STATE_FILE
-from runwire_schemas import paths
+from runwire_disk import paths
 
 STOP_S = 20.0
 

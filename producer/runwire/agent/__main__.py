@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from runwire.agent.lock import ACQUIRE_S
 from runwire.agent.loop import agent_of
 from runwire.errors import ConfigError
 from runwire.settings import Settings
+from runwire_disk.agents.lock import ACQUIRE_S
 
 IDLE_S = 10.0
 

@@ -6,8 +6,8 @@ import json
 import time
 from pathlib import Path
 
-from runwire_schemas.spool.format import ENDED_FILE, Meta
-from runwire_schemas.spool.progress import Progress
+from runwire_disk.spool.format import ENDED_FILE, Meta
+from runwire_disk.spool.progress import Progress
 
 __all__ = ["end_fields", "heartbeat_fields", "mark_ended"]
 

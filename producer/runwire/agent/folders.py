@@ -7,10 +7,10 @@ import os
 import time
 from pathlib import Path
 
-from runwire_schemas.paths import spool_dir
-from runwire_schemas.spool.destination import LOCAL, destination_of
-from runwire_schemas.spool.format import ENDED_FILE, Meta, SpoolError
-from runwire_schemas.spool.reader import list_folders, read_meta
+from runwire_disk.paths import spool_dir
+from runwire_disk.spool.destination import LOCAL, destination_of
+from runwire_disk.spool.format import ENDED_FILE, Meta, SpoolError
+from runwire_disk.spool.reader import list_folders, read_meta
 
 __all__ = ["Folders"]
 

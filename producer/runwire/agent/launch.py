@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runwire.agent.lock import ACQUIRE_S, AgentLock, lock_path
-from runwire.host import boot_id, pid_namespace
 from runwire.settings import Settings
-from runwire_schemas.paths import agents_dir
-from runwire_schemas.spool.destination import LOCAL
+from runwire_disk.agents.lock import ACQUIRE_S, AgentLock, lock_path
+from runwire_disk.host import boot_id, pid_namespace
+from runwire_disk.paths import agents_dir
+from runwire_disk.spool.destination import LOCAL
 
 if TYPE_CHECKING:
     from runwire.agent.loop import Agent
-    from runwire_schemas.spool.agent_state import AgentState
+    from runwire_disk.agents.state import AgentState
 
 __all__ = ["agent_environment", "ensure_agent"]
 
@@ -97,7 +97,7 @@ def _ends_unfit(lock: AgentLock, settings: Settings) -> bool:
 
     Another password is no other destination, so the agent would keep the lock for hours.
     """
-    from runwire_schemas.spool.agent_state import STATE_SUFFIX, read_state
+    from runwire_disk.agents.state import STATE_SUFFIX, read_state
 
     state = read_state(lock.path.with_suffix(STATE_SUFFIX))
     if state is None or state.mode != "process" or not _is_unfit(state, settings):

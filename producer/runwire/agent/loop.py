@@ -9,23 +9,23 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from runwire import fork
 from runwire.agent.delivery import STAY_S, Delivery
 from runwire.agent.endings import end_fields, heartbeat_fields, mark_ended
 from runwire.agent.folders import Folders
-from runwire.agent.lock import AgentLock, lock_path
 from runwire.agent.own_spool import OwnSpool
 from runwire.agent.state_file import StateFile
 from runwire.agent.uploading import Uploading, routes_of
-from runwire.host import boot_id, hostname, pid_namespace
 from runwire.settings import Settings
 from runwire.shipping.broker import Broker
+from runwire_disk import fork
+from runwire_disk.agents.lock import AgentLock, lock_path
+from runwire_disk.host import boot_id, hostname, pid_namespace
+from runwire_disk.spool.destination import LOCAL
+from runwire_disk.spool.format import Meta, SpoolError
+from runwire_disk.spool.progress import lifecycle_end, progress
+from runwire_disk.spool.reader import writer_alive
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.connections.s3 import S3Settings
-from runwire_schemas.spool.destination import LOCAL
-from runwire_schemas.spool.format import Meta, SpoolError
-from runwire_schemas.spool.progress import lifecycle_end, progress
-from runwire_schemas.spool.reader import writer_alive
 
 __all__ = ["Agent", "agent_of", "run_in_thread"]
 

@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from runwire_schemas.spool.agent_state import AgentState
+from runwire_disk.agents.state import AgentState
 
 __all__ = ["METRICS_SUFFIX", "text_of", "write_metrics"]
 

@@ -7,11 +7,11 @@ import os
 import time
 from pathlib import Path
 
-from runwire.host import boot_id, hostname, pid_namespace
-from runwire.spool.writer import SpoolWriter
+from runwire_disk.host import boot_id, hostname, pid_namespace
+from runwire_disk.spool.destination import KAFKA, LOCAL
+from runwire_disk.spool.format import Meta
+from runwire_disk.spool.writer import SpoolWriter
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.spool.destination import KAFKA, LOCAL
-from runwire_schemas.spool.format import Meta
 
 __all__ = ["OwnSpool"]
 

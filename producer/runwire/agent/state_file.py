@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from runwire.agent.metrics import write_metrics
+from runwire_disk.agents.state import STATE_SUFFIX, AgentState, write_state
+from runwire_disk.spool.destination import LOCAL
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.spool.agent_state import STATE_SUFFIX, AgentState, write_state
-from runwire_schemas.spool.destination import LOCAL
 
 __all__ = ["StateFile"]
 

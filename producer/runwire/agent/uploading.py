@@ -16,18 +16,18 @@ from runwire.agent.state_file import StateFile
 from runwire.shipping.broker import Broker
 from runwire.shipping.ids import value_of
 from runwire.uploads.chunks import ChunkRoute
-from runwire.uploads.claims import Requests
 from runwire.uploads.direct import DirectRoute
 from runwire.uploads.lanes import Route
 from runwire.uploads.pace import Pace, Stopped
-from runwire.uploads.request import UploadRequest
-from runwire.uploads.route import DIRECT, KAFKA
 from runwire.uploads.stores import Stores
 from runwire.uploads.uploader import Uploader
+from runwire_disk.outbox.request import UploadRequest
+from runwire_disk.outbox.requests import Requests
+from runwire_disk.outbox.route import DIRECT, KAFKA
+from runwire_disk.spool.destination import LOCAL
+from runwire_disk.spool.format import SpoolError
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.connections.s3 import S3Settings
-from runwire_schemas.spool.destination import LOCAL
-from runwire_schemas.spool.format import SpoolError
 
 __all__ = ["Uploading", "routes_of"]
 

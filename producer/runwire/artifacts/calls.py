@@ -24,7 +24,7 @@ FILE = "file"
 def refused() -> ArtifactRef:
     """Return what a call gives that kept nothing."""
     from runwire.artifacts.ref import ArtifactRef
-    from runwire.uploads.route import REFUSED
+    from runwire_disk.outbox.route import REFUSED
 
     return ArtifactRef(id="", name="", type="", route=REFUSED, size=0)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from runwire.errors import ArtifactError
 from runwire.settings import Settings
-from runwire.uploads.request import outbox_dir
-from runwire.uploads.route import KAFKA, REFERENCE, REFUSED, UNSEEN, choose_route
+from runwire_disk.outbox.request import outbox_dir
+from runwire_disk.outbox.route import KAFKA, REFERENCE, REFUSED, UNSEEN, choose_route
 
 if TYPE_CHECKING:
     from runwire_store.manifest import Manifest
@@ -116,7 +116,7 @@ class ArtifactRef:
 
     def _is_there(self) -> bool | None:
         """Whether it has arrived; None while that is open."""
-        from runwire.uploads.claims import FAILED_PREFIX
+        from runwire_disk.outbox.requests import FAILED_PREFIX
 
         outbox = outbox_dir(self.settings.root)
         # Asked in this order: an agent publishes first, and then moves the folder in one rename.
@@ -137,7 +137,7 @@ class ArtifactRef:
 
     def _goes_by_kafka(self) -> bool:
         if self.route == REFERENCE:
-            return choose_route(self.settings).transport == KAFKA
+            return choose_route(self.settings.node).transport == KAFKA
         # What another process logged came as its settings said, and is read as ours say.
         return self.route == KAFKA and bool(self.settings.kafka_bootstrap_servers)
 

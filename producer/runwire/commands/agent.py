@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Be the agent until a signal, or until idle. Blocks: until then."""
     from runwire.agent.__main__ import main
-    from runwire_schemas import paths
+    from runwire_disk import paths
 
     arguments = ["--dir", str(paths.state_dir(args.dir))]
     if args.exit_when_idle:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; `verify` exits with 1 when it finds damage."""
-    from runwire_schemas import paths
+    from runwire_disk import paths
 
     root = paths.state_dir(args.dir)
     chosen = _choose(root, args.folders)
@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _choose(root: Path, wanted: list[str]) -> list[Path]:
-    from runwire_schemas.spool.format import SpoolError
-    from runwire_schemas.spool.reader import list_folders, read_meta
+    from runwire_disk.spool.format import SpoolError
+    from runwire_disk.spool.reader import list_folders, read_meta
 
     folders = list_folders(root)
     if not wanted:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runwire_schemas.spool.cursor import read_cursor
-from runwire_schemas.spool.format import (
+from runwire_disk.spool.cursor import read_cursor
+from runwire_disk.spool.format import (
     JSON_KINDS,
     LAYOUT,
     METRIC,
@@ -20,10 +20,10 @@ from runwire_schemas.spool.format import (
     SpoolError,
     segment_name,
 )
-from runwire_schemas.spool.progress import progress
-from runwire_schemas.spool.reader import read_meta, writer_alive
-from runwire_schemas.spool.scan import Damage, Scan, SpoolRecord, open_scan
-from runwire_schemas.spool.series import segment_numbers
+from runwire_disk.spool.progress import progress
+from runwire_disk.spool.reader import read_meta, writer_alive
+from runwire_disk.spool.scan import Damage, Scan, SpoolRecord, open_scan
+from runwire_disk.spool.series_reader import segment_numbers
 
 STEP_BYTES = 1 << 20
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from runwire.shipping.outbox import Outbox
 from runwire.shipping.shipment import Shipment
-from runwire_schemas.paths import spool_dir
-from runwire_schemas.spool.destination import destination_of
-from runwire_schemas.spool.format import ENDED_FILE, Meta, SpoolBusy, SpoolError
-from runwire_schemas.spool.progress import lifecycle_end
-from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
+from runwire_disk.paths import spool_dir
+from runwire_disk.spool.destination import destination_of
+from runwire_disk.spool.format import ENDED_FILE, Meta, SpoolBusy, SpoolError
+from runwire_disk.spool.progress import lifecycle_end
+from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
 
 __all__ = ["Accepts", "ShippedFolders"]
 

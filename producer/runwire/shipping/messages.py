@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 
 from runwire.shipping.broker import Message
+from runwire_disk.spool.cut import Cut
+from runwire_disk.spool.format import Meta
 from runwire_schemas import codec
 from runwire_schemas.events import DeadLetter
-from runwire_schemas.spool.cut import Cut
-from runwire_schemas.spool.format import Meta
 
 __all__ = ["ValueOf", "as_bundled", "letter", "messages_of"]
 

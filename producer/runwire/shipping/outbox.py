@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from runwire.shipping.broker import Broker, Failure
 from runwire.shipping.journal import CutRange
 from runwire.shipping.messages import ValueOf, as_bundled
-from runwire_schemas.spool.cut import Cut
-from runwire_schemas.spool.series import CUT_BYTES
+from runwire_disk.spool.cut import Cut
+from runwire_disk.spool.series_reader import CUT_BYTES
 
 __all__ = ["RETRY_S", "Lane", "Outbox", "Sent"]
 

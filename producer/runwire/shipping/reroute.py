@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runwire.shipping.journal import JOURNAL_FILE, CutJournal
+from runwire_disk.paths import embedded_dir
+from runwire_disk.spool.cursor import read_cursor, write_cursor
+from runwire_disk.spool.destination import KAFKA, LOCAL, destination_of
+from runwire_disk.spool.format import META_FILE, Meta, SpoolBusy, SpoolError
+from runwire_disk.spool.reader import FolderReader, list_folders, writer_alive
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.paths import embedded_dir
-from runwire_schemas.spool.cursor import read_cursor, write_cursor
-from runwire_schemas.spool.destination import KAFKA, LOCAL, destination_of
-from runwire_schemas.spool.format import META_FILE, Meta, SpoolBusy, SpoolError
-from runwire_schemas.spool.reader import FolderReader, list_folders, writer_alive
 
 __all__ = ["Rerouting", "reroute"]
 

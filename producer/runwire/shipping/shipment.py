@@ -11,10 +11,10 @@ from runwire.shipping.broker import GIVEN_UP, TOO_LARGE, Failure, Message
 from runwire.shipping.journal import CutJournal, CutRange
 from runwire.shipping.messages import letter, messages_of
 from runwire.shipping.outbox import RETRY_S, Lane, Outbox, Sent
-from runwire_schemas.spool.cut import Cut
-from runwire_schemas.spool.format import SERIES, SpoolError
-from runwire_schemas.spool.progress import progress
-from runwire_schemas.spool.reader import FolderReader
+from runwire_disk.spool.cut import Cut
+from runwire_disk.spool.format import SERIES, SpoolError
+from runwire_disk.spool.progress import progress
+from runwire_disk.spool.reader import FolderReader
 
 __all__ = ["OVERSIZED", "Shipment"]
 

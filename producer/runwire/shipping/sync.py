@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from runwire.agent.loop import Agent
-from runwire.host import boot_id, hostname
 from runwire.settings import Settings
 from runwire.shipping.broker import Broker
 from runwire.shipping.ids import value_of
 from runwire.shipping.shipper import Shipper
 from runwire.uploads.sync import OutboxSync
+from runwire_disk.host import boot_id, hostname
+from runwire_disk.spool.cursor import read_cursor
+from runwire_disk.spool.destination import destination_of
+from runwire_disk.spool.format import Meta, SpoolError
+from runwire_disk.spool.progress import progress
+from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.spool.cursor import read_cursor
-from runwire_schemas.spool.destination import destination_of
-from runwire_schemas.spool.format import Meta, SpoolError
-from runwire_schemas.spool.progress import progress
-from runwire_schemas.spool.reader import list_folders, read_meta, writer_alive
 
 __all__ = ["Sync"]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from runwire.errors import ArtifactError
-from runwire.uploads.request import RequestFile, content_path
+from runwire_disk.outbox.request import RequestFile, content_path
 
 __all__ = ["Capture", "Entry"]
 

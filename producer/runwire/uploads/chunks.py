@@ -13,14 +13,14 @@ from pathlib import Path
 
 from runwire.shipping.broker import UNREACHABLE, Broker, Message
 from runwire.shipping.messages import ValueOf, as_bundled
-from runwire.uploads.claims import Claim
 from runwire.uploads.contents import contents_of, hashed_entry, manifest_of, told_entry
 from runwire.uploads.errors import NotNow, UploadFailed
 from runwire.uploads.flight import Flight
 from runwire.uploads.journal import UploadJournal
 from runwire.uploads.pace import Pace, Stopped
-from runwire.uploads.request import UploadRequest
-from runwire.uploads.route import KAFKA
+from runwire_disk.outbox.request import UploadRequest
+from runwire_disk.outbox.requests import Claim
+from runwire_disk.outbox.route import KAFKA
 from runwire_schemas import codec
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
 from runwire_schemas.events import ArtifactEvent, Chunk

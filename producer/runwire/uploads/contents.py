@@ -9,7 +9,7 @@ from runwire.uploads.errors import UploadFailed
 from runwire.uploads.hashing import NoFile, Signature, sha256_of, signature
 from runwire.uploads.journal import UploadJournal
 from runwire.uploads.pace import Pace
-from runwire.uploads.request import RequestFile, UploadRequest, content_path
+from runwire_disk.outbox.request import RequestFile, UploadRequest, content_path
 from runwire_store.manifest import FileEntry, Manifest
 
 __all__ = ["contents_of", "hashed_entry", "manifest_of", "told_entry"]

@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runwire.uploads.claims import Claim
 from runwire.uploads.contents import contents_of, hashed_entry, manifest_of
 from runwire.uploads.errors import STORE_AWAY, STORE_REFUSED, NotNow, UploadFailed
 from runwire.uploads.hashing import signature
 from runwire.uploads.journal import UploadJournal
 from runwire.uploads.pace import Pace
-from runwire.uploads.request import UploadRequest
 from runwire.uploads.retiring import retire
-from runwire.uploads.route import DIRECT
 from runwire.uploads.stores import Stores
+from runwire_disk.outbox.request import UploadRequest
+from runwire_disk.outbox.requests import Claim
+from runwire_disk.outbox.route import DIRECT
 from runwire_schemas.connections.s3 import S3SettingsError
 from runwire_schemas.events import ArtifactEvent
 from runwire_store.announce import COMPLETE, artifact_event

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from runwire.uploads.claims import Claim
 from runwire.uploads.errors import NotNow
-from runwire.uploads.request import UploadRequest
+from runwire_disk.outbox.request import UploadRequest
+from runwire_disk.outbox.requests import Claim
 from runwire_schemas.events import ArtifactEvent
 
 __all__ = ["Lane", "Route"]

@@ -23,16 +23,16 @@ from runwire.uploads.names import (
     checked_type,
     metadata_text,
 )
-from runwire.uploads.request import RequestFile, UploadRequest, outbox_dir
-from runwire.uploads.route import KAFKA, REFERENCE, UNSEEN, Route, choose_route
 from runwire.uploads.space import Space
 from runwire.uploads.staged import Staged
-from runwire_schemas.spool.destination import destination_of
+from runwire_disk.outbox.request import RequestFile, UploadRequest, outbox_dir
+from runwire_disk.outbox.route import KAFKA, REFERENCE, UNSEEN, Route, choose_route
+from runwire_disk.spool.destination import destination_of
 from runwire_store.manifest import CheckpointFacts
 
 if TYPE_CHECKING:
     from runwire.session import Session
-    from runwire_schemas.spool.format import Meta
+    from runwire_disk.spool.format import Meta
 
 __all__ = ["Entry", "Outbox", "unseen"]
 
@@ -186,7 +186,7 @@ class Outbox:
 
     def _way(self) -> Route:
         if self._route is None:
-            self._route = choose_route(self._session.settings)
+            self._route = choose_route(self._session.settings.node)
             _log.info("runwire: artifacts go %s", self._route.told)
         return self._route
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runwire.settings import Settings
-from runwire.uploads.claims import Requests
 from runwire.uploads.journal import JOURNAL_FILE
-from runwire.uploads.route import choose_route
+from runwire_disk.outbox.requests import Requests
+from runwire_disk.outbox.route import choose_route
+from runwire_disk.settings import NodeSettings
+from runwire_disk.spool.destination import LOCAL
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.spool.destination import LOCAL
 
 __all__ = ["ArtifactRerouting", "reroute_artifacts"]
 
@@ -23,12 +23,12 @@ class ArtifactRerouting:
     left: dict[str, str] = field(default_factory=dict)
 
 
-def reroute_artifacts(settings: Settings, kafka: KafkaSettings | None) -> ArtifactRerouting:
+def reroute_artifacts(settings: NodeSettings, kafka: KafkaSettings | None) -> ArtifactRerouting:
     """Send waiting artifacts as these settings say, without brokers when `kafka` is None.
 
     One that was published at its old place meanwhile is then at both: it has one id.
     """
-    here = settings if kafka is not None else replace(settings, kafka_bootstrap_servers=None)
+    here = settings if kafka is not None else replace(settings, kafka=None)
     if kafka is None and here.artifact_route == "kafka":
         here = replace(here, artifact_route="auto")
     route = choose_route(here)

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from runwire.errors import ArtifactError
-from runwire.spool.quota import bytes_kept_free
-from runwire.uploads.claims import FAILED_PREFIX
-from runwire.uploads.request import CAPTURE_LOCK, outbox_dir
+from runwire_disk.outbox.request import CAPTURE_LOCK, outbox_dir
+from runwire_disk.outbox.requests import FAILED_PREFIX
+from runwire_disk.spool.quota import bytes_kept_free
 
 __all__ = ["Space"]
 

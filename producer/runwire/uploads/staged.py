@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from runwire.uploads.request import (
+from runwire_disk.outbox.request import (
     CAPTURE_LOCK,
     CONTENT_DIR,
     REQUEST_FILE,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from runwire.uploads.request import UploadRequest
+from runwire_disk.outbox.request import UploadRequest
 from runwire_schemas.connections.s3 import S3Settings, S3SettingsError
 from runwire_store.open import open_store
 from runwire_store.store import ObjectStore

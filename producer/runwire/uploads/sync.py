@@ -10,8 +10,8 @@ from runwire.agent.own_spool import OwnSpool
 from runwire.agent.uploading import Uploading, routes_of
 from runwire.settings import Settings
 from runwire.shipping.broker import Broker
+from runwire_disk.agents.state import read_states
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.spool.agent_state import read_states
 
 __all__ = ["OutboxSync"]
 

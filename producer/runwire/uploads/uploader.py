@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runwire.uploads.claims import Claim, Requests
 from runwire.uploads.contents import manifest_of, told_entry
 from runwire.uploads.errors import OTHER_STORE, UNEXPECTED, NotNow, UploadFailed
 from runwire.uploads.lanes import Lane, Route
 from runwire.uploads.pace import Pace, Stopped
-from runwire.uploads.request import UploadRequest
+from runwire_disk.outbox.request import UploadRequest
+from runwire_disk.outbox.requests import Claim, Requests
 from runwire_schemas.events import ArtifactEvent
 from runwire_store.announce import FAILED, artifact_event
 

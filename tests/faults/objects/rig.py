@@ -16,9 +16,9 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from faults.kafka.pipeline import WorkerProcess
 from faults.objects import ledger
 from faults.objects.plain import PlainFolder, PlainS3, PlainStore
+from runwire_disk.agents.state import read_states
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.connections.s3 import S3Settings
-from runwire_schemas.spool.agent_state import read_states
 from runwire_schemas.topics import topic_name
 from support.faults import UnexpectedError, tail, wait_for
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from runwire.shipping.broker import UNKNOWN_TOPIC, UNREACHABLE
+from runwire_disk.spool.reader import list_folders
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.events import RunEvent
 from runwire_schemas.registry import Registry as SchemaRegistry
-from runwire_schemas.spool.reader import list_folders
 from runwire_schemas.topics import TOPICS
 from support.agents import Agents
 from support.kafka_log import read_topic

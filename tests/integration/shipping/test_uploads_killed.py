@@ -10,10 +10,10 @@ from tempfile import mkdtemp
 
 import pytest
 
+from runwire_disk.spool.reader import list_folders
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_schemas.spool.reader import list_folders
 from runwire_store.catalog import Catalog
 from runwire_store.folder.store import FolderStore
 from runwire_store.layout import BLOBS, RUNS, blob_key

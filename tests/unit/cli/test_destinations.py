@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from runwire.agent.lock import AgentLock, lock_path
 from runwire_consumers.stack import agent, survey
 from runwire_consumers.stack.destinations import destinations
+from runwire_disk.agents.lock import AgentLock, lock_path
+from runwire_disk.agents.state import STATE_SUFFIX, AgentState, write_state
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.spool.agent_state import STATE_SUFFIX, AgentState, write_state
 from support.shipping import KAFKA, kafka_writer
 from support.spools import metric_log, new_writer
 from support.watched import close_writers, trainer

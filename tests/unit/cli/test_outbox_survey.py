@@ -10,7 +10,7 @@ from runwire_consumers.stack import agent
 from runwire_consumers.stack.checkup import _outbox
 from runwire_consumers.stack.destinations import destinations
 from runwire_consumers.stack.uploads import lines, uploads
-from runwire_schemas.spool.agent_state import AgentState, write_state
+from runwire_disk.agents.state import AgentState, write_state
 from support.uploads import folder_of, for_kafka, leave
 
 S3 = {"endpoint": "http://s:9000", "bucket": "b12"}

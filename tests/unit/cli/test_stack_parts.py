@@ -15,7 +15,7 @@ from runwire_consumers.stack.backoff import MAX_DELAY_S, Backoff
 from runwire_consumers.stack.errors import StackError
 from runwire_consumers.stack.finding import FAIL, OK, WARN
 from runwire_consumers.stack.kafka_checkup import kafka_findings
-from runwire_schemas import paths
+from runwire_disk import paths
 
 
 @pytest.fixture

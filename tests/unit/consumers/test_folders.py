@@ -8,7 +8,7 @@ import pytest
 
 from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.spool.folders import AGENT_GRACE_S, Folders
-from runwire_schemas.spool.format import ENDED_FILE
+from runwire_disk.spool.format import ENDED_FILE
 from support.spools import metric_log, new_writer
 
 

@@ -23,7 +23,7 @@ from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.core.sink import MemorySink, MemoryStore
 from runwire_consumers.settings import WorkerSettings, from_environment
 from runwire_consumers.workers import LazySink, embedded_url
-from runwire_schemas.paths import connection_file, embedded_dir
+from runwire_disk.paths import connection_file, embedded_dir
 from support.builders import batch_of, metric_record
 from support.spools import metric_log, new_writer
 

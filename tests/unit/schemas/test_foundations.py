@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runwire_schemas import identity, paths, topics, varint
+from runwire_disk import paths
+from runwire_schemas import identity, topics, varint
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import EVENTS
 from support.effort import examples
@@ -129,7 +130,7 @@ def test_every_event_has_a_topic_with_its_schema() -> None:
 def test_the_trainers_imports_stay_light() -> None:
     """What a trainer imports from here pulls in neither fastavro nor numpy."""
     code = (
-        "import sys, runwire_schemas.paths, runwire_schemas.identity, runwire_schemas.errors, "
+        "import sys, runwire_disk.paths, runwire_schemas.identity, runwire_schemas.errors, "
         "runwire_schemas.events, runwire_schemas.varint, runwire_schemas.topics, "
         "runwire_schemas.metric_encode, runwire_schemas.codec\n"
         "print(sorted({'fastavro', 'numpy'} & set(sys.modules)))\n"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from runwire.agent.lock import AgentLock, lock_path
 from runwire.agent.loop import HEARTBEAT_INTERVAL_S, Agent
-from runwire.host import boot_id
+from runwire_disk.agents.lock import AgentLock, lock_path
+from runwire_disk.host import boot_id
+from runwire_disk.spool.format import ENDED_FILE
+from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_schemas.events import Heartbeat, RunEvent
-from runwire_schemas.spool.format import ENDED_FILE
-from runwire_schemas.spool.reader import list_folders, read_meta
 from support.watched import close_writers, said, trainer
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from runwire.agent.lock import lock_path
 from runwire.agent.state_file import StateFile
+from runwire_disk.agents.lock import lock_path
 from support.uploads import UploadRig, leave
 
 

@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from runwire.agent.launch import agent_environment, ensure_agent
-from runwire.agent.lock import AgentLock, lock_path
 from runwire.agent.loop import Agent, run_in_thread
-from runwire.host import boot_id, pid_namespace
 from runwire.settings import Settings
+from runwire_disk.agents.lock import AgentLock, lock_path
+from runwire_disk.host import boot_id, pid_namespace
+from runwire_disk.spool.reader import list_folders, writer_alive
 from runwire_schemas.events import RunEvent
-from runwire_schemas.spool.reader import list_folders, writer_alive
 from support.watched import DEADLINE_S, WRITERS, close_writers, said, trainer, wait_until
 
 

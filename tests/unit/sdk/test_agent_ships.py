@@ -15,11 +15,11 @@ from runwire.agent.loop import Agent
 from runwire.settings import Settings
 from runwire.shipping.broker import AUTHENTICATION, UNREACHABLE, Cluster, Failure, MemoryBroker
 from runwire.shipping.sync import Sync
+from runwire_disk.agents.state import read_states
+from runwire_disk.spool.destination import destination_of
+from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_schemas import codec
 from runwire_schemas.events import RunEvent
-from runwire_schemas.spool.agent_state import read_states
-from runwire_schemas.spool.destination import destination_of
-from runwire_schemas.spool.reader import list_folders, read_meta
 from support.shipping import KAFKA
 from support.watched import WRITERS, close_writers, said, trainer
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from runwire import exits, fork, notebook, preemption
+from runwire import exits, notebook, preemption
 from runwire.exits import Outcome, outcome_of
+from runwire_disk import fork
 
 
 class Recorder:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from runwire.errors import ConfigError
-from runwire.host import boot_id, find_launcher, process_start
 from runwire.identity import Identity, detect_ranks, identify, validate_project, validate_run_id
+from runwire_disk.host import boot_id, find_launcher, process_start
 
 
 def torchrun(rank: int = 0, size: int = 4, **more: str) -> dict[str, str]:

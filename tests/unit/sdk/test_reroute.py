@@ -9,10 +9,10 @@ from runwire.shipping.journal import JOURNAL_FILE
 from runwire.shipping.reroute import reroute
 from runwire.shipping.shipper import Shipper
 from runwire_consumers.spool.journal import CutRange, IntentJournal
+from runwire_disk.paths import embedded_dir
+from runwire_disk.spool.cursor import read_cursor
+from runwire_disk.spool.reader import FolderReader, read_meta
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.paths import embedded_dir
-from runwire_schemas.spool.cursor import read_cursor
-from runwire_schemas.spool.reader import FolderReader, read_meta
 from support.shipping import KAFKA, ShippingRig, kafka_writer
 from support.spools import metric_log, new_writer
 

@@ -17,9 +17,9 @@ import pytest
 
 import runwire
 from runwire.run import Run
+from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas import codec
 from runwire_schemas.events import Event, LogEvent, MetricBatch, ParamEvent, RunEvent
-from runwire_schemas.spool.reader import FolderReader, list_folders
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from runwire.shipping import shipment as shipment_module
 from runwire.shipping.broker import UNREACHABLE, Failure
 from runwire.shipping.shipper import AWAY_AFTER_S
+from runwire_disk.spool.cursor import read_cursor
+from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas.events import DeadLetter
-from runwire_schemas.spool.cursor import read_cursor
-from runwire_schemas.spool.reader import FolderReader, list_folders
 from support.shipping import ShippingRig, distinct_batches, kafka_writer, points_of
 from support.spools import metric_log, new_writer
 

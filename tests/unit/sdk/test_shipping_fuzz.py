@@ -7,7 +7,7 @@ import pytest
 
 from runwire.shipping.broker import UNREACHABLE, Failure
 from runwire.shipping.journal import JOURNAL_FILE
-from runwire_schemas.spool.reader import list_folders
+from runwire_disk.spool.reader import list_folders
 from support.effort import IS_QUICK
 from support.shipping import ShippingRig, distinct_batches, points_of
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runwire_schemas.spool.cut import Cut
-from runwire_schemas.spool.format import HEADER_BYTES
-from runwire_schemas.spool.reader import FolderReader
+from runwire_disk.spool.cut import Cut
+from runwire_disk.spool.format import HEADER_BYTES
+from runwire_disk.spool.reader import FolderReader
 from support.spools import metric_log, new_writer
 
 CALLS = 400

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from runwire.metric_store import LAYOUTS_MAX
+from runwire_disk.spool.cut import Cut
+from runwire_disk.spool.format import SpoolBusy, SpoolError
+from runwire_disk.spool.progress import lifecycle_end, progress
+from runwire_disk.spool.reader import FolderReader, read_meta, writer_alive
 from runwire_schemas import codec
 from runwire_schemas.events import MetricBatch
-from runwire_schemas.spool.cut import Cut
-from runwire_schemas.spool.format import SpoolBusy, SpoolError
-from runwire_schemas.spool.progress import lifecycle_end, progress
-from runwire_schemas.spool.reader import FolderReader, read_meta, writer_alive
 from support.spools import metric_log, new_writer
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from runwire import ArtifactError
 from runwire.uploads.capture import Capture, Entry
-from runwire.uploads.request import CONTENT_DIR, content_path
+from runwire_disk.outbox.request import CONTENT_DIR, content_path
 
 CONTENT = os.urandom(3 * 1024 * 1024 + 7)
 

@@ -18,7 +18,7 @@ from runwire import Artifact, ArtifactError
 from runwire.run import Run
 from runwire.uploads import capture
 from runwire.uploads.capture import Capture, Entry
-from runwire.uploads.request import CONTENT_DIR
+from runwire_disk.outbox.request import CONTENT_DIR
 from support.artifacts import contents, folders_in, requests
 
 LONE = "\udcff"

@@ -12,7 +12,7 @@ import pytest
 import runwire
 from runwire import Artifact, ArtifactError
 from runwire.run import Run
-from runwire.uploads.request import content_path, outbox_dir
+from runwire_disk.outbox.request import content_path, outbox_dir
 from support.artifacts import artifact_events, contents, events, folders_in, requests
 
 

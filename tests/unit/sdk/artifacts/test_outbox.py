@@ -16,7 +16,7 @@ import runwire
 from runwire import Artifact, ArtifactError, ConfigError
 from runwire.run import Run
 from runwire.uploads.capture import Capture
-from runwire.uploads.request import CAPTURE_LOCK, outbox_dir
+from runwire_disk.outbox.request import CAPTURE_LOCK, outbox_dir
 from support.artifacts import artifact_events, contents, events, folders_in, requests
 
 MIB = 1024 * 1024

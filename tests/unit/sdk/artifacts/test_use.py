@@ -13,7 +13,7 @@ import pytest
 import runwire
 from runwire import ArtifactError, ArtifactRef
 from runwire.run import Run
-from runwire.uploads.request import UploadRequest, outbox_dir
+from runwire_disk.outbox.request import UploadRequest, outbox_dir
 from runwire_store.layout import blob_key
 from runwire_store.manifest import FileEntry, Manifest
 from runwire_store.open import open_store

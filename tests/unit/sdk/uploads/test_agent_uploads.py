@@ -19,10 +19,10 @@ from runwire.uploads import lanes
 from runwire.uploads.reroute import reroute_artifacts
 from runwire.uploads.sync import OutboxSync
 from runwire_consumers.stack import uploads as uploads_survey
+from runwire_disk.agents.state import AgentState, read_states
+from runwire_disk.spool.reader import list_folders
 from runwire_schemas import codec
 from runwire_schemas.events import ArtifactEvent
-from runwire_schemas.spool.agent_state import AgentState, read_states
-from runwire_schemas.spool.reader import list_folders
 from runwire_store.catalog import Catalog
 from runwire_store.open import open_store
 from support.shipping import KAFKA
@@ -245,10 +245,10 @@ def test_artifacts_can_be_sent_elsewhere(tmp_path: Path) -> None:
     request = leave(tmp_path, b"here", mode="offline")
     settings = Settings(dir=str(tmp_path), kafka_bootstrap_servers="k:9092")
     (folder_of(tmp_path, request) / "put-1.json").write_text("{}")
-    assert reroute_artifacts(settings, KAFKA).moved == [request.artifact]
+    assert reroute_artifacts(settings.node, KAFKA).moved == [request.artifact]
     assert not (folder_of(tmp_path, request) / "put-1.json").exists()
-    assert reroute_artifacts(settings, KAFKA).moved == []
-    assert reroute_artifacts(settings, None).moved == [request.artifact]
+    assert reroute_artifacts(settings.node, KAFKA).moved == []
+    assert reroute_artifacts(settings.node, None).moved == [request.artifact]
     agent(tmp_path).run()
     assert names(tmp_path) == ["things:v0"]
 

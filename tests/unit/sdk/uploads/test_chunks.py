@@ -9,7 +9,7 @@ import pytest
 from runwire.shipping.broker import DENIED, SILENT, UNREACHABLE, Failure
 from runwire.uploads import flight
 from runwire.uploads.pace import Pace, Stopped
-from runwire.uploads.request import RequestFile, content_path
+from runwire_disk.outbox.request import RequestFile, content_path
 from runwire_schemas.events import Chunk
 from runwire_store.pieces import DIGEST_BYTES, PIECE_BYTES
 from support.uploads import UploadRig, folder_of, for_kafka, known, leave, sha256

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from runwire.uploads import claims
-from runwire.uploads.claims import Requests
 from runwire.uploads.pace import Pace
-from runwire.uploads.request import outbox_dir
 from runwire.uploads.staged import Staged
+from runwire_disk.outbox import requests as claims
+from runwire_disk.outbox.request import outbox_dir
+from runwire_disk.outbox.requests import Requests
 from runwire_store.memory import MemoryStore
 from runwire_store.store import StoreAway
 from support.uploads import UploadRig, folder_of, leave

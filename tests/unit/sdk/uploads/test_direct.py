@@ -8,7 +8,7 @@ import pytest
 
 from runwire.uploads import direct
 from runwire.uploads.pace import Stopped
-from runwire.uploads.request import RequestFile, content_path
+from runwire_disk.outbox.request import RequestFile, content_path
 from runwire_store.catalog import Catalog
 from runwire_store.folder.store import FolderStore
 from runwire_store.layout import BLOBS, blob_key

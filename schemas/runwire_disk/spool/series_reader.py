@@ -8,10 +8,10 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from runwire_disk.spool.cut import Cut, MetricCutter, event_value
+from runwire_disk.spool.format import LAYOUT, SEGMENT_SUFFIX, Meta, segment_name
+from runwire_disk.spool.scan import Damage, Scan, SpoolRecord, open_scan
 from runwire_schemas.errors import SchemaError
-from runwire_schemas.spool.cut import Cut, MetricCutter, event_value
-from runwire_schemas.spool.format import LAYOUT, SEGMENT_SUFFIX, Meta, segment_name
-from runwire_schemas.spool.scan import Damage, Scan, SpoolRecord, open_scan
 
 # One cut stays below Kafka's default message.max.bytes of 1 MB: records shrink when encoded.
 CUT_BYTES = 512 * 1024

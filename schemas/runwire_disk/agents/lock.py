@@ -8,8 +8,8 @@ import os
 import time
 from pathlib import Path
 
-from runwire_schemas.paths import agents_dir
-from runwire_schemas.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
+from runwire_disk.paths import agents_dir
+from runwire_disk.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
 
 __all__ = ["AgentLock", "lock_path"]
 

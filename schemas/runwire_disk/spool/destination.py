@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Final
 
-from runwire_schemas.spool.format import Meta
+from runwire_disk.spool.format import Meta
 
 LOCAL: Final = "local"
 KAFKA: Final = "kafka"

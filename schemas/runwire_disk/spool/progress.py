@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runwire_schemas.spool.format import (
+from runwire_disk.spool.format import (
     DROP_REASONS,
     DROPPED_WORD,
     HEADER_BYTES,
@@ -26,8 +26,8 @@ from runwire_schemas.spool.format import (
     commit_word,
     segment_name,
 )
-from runwire_schemas.spool.scan import SpoolRecord, open_scan
-from runwire_schemas.spool.series import segment_numbers
+from runwire_disk.spool.scan import SpoolRecord, open_scan
+from runwire_disk.spool.series_reader import segment_numbers
 
 _DROPPED = struct.Struct(f"<{len(DROP_REASONS)}Q")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from runwire.uploads.request import (
+from runwire_disk.outbox.request import (
     CAPTURE_LOCK,
     REQUEST_FILE,
     NewerRequestError,

@@ -14,9 +14,9 @@ from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 
-from runwire_schemas.spool.cursor import Cursor, read_cursor, write_cursor
-from runwire_schemas.spool.cut import Cut
-from runwire_schemas.spool.format import (
+from runwire_disk.spool.cursor import Cursor, read_cursor, write_cursor
+from runwire_disk.spool.cut import Cut
+from runwire_disk.spool.format import (
     FORMAT_VERSION,
     META_FILE,
     READER_LOCK,
@@ -26,7 +26,7 @@ from runwire_schemas.spool.format import (
     SpoolBusy,
     SpoolError,
 )
-from runwire_schemas.spool.series import SeriesReader
+from runwire_disk.spool.series_reader import SeriesReader
 
 _META_FIELDS = frozenset(field.name for field in fields(Meta))
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from runwire_schemas.spool.format import CURSOR_FILE, FORMAT_VERSION, SERIES
+from runwire_disk.spool.format import CURSOR_FILE, FORMAT_VERSION, SERIES
 
 
 @dataclass(slots=True)

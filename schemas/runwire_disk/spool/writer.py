@@ -12,11 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from runwire.spool.quota import FREE_RATIO_MIN, Quota
-from runwire.spool.segment import Segment
-from runwire.spool.series import RecordTooLarge, Series
-from runwire_schemas.spool.cursor import Cursor, write_cursor
-from runwire_schemas.spool.format import (
+from runwire_disk.spool.cursor import Cursor, write_cursor
+from runwire_disk.spool.format import (
     KIND_SERIES,
     META_FILE,
     SERIES,
@@ -24,6 +21,9 @@ from runwire_schemas.spool.format import (
     Meta,
     SpoolError,
 )
+from runwire_disk.spool.quota import FREE_RATIO_MIN, Quota
+from runwire_disk.spool.segment import Segment
+from runwire_disk.spool.series_writer import RecordTooLarge, Series
 
 # Lifecycle records wait here while the disk is full; beyond it even they are counted as dropped.
 WAITING_BYTES_MAX = 8 * 1024 * 1024

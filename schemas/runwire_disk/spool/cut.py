@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runwire_disk.spool.format import JSON_KINDS, LAYOUT, METRIC, METRIC_HEAD, WIDE, Meta
+from runwire_disk.spool.scan import Damage, SpoolRecord
 from runwire_schemas import codec
 from runwire_schemas.errors import SchemaError
 from runwire_schemas.events import EVENTS
-from runwire_schemas.spool.format import JSON_KINDS, LAYOUT, METRIC, METRIC_HEAD, WIDE, Meta
-from runwire_schemas.spool.scan import Damage, SpoolRecord
 from runwire_schemas.varint import encode_long
 
 

@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runwire.spool.segment import FIRST_RECORD, Segment
-from runwire_schemas.spool.format import (
+from runwire_disk.spool.format import (
     LAST_WORD,
     METRIC,
     METRIC_HEAD,
@@ -25,6 +24,7 @@ from runwire_schemas.spool.format import (
     commit_word,
     padded,
 )
+from runwire_disk.spool.segment import FIRST_RECORD, Segment
 
 # Room for the zero word that ends a segment and for the head of the record that does not fit.
 _END_BYTES = 16

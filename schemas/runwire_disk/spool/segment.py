@@ -6,7 +6,7 @@ import mmap
 import os
 from pathlib import Path
 
-from runwire_schemas.spool.format import (
+from runwire_disk.spool.format import (
     DROP_REASONS,
     DROPPED_WORD,
     HEADER_BYTES,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from runwire_schemas.paths import agents_dir
+from runwire_disk.paths import agents_dir
 
 STATE_SUFFIX = ".json"
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from runwire_schemas.paths import outbox_dir
+from runwire_disk.paths import outbox_dir
 from runwire_store.layout import artifact_key, checkpoint_key
 from runwire_store.manifest import CheckpointFacts
 

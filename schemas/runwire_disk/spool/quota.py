@@ -12,9 +12,8 @@ import os
 import time
 from pathlib import Path
 
-from runwire.spool.series import Series
-from runwire_schemas.spool.cursor import read_cursor, write_cursor
-from runwire_schemas.spool.format import (
+from runwire_disk.spool.cursor import read_cursor, write_cursor
+from runwire_disk.spool.format import (
     HEADER_BYTES,
     READER_LOCK,
     SEGMENT_BYTES_MIN,
@@ -22,6 +21,7 @@ from runwire_schemas.spool.format import (
     SpoolError,
     segment_name,
 )
+from runwire_disk.spool.series_writer import Series
 
 # Share of the quota that each class may fill: the lowest class goes first.
 _SHARES = {"lifecycle": None, "metric": 1.0, "log": 0.8, "system": 0.8}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from runwire.settings import Settings
+from runwire_disk.settings import NodeSettings
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
 from runwire_store.pieces import FILE_BYTES_MAX, PIECE_BYTES
 
@@ -44,10 +44,10 @@ class Route:
         )
 
 
-def choose_route(settings: Settings) -> Route:
+def choose_route(settings: NodeSettings) -> Route:
     """Return the way that `artifact_route` means with these brokers and this store."""
     s3, chosen = settings.s3, settings.artifact_route
-    brokers = settings.kafka_bootstrap_servers
+    brokers = settings.kafka.bootstrap_servers if settings.kafka else None
     by_kafka = chosen == KAFKA or (chosen != DIRECT and s3 is None and bool(brokers))
     content_bytes_max = 0 if chosen == REFERENCE else None
     if by_kafka:

@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from runwire_schemas.spool.format import (
+from runwire_disk.spool.format import (
     HEADER_BYTES,
     KINDS,
     LAST_WORD,

@@ -1,0 +1,1 @@
+"""The outbox: artifacts and checkpoints that wait on disk for upload, one folder per request."""
