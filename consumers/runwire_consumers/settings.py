@@ -2,8 +2,17 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from runwire_schemas.connections.table import (
+    COUNT,
+    SECONDS,
+    TEXT,
+    choice,
+    environment_values,
+    setting,
+)
 
 Protocol = Literal["exactly-once", "at-least-once-unsafe"]
 PROTOCOLS: tuple[Protocol, ...] = ("exactly-once", "at-least-once-unsafe")
@@ -12,52 +21,62 @@ URL_VARIABLE = "RUNWIRE_CLICKHOUSE_URL"
 DEFAULT_METRICS_PORT = 9464  # Prometheus' registered port of OpenTelemetry exporters
 
 
-def _setting(default: Any, meaning: str) -> Any:
-    return field(default=default, metadata={"meaning": meaning})
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
     """What a worker can be told; each field is RUNWIRE_WORKER_<NAME> in the environment."""
 
-    batch_age_s: float = _setting(1.0, "a batch closes this long after its first record")
-    batch_rows: int = _setting(1_000_000, "or with so many rows")
-    batch_bytes: int = _setting(64 * 1024 * 1024, "or with so many encoded bytes")
-    retry_max_s: float = _setting(5.0, "longest wait between tries of the same batch")
-    shutdown_s: float = _setting(10.0, "time for the last flush after a first signal")
-    stuck_after_s: float = _setting(120.0, "rows waiting this long turn /healthz to 503")
-    dead_letters_max: int = _setting(1000, "the worker stops when so many letters are kept")
-    metrics_port: int = _setting(
+    PREFIX: ClassVar[str] = PREFIX
+
+    batch_age_s: float = setting(SECONDS, 1.0, "a batch closes this long after its first record")
+    batch_rows: int = setting(COUNT, 1_000_000, "or with so many rows")
+    batch_bytes: int = setting(COUNT, 64 * 1024 * 1024, "or with so many encoded bytes")
+    retry_max_s: float = setting(SECONDS, 5.0, "longest wait between tries of the same batch")
+    shutdown_s: float = setting(SECONDS, 10.0, "time for the last flush after a first signal")
+    stuck_after_s: float = setting(SECONDS, 120.0, "rows waiting this long turn /healthz to 503")
+    dead_letters_max: int = setting(COUNT, 1000, "the worker stops when so many letters are kept")
+    metrics_port: int = setting(
+        COUNT,
         DEFAULT_METRICS_PORT,
         "/metrics and /healthz on loopback; a free port when taken, 0 switches them off",
     )
-    group: str = _setting("runwire-clickhouse", "Kafka consumer group, shared by all such workers")
-    objects_group: str = _setting(
-        "runwire-objects", "the same for object workers: one group never reads for both"
+    group: str = setting(
+        TEXT, "runwire-clickhouse", "Kafka consumer group, shared by all such workers"
     )
-    group_protocol: str = _setting(
-        "classic", "classic, or consumer (KIP-848, brokers from 4.0 on): how the group is formed"
+    objects_group: str = setting(
+        TEXT, "runwire-objects", "the same for object workers: one group never reads for both"
     )
-    group_instance_id: str = _setting(
-        "", "keeps this worker's partitions during a restart; unique within the group"
+    group_protocol: str = setting(
+        choice("classic", "consumer"),
+        "classic",
+        "classic, or consumer (KIP-848, brokers from 4.0 on): how the group is formed",
     )
-    session_timeout_s: float = _setting(
-        45.0, "a silent worker loses its partitions after this long (classic groups)"
+    group_instance_id: str = setting(
+        TEXT, "", "keeps this worker's partitions during a restart; unique within the group"
     )
-    staging_s: float = _setting(
-        7 * 86_400.0, "object worker: an artifact whose pieces have not all come by then failed"
+    session_timeout_s: float = setting(
+        SECONDS, 45.0, "a silent worker loses its partitions after this long (classic groups)"
     )
-    sweep_grace_s: float = _setting(
-        86_400.0, "object worker: content that no manifest names is deleted after this long"
+    staging_s: float = setting(
+        SECONDS,
+        7 * 86_400.0,
+        "object worker: an artifact whose pieces have not all come by then failed",
     )
-    protocol: Protocol = field(
-        default="exactly-once",
-        metadata={"meaning": "at-least-once-unsafe, for the fault harness only, duplicates rows"},
+    sweep_grace_s: float = setting(
+        SECONDS,
+        86_400.0,
+        "object worker: content that no manifest names is deleted after this long",
     )
-    unsafe_commit_every: int = _setting(
-        20, "with the unsafe protocol, write cursors at every n-th batch only"
+    protocol: Protocol = setting(
+        choice(*PROTOCOLS),
+        "exactly-once",
+        "at-least-once-unsafe, for the fault harness only, duplicates rows",
     )
-    kill_at: str = _setting("", "for the fault harness: <point>:<n>, where the worker kills itself")
+    unsafe_commit_every: int = setting(
+        COUNT, 20, "with the unsafe protocol, write cursors at every n-th batch only"
+    )
+    kill_at: str = setting(
+        TEXT, "", "for the fault harness: <point>:<n>, where the worker kills itself"
+    )
 
 
 # Pieces are half a megabyte each, and the next batch is gathered while one is written. The last
@@ -80,31 +99,7 @@ def from_environment(
 ) -> WorkerSettings:
     """Read the settings; what is not set stays as in `defaults`.
 
-    Raises: ValueError naming the variable, its value and what is expected.
+    Raises: ConfigError naming the variable, its value and what is expected.
     """
     environ = os.environ if environ is None else environ
-    values: dict[str, Any] = {}
-    for setting in fields(WorkerSettings):
-        text = environ.get(variable(setting.name), "")
-        if text:
-            values[setting.name] = _parsed(variable(setting.name), text, type(setting.default))
-    settings = replace(defaults or WorkerSettings(), **values)
-    choices = {"protocol": PROTOCOLS, "group_protocol": ("classic", "consumer")}
-    for name, known in choices.items():
-        value = getattr(settings, name)
-        if value not in known:
-            raise ValueError(f"{variable(name)}={value!r}: use one of {', '.join(known)}")
-    return settings
-
-
-def _parsed(name: str, text: str, kind: type) -> Any:
-    if kind is str:
-        return text
-    try:
-        number = kind(text)
-    except ValueError:
-        number = -1
-    if not number >= 0:
-        expected = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{name}={text!r}: use {expected} that is not negative")
-    return number
+    return replace(defaults or WorkerSettings(), **environment_values(environ, WorkerSettings))

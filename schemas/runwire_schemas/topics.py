@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
 
 from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
+from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
 from runwire_schemas.errors import SchemaError
 
-DEFAULT_PREFIX: Final = "runwire"
 _VERSION = "v1"
 # Kafka's own rule for topic names; 200 leaves room for kind and version below its 249.
 _PREFIX = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,199}")
@@ -153,7 +152,7 @@ TOPICS: dict[str, Topic] = {row.kind: row for row in _ROWS}
 """Topic by kind, in the order of the documentation."""
 
 
-def topic_name(kind: str, prefix: str = DEFAULT_PREFIX) -> str:
+def topic_name(kind: str, prefix: str = DEFAULT_TOPIC_PREFIX) -> str:
     """Return the topic of a kind; an empty prefix means the default.
 
     Raises: SchemaError for a kind that has no topic and a prefix that Kafka refuses.
@@ -163,7 +162,7 @@ def topic_name(kind: str, prefix: str = DEFAULT_PREFIX) -> str:
     return f"{checked_prefix(prefix)}.{kind}.{_VERSION}"
 
 
-def kind_of(name: str, prefix: str = DEFAULT_PREFIX) -> str:
+def kind_of(name: str, prefix: str = DEFAULT_TOPIC_PREFIX) -> str:
     """Return the kind that a topic carries. Raises: SchemaError when it is none of ours."""
     start, end = f"{checked_prefix(prefix)}.", f".{_VERSION}"
     kind = name[len(start) : -len(end)]
@@ -175,7 +174,7 @@ def kind_of(name: str, prefix: str = DEFAULT_PREFIX) -> str:
 def checked_prefix(prefix: str) -> str:
     """Return the prefix, the default when empty. Raises: SchemaError when Kafka refuses it."""
     if not prefix:
-        return DEFAULT_PREFIX
+        return DEFAULT_TOPIC_PREFIX
     if not _PREFIX.fullmatch(prefix):
         raise SchemaError(
             f"RUNWIRE_KAFKA_TOPIC_PREFIX={prefix!r}: use letters, digits, '.', '_' and '-', "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("producer", "consumers", "schemas", "deploy")
-FILE_LINES_MAX = 300
+FILE_LINES_MAX = 500
 FUNCTION_LINES_MAX = 60
 BANNED_MODULES = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}
 # Where documents may start a path from: the checkout, the document's folder, or one of these.

@@ -1,19 +1,23 @@
 """The settings in the documents are the settings in the code."""
 
-import dataclasses
-
 from house.checks import ROOT, table_rows
-from runwire.settings import FIELDS
-from runwire_consumers.settings import WorkerSettings, variable
+from runwire.settings import Settings
+from runwire_consumers.settings import WorkerSettings
+from runwire_schemas.connections.table import rows_of
+
+
+def documented(table: type) -> dict[str, list[str]]:
+    """The rows of a settings class as the documents show them."""
+    return {row.env: [shown(row.default), row.meaning] for row in rows_of(table).values()}
 
 
 def sdk_rows() -> dict[str, list[str]]:
-    return {field.env: [shown(field.default), field.meaning] for field in FIELDS}
+    return documented(Settings)
 
 
 def shown(default: object) -> str:
     """A default as it would be written into the environment."""
-    if default is None:
+    if default is None or default == "":
         return "unset"
     if isinstance(default, bool):
         return "`1`" if default else "`0`"
@@ -38,13 +42,8 @@ def test_a_wrong_row_is_found() -> None:
     assert table_rows(text.replace("| `RUNWIRE_DIR`", "| `RUNWIRE_DIRS`"), "RUNWIRE_") != sdk_rows()
 
 
-def worker_rows() -> dict[str, list[str]]:
-    return {
-        variable(setting.name): [shown(setting.default or None), setting.metadata["meaning"]]
-        for setting in dataclasses.fields(WorkerSettings)
-    }
-
-
 def test_the_worker_settings_are_documented() -> None:
     text = (ROOT / "consumers" / "README.md").read_text()
-    assert table_rows(text, "RUNWIRE_") == worker_rows(), f"expected:\n{as_table(worker_rows())}"
+    assert table_rows(text, "RUNWIRE_") == documented(WorkerSettings), (
+        f"expected:\n{as_table(documented(WorkerSettings))}"
+    )

@@ -137,7 +137,7 @@ class ArtifactRef:
 
     def _goes_by_kafka(self) -> bool:
         if self.route == REFERENCE:
-            return choose_route(self.settings.node).transport == KAFKA
+            return choose_route(self.settings).transport == KAFKA
         # What another process logged came as its settings said, and is read as ours say.
         return self.route == KAFKA and bool(self.settings.kafka_bootstrap_servers)
 

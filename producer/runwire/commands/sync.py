@@ -87,7 +87,7 @@ def _moves(args: argparse.Namespace, settings: Settings) -> _Moves:
 
     target = settings.kafka if args.to == "kafka" else None
     folders = reroute(settings.root, target, force=args.force)
-    artifacts = reroute_artifacts(settings.node, target)
+    artifacts = reroute_artifacts(settings, target)
     left = folders.left | {f"artifact {name}": why for name, why in artifacts.left.items()}
     return _Moves(folders.moved, artifacts.moved, left)
 

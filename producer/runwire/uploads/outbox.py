@@ -186,7 +186,7 @@ class Outbox:
 
     def _way(self) -> Route:
         if self._route is None:
-            self._route = choose_route(self._session.settings.node)
+            self._route = choose_route(self._session.settings)
             _log.info("runwire: artifacts go %s", self._route.told)
         return self._route
 

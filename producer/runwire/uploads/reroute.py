@@ -28,7 +28,7 @@ def reroute_artifacts(settings: NodeSettings, kafka: KafkaSettings | None) -> Ar
 
     One that was published at its old place meanwhile is then at both: it has one id.
     """
-    here = settings if kafka is not None else replace(settings, kafka=None)
+    here = settings if kafka is not None else replace(settings, kafka_bootstrap_servers=None)
     if kafka is None and here.artifact_route == "kafka":
         here = replace(here, artifact_route="auto")
     route = choose_route(here)

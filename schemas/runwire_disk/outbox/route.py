@@ -47,7 +47,7 @@ class Route:
 def choose_route(settings: NodeSettings) -> Route:
     """Return the way that `artifact_route` means with these brokers and this store."""
     s3, chosen = settings.s3, settings.artifact_route
-    brokers = settings.kafka.bootstrap_servers if settings.kafka else None
+    brokers = settings.kafka_bootstrap_servers
     by_kafka = chosen == KAFKA or (chosen != DIRECT and s3 is None and bool(brokers))
     content_bytes_max = 0 if chosen == REFERENCE else None
     if by_kafka:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
 from runwire_schemas.errors import SchemaError
-from runwire_schemas.topics import DEFAULT_PREFIX, checked_prefix
+from runwire_schemas.topics import checked_prefix
 
 PREFIX: Final = "RUNWIRE_KAFKA_"
 TOPIC_PREFIX_VARIABLE: Final = PREFIX + "TOPIC_PREFIX"
@@ -109,7 +110,7 @@ class KafkaSettings:
             "sasl_username": self.sasl_username,
             "sasl_password": secret,
             "ssl_ca_location": self.ssl_ca_location,
-            "topic_prefix": "" if prefix == DEFAULT_PREFIX else prefix,
+            "topic_prefix": "" if prefix == DEFAULT_TOPIC_PREFIX else prefix,
         }
         return {name: value for name, value in facts.items() if value}
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from runwire_schemas.connections import DEFAULT_BUCKET
 from runwire_schemas.errors import SchemaError
 
 PREFIX: Final = "RUNWIRE_S3_"
 ENDPOINT_VARIABLE: Final = PREFIX + "ENDPOINT"
-DEFAULT_BUCKET: Final = "runwire"
 # What every S3 server takes; see the bucket naming rules of Amazon's user guide.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SCHEMES: Final = ("http", "https")

@@ -1,45 +1,59 @@
-"""Where settings come from and how their text is read: environment, `runwire.toml`, arguments."""
+"""Tables of settings: their rows, and values from arguments, environment and `runwire.toml`.
+
+A package declares its settings once, as a dataclass whose fields are made by `setting`. Documents,
+parsing and the check for unknown names read the rows of that class.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import math
 import os
 import re
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from runwire_schemas.errors import ConfigError
 
 __all__ = [
+    "BYTES",
+    "COUNT",
+    "FLAG",
+    "NUMBER",
+    "PATH",
+    "RATIO",
+    "SECONDS",
+    "SECRET",
+    "SIGNALS",
+    "TABLES_GROUP",
+    "TEXT",
     "TOML_NAME",
-    "Field",
+    "Kind",
+    "Setting",
+    "choice",
     "environment_values",
     "parse_value",
     "refuse_unknown",
+    "rows_of",
+    "setting",
     "toml_values",
 ]
 
-TOML_NAME = "runwire.toml"
-PREFIX = "RUNWIRE_"
-# Variables of the other parts: read by the worker, the engine, tests and benchmarks.
-FOREIGN_PREFIXES = (
-    "BENCH_",
-    "CLICKHOUSE_",
-    "WORKER_",
-    "ENGINE_",
-    "UP_",
-    "TEST_",
-    "SERVERS_",
-    "FAULTS",
-    "DEBUG",
-    "DISABLED",
-)
+TOML_NAME: Final = "runwire.toml"
+PREFIX: Final = "RUNWIRE_"
+# Entry points of this group name the settings classes of every installed package.
+TABLES_GROUP: Final = "runwire.settings"
+# Read by the tests, the benchmarks and the servers they start, which are no package.
+_DEVELOPMENT_PREFIXES: Final = ("BENCH_", "TEST_", "SERVERS_", "FAULTS")
+# Switches that are read outside any table: `runwire.cli` and `environment_values`.
+_SWITCHES: Final = ("DEBUG", "DISABLED")
 # Lifecycle, metrics and texts take a segment of 256 KiB each before the first point fits.
-SIZE_MIN = 1024**2
+SIZE_MIN: Final = 1024**2
 _log = logging.getLogger("runwire")
 _warned: set[str] = set()
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -53,78 +67,99 @@ _SIZE_UNITS = {"": 1, "b": 1} | {
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """One row of the settings table; `env` and the toml key follow from the name."""
+class Kind:
+    """A type of value: how its text is parsed, and the words that say what is accepted.
+
+    `parse` raises ValueError or TypeError for what is not accepted.
+    """
+
+    accepts: str
+    parse: Callable[[object], Any]
+    is_secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of a settings table; the variable and the toml key follow from the name."""
 
     name: str
-    kind: str
-    unit: str
+    kind: Kind
     default: object
     meaning: str
-    choices: tuple[str, ...] = ()
+    prefix: str = PREFIX
 
     @property
     def env(self) -> str:
         """Environment variable of this setting."""
-        return PREFIX + self.name.upper()
+        return self.prefix + self.name.upper()
 
     @property
-    def accepts(self) -> str:
-        """Words for the error message: what a value may be."""
-        if self.kind == "choice":
-            return "one of " + ", ".join(self.choices)
-        return {
-            "text": "text",
-            "secret": "text",
-            "path": "a path",
-            "flag": "true or false (1, 0, yes, no, on, off)",
-            "bytes": "a number of bytes of at least 1MiB, for example 2147483648 or 2GiB",
-            "count": "a whole number, 0 or more",
-            "ratio": "a number from 0 to below 1",
-            "seconds": "a number of seconds, 0 or more",
-            "names": "comma separated signal names, for example SIGTERM,SIGUSR1",
-        }[self.kind]
+    def key(self) -> str:
+        """Key of this setting in `runwire.toml`."""
+        return self.env.removeprefix(PREFIX).lower()
 
 
-def parse_value(field: Field, value: object, source: str) -> Any:
+def setting(kind: Kind, default: object, meaning: str) -> Any:
+    """Declare one row: the field of a settings class with its default and meaning."""
+    return dataclasses.field(
+        default=default, repr=not kind.is_secret, metadata={"kind": kind, "meaning": meaning}
+    )
+
+
+def rows_of(table: type) -> Mapping[str, Setting]:
+    """Return the rows of a settings class by name; its PREFIX says where variables begin."""
+    prefix = getattr(table, "PREFIX", PREFIX)
+    return {
+        row.name: Setting(
+            row.name, row.metadata["kind"], row.default, row.metadata["meaning"], prefix
+        )
+        for row in dataclasses.fields(table)
+    }
+
+
+def parse_value(row: Setting, value: object, source: str) -> Any:
     """The setting's typed value.
 
     Raises: ConfigError naming the value, its source and what is accepted.
     """
     try:
-        parsed = _PARSERS[field.kind](field, value)
+        return row.kind.parse(value)
     except (ValueError, TypeError):
-        shown = "a secret" if field.kind == "secret" else repr(value)
+        shown = "a secret" if row.kind.is_secret else repr(value)
         raise ConfigError(
             f"{source} is {shown} ({type(value).__name__}), but the setting "
-            f"{field.name!r} accepts {field.accepts}. Correct it or remove it to use the "
-            f"default ({field.default!r})."
+            f"{row.name!r} accepts {row.kind.accepts}. Correct it or remove it to use the "
+            f"default ({row.default!r})."
         ) from None
-    return parsed
 
 
-def environment_values(environ: Mapping[str, str], table: Mapping[str, Field]) -> dict[str, Any]:
-    """Typed values of the variables that are set; an empty variable counts as unset."""
+def environment_values(environ: Mapping[str, str], table: type) -> dict[str, Any]:
+    """Typed values of the variables that are set; an empty variable counts as unset.
+
+    A variable that no installed table knows is reported once: it may be meant for a newer runwire.
+    """
+    variables = {row.env: row for row in rows_of(table).values()}
     values: dict[str, Any] = {}
     for variable, text in environ.items():
         if not variable.startswith(PREFIX):
             continue
-        name = variable[len(PREFIX) :].lower()
-        field = table.get(name)
-        if field is None:
-            _warn_unknown_variable(variable, table)
+        row = variables.get(variable)
+        if row is None:
+            _warn_if_unknown(variable, variables)
         elif text.strip():
-            values[name] = parse_value(field, text, f"environment variable {variable}")
-    disabled = environ.get(PREFIX + "DISABLED", "")
-    if disabled.strip().lower() not in _FALSE:
-        values["mode"] = "disabled"
+            values[row.name] = parse_value(row, text, f"environment variable {variable}")
     return values
 
 
-def toml_values(cwd: Path | None, table: Mapping[str, Field]) -> dict[str, Any]:
+def is_disabled(environ: Mapping[str, str]) -> bool:
+    """Whether RUNWIRE_DISABLED switches everything off."""
+    return environ.get(PREFIX + "DISABLED", "").strip().lower() not in _FALSE
+
+
+def toml_values(cwd: Path | None, table: type) -> dict[str, Any]:
     """Typed values of `runwire.toml` in the working folder; none when the file is missing.
 
-    Raises: ConfigError for a file that is not TOML and for keys that nobody knows.
+    Raises: ConfigError for a file that is not TOML and for keys that no installed table has.
     """
     try:
         path = (cwd if cwd is not None else Path.cwd()) / TOML_NAME
@@ -137,19 +172,39 @@ def toml_values(cwd: Path | None, table: Mapping[str, Field]) -> dict[str, Any]:
         document = tomllib.loads(text.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}. Correct or remove it.") from None
-    own = {k: v for k, v in document.items() if not _is_foreign(k.upper())}
-    refuse_unknown(own, table, source=f"key in {path}")
-    return {k: parse_value(table[k], v, f"{k} in {path}") for k, v in own.items()}
+    keys = {row.key: row for row in rows_of(table).values()}
+    others = {k for k in document if k not in keys and _is_known_elsewhere(PREFIX + k.upper())}
+    own = {k: v for k, v in document.items() if k not in others}
+    refuse_unknown(own, keys, source=f"key in {path}")
+    return {keys[k].name: parse_value(keys[k], v, f"{k} in {path}") for k, v in own.items()}
 
 
-def refuse_unknown(given: Iterable[str], table: Mapping[str, Field], *, source: str) -> None:
+def refuse_unknown(given: Iterable[str], known: Mapping[str, Setting], *, source: str) -> None:
     """Raises: ConfigError naming the nearest known setting for the first unknown name."""
     for name in given:
-        if name not in table:
+        if name not in known:
             raise ConfigError(
-                f"unknown setting {name!r} ({source}).{_nearest(name, table)} "
-                f"Known settings: {', '.join(sorted(table))}."
+                f"unknown setting {name!r} ({source}).{_nearest(name, known)} "
+                f"Known settings: {', '.join(sorted(known))}."
             )
+
+
+@functools.cache
+def installed_variables() -> frozenset[str]:
+    """Variables of all settings tables that the installed packages declare."""
+    from importlib.metadata import entry_points  # 20 ms: only an unknown name pays for it
+
+    tables = (entry.load() for entry in entry_points(group=TABLES_GROUP))
+    return frozenset(row.env for table in tables for row in rows_of(table).values())
+
+
+def _is_known_elsewhere(variable: str) -> bool:
+    name = variable.removeprefix(PREFIX)
+    return (
+        name.startswith(_DEVELOPMENT_PREFIXES)
+        or name in _SWITCHES
+        or variable in installed_variables()
+    )
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -159,32 +214,27 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _is_foreign(upper_name: str) -> bool:
-    return upper_name.startswith(FOREIGN_PREFIXES)
-
-
-def _warn_unknown_variable(variable: str, table: Mapping[str, Field]) -> None:
-    """Warn, not refuse: a variable may be meant for a newer runwire on the same machine."""
-    if variable in _warned or _is_foreign(variable[len(PREFIX) :]):
+def _warn_if_unknown(variable: str, own: Iterable[str]) -> None:
+    if variable in _warned or _is_known_elsewhere(variable):
         return
     _warned.add(variable)
-    hint = _nearest(variable, [field.env for field in table.values()])
+    hint = _nearest(variable, own)
     _log.warning("runwire: environment variable %s is not known and ignored.%s", variable, hint)
 
 
-def _text(_field: Field, value: object) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value.strip()
 
 
-def _secret(_field: Field, value: object) -> str:
+def _secret(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value.strip("\r\n")
 
 
-def _path(_field: Field, value: object) -> str:
+def _path(value: object) -> str:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError
     path = os.fspath(value)
@@ -193,14 +243,7 @@ def _path(_field: Field, value: object) -> str:
     return path
 
 
-def _choice(field: Field, value: object) -> str:
-    word = _text(field, value).lower()
-    if word not in field.choices:
-        raise ValueError
-    return word
-
-
-def _flag(_field: Field, value: object) -> bool:
+def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
     word = str(value).strip().lower() if isinstance(value, (str, int)) else None
@@ -211,7 +254,7 @@ def _flag(_field: Field, value: object) -> bool:
     raise ValueError
 
 
-def _bytes(_field: Field, value: object) -> int:
+def _bytes(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise TypeError
     match = _SIZE.fullmatch(str(value).strip())
@@ -224,7 +267,7 @@ def _bytes(_field: Field, value: object) -> int:
     return size
 
 
-def _count(_field: Field, value: object) -> int:
+def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise TypeError
     number = int(value)
@@ -242,35 +285,41 @@ def _number(value: object) -> float:
     return number
 
 
-def _ratio(_field: Field, value: object) -> float:
+def _ratio(value: object) -> float:
     number = _number(value)
     if number >= 1:
         raise ValueError
     return number
 
 
-def _seconds(_field: Field, value: object) -> float:
-    return _number(value)
-
-
-def _signal_names(_field: Field, value: object) -> tuple[str, ...]:
+def _signal_names(value: object) -> tuple[str, ...]:
     parts = value.split(",") if isinstance(value, str) else list(value)  # type: ignore[call-overload]
-    names = tuple(_text(_field, part).upper() for part in parts if part)
+    names = tuple(_text(part).upper() for part in parts if part)
     for name in names:
         if not name.startswith("SIG") or not hasattr(signal, name):
             raise ValueError
     return names
 
 
-_PARSERS = {
-    "text": _text,
-    "secret": _secret,
-    "path": _path,
-    "choice": _choice,
-    "flag": _flag,
-    "bytes": _bytes,
-    "count": _count,
-    "ratio": _ratio,
-    "seconds": _seconds,
-    "names": _signal_names,
-}
+def _one_of(words: tuple[str, ...], value: object) -> str:
+    word = _text(value).lower()
+    if word not in words:
+        raise ValueError
+    return word
+
+
+def choice(*words: str) -> Kind:
+    """Return the kind of a setting that is one of these lower-case words."""
+    return Kind("one of " + ", ".join(words), functools.partial(_one_of, words))
+
+
+TEXT: Final = Kind("text", _text)
+SECRET: Final = Kind("text", _secret, is_secret=True)
+PATH: Final = Kind("a path", _path)
+FLAG: Final = Kind("true or false (1, 0, yes, no, on, off)", _flag)
+BYTES: Final = Kind("a number of bytes of at least 1MiB, for example 2147483648 or 2GiB", _bytes)
+COUNT: Final = Kind("a whole number, 0 or more", _count)
+NUMBER: Final = Kind("a number, 0 or more", _number)
+RATIO: Final = Kind("a number from 0 to below 1", _ratio)
+SECONDS: Final = Kind("a number of seconds, 0 or more", _number)
+SIGNALS: Final = Kind("comma separated signal names, for example SIGTERM,SIGUSR1", _signal_names)

@@ -51,7 +51,7 @@ def test_settings_come_from_the_environment() -> None:
     ],
 )
 def test_a_wrong_setting_is_named(name: str, text: str) -> None:
-    with pytest.raises(ValueError, match=f"RUNWIRE_WORKER_{name}="):
+    with pytest.raises(ValueError, match=f"environment variable RUNWIRE_WORKER_{name} is "):
         from_environment({f"RUNWIRE_WORKER_{name}": text})
 
 
@@ -201,4 +201,4 @@ def test_a_kill_point_kills(tmp_path: Path) -> None:
 def test_misuse_is_status_2(tmp_path: Path) -> None:
     status, said = ended(start(tmp_path, NOBODY, RUNWIRE_WORKER_BATCH_ROWS="many"))
     assert status == 2
-    assert "RUNWIRE_WORKER_BATCH_ROWS='many'" in said
+    assert "RUNWIRE_WORKER_BATCH_ROWS is 'many'" in said

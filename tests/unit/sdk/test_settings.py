@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runwire import settings as settings_module
 from runwire.errors import ConfigError
-from runwire.settings import FIELDS, Settings
-from runwire_schemas import topics
-from runwire_schemas.connections import s3 as s3_settings
+from runwire.settings import Settings
+from runwire_schemas.connections.table import rows_of
 
 SAMPLES: dict[str, tuple[object, str, object]] = {
     "dir": ("/a", "/b", "/b"),
@@ -38,8 +36,8 @@ def resolve(
 def test_nothing_given_means_the_table_of_defaults() -> None:
     """The dataclass and the table cannot drift apart."""
     settings = resolve()
-    assert {f.name: f.default for f in FIELDS} == {
-        f.name: getattr(settings, f.name) for f in FIELDS
+    assert {f.name: f.default for f in rows_of(Settings).values()} == {
+        f.name: getattr(settings, f.name) for f in rows_of(Settings).values()
     }
     assert settings == Settings()
     assert settings.changed() == {}
@@ -99,10 +97,9 @@ def test_a_wrong_value_is_named_with_what_is_accepted(name: str, value: object) 
     with pytest.raises(ConfigError) as caught:
         resolve({name: value})
     message = str(caught.value)
-    field = next(f for f in FIELDS if f.name == name)
     assert name in message
     assert repr(value) in message
-    assert field.accepts in message
+    assert rows_of(Settings)[name].kind.accepts in message
 
 
 def test_a_wrong_variable_names_itself() -> None:
@@ -119,9 +116,13 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
         resolve({"runid": "x"})
 
 
-def test_keys_of_other_parts_may_share_the_file(tmp_path: Path) -> None:
-    (tmp_path / "runwire.toml").write_text("clickhouse_url = 'http://h'\nworker_threads = 2\n")
+def test_keys_of_other_installed_tables_may_share_the_file(tmp_path: Path) -> None:
+    """And a key that no table has is refused, whatever its prefix."""
+    (tmp_path / "runwire.toml").write_text("clickhouse_url = 'http://h'\nworker_group = 'g'\n")
     assert resolve(cwd=tmp_path) == Settings()
+    (tmp_path / "runwire.toml").write_text("worker_grup = 'g'\n")
+    with pytest.raises(ConfigError, match="unknown setting 'worker_grup'"):
+        resolve(cwd=tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"project = ", b"\xff\xfe"])
@@ -175,12 +176,6 @@ def test_a_store_without_a_key_is_refused() -> None:
     with pytest.raises(ConfigError, match="RUNWIRE_S3_ACCESS_KEY_FILE"):
         resolve({"s3_endpoint": "http://store:9000"})
     assert resolve({"s3_endpoint": "http://store:9000", "mode": "disabled"}).mode == "disabled"
-
-
-def test_the_defaults_are_those_of_the_destinations() -> None:
-    """Which a trainer without them does not import."""
-    assert settings_module.DEFAULT_PREFIX == topics.DEFAULT_PREFIX
-    assert settings_module.DEFAULT_BUCKET == s3_settings.DEFAULT_BUCKET
 
 
 def test_half_an_identity_is_refused() -> None:

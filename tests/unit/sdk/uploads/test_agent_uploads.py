@@ -245,10 +245,10 @@ def test_artifacts_can_be_sent_elsewhere(tmp_path: Path) -> None:
     request = leave(tmp_path, b"here", mode="offline")
     settings = Settings(dir=str(tmp_path), kafka_bootstrap_servers="k:9092")
     (folder_of(tmp_path, request) / "put-1.json").write_text("{}")
-    assert reroute_artifacts(settings.node, KAFKA).moved == [request.artifact]
+    assert reroute_artifacts(settings, KAFKA).moved == [request.artifact]
     assert not (folder_of(tmp_path, request) / "put-1.json").exists()
-    assert reroute_artifacts(settings.node, KAFKA).moved == []
-    assert reroute_artifacts(settings.node, None).moved == [request.artifact]
+    assert reroute_artifacts(settings, KAFKA).moved == []
+    assert reroute_artifacts(settings, None).moved == [request.artifact]
     agent(tmp_path).run()
     assert names(tmp_path) == ["things:v0"]
 
