@@ -17,9 +17,9 @@ import psutil
 import runwire
 from brokers import topics
 from measure import figure
-from runwire.shipping.broker import Failure, Message
-from runwire.shipping.kafka import KafkaBroker
-from runwire.shipping.shipper import IN_FLIGHT_BYTES_MAX
+from runwire_agent.ship.broker import Failure, Message
+from runwire_agent.ship.kafka import KafkaBroker
+from runwire_agent.ship.shipper import IN_FLIGHT_BYTES_MAX
 from runwire_disk.paths import spool_dir
 from runwire_disk.spool.cursor import read_cursor
 from runwire_schemas.connections.kafka import from_environment
@@ -49,7 +49,7 @@ def train(root: str, calls: int, calls_per_s: float) -> None:
 @contextmanager
 def agent(root: Path, environ: dict[str, str]) -> Iterator[psutil.Process]:
     """An agent of the destination in `environ`."""
-    command = [sys.executable, "-m", "runwire.agent", "--dir", str(root)]
+    command = [sys.executable, "-m", "runwire_agent", "--dir", str(root)]
     process = subprocess.Popen(command, env=os.environ | environ)
     try:
         yield psutil.Process(process.pid)
@@ -117,7 +117,7 @@ def produce_floor(environ: dict[str, str], points: int) -> float:
 
 IDLE_PRODUCER = """
 import os, psutil
-from runwire.shipping.kafka import KafkaBroker
+from runwire_agent.ship.kafka import KafkaBroker
 from runwire_schemas.connections.kafka import from_environment
 broker = KafkaBroker(from_environment(os.environ))
 assert broker.is_reachable(10)

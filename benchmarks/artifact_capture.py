@@ -14,8 +14,8 @@ from pathlib import Path
 
 import runwire
 from measure import figure, median
+from runwire.outbox import capture
 from runwire.run import Run
-from runwire.uploads import capture
 from runwire_disk.outbox.request import outbox_dir
 
 MIB = 1024 * 1024

@@ -200,7 +200,7 @@ def agents_of(root: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "runwire.agent" in (words := process.cmdline()) and str(root) in words:
+            if "runwire_agent" in (words := process.cmdline()) and str(root) in words:
                 found.append(process)
     return found
 

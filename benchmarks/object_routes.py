@@ -63,7 +63,7 @@ class Way:
             self._start("worker", ["-m", "runwire_consumers", "objects", "--metrics-port", "0"],
                         about | kafka | keys)  # fmt: skip
         own = kafka if route == "kafka" else keys
-        self._start("agent", ["-m", "runwire.agent", "--dir", str(root)], about | own)
+        self._start("agent", ["-m", "runwire_agent", "--dir", str(root)], about | own)
         self._trainer = self._start("trainer", ["-c", TRAINER, self.run_id], about | own)
 
     def seconds(self, path: Path) -> float:

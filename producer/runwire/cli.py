@@ -16,8 +16,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
+from runwire_schemas.errors import MISUSE, CommandError
+
 GROUP = "runwire.commands"
-MISUSE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 # What `pip install` brings a missing module; anything else comes with `embedded`.
@@ -31,17 +32,6 @@ class CommandModule(Protocol):
     EXAMPLE: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
-
-
-class CommandError(Exception):
-    """An expected failure of a command: its text is the whole message.
-
-    Raises: nothing itself; `exit_code` is the status the process ends with.
-    """
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

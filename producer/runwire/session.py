@@ -22,7 +22,7 @@ from runwire_disk.spool.format import KIND_SERIES, Meta
 from runwire_disk.spool.writer import SpoolWriter
 
 if TYPE_CHECKING:
-    from runwire.uploads.outbox import Outbox
+    from runwire.outbox.outbox import Outbox
 
 # How often `wait_stored` looks at the reader's cursor.
 _LOOK_INTERVAL_S = 0.02
@@ -116,7 +116,7 @@ class Session:
     @functools.cached_property
     def outbox(self) -> Outbox:
         """Where artifacts and checkpoints of this process go."""
-        from runwire.uploads.outbox import Outbox
+        from runwire.outbox.outbox import Outbox
 
         return Outbox(self)
 

@@ -8,7 +8,7 @@ from os import PathLike, getpid, urandom
 from typing import Any
 
 from runwire import exits, known_runs, notebook
-from runwire.agent.launch import ensure_agent
+from runwire.agent_launch import ensure_agent
 from runwire.environment import environment_facts
 from runwire.errors import RunwireError
 from runwire.guard import Guard

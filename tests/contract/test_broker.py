@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
-from runwire.shipping.broker import (
+from runwire_agent.ship.broker import (
     GIVEN_UP,
     TOO_LARGE,
     UNKNOWN_TOPIC,
@@ -20,7 +20,7 @@ from runwire.shipping.broker import (
     MemoryBroker,
     Message,
 )
-from runwire.shipping.kafka import KafkaBroker
+from runwire_agent.ship.kafka import KafkaBroker
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import topic_name
 from support.kafka_log import read_topic

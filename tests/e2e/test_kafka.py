@@ -132,7 +132,7 @@ def test_everything_on_the_way_is_killed_once(
     trainers["run-b", 1].kill()
     trainers["run-b", 1].wait()
     # Unless a trainer's own one was quicker.
-    pipeline.start("-m", "runwire.agent", "--dir", str(pipeline.root), "--exit-when-idle")
+    pipeline.start("-m", "runwire_agent", "--dir", str(pipeline.root), "--exit-when-idle")
     until(pipeline, "the worker's own kill", lambda: doomed.poll() is not None)
     assert doomed.returncode == -signal.SIGKILL
     worker = pipeline.worker()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runwire.agent.loop import Agent
+from runwire_agent.agent import Agent
 from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas import codec
 from runwire_schemas.events import Heartbeat, LogEvent, MetricBatch, RunEvent

@@ -17,9 +17,9 @@ FUNCTION_LINES_MAX = 60
 BANNED_MODULES = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc"}
 # Where documents may start a path from: the checkout, the document's folder, or one of these.
 PATH_ROOTS = (
-    "producer", "producer/runwire", "consumers", "consumers/runwire_consumers",
-    "consumers/runwire_query", "schemas", "schemas/runwire_schemas", "schemas/runwire_store",
-    "schemas/runwire_disk", "tests",
+    "producer", "producer/runwire", "producer/runwire_agent", "consumers",
+    "consumers/runwire_consumers", "consumers/runwire_query", "schemas",
+    "schemas/runwire_schemas", "schemas/runwire_store", "schemas/runwire_disk", "tests",
 )  # fmt: skip
 # Made when the project runs; never in the repository.
 MADE_AT_RUN_TIME = {".venv", ".venv-demo", ".demo", "runwire.toml", ".servers"}

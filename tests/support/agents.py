@@ -39,14 +39,14 @@ class Agents:
         self, kafka: KafkaSettings, *, idle_s: float = 0.3, **environ: str
     ) -> subprocess.Popen[bytes]:
         """An agent of `kafka`, as `init` would start one, but a child of the test."""
-        words = ["-m", "runwire.agent", "--dir", str(self.root), "--exit-when-idle-s", str(idle_s)]
+        words = ["-m", "runwire_agent", "--dir", str(self.root), "--exit-when-idle-s", str(idle_s)]
         return self._start(words, kafka.environment() | {"RUNWIRE_AGENT_STAY_S": "60"} | environ)
 
     def local_agent(
         self, *, idle_s: float = 0.3, s3: S3Settings | None = None, **environ: str
     ) -> subprocess.Popen[bytes]:
         """An agent without brokers."""
-        words = ["-m", "runwire.agent", "--dir", str(self.root), "--exit-when-idle-s", str(idle_s)]
+        words = ["-m", "runwire_agent", "--dir", str(self.root), "--exit-when-idle-s", str(idle_s)]
         keys = {} if s3 is None else s3.environment()
         return self._start(words, keys | {"RUNWIRE_AGENT_STAY_S": "60"} | environ)
 

@@ -6,7 +6,7 @@ import time
 
 from confluent_kafka import Consumer, TopicPartition
 
-from runwire.shipping.broker import Message
+from runwire_agent.ship.broker import Message
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import topic_name
 

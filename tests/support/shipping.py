@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from runwire.metrics import MetricLog
-from runwire.shipping.broker import Cluster, MemoryBroker, Message
-from runwire.shipping.shipper import Shipper
+from runwire_agent.ship.broker import Cluster, MemoryBroker, Message
+from runwire_agent.ship.shipper import Shipper
 from runwire_disk.spool.writer import SpoolWriter
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runwire.agent.uploading import routes_of
-from runwire.shipping.broker import Broker, Cluster, MemoryBroker
-from runwire.uploads.direct import DirectRoute
-from runwire.uploads.lanes import Route
-from runwire.uploads.pace import Pace
-from runwire.uploads.stores import Stores
-from runwire.uploads.uploader import Uploader
+from runwire_agent.ship.broker import Broker, Cluster, MemoryBroker
+from runwire_agent.upload.direct import DirectRoute
+from runwire_agent.upload.duty import routes_of
+from runwire_agent.upload.pace import Pace
+from runwire_agent.upload.routes import Route
+from runwire_agent.upload.stores import Stores
+from runwire_agent.upload.uploader import Uploader
 from runwire_disk.outbox.request import RequestFile, UploadRequest, content_path, outbox_dir
 from runwire_disk.outbox.requests import Requests
 from runwire_disk.outbox.route import DIRECT, KAFKA
@@ -124,7 +124,7 @@ class UploadRig:
         return [request.artifact for _, request in Requests(self.root, lambda _: True).look()]
 
     def manifest(self, request: UploadRequest) -> Manifest | None:
-        from runwire.uploads.contents import manifest_of
+        from runwire_agent.upload.contents import manifest_of
 
         return read_manifest(self.store, manifest_of(request, []).key)
 

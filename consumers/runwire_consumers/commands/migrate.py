@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from runwire_consumers.core.errors import Fatal, WorkerError
-from runwire_schemas.errors import SchemaError
+from runwire_schemas.errors import MISUSE, SchemaError
 
 SUMMARY = "create or update tables, views, topics, schemas and the bucket on your servers"
 EXAMPLE = "runwire migrate --url http://admin:secret@clickhouse:8123/runwire --kafka kafka:9092"
-MISUSE = 2
 ALL, SQL, KAFKA, S3 = "all", "sql", "kafka", "s3"
 
 Part = Callable[[argparse.Namespace], dict[str, Any]]

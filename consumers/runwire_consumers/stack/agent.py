@@ -87,7 +87,7 @@ def ensure(root: Path) -> bool:
     log = open_log(paths.agents_dir(root) / "agent.log")
     try:
         subprocess.Popen(
-            [sys.executable, "-m", "runwire.agent", "--dir", str(root), "--exit-when-idle"],
+            [sys.executable, "-m", "runwire_agent", "--dir", str(root), "--exit-when-idle"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from runwire.artifacts.folder import entries_of
 from runwire.errors import ArtifactError
-from runwire.uploads.capture import Entry
-from runwire.uploads.names import listed_aliases, merged_metadata
+from runwire.outbox.capture import Entry
+from runwire.outbox.names import listed_aliases, merged_metadata
 
 __all__ = ["FILE", "Artifact", "artifact_of"]
 

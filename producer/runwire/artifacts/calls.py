@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from runwire.artifacts.artifact import Artifact
     from runwire.artifacts.histogram import Histogram
     from runwire.artifacts.ref import ArtifactRef
+    from runwire.outbox.capture import Entry
     from runwire.session import Session
-    from runwire.uploads.capture import Entry
 
 # Of `artifact.FILE`. What these calls need is loaded by the first of them, not by every trainer.
 FILE = "file"
@@ -55,7 +55,7 @@ class ArtifactCalls:
         into any more; "reference" moves nothing. Blocks: while content is copied.
         """
         from runwire.artifacts.artifact import artifact_of
-        from runwire.uploads.names import listed_aliases, merged_metadata
+        from runwire.outbox.names import listed_aliases, merged_metadata
 
         wanted = artifact_of(path, name, policy=policy)
         return self._session.outbox.submit(
@@ -127,7 +127,7 @@ class ArtifactCalls:
         content: Callable[[], tuple[Path | bytes, str]],
     ) -> ArtifactRef:
         """Make one file an artifact; what mode "disabled" ignores is not even made."""
-        from runwire.uploads.capture import Entry
+        from runwire.outbox.capture import Entry
 
         at = self._session.step if step is None else step
         metadata = None if kind == "table" else {"step": whole_step(at)}

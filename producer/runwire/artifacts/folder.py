@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runwire.errors import ArtifactError
-from runwire.uploads.capture import Entry
+from runwire.outbox.capture import Entry
 
 __all__ = ["entries_of"]
 

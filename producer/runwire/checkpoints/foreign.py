@@ -17,13 +17,13 @@ from runwire.checkpoints.saver import Saver, event_fields
 from runwire.checkpoints.saving import How, checked_kind, checked_step, facts_of, retention_of
 from runwire.checkpoints.verifying import MTIMES, OF_OTHERS
 from runwire.errors import CheckpointError
-from runwire.uploads.outbox import unseen
+from runwire.outbox.outbox import unseen
 from runwire_store.manifest import FileEntry
 
 if TYPE_CHECKING:
     from runwire.artifacts.ref import ArtifactRef
+    from runwire.outbox.capture import Entry
     from runwire.session import Session
-    from runwire.uploads.capture import Entry
 
 __all__ = ["log"]
 

@@ -22,14 +22,14 @@ from runwire.checkpoints.naming import checkpoint_name
 from runwire.checkpoints.pruning import prune
 from runwire.checkpoints.state_file import unwritten, write_state
 from runwire.errors import CheckpointError
-from runwire.uploads.capture import Entry
+from runwire.outbox.capture import Entry
 from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest
 from runwire_store.retention import Retention
 
 if TYPE_CHECKING:
+    from runwire.outbox.staged import Staged
     from runwire.session import Session
     from runwire.settings import Settings
-    from runwire.uploads.staged import Staged
 
 __all__ = ["Job", "Saved", "Saver", "checkpoint_dir", "event_fields"]
 

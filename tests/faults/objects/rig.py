@@ -28,8 +28,8 @@ CONTENT_KINDS = ("chunk", "artifact")
 _REQUEST_S = 10.0
 # An agent for which the hour is over that it leaves a half copied content to its trainer.
 IMPATIENT = (
-    "import sys; from runwire.uploads import claims; claims.UNCOMMITTED_S = -1.0; "
-    "from runwire.agent.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    "import sys; from runwire_agent.upload import claims; claims.UNCOMMITTED_S = -1.0; "
+    "from runwire_agent.__main__ import main; sys.exit(main(sys.argv[1:]))"
 )
 
 
@@ -142,7 +142,7 @@ class Rig:
 
         `program` is Python that has it do something else.
         """
-        begin = ["-c", program] if program else ["-m", "runwire.agent"]
+        begin = ["-c", program] if program else ["-m", "runwire_agent"]
         words = ["--dir", str(root or self.root), "--exit-when-idle-s", str(idle_s)]
         told = {"RUNWIRE_AGENT_STAY_S": "120", **self._keys(route), **environ}
         return self._start("agent", [*begin, *words], told)

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.engine
 # Puts the manifest into the store before the content, then goes on as it should.
 EARLY = """
 import sys, time
-from runwire.uploads import direct
-from runwire.uploads.contents import hashed_entry, manifest_of
-from runwire.uploads.journal import UploadJournal
+from runwire_agent.upload import direct
+from runwire_agent.upload.contents import hashed_entry, manifest_of
+from runwire_agent.upload.progress_note import UploadJournal
 ship = direct.DirectRoute.ship
 def early(self, claim, tell):
     store = self._stores.get(claim.request)
@@ -35,7 +35,7 @@ def early(self, claim, tell):
     time.sleep(1.5)
     ship(self, claim, tell)
 direct.DirectRoute.ship = early
-from runwire.agent.__main__ import main
+from runwire_agent.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -37,7 +37,7 @@ LATE = """
 import sys, time
 real = time.time_ns
 time.time_ns = lambda: real() - 7200 * 10**9
-from runwire.agent.__main__ import main
+from runwire_agent.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """
 _VERSIONS = "SELECT artifact, version FROM v_artifacts WHERE name = 'shared' ORDER BY version"
@@ -216,8 +216,8 @@ def test_retention_and_a_sweep_beside_readers(
 DEATHS = {
     # Nothing captured yet; then all of it, not committed; then committed, not yet said.
     "runwire.checkpoints.saver.Saver:stage:at": False,
-    "runwire.uploads.staged.Staged:commit:at": False,
-    "runwire.uploads.staged.Staged:commit:behind": True,
+    "runwire.outbox.staged.Staged:commit:at": False,
+    "runwire.outbox.staged.Staged:commit:behind": True,
 }
 
 

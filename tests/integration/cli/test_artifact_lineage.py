@@ -60,7 +60,7 @@ def test_who_made_and_who_used(stack) -> None:
 
 def test_what_is_on_its_way_is_listed(stack) -> None:
     """While the agent stands still the artifact is pending, with its run; then it is complete."""
-    agents = [p for p in stack.processes() if "runwire.agent" in p.cmdline()]
+    agents = [p for p in stack.processes() if "runwire_agent" in p.cmdline()]
     assert agents
     for agent in agents:
         agent.suspend()

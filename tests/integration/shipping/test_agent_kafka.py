@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire.shipping.broker import UNKNOWN_TOPIC, UNREACHABLE
+from runwire_agent.ship.broker import UNKNOWN_TOPIC, UNREACHABLE
 from runwire_disk.spool.reader import list_folders
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runwire.shipping.broker import (
+from runwire_agent.ship.broker import (
     AUTHENTICATION,
     DENIED,
     TLS,
@@ -20,7 +20,7 @@ from runwire.shipping.broker import (
     Failure,
     Message,
 )
-from runwire.shipping.kafka import KafkaBroker
+from runwire_agent.ship.kafka import KafkaBroker
 from runwire_consumers.kafka.acls import apply, grants
 from runwire_consumers.kafka.cluster import Cluster as AdminCluster
 from runwire_schemas.connections.kafka import KafkaSettings

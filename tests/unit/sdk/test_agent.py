@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire.agent.loop import HEARTBEAT_INTERVAL_S, Agent
+from runwire_agent.agent import HEARTBEAT_INTERVAL_S, Agent
 from runwire_disk.agents.lock import AgentLock, lock_path
 from runwire_disk.host import boot_id
 from runwire_disk.spool.format import ENDED_FILE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from runwire.agent.state_file import StateFile
+from runwire_agent.state import StateFile
 from runwire_disk.agents.lock import lock_path
 from support.uploads import UploadRig, leave
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from runwire.agent.launch import agent_environment, ensure_agent
-from runwire.agent.loop import Agent, run_in_thread
+from runwire.agent_launch import agent_environment, ensure_agent
 from runwire.settings import Settings
+from runwire_agent.agent import Agent, run_in_thread
 from runwire_disk.agents.lock import AgentLock, lock_path
 from runwire_disk.host import boot_id, pid_namespace
 from runwire_disk.spool.reader import list_folders, writer_alive
@@ -42,7 +42,7 @@ def test_one_agent_per_root(tmp_path: Path) -> None:
         assert first.wait(DEADLINE_S) == 0
 
 
-COMMAND = [sys.executable, "-m", "runwire.agent"]
+COMMAND = [sys.executable, "-m", "runwire_agent"]
 
 
 def start(root: Path, *arguments: str) -> subprocess.Popen[bytes]:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from runwire.agent import delivery, loop
-from runwire.agent.launch import agent_environment
-from runwire.agent.loop import Agent
+from runwire.agent_launch import agent_environment
 from runwire.settings import Settings
-from runwire.shipping.broker import AUTHENTICATION, UNREACHABLE, Cluster, Failure, MemoryBroker
-from runwire.shipping.sync import Sync
+from runwire_agent import agent as loop
+from runwire_agent.agent import Agent
+from runwire_agent.ship import duty as delivery
+from runwire_agent.ship.broker import AUTHENTICATION, UNREACHABLE, Cluster, Failure, MemoryBroker
+from runwire_agent.sync.spool import Sync
 from runwire_disk.agents.state import read_states
 from runwire_disk.spool.destination import destination_of
 from runwire_disk.spool.reader import list_folders, read_meta

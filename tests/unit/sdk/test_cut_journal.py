@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire.shipping.journal import COMPACT_BYTES, JOURNAL_FILE, CutJournal, CutRange
+from runwire_agent.ship.cuts_log import COMPACT_BYTES, JOURNAL_FILE, CutJournal, CutRange
 
 
 def test_cuts_come_back_in_order(tmp_path: Path) -> None:

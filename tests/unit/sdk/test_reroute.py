@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from runwire.shipping.broker import Cluster, MemoryBroker
-from runwire.shipping.journal import JOURNAL_FILE
-from runwire.shipping.reroute import reroute
-from runwire.shipping.shipper import Shipper
+from runwire_agent.ship.broker import Cluster, MemoryBroker
+from runwire_agent.ship.cuts_log import JOURNAL_FILE
+from runwire_agent.ship.shipper import Shipper
+from runwire_agent.sync.reroute_spool import reroute
 from runwire_consumers.spool.journal import CutRange, IntentJournal
 from runwire_disk.paths import embedded_dir
 from runwire_disk.spool.cursor import read_cursor

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from runwire.shipping import shipment as shipment_module
-from runwire.shipping.broker import UNREACHABLE, Failure
-from runwire.shipping.shipper import AWAY_AFTER_S
+from runwire_agent.ship import shipment as shipment_module
+from runwire_agent.ship.broker import UNREACHABLE, Failure
+from runwire_agent.ship.shipper import AWAY_AFTER_S
 from runwire_disk.spool.cursor import read_cursor
 from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas.events import DeadLetter

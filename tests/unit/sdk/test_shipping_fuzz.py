@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runwire.shipping.broker import UNREACHABLE, Failure
-from runwire.shipping.journal import JOURNAL_FILE
+from runwire_agent.ship.broker import UNREACHABLE, Failure
+from runwire_agent.ship.cuts_log import JOURNAL_FILE
 from runwire_disk.spool.reader import list_folders
 from support.effort import IS_QUICK
 from support.shipping import ShippingRig, distinct_batches, points_of

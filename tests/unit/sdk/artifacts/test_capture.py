@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runwire import ArtifactError
-from runwire.uploads.capture import Capture, Entry
+from runwire.outbox.capture import Capture, Entry
 from runwire_disk.outbox.request import CONTENT_DIR, content_path
 
 CONTENT = os.urandom(3 * 1024 * 1024 + 7)
@@ -45,7 +45,7 @@ def test_kernels_that_do_not_copy(
 ) -> None:
     """Between some file systems the bytes have to go through this process."""
     monkeypatch.setattr(os, "copy_file_range", failing(code), raising=False)
-    monkeypatch.setattr("runwire.uploads.capture._clone", lambda *_: -1)
+    monkeypatch.setattr("runwire.outbox.capture._clone", lambda *_: -1)
     file = Capture(folder, unlimited).take(Entry(path="x", source=source), 3)
     assert (file.index, file.size) == (3, len(CONTENT))
     assert content_path(folder, 3).read_bytes() == CONTENT
@@ -83,7 +83,7 @@ def test_a_disk_that_fails_while_reading(
 ) -> None:
     """The sentence names the file that cannot be read."""
     monkeypatch.setattr(os, "copy_file_range", failing(errno.EIO), raising=False)
-    monkeypatch.setattr("runwire.uploads.capture._clone", lambda *_: -1)
+    monkeypatch.setattr("runwire.outbox.capture._clone", lambda *_: -1)
     with pytest.raises(ArtifactError, match="source' cannot be read"):
         Capture(folder, unlimited).take(Entry(path="x", source=source), 0)
 
@@ -93,7 +93,7 @@ def test_a_full_disk_is_no_reason_to_copy(
     folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     monkeypatch.setattr(os, call, failing(errno.ENOSPC), raising=False)
-    monkeypatch.setattr("runwire.uploads.capture._clone", lambda *_: -1)
+    monkeypatch.setattr("runwire.outbox.capture._clone", lambda *_: -1)
     entry = Entry(path="x", source=source, immutable=call == "link")
     with pytest.raises(OSError, match="No space"):
         Capture(folder, unlimited).take(entry, 0)

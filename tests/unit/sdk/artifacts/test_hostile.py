@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from runwire import Artifact, ArtifactError
+from runwire.outbox import capture
+from runwire.outbox.capture import Capture, Entry
 from runwire.run import Run
-from runwire.uploads import capture
-from runwire.uploads.capture import Capture, Entry
 from runwire_disk.outbox.request import CONTENT_DIR
 from support.artifacts import contents, folders_in, requests
 

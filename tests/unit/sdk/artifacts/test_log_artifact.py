@@ -208,7 +208,7 @@ def test_what_the_settings_know_never_reaches_a_file(
 
 def test_an_id_belongs_to_one_artifact(root: Path, run: Run) -> None:
     """A caller that brings its own id twice is refused, and the first content stays."""
-    from runwire.uploads.outbox import Entry
+    from runwire.outbox.outbox import Entry
 
     outbox, entry = run._session.outbox, Entry(path="x", source=b"1")
     outbox.commit(outbox.stage("a", "file", [entry], artifact="0" * 32))

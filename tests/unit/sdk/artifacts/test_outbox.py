@@ -14,8 +14,8 @@ import pytest
 
 import runwire
 from runwire import Artifact, ArtifactError, ConfigError
+from runwire.outbox.capture import Capture
 from runwire.run import Run
-from runwire.uploads.capture import Capture
 from runwire_disk.outbox.request import CAPTURE_LOCK, outbox_dir
 from support.artifacts import artifact_events, contents, events, folders_in, requests
 

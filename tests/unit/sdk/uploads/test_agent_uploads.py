@@ -9,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from runwire.agent import delivery, launch, loop
-from runwire.agent.launch import _is_unfit
-from runwire.agent.loop import Agent
+from runwire import agent_launch as launch
+from runwire.agent_launch import _is_unfit
 from runwire.settings import Settings
-from runwire.shipping.broker import UNREACHABLE, Broker, Cluster, Failure, MemoryBroker
-from runwire.shipping.sync import Sync
-from runwire.uploads import lanes
-from runwire.uploads.reroute import reroute_artifacts
-from runwire.uploads.sync import OutboxSync
+from runwire_agent import agent as loop
+from runwire_agent.agent import Agent
+from runwire_agent.ship import duty as delivery
+from runwire_agent.ship.broker import UNREACHABLE, Broker, Cluster, Failure, MemoryBroker
+from runwire_agent.sync.outbox import OutboxSync
+from runwire_agent.sync.reroute_outbox import reroute_artifacts
+from runwire_agent.sync.spool import Sync
+from runwire_agent.upload import routes as lanes
 from runwire_consumers.stack import uploads as uploads_survey
 from runwire_disk.agents.state import AgentState, read_states
 from runwire_disk.spool.reader import list_folders
@@ -257,7 +259,7 @@ def test_heartbeats_go_on_while_an_upload_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that does not answer for a while holds up nothing but its own thread."""
-    from runwire.uploads.direct import DirectRoute
+    from runwire_agent.upload.direct import DirectRoute
     from runwire_schemas.events import Heartbeat
 
     held = threading.Event()

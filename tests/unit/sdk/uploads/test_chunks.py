@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runwire.shipping.broker import DENIED, SILENT, UNREACHABLE, Failure
-from runwire.uploads import flight
-from runwire.uploads.pace import Pace, Stopped
+from runwire_agent.ship.broker import DENIED, SILENT, UNREACHABLE, Failure
+from runwire_agent.upload import flight
+from runwire_agent.upload.pace import Pace, Stopped
 from runwire_disk.outbox.request import RequestFile, content_path
 from runwire_schemas.events import Chunk
 from runwire_store.pieces import DIGEST_BYTES, PIECE_BYTES

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runwire.uploads.pace import Pace
-from runwire.uploads.staged import Staged
+from runwire.outbox.staged import Staged
+from runwire_agent.upload.pace import Pace
 from runwire_disk.outbox import requests as claims
 from runwire_disk.outbox.request import outbox_dir
 from runwire_disk.outbox.requests import Requests

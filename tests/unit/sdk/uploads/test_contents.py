@@ -9,7 +9,7 @@ import pytest
 
 from runwire.artifacts.ref import ArtifactRef
 from runwire.settings import Settings
-from runwire.uploads.hashing import NoFile, sha256_of
+from runwire_disk.outbox.hashing import NoFile, sha256_of
 from support.uploads import UploadRig, leave
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runwire.uploads import direct
-from runwire.uploads.pace import Stopped
+from runwire_agent.upload import direct
+from runwire_agent.upload.pace import Stopped
 from runwire_disk.outbox.request import RequestFile, content_path
 from runwire_store.catalog import Catalog
 from runwire_store.folder.store import FolderStore

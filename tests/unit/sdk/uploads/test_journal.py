@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runwire.uploads.hashing import Signature
-from runwire.uploads.journal import NOTE_SHARE, UploadJournal
+from runwire_agent.upload.progress_note import NOTE_SHARE, UploadJournal
+from runwire_disk.outbox.hashing import Signature
 from runwire_store.memory import MemoryStore
 from runwire_store.store import StoreAway
 from support.uploads import UploadRig, folder_of, for_kafka, leave

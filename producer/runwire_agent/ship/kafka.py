@@ -1,0 +1,231 @@
+"""Brokers behind librdkafka: one idempotent producer, reset as a whole when brokers are away."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import confluent_kafka
+
+from runwire_agent.ship.broker import (
+    AUTHENTICATION,
+    DENIED,
+    GIVEN_UP,
+    UNREACHABLE,
+    UNUSABLE,
+    Done,
+    Failure,
+    Message,
+)
+from runwire_agent.ship.causes import connection_failure, delivery_failure, error_name, graver
+from runwire_schemas.bounds import LETTER_BYTES_MAX
+from runwire_schemas.connections.kafka import KafkaSettings, KafkaSettingsError
+from runwire_schemas.topics import topic_name
+
+__all__ = ["CONTENT", "RECORDS", "KafkaBroker"]
+
+_log = logging.getLogger("runwire.agent")
+BATCH_BYTES = 1_000_000  # Kafka's default max.message.bytes is a little more
+RESET_S = 2.0
+RETRY_S = 5.0  # after settings that could not be used, unless somebody asks
+# Gathering in the agent and this together stay below the promised 0.5 s.
+LINGER_MS = 100
+# What librdkafka is told for records, and for pieces of content: those do not compress, and wait
+# in the outbox rather than in memory.
+RECORDS: Final[Mapping[str, Any]] = {
+    "client.id": "runwire-agent",
+    "linger.ms": LINGER_MS,
+    "compression.type": "zstd",
+    "compression.level": 1,
+    "queue.buffering.max.kbytes": 64 * 1024,
+}
+CONTENT: Final[Mapping[str, Any]] = {
+    "client.id": "runwire-agent-uploads",
+    "linger.ms": 1,
+    "compression.type": "none",
+    "queue.buffering.max.kbytes": 32 * 1024,
+}
+
+
+class LastWords(logging.Handler):
+    """Keeps the client's last reason for a lost connection: "all brokers down" names none.
+
+    The client repeats itself several times a second in an outage; nothing of it is written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Remember what follows the client's and the thread's names."""
+        text = record.getMessage()
+        if text.startswith("FAIL"):
+            self.text = text.rpartition("]: ")[2]
+
+
+class KafkaBroker:
+    """A `Broker` that writes to Kafka. Threads: one; librdkafka's own are invisible."""
+
+    def __init__(self, settings: KafkaSettings, tuning: Mapping[str, Any] = RECORDS) -> None:
+        self._settings, self._tuning = settings, tuning
+        self.batch_bytes = BATCH_BYTES
+        self._producer: Any = None
+        self._open: dict[int, Done] = {}
+        self._next = 0
+        self._trouble: Failure | None = None
+        self._retry_at_s = 0.0
+        self._last_words = LastWords()
+        # Of this client alone, and of no hierarchy that somebody configures.
+        self._logger = logging.Logger("librdkafka")  # noqa: LOG001
+        self._logger.addHandler(self._last_words)
+
+    @property
+    def trouble(self) -> Failure | None:
+        """Return the gravest client error since something was delivered."""
+        found, words = self._trouble, self._last_words.text
+        if found is not None and found.kind == UNREACHABLE and words:
+            return connection_failure(self._settings, "_TRANSPORT", words)
+        return found
+
+    def produce(self, message: Message, done: Done) -> bool:
+        """Queue a message; false when librdkafka's queue is full."""
+        number = self._next
+        topic = topic_name(message.kind, self._settings.topic_prefix)
+        client = self._client()
+        if client is None:
+            done(Failure(GIVEN_UP, "there is no client"))
+            return True
+        try:
+            client.produce(
+                topic,
+                key=message.key,
+                value=message.value,
+                headers=message.headers,
+                on_delivery=lambda error, _: self._report(number, topic, error),
+            )
+        except BufferError:
+            return False
+        except confluent_kafka.KafkaException as error:
+            done(self._refusal(topic, error.args[0]))
+            return True
+        self._next += 1
+        self._open[number] = done
+        return True
+
+    def poll(self, timeout_s: float) -> None:
+        """Serve librdkafka's callbacks; a fatal error of the producer ends in a `reset`."""
+        client = self._client()
+        if client is None:
+            time.sleep(timeout_s)
+            return
+        try:
+            client.poll(timeout_s)
+        except confluent_kafka.KafkaException as exception:  # fatal errors are raised, not called
+            self._start_over(exception.args[0])
+
+    def is_reachable(self, timeout_s: float) -> bool:
+        """Ask for one topic's metadata: the answer needs a login that succeeded."""
+        topic = topic_name("metric", self._settings.topic_prefix)
+        self._retry_at_s = 0.0
+        client = self._client()
+        if client is None:
+            return False
+        try:
+            client.list_topics(topic, timeout=timeout_s)
+        except confluent_kafka.KafkaException:
+            self.poll(0)
+            if self._trouble is not None and self._trouble.kind == AUTHENTICATION:
+                self._end_client(0)  # the next one reads the password file again
+            return False
+        self._trouble = None
+        return True
+
+    def limit_batches(self, bytes_max: int) -> None:
+        """Make no larger batches from the next `reset` on."""
+        self.batch_bytes = min(self.batch_bytes, bytes_max)
+
+    def reset(self) -> None:
+        """Purge the producer and open another at the next need."""
+        self._end_client(RESET_S)
+        left, self._open = self._open, {}
+        for done in left.values():
+            done(Failure(GIVEN_UP, "given up before it was acknowledged"))
+
+    def close(self) -> None:
+        """Purge and let go; nobody is told any more."""
+        self._open.clear()
+        self._end_client(0)
+
+    def abandon(self) -> None:
+        """Leak the client of a parent process: its threads do not exist in a forked child."""
+        if self._producer is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._producer))
+            self._producer = None
+        self._open.clear()
+
+    def _end_client(self, timeout_s: float) -> None:
+        client, self._producer = self._producer, None
+        if client is not None:
+            with contextlib.suppress(confluent_kafka.KafkaException):  # it may have failed for good
+                client.purge()
+                client.flush(timeout_s)
+
+    def _start_over(self, error: Any) -> None:
+        _log.warning("the producer starts over: %s", error.str())
+        self.reset()
+        found = connection_failure(self._settings, error_name(error), error.str())
+        self._trouble = found if found.kind == DENIED else None
+
+    def _client(self) -> Any:
+        """Return the client, None while the settings cannot make one (a file is missing)."""
+        if self._producer is None and time.monotonic() >= self._retry_at_s:
+            try:
+                self._producer = confluent_kafka.Producer(self._config(), logger=self._logger)
+            except (confluent_kafka.KafkaException, KafkaSettingsError) as error:
+                why = (
+                    error.args[0] if isinstance(error, KafkaSettingsError) else error.args[0].str()
+                )
+                self._trouble = Failure(UNUSABLE, f"the Kafka settings cannot be used: {why}")
+                self._retry_at_s = time.monotonic() + RETRY_S
+        return self._producer
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            **self._settings.client_config(),
+            **self._tuning,
+            "enable.idempotence": True,
+            "acks": "all",
+            "batch.size": self.batch_bytes,
+            "message.max.bytes": LETTER_BYTES_MAX + (1 << 20),
+            "queue.buffering.max.messages": 100_000,
+            # Never expire: the spool is where records wait, and `reset` takes them back.
+            "delivery.timeout.ms": 0,
+            # A topic that was just created is not refused for being new.
+            "topic.metadata.propagation.max.ms": 5000,
+            "partitioner": "murmur2_random",
+            "reconnect.backoff.max.ms": 10_000,
+            "socket.keepalive.enable": True,
+            "error_cb": self._on_error,
+        }
+
+    def _report(self, number: int, topic: str, error: Any) -> None:
+        done = self._open.pop(number, None)
+        if done is None:
+            return  # of a producer that was reset
+        if error is None:
+            self._trouble, self._last_words.text = None, ""
+            done(None)
+        else:
+            done(self._refusal(topic, error))
+
+    def _refusal(self, topic: str, error: Any) -> Failure:
+        return delivery_failure(self._settings, topic, error_name(error), error.str())
+
+    def _on_error(self, error: Any) -> None:
+        found = connection_failure(self._settings, error_name(error), error.str())
+        self._trouble = graver(self._trouble, found)

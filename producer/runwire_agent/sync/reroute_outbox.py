@@ -1,0 +1,59 @@
+"""Changes where waiting artifacts go: those that nobody works on, with their content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from runwire_agent.upload.progress_note import JOURNAL_FILE
+from runwire_disk.outbox.requests import Requests
+from runwire_disk.outbox.route import choose_route
+from runwire_disk.settings import NodeSettings
+from runwire_disk.spool.destination import LOCAL
+from runwire_schemas.connections.kafka import KafkaSettings
+
+__all__ = ["ArtifactRerouting", "reroute_artifacts"]
+
+
+@dataclass(slots=True)
+class ArtifactRerouting:
+    """What became of the artifacts that were to go elsewhere; `left` says why one stayed."""
+
+    moved: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def reroute_artifacts(settings: NodeSettings, kafka: KafkaSettings | None) -> ArtifactRerouting:
+    """Send waiting artifacts as these settings say, without brokers when `kafka` is None.
+
+    One that was published at its old place meanwhile is then at both: it has one id.
+    """
+    here = settings if kafka is not None else replace(settings, kafka_bootstrap_servers=None)
+    if kafka is None and here.artifact_route == "kafka":
+        here = replace(here, artifact_route="auto")
+    route = choose_route(here)
+    target: dict[str, Any] = {
+        "destination": LOCAL if kafka is None else kafka.destination,
+        "route": route.transport,
+        "store": dict(route.store),
+    }
+    found = ArtifactRerouting()
+    requests = Requests(settings.root, lambda _: True)
+    for folder, request in requests.look():
+        if all(getattr(request, name) == value for name, value in target.items()):
+            continue
+        claim = requests.claim(folder)
+        if claim is None:
+            found.left[request.artifact] = "an agent works on it now: end it first"
+            continue
+        try:
+            for note in (JOURNAL_FILE, "put-*.json"):
+                for path in folder.glob(note):
+                    path.unlink()
+            replace(request, **target).commit(folder)
+            found.moved.append(request.artifact)
+        except OSError as error:
+            found.left[request.artifact] = f"cannot be changed: {error}"
+        finally:
+            claim.release()
+    return found

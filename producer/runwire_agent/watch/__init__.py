@@ -1,0 +1,1 @@
+"""Watching trainers: heartbeats of the living, records of how the dead ended."""
