@@ -101,7 +101,7 @@ def _clickhouse(arguments: argparse.Namespace) -> Callable[[], int]:
     if arguments.source == "kafka" and kafka is None:
         raise ValueError("--source kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers")
     url = arguments.url or os.environ.get(worker_settings.URL_VARIABLE) or None
-    from runwire_consumers.workers import run_clickhouse
+    from runwire_consumers.compose.workers import run_clickhouse
 
     return lambda: run_clickhouse(state_dir(arguments.dir), url, settings, kafka=kafka)
 
@@ -115,7 +115,7 @@ def _objects(arguments: argparse.Namespace) -> Callable[[], int]:
             "the object worker reads Kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers "
             "(without Kafka agents write to the store themselves)"
         )
-    from runwire_consumers.object_worker import run_objects
+    from runwire_consumers.compose.object_worker import run_objects
 
     return lambda: run_objects(state_dir(arguments.dir), s3, settings, kafka=kafka)
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from runwire_query import lineage, words
+from runwire_query import lineage
 from runwire_query.connection import Reader
-from runwire_query.table import format_table, terminal_width
+from runwire_query.text import words
+from runwire_query.text.table import format_table, terminal_width
 
 if TYPE_CHECKING:
     from runwire_store.catalog import Catalog, Version

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from runwire_query import lineage, words
+from runwire_query import lineage
 from runwire_query.connection import Reader, connect
 from runwire_query.errors import QueryError
 from runwire_query.runs import find_run as find_in_views
 from runwire_query.storage import chosen_project, project_of_run
-from runwire_query.table import format_table, terminal_width
+from runwire_query.text import words
+from runwire_query.text.table import format_table, terminal_width
 from runwire_schemas.identity import attempt_key
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 from runwire_query.connection import Reader
 from runwire_query.errors import QueryError
-from runwire_query.words import printable
+from runwire_query.text.words import printable
 
 CURVE_POINTS = 400
 

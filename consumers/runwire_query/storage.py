@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from runwire_disk import paths
 from runwire_query.errors import QueryError
-from runwire_query.words import printable
+from runwire_query.text.words import printable
 
 if TYPE_CHECKING:
     from runwire_store.catalog import Catalog, Version

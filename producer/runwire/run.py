@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from runwire import exits, notebook
 from runwire.artifacts.calls import ArtifactCalls
 from runwire.checkpoints.calls import CheckpointCalls
-from runwire.config import Config
-from runwire.exits import Outcome
 from runwire.guard import Guard, guarded
-from runwire.redaction import redact_text
+from runwire.params.config import Config
+from runwire.params.redaction import redact_text
+from runwire.params.summary import Summary
+from runwire.process import exits, notebook
+from runwire.process.exits import Outcome
 from runwire.report import FlushReport
 from runwire.session import Session
-from runwire.summary import Summary
 
 TEXT_CHARS_MAX = 65_536
 _STATUSES = ("finished", "failed", "preempted", "interrupted")

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from runwire import known_runs
 from runwire.errors import RunwireError
 from runwire.guard import Guard
-from runwire.metrics import MetricLog
+from runwire.job import known_runs
+from runwire.metrics.log import MetricLog
 from runwire.report import FlushReport
 from runwire.settings import Settings
 from runwire_disk.spool.cursor import read_cursor

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from os import PathLike, getpid, urandom
 from typing import Any
 
-from runwire import exits, known_runs, notebook
 from runwire.agent_launch import ensure_agent
-from runwire.environment import environment_facts
 from runwire.errors import RunwireError
 from runwire.guard import Guard
-from runwire.identity import Identity, identify
+from runwire.job import known_runs
+from runwire.job.environment import environment_facts
+from runwire.job.identity import Identity, identify
+from runwire.process import exits, notebook
 from runwire.run import Run, tags_of
 from runwire.session import Session
 from runwire.settings import Settings

@@ -41,7 +41,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Space and folder are looked at on every call, so that no test has to wait for it."""
-    monkeypatch.setattr("runwire.metrics.CHECK_INTERVAL_NS", -1)
+    monkeypatch.setattr("runwire.metrics.log.CHECK_INTERVAL_NS", -1)
     monkeypatch.setattr("runwire_disk.spool.quota._RETRY_INTERVAL_S", 0.0)
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from runwire.metrics import MetricLog
+from runwire.metrics.log import MetricLog
 from runwire_agent.ship.broker import Cluster, MemoryBroker, Message
 from runwire_agent.ship.shipper import Shipper
 from runwire_disk.spool.writer import SpoolWriter

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from runwire.metrics import MetricLog
+from runwire.metrics.log import MetricLog
 from runwire_disk.spool.format import Meta
 from runwire_disk.spool.writer import SpoolWriter
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.clickhouse.sink import ClickHouseSink
+from runwire_consumers.compose.workers import DEAD_LETTERS_DIR
 from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
 from runwire_consumers.core.clock import SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
@@ -15,7 +16,6 @@ from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Retryable, RowsRejected
 from runwire_consumers.core.source import Record
 from runwire_consumers.kafka import schema_ids
-from runwire_consumers.workers import DEAD_LETTERS_DIR
 from runwire_disk import paths
 from runwire_schemas import registry
 from runwire_schemas.connections import kafka as kafka_settings

@@ -12,9 +12,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from runwire_consumers.compose.workers import STATE_FILE
 from runwire_consumers.stack import lifeline, state
 from runwire_consumers.stack.logs import open_log
-from runwire_consumers.workers import STATE_FILE
 from runwire_disk import paths
 
 STOP_S = 20.0

@@ -116,9 +116,9 @@ def _show(args: argparse.Namespace, version: Version, store: str) -> int:
 
 
 def _get(args: argparse.Namespace, catalog: Catalog, version: Version) -> int:
-    from runwire_query.terminal import path_line
-    from runwire_query.transfer import transfer_bar
-    from runwire_query.words import printable
+    from runwire_query.text.terminal import path_line
+    from runwire_query.text.transfer import transfer_bar
+    from runwire_query.text.words import printable
     from runwire_store.download import download
 
     manifest = version.manifest
@@ -140,8 +140,8 @@ def folder_name(text: str) -> str:
 
 
 def _verify(args: argparse.Namespace, catalog: Catalog, version: Version) -> int:
-    from runwire_query.transfer import transfer_bar
-    from runwire_query.words import printable
+    from runwire_query.text.transfer import transfer_bar
+    from runwire_query.text.words import printable
     from runwire_store.download import verify
 
     manifest = version.manifest
@@ -159,7 +159,7 @@ def _verify(args: argparse.Namespace, catalog: Catalog, version: Version) -> int
 
 
 def _sweep(args: argparse.Namespace, catalog: Catalog) -> int:
-    from runwire_query.words import byte_size, printable
+    from runwire_query.text.words import byte_size, printable
     from runwire_store.sweep import GRACE_S, sweep
 
     grace_s = GRACE_S if args.grace_s is None else args.grace_s

@@ -79,7 +79,7 @@ def _keys(view: CheckpointView) -> list[str]:
 
 
 def _verify(args: argparse.Namespace, catalog: Catalog, known: list[CheckpointView]) -> int:
-    from runwire_query.transfer import transfer_bar
+    from runwire_query.text.transfer import transfer_bar
     from runwire_store.download import verify
 
     answers = []
@@ -104,7 +104,7 @@ def _verify(args: argparse.Namespace, catalog: Catalog, known: list[CheckpointVi
 
 
 def _tell(view: CheckpointView, problems: list[dict[str, object]]) -> None:
-    from runwire_query.words import printable
+    from runwire_query.text.words import printable
 
     if problems:
         print(f"step {view.step}: {len(problems)} files damaged or missing")
@@ -120,8 +120,8 @@ def _tell(view: CheckpointView, problems: list[dict[str, object]]) -> None:
 
 def _download(args: argparse.Namespace, catalog: Catalog, view: CheckpointView, run_id: str) -> int:
     from runwire_query.commands.artifact import folder_name
-    from runwire_query.terminal import path_line
-    from runwire_query.transfer import transfer_bar
+    from runwire_query.text.terminal import path_line
+    from runwire_query.text.transfer import transfer_bar
     from runwire_store.download import download
 
     into = args.output or Path(folder_name(f"{run_id}-step-{view.step}"))

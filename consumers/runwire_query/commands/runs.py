@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(found: list[dict[str, Any]]) -> None:
-    from runwire_query.table import format_table, terminal_width
-    from runwire_query.words import age
+    from runwire_query.text.table import format_table, terminal_width
+    from runwire_query.text.words import age
 
     now = datetime.now(UTC)
     header = ("run", "name", "project", "status", "step", "started")

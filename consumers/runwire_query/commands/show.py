@@ -84,7 +84,7 @@ def _page(
     shown: Sequence[Mapping[str, Any]],
     curves: Sequence[Sequence[tuple[float, float]]],
 ) -> str:
-    from runwire_query.table import terminal_width
+    from runwire_query.text.table import terminal_width
 
     width = terminal_width()
     parts = [_head(page["run"]), _params(page["params"], width), _metrics(shown, curves, width)]
@@ -96,8 +96,8 @@ def _page(
 
 
 def _head(found: Mapping[str, Any]) -> str:
-    from runwire_query import words
-    from runwire_query.terminal import has_colour
+    from runwire_query.text import words
+    from runwire_query.text.terminal import has_colour
 
     status = words.coloured(found["status"], colour=has_colour())
     reason = f" ({found['status_reason']})" if found["status_reason"] else ""
@@ -119,7 +119,7 @@ def _head(found: Mapping[str, Any]) -> str:
 
 
 def _params(params: Mapping[str, str], width: int | None) -> str:
-    from runwire_query.table import format_table
+    from runwire_query.text.table import format_table
 
     if not params:
         return "\nno params were logged"
@@ -131,9 +131,9 @@ def _metrics(
     curves: Sequence[Sequence[tuple[float, float]]],
     width: int | None,
 ) -> str:
-    from runwire_query.sparkline import sparkline
-    from runwire_query.table import format_table
-    from runwire_query.words import number
+    from runwire_query.text.sparkline import sparkline
+    from runwire_query.text.table import format_table
+    from runwire_query.text.words import number
 
     if not shown:
         return "\nno metrics (yet): points appear seconds after log()"

@@ -78,7 +78,7 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _print_table(pieces: Iterable[bytes]) -> None:
-    from runwire_query.table import format_table, is_number_type, terminal_width
+    from runwire_query.text.table import format_table, is_number_type, terminal_width
 
     lines = (json.loads(line) for line in _lines(pieces))
     header, types = next(lines, None), next(lines, None)

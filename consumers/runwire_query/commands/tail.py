@@ -61,7 +61,7 @@ def _print(call: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(call, default=str))
         return
-    from runwire_query.words import as_utc, number
+    from runwire_query.text.words import as_utc, number
 
     values = "  ".join(f"{name} {number(value)}" for name, value in call["values"].items())
     rank = f" rank {call['rank']}" if call["rank"] else ""

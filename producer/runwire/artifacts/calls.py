@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runwire.guard import Guard, guarded
-from runwire.values import whole_step
+from runwire.metrics.values import whole_step
 
 if TYPE_CHECKING:
     from runwire.artifacts.artifact import Artifact

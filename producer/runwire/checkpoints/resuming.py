@@ -13,7 +13,7 @@ from runwire.checkpoints.saver import Saver, checkpoint_dir
 from runwire.checkpoints.state_file import FORMAT
 from runwire.checkpoints.verifying import Damaged, Found
 from runwire.errors import CheckpointError, ConfigError
-from runwire.ranks import detect_ranks
+from runwire.job.ranks import detect_ranks
 
 if TYPE_CHECKING:
     from runwire.session import Session

@@ -12,7 +12,7 @@ from runwire.checkpoints.saver import Job, Saved, Saver
 from runwire.checkpoints.snapshot import Snapshot, check_collective, state_of
 from runwire.checkpoints.state_file import import_torch
 from runwire.errors import CheckpointError
-from runwire.values import Unloggable, to_float, whole_step
+from runwire.metrics.values import Unloggable, to_float, whole_step
 from runwire_store.manifest import KINDS, CheckpointFacts
 from runwire_store.retention import Retention, RetentionError
 

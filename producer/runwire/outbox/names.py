@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from runwire.errors import ArtifactError
-from runwire.json_text import TEXT_BYTES_MAX, as_mapping, json_text
 from runwire.outbox.capture import Entry
+from runwire.params.json_text import TEXT_BYTES_MAX, as_mapping, json_text
 from runwire_store.manifest import ManifestError, checked_path
 
 __all__ = [

@@ -1,0 +1,1 @@
+"""Composition of workers: which source feeds which sink."""

@@ -1,0 +1,117 @@
+"""Composition of the object worker: pieces from Kafka become artifacts in the object store."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from runwire_consumers.compose.workers import pages, signals, worker_options
+from runwire_consumers.core import kill_points
+from runwire_consumers.core.clock import SystemClock
+from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.health import Health
+from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.stop import Stop
+from runwire_consumers.core.worker import Worker
+from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
+from runwire_consumers.kafka.group_settings import GroupSettings
+from runwire_consumers.kafka.source import KafkaSource
+from runwire_consumers.kafka.telling import KafkaTelling
+from runwire_consumers.objects.completion import Completion
+from runwire_consumers.objects.decoding import CHUNK, decode_lean
+from runwire_consumers.objects.finishing import Finishing, Upkeep
+from runwire_consumers.objects.sink import ARTIFACT, ObjectSink
+from runwire_consumers.objects.staging import Staging
+from runwire_consumers.objects.tending import Tending
+from runwire_consumers.settings import WorkerSettings
+from runwire_schemas.connections.kafka import KafkaSettings
+from runwire_schemas.connections.s3 import S3Settings
+from runwire_store.open import open_store
+from runwire_store.part_uploads import uploads_of
+
+_log = logging.getLogger("runwire.worker")
+
+# Fetched ahead and not looked at yet; with a batch, its successor and what is being put the whole
+# process stays within 100 MB of its size at the start (benchmarks/object_routes.py).
+QUEUED_BYTES: Final = 8 * 1024 * 1024
+MESSAGES_MAX: Final = 8
+# How often the artifacts of a worker that died are looked for.
+LOOK_S: Final = 300.0
+_M_ARENA_MAX: Final = -8  # malloc.h
+_ARENAS: Final = 2
+
+
+def run_objects(
+    root: Path, s3: S3Settings | None, settings: WorkerSettings, *, kafka: KafkaSettings
+) -> int:
+    """Run the worker to the object store until a signal; return the exit status.
+
+    Without `s3` the store is the folder of objects under `root`. Raises: StoreRefused.
+    """
+    kill_points.arm(settings.kill_at)
+    _few_arenas()
+    clock, stop, metrics = SystemClock(), Stop(), SelfMetrics()
+    store = open_store(s3, root)
+    _log.info("artifacts from %s go to %s", kafka.bootstrap_servers, store.uri)
+    tell = KafkaTelling(kafka)
+    staging = Staging(store, uploads=uploads_of(store))
+    completion = Completion(staging, tell)
+    finishing = Finishing(completion, metrics)
+    look_s = max(1.0, min(LOOK_S, settings.staging_s, settings.sweep_grace_s))
+    tending = Tending(
+        staging,
+        completion,
+        finishing.add,
+        staging_s=settings.staging_s,
+        grace_s=settings.sweep_grace_s,
+        look_s=look_s,
+    )
+    upkeep = Upkeep(tending.look, look_s)
+
+    def take_over() -> None:
+        tending.take_over()
+        upkeep.soon()
+
+    group = GroupSettings(
+        name=settings.objects_group,
+        kinds=(CHUNK, ARTIFACT),
+        protocol=settings.group_protocol,
+        instance_id=settings.group_instance_id,
+        session_timeout_s=settings.session_timeout_s,
+        queued_bytes=QUEUED_BYTES,
+        messages_max=MESSAGES_MAX,
+    )
+    health = Health(clock, stuck_after_s=settings.stuck_after_s)
+    worker = Worker(
+        KafkaSource(kafka, group, metrics=metrics, gained=take_over),
+        ObjectSink(staging, finishing.add, tell),
+        KafkaDeadLetters(kafka, limit=settings.dead_letters_max),
+        options=replace(worker_options(settings), overlap=True),
+        clock=clock,
+        stop=stop,
+        metrics=metrics,
+        health=health,
+        decode=decode_lean,
+    )
+    with signals(stop), pages(health, metrics, settings.metrics_port):
+        try:
+            return worker.run()
+        finally:
+            deadline = Deadline(settings.shutdown_s)
+            upkeep.close(0.0)
+            finishing.close(deadline.left_s)
+            store.close()
+
+
+def _few_arenas() -> None:
+    """Let glibc share its free memory among threads, elsewhere do nothing.
+
+    With an arena per thread, what one thread frees is kept for it while the next one takes new
+    memory: some ten megabytes more after a few gigabytes.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)

@@ -1,0 +1,1 @@
+"""The job a run belongs to: run id, attempt, rank, environment."""

@@ -1,0 +1,167 @@
+"""Run id and attempt of this process, derived so that all ranks agree without a collective."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runwire.errors import ConfigError
+from runwire.job.ranks import Ranks, detect_ranks
+from runwire_disk.host import PROC, boot_id, find_launcher, pid_namespace, process_start
+
+__all__ = [
+    "Identity",
+    "boot_id",
+    "detect_ranks",
+    "identify",
+    "pid_namespace",
+    "process_start",
+    "validate_project",
+    "validate_run_id",
+]
+
+ID_CHARS_MAX = 200
+# Restarts that keep the run but start a new attempt of it.
+_RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+_ONE_RUN_ID = (
+    "runwire cannot derive a run id that all {world_size} ranks of this job share: the job spans "
+    "several nodes and neither SLURM nor a torchrun --rdzv-id names it. Set RUNWIRE_RUN_ID to the "
+    "same value on every rank (for example RUNWIRE_RUN_ID=$(date +%Y%m%d-%H%M%S) in the launching "
+    "script), or pass run_id= to init."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this process is in its run; `source` says how the run id came about."""
+
+    project: str
+    run_id: str
+    attempt: str
+    ranks: Ranks
+    source: str
+
+
+def identify(
+    project: str,
+    run_id: str | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    nth: int = 0,
+    proc: Path = PROC,
+) -> Identity:
+    """Identity for the `nth` run of this process; later runs of one job get ids of their own.
+
+    Raises: ConfigError when ids are not usable, or when no shared run id can be derived.
+    """
+    ranks = detect_ranks(environ)
+    environ = os.environ if environ is None else environ
+    project = validate_project(project)
+    if run_id is not None:
+        run_id = validate_run_id(run_id)
+        attempt = _attempt(ranks, environ, nth=nth, proc=proc)
+        return Identity(
+            project=project, run_id=run_id, attempt=attempt, ranks=ranks, source="explicit"
+        )
+    if ranks.world_size == 1:
+        return Identity(
+            project=project,
+            run_id=_random_id(),
+            attempt=_random_id(),
+            ranks=ranks,
+            source="random",
+        )
+    source, facts = _job_facts(ranks, environ, proc)
+    if not facts:
+        raise ConfigError(_ONE_RUN_ID.format(world_size=ranks.world_size))
+    return Identity(
+        project=project,
+        run_id=_digest("run", *facts, *_nth(nth)),
+        attempt=_attempt(ranks, environ, nth=nth, proc=proc),
+        ranks=ranks,
+        source=source,
+    )
+
+
+def validate_run_id(value: object) -> str:
+    """Raises: ConfigError unless `value` is usable as a run id."""
+    return _validated("run_id", value)
+
+
+def validate_project(value: object) -> str:
+    """Raises: ConfigError unless `value` is usable as a project name."""
+    return _validated("project", value)
+
+
+def _validated(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{what} must be text, not {type(value).__name__}: {value!r}.")
+    if not value.strip():
+        raise ConfigError(f"{what} is empty. Leave it out for the default, or give it a name.")
+    if len(value) > ID_CHARS_MAX:
+        raise ConfigError(
+            f"{what} has {len(value)} characters, at most {ID_CHARS_MAX} are allowed. Shorten it "
+            "and put long descriptions into notes=."
+        )
+    for char in value:
+        # C: control, format, surrogate, unassigned; Z other than the space: line separators.
+        category = unicodedata.category(char)
+        if category[0] == "C" or category in ("Zl", "Zp"):
+            raise ConfigError(
+                f"{what} {value!r} holds the unprintable character {char!r}. Use printable text."
+            )
+    if value != value.strip():
+        raise ConfigError(f"{what} {value!r} begins or ends with a space. Remove it.")
+    return value
+
+
+def _job_facts(ranks: Ranks, environ: Mapping[str, str], proc: Path) -> tuple[str, tuple[str, ...]]:
+    """What all ranks of this job see alike and no other job does, with its name."""
+    if ranks.one_node:
+        launcher = find_launcher(ranks.marker, proc=proc)
+        if launcher is not None:
+            facts = (boot_id(proc), pid_namespace(proc), str(launcher.pid), launcher.start)
+            return "launcher", facts
+    job = environ.get("SLURM_JOB_ID", "")
+    if job and environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        cluster = environ.get("SLURM_CLUSTER_NAME", "")
+        array = environ.get("SLURM_ARRAY_JOB_ID", "")
+        task = environ.get("SLURM_ARRAY_TASK_ID", "")
+        # torchrun is one srun step on every node, or plain ssh without a step: both agree.
+        step = environ.get("SLURM_STEP_ID", "")
+        return "slurm", (cluster, f"{array}_{task}" if array else job, step)
+    elastic = environ.get("TORCHELASTIC_RUN_ID", "")
+    if elastic and elastic != "none":
+        return "torchelastic", (elastic,)
+    return "", ()
+
+
+def _attempt(ranks: Ranks, environ: Mapping[str, str], *, nth: int, proc: Path) -> str:
+    """Opaque key of this start of the run: equal on all ranks, new after every restart."""
+    if ranks.world_size == 1:
+        return _random_id()
+    source, facts = _job_facts(ranks, environ, proc)
+    if not facts:
+        # An explicit run id on several nodes: the rendezvous address is all that ranks share.
+        source = "rendezvous"
+        facts = (environ.get("MASTER_ADDR", ""), environ.get("MASTER_PORT", ""))
+    restarts = [f"{name}={environ.get(name, '') or '0'}" for name in _RESTART_COUNTS]
+    return _digest("attempt", source, *facts, *restarts, *_nth(nth))
+
+
+def _nth(nth: int) -> tuple[str, ...]:
+    return (f"nth={nth}",) if nth else ()
+
+
+def _digest(*parts: str) -> str:
+    # Length-prefixed: ("ab", "c") and ("a", "bc") must differ.
+    data = b"".join(b"%d:%b" % (len(p.encode()), p.encode()) for p in parts)
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def _random_id() -> str:
+    return os.urandom(8).hex()

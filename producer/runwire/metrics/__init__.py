@@ -1,0 +1,1 @@
+"""Metrics: from a `log()` call to a committed record in the spool."""

@@ -1,0 +1,67 @@
+"""Splits one call into numbers, CUDA scalars and texts; refuses by name what is none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from runwire.metrics.values import (
+    FLOAT_EXACT_MAX,
+    KEY_CHARS_MAX,
+    Unloggable,
+    flatten,
+    is_cuda_scalar,
+    is_packable,
+    to_float,
+)
+
+Named = dict[str, Any]
+
+
+class ValueSorter:
+    """Sorts the values of a call that the fast path did not take."""
+
+    def __init__(
+        self,
+        count_dropped: Callable[[str], None],
+        report: Callable[..., None],
+        on_text: Callable[[str, str, int], None],
+    ) -> None:
+        self._count_dropped, self._report, self._on_text = count_dropped, report, on_text
+
+    def sort(self, data: Mapping[str, Any], step: int) -> tuple[Named, Named]:
+        """Return (numbers that can be stored now, CUDA scalars); texts and refusals leave."""
+        numbers: Named = {}
+        cuda: Named = {}
+        for key, value in flatten(data):
+            if len(key) > KEY_CHARS_MAX:
+                self._refuse(
+                    "too_large", ValueError(f"name of {len(key)} characters: {key[:60]}...")
+                )
+            elif isinstance(value, str):
+                self._on_text(key, value, step)
+            elif value is None:
+                self._count_dropped("not_a_number")
+            elif is_cuda_scalar(value) and value.numel() == 1:
+                cuda[key] = value
+            else:
+                self._number(numbers, key, value)
+        return numbers, cuda
+
+    def _number(self, numbers: dict[str, Any], key: str, value: Any) -> None:
+        kind = type(value)
+        if kind is float or (is_packable(kind) and kind is not int):
+            numbers[key] = value
+            return
+        try:
+            number = to_float(value)
+        except (Unloggable, OverflowError) as exc:
+            self._refuse("not_a_number", type(exc)(f"{key!r}: {exc}"))
+            return
+        if kind is int and abs(value) > FLOAT_EXACT_MAX and int(number) != value:
+            self._report("log: rounded", ValueError(f"{key!r}: {value} is stored as {number!r}"))
+        numbers[key] = value if kind is int and abs(value) <= FLOAT_EXACT_MAX else number
+
+    def _refuse(self, reason: str, exc: Exception) -> None:
+        self._count_dropped(reason)
+        self._report(f"log: {reason}", exc)

@@ -1,0 +1,166 @@
+"""Stores calls whose names the live segment may not know yet: the cold half of the hot path.
+
+The caller holds the series' lock in every method here.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from runwire.metrics.values import beyond_exact
+from runwire_disk.spool.format import LAYOUT, METRIC, METRIC_HEAD, WIDE
+from runwire_disk.spool.segment import Segment
+from runwire_disk.spool.series_writer import RecordTooLarge
+from runwire_disk.spool.writer import SpoolWriter
+
+_PLAIN = frozenset((float, int, bool))
+# More layouts than this in one segment: names travel inside each record instead.
+LAYOUTS_MAX = 4096
+_FORGOTTEN = 1 << 62
+_HEAD = "<QQqqQQ"  # METRIC_HEAD with its last two fields as one
+
+Stamp = tuple[int, int, int]  # call number, at_ns, step
+
+
+class Layout:
+    """Names of one call shape, known to the live segment under a number."""
+
+    __slots__ = ("last", "low", "n", "names", "pack", "segment", "size", "tag", "total", "types")
+
+    total: Callable[[Iterable[Any], float], Any]
+
+    def __init__(self, number: int, names: tuple[str, ...], types: tuple[type, ...]) -> None:
+        self.names, self.n = names, len(names)
+        self.tag = number | self.n << 32  # both fields of the record's head as one
+        shape = struct.Struct(f"{_HEAD}{self.n}d")
+        self.pack = shape.pack
+        self.low = METRIC << 24 | shape.size
+        self.size = shape.size + 8
+        self.types = types
+        self.total = sum if _PLAIN.issuperset(types) else _unknown
+        self.last = b""
+        self.segment: Segment | None = None
+
+    def saw(self, values: Iterable[Any]) -> None:
+        """Stop adding values up once some are no Python numbers.
+
+        Adding up tensors would cost more than it saves, and start kernels on a GPU.
+        """
+        if not _PLAIN.issuperset(map(type, values)):
+            self.total = _unknown
+
+    def fits(self, values: Iterable[Any]) -> bool:
+        """Tell whether values have the types seen last and pack exactly."""
+        return tuple(map(type, values)) == self.types and not (
+            int in self.types and beyond_exact(values)
+        )
+
+    def last_call(self) -> int:
+        """Return the number of the newest call of this shape."""
+        return int.from_bytes(self.last[8:16], "little") if self.last else -1
+
+    def last_values(self) -> tuple[Any, ...]:
+        """Return the values of the newest call; whole numbers as ints where ints were logged."""
+        values = struct.unpack_from(f"<{self.n}d", self.last, METRIC_HEAD.size)
+        return tuple(map(_as_type, values, self.types))
+
+
+def _unknown(_values: Iterable[Any], _start: float) -> None:
+    """Leave the decision to `Layout.fits`."""
+
+
+def _as_type(value: float, kind: type) -> Any:
+    return kind(value) if kind in (int, bool) and value.is_integer() else value
+
+
+class MetricStore:
+    """Layouts of the live segment and the way new ones get there."""
+
+    def __init__(self, writer: SpoolWriter) -> None:
+        self._writer = writer
+        self._series = writer.series["metric"]
+        self.layouts: dict[tuple[str, ...], Layout] = {}
+        self._next_layout = 0
+        self._last: dict[str, Any] = {}
+
+    def add(self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        """Store one call, opening segments and teaching layouts as needed.
+
+        Raises: OSError, RecordTooLarge when it cannot be stored; its points are counted then.
+        """
+        series, n = self._series, len(names)
+        call, at_ns, step = stamp
+        try:
+            room = 128 + 8 * n
+            if series.limit - series.state[0] < room:
+                self._writer.admit(series)
+            if series.make_room(room):
+                self._forget_layouts()
+            layout = self._layout(stamp, names, values)
+            total = series.state[3] + n
+            if layout is None:
+                self._add_wide(stamp, names, values)
+            else:
+                packed = layout.pack(0, call, at_ns, step, total, layout.tag, *values)
+                series.append(METRIC, packed[8:])
+                layout.last = packed
+            offset, seq, used, _ = series.state
+            series.state = (offset, seq, used, total)
+        except (OSError, RecordTooLarge) as error:
+            self._writer.count_dropped(self._writer.refused(series, error), n)
+            raise
+
+    def last(self) -> dict[str, Any]:
+        """Return the last value of every metric."""
+        merged = dict(self._last)
+        used = [layout for layout in self.layouts.values() if layout.last]
+        for layout in sorted(used, key=Layout.last_call):
+            merged.update(zip(layout.names, layout.last_values(), strict=True))
+        return merged
+
+    def _add_wide(self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
+        call, at_ns, step = stamp
+        total = self._series.state[3] + len(names)
+        wide = {"call": call, "at_ns": at_ns, "step": step, "accepted": total}
+        named = {"names": names, "values": [float(v) for v in values]}
+        payload = json.dumps({**wide, **named}, ensure_ascii=False).encode("utf-8", "replace")
+        if self._series.make_room(len(payload) + 64):
+            self._forget_layouts()
+        self._series.append(WIDE, payload)
+        self._last.update(zip(names, values, strict=True))
+
+    def _layout(
+        self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]
+    ) -> Layout | None:
+        types = tuple(map(type, values))
+        layout = self.layouts.get(names)
+        # Ctrl-C right after a segment was opened leaves layouts of the old one.
+        if layout is not None and layout.segment is self._series.segment:
+            layout.types = types
+            return layout
+        if len(self.layouts) >= LAYOUTS_MAX:
+            return None
+        layout = Layout(self._next_layout, names, types)
+        _, at_ns, step = stamp
+        taught = {"id": self._next_layout, "names": names, "at_ns": at_ns, "step": step}
+        taught["accepted"] = self._series.state[3]
+        payload = json.dumps(taught, ensure_ascii=False).encode("utf-8", "replace")
+        if self._series.make_room(len(payload) + layout.size + 64):
+            self._forget_layouts()
+        self._series.append(LAYOUT, payload)
+        self._next_layout += 1
+        layout.segment = self._series.segment
+        self.layouts[names] = layout
+        return layout
+
+    def _forget_layouts(self) -> None:
+        """A new segment knows no layouts: keep their last values, then teach them anew."""
+        self._last = self.last()
+        for layout in self.layouts.values():
+            # Another thread may have looked it up already: no segment has room for this size, so
+            # its call comes back to `add` instead of using a number the segment does not know.
+            layout.size = _FORGOTTEN
+        self.layouts.clear()

@@ -1,0 +1,1 @@
+"""Parameters and final values of a run, as JSON text."""

@@ -1,0 +1,96 @@
+"""A run's final values: explicit ones win over the last logged value of a metric."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any
+
+from runwire.guard import Guard
+from runwire.params.json_text import as_mapping, json_text
+
+__all__ = ["Summary"]
+
+
+class Summary(MutableMapping[str, Any]):
+    """Dict of final values; reading falls back to the metric's last logged value.
+
+    Every explicit change emits the JSON object of all explicit values through `on_change`.
+    """
+
+    def __init__(
+        self,
+        on_change: Callable[[str], None],
+        last_values: Callable[[], Mapping[str, Any]] = dict,
+        guard: Guard | None = None,
+    ) -> None:
+        self._on_change = on_change
+        self._last_values = last_values
+        self._guard = guard if guard is not None else Guard()
+        self._explicit: dict[str, Any] = {}
+        self._texts: dict[str, str] = {}
+        self._lock = threading.RLock()
+
+    def update(self, *args: Any, **values: Any) -> None:
+        """Set several values and emit once."""
+        for source in (*args, values):
+            fields = as_mapping(source)
+            if fields is None:
+                self._guard.report(
+                    "summary",
+                    TypeError(f"summary.update takes a mapping, not a {type(source).__name__}"),
+                )
+            elif fields:
+                self._set(fields)
+
+    def explicit_json(self) -> str:
+        """JSON object of the explicit values."""
+        with self._lock:
+            # Texts are valid JSON already: joining them encodes each value once.
+            pairs = [f"{json.dumps(k)}: {text}" for k, text in self._texts.items()]
+        return "{" + ", ".join(pairs) + "}"
+
+    def reset_after_fork(self) -> None:
+        """A fork may have copied the lock while another thread held it."""
+        self._lock = threading.RLock()
+
+    def __getitem__(self, key: str) -> Any:
+        with self._lock:
+            if key in self._explicit:
+                return self._explicit[key]
+        return self._last_values()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._set({str(key): value})
+
+    def __delitem__(self, key: str) -> None:
+        with self._lock:
+            del self._explicit[key]
+            del self._texts[key]
+        self._emit()
+
+    def __iter__(self) -> Iterator[str]:
+        with self._lock:
+            names = dict.fromkeys(self._explicit)
+        names.update(dict.fromkeys(self._last_values()))
+        return iter(names)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"Summary({dict(self)!r})"
+
+    def _set(self, fields: Mapping[str, Any]) -> None:
+        with self._lock:
+            for key, value in fields.items():
+                self._explicit[key] = value
+                self._texts[key] = json_text(value)
+        self._emit()
+
+    def _emit(self) -> None:
+        try:
+            self._on_change(self.explicit_json())
+        except Exception as exc:
+            self._guard.report("summary", exc)

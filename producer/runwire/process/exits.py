@@ -1,0 +1,234 @@
+"""How a process ends, and what its runs record about it.
+
+    end of the process                      status        by
+    last line, sys.exit(0)                  finished      atexit
+    sys.exit(n != 0)                        failed (n)    atexit; `sys.exit` is wrapped to learn n
+    sys.exit(143), sys.exit(130)            preempted, interrupted: 128 + SIGTERM or SIGINT
+    exception                               failed        sys.excepthook, then atexit
+    KeyboardInterrupt (Ctrl-C)              interrupted   sys.excepthook, then atexit
+    exception in a thread                   finished      atexit; the reason names the thread
+    SIGTERM (see `preemption`)              preempted     the signal handler
+    os._exit, SIGKILL, crash in C           killed        the agent, from the freed writer.lock
+
+`raise SystemExit(n)` outside of `with init(...)` leaves no trace that Python shows to anybody:
+such a run is recorded as finished. Exit codes and previous hooks are never changed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import re
+import signal
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NoReturn, Protocol
+
+from runwire.params.redaction import redact_text
+from runwire.process import preemption
+from runwire_disk import fork
+
+__all__ = ["EndableRun", "Outcome", "install", "outcome_of", "uninstall"]
+
+TRACEBACK_CHARS_MAX = 16_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended: status word, sentence for people, exit code and traceback if known."""
+
+    status: str
+    reason: str | None = None
+    exit_code: int | None = None
+    traceback: str | None = None
+
+
+class EndableRun(Protocol):
+    """What this module needs from a run. None of these may raise or start a thread."""
+
+    def _note_outcome(self, outcome: Outcome | None) -> None:
+        """Remember how the process is about to end; None takes it back (notebook cells)."""
+
+    def _note_preemption(self, signum: int, *, final: bool) -> None:
+        """A pre-emption signal came; `final`: the process dies as soon as this returns."""
+
+    def _finish_at_exit(self, outcome: Outcome) -> None:
+        """Finish with `outcome` unless already finished, within `settings.finish_timeout_s`."""
+
+
+_runs: weakref.WeakSet[Any] = weakref.WeakSet()
+_previous_excepthook: Callable[..., Any] | None = None
+_previous_threading_hook: Callable[..., Any] | None = None
+_previous_exit: Callable[..., NoReturn] | None = None
+_atexit_registered = False
+_noted: Outcome | None = None  # how this process is ending, for runs that end at exit
+_thread_reason: str | None = None
+
+
+def install(run: EndableRun, *, preempt_signals: tuple[str, ...] = ("SIGTERM",)) -> None:
+    """Let `run` learn how this process ends. The run stays collectable."""
+    global _previous_excepthook, _previous_threading_hook, _previous_exit, _atexit_registered
+    global _noted, _thread_reason
+    if not len(_runs):
+        _noted = _thread_reason = None
+    _runs.add(run)
+    fork.register(_child)
+    if _previous_excepthook is None:
+        _previous_excepthook = sys.excepthook
+        sys.excepthook = _excepthook
+    if _previous_threading_hook is None:
+        _previous_threading_hook = threading.excepthook
+        threading.excepthook = _threading_hook
+    if _previous_exit is None:
+        _previous_exit = sys.exit
+        sys.exit = _exit
+    if not _atexit_registered:
+        _atexit_registered = True
+        atexit.register(_at_exit)
+    preemption.install(run, preempt_signals)
+
+
+def uninstall(run: EndableRun) -> None:
+    """Forget `run`; hooks are taken out with the last one, where nobody hooked on top of them."""
+    global _previous_excepthook, _previous_threading_hook, _previous_exit
+    _runs.discard(run)
+    preemption.uninstall(run)
+    if len(_runs):
+        return
+    # A hook that somebody else wrapped stays: without runs it only passes on.
+    if sys.excepthook is _excepthook and _previous_excepthook is not None:
+        sys.excepthook, _previous_excepthook = _previous_excepthook, None
+    if threading.excepthook is _threading_hook and _previous_threading_hook is not None:
+        threading.excepthook, _previous_threading_hook = _previous_threading_hook, None
+    if sys.exit is _exit and _previous_exit is not None:
+        sys.exit, _previous_exit = _previous_exit, None
+
+
+def outcome_of(exc: BaseException | None) -> Outcome:
+    """Outcome of a block or a process that ended with `exc`; None: it ended well."""
+    if exc is None:
+        return Outcome(status="finished", exit_code=0)
+    if isinstance(exc, SystemExit):
+        return _exit_outcome(exc.code)
+    if isinstance(exc, KeyboardInterrupt):
+        return Outcome(
+            status="interrupted", reason="interrupted from the keyboard (SIGINT)", exit_code=130
+        )
+    try:
+        text = "".join(traceback.format_exception(exc))[-TRACEBACK_CHARS_MAX:]
+    except Exception:  # __str__ of a user's exception may fail
+        text = ""
+    return Outcome(
+        status="failed",
+        reason=_one_line(exc),
+        exit_code=1,
+        traceback=redact_text(text) or None,
+    )
+
+
+def _exit_outcome(code: object) -> Outcome:
+    if code is None or code == 0:
+        return Outcome(status="finished", exit_code=0)
+    if isinstance(code, int):
+        # 128 + signal is how programs say which signal they gave way to.
+        status = {128 + signal.SIGTERM: "preempted", 128 + signal.SIGINT: "interrupted"}.get(code)
+        reason = f"exited with code {code}"
+        return Outcome(status=status or "failed", reason=reason, exit_code=code & 0xFF)
+    # Python prints any other object and exits with 1.
+    return Outcome(status="failed", reason=redact_text(str(code)[:500]), exit_code=1)
+
+
+def _one_line(exc: BaseException | None) -> str:
+    try:
+        text = str(exc)
+    except Exception:
+        text = "(its message cannot be shown)"
+    name = type(exc).__qualname__
+    line = re.sub(r"\s+", " ", f"{name}: {text}" if text else name).strip()
+    return redact_text(line[:500])
+
+
+def _note(outcome: Outcome | None) -> None:
+    global _noted
+    _noted = outcome
+    for run in list(_runs):
+        try:
+            run._note_outcome(outcome)  # noqa: SLF001 - the protocol
+        except Exception:  # noqa: S112 - the process is ending; the user's own hook comes next
+            continue
+
+
+def _excepthook(kind: type[BaseException], exc: BaseException, trace: TracebackType | None) -> None:
+    try:
+        if len(_runs):
+            _note(outcome_of(exc))
+    finally:
+        (_previous_excepthook or sys.__excepthook__)(kind, exc, trace)
+
+
+def _threading_hook(args: threading.ExceptHookArgs, /) -> None:
+    global _thread_reason
+    try:
+        # sys.exit in a thread ends that thread quietly and is no failure.
+        silent = args.exc_value is None or issubclass(args.exc_type, SystemExit)
+        if len(_runs) and not silent and _thread_reason is None:
+            name = args.thread.name if args.thread is not None else "unknown"
+            _thread_reason = f"an exception ended thread {name!r}: {_one_line(args.exc_value)}"
+    finally:
+        (_previous_threading_hook or threading.__excepthook__)(args)
+
+
+class _Watch:
+    """Rides on the SystemExit of `sys.exit` and tells whether it ended the process.
+
+    Python drops an uncaught SystemExit when the last frame of the main thread is gone; a caught
+    one (click, pytest) is dropped while frames still run, and means nothing.
+    """
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    def __del__(self) -> None:
+        if sys.is_finalizing() or threading.current_thread() is not threading.main_thread():
+            return
+        if sys._getframe().f_back is None:  # noqa: SLF001 - the documented way to the stack
+            _note(self.outcome)
+
+
+def _exit(status: Any = None, /) -> NoReturn:
+    exc = SystemExit(status)
+    if len(_runs):
+        exc._runwire_watch = _Watch(_exit_outcome(status))  # type: ignore[attr-defined]  # noqa: SLF001
+    try:
+        raise exc
+    finally:
+        del exc  # or exception, traceback and this frame would keep each other alive
+
+
+def _at_exit() -> None:
+    outcome = _noted or Outcome(status="finished", reason=_thread_reason, exit_code=0)
+    for run in list(_runs):
+        try:
+            run._finish_at_exit(outcome)  # noqa: SLF001 - the protocol
+        except Exception as exc:
+            sys.stderr.write(
+                f"runwire: a run could not be finished at exit: {type(exc).__name__}: {exc}. What "
+                "it logged is in the spool; the agent records its end.\n"
+            )
+
+
+class _Child:
+    """A forked child is no end of the parent's runs, however it ends itself."""
+
+    def _after_fork_in_child(self) -> None:
+        _runs.clear()
+        _note(None)
+
+
+_child = _Child()

@@ -1,0 +1,204 @@
+"""Parameters and summary: every value is written down as valid JSON, first value wins."""
+
+import argparse
+import dataclasses
+import enum
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runwire.errors import ConfigError
+from runwire.guard import Guard
+from runwire.params.config import KEY_CHARS_MAX, Config
+from runwire.params.json_text import TEXT_BYTES_MAX, json_text
+from runwire.params.summary import Summary
+
+Written = list[tuple[str, Any]]
+
+
+def config(*, strict: bool = False) -> tuple[Config, Written]:
+    written: Written = []
+    guard = Guard(strict=strict)
+    return Config(lambda k, text: written.append((k, json.loads(text))), guard), written
+
+
+class Color(enum.Enum):
+    RED = 1
+
+
+@dataclasses.dataclass
+class Optimizer:
+    lr: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+
+
+class PydanticLike:
+    def model_dump(self) -> dict[str, Any]:
+        return {"depth": 2}
+
+
+def test_nested_values_are_stored_flat_and_read_back_nested() -> None:
+    params, written = config()
+    params.update({"opt": {"lr": 0.1, "sched": {"name": "cos"}}, "seed": 1})
+    assert written == [("opt/lr", 0.1), ("opt/sched/name", "cos"), ("seed", 1)]
+    assert params.opt.sched.name == params["opt/sched/name"] == "cos"
+    assert params.to_dict() == {"opt": {"lr": 0.1, "sched": {"name": "cos"}}, "seed": 1}
+    params.opt.sched.warmup = 10
+    assert written[-1] == ("opt/sched/warmup", 10)
+    assert set(params) == {"opt", "seed"}
+    assert params.get("nothing") is None
+    assert "opt" in params
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (Optimizer(), {"lr": 0.1, "betas": [0.9, 0.95]}),
+        (argparse.Namespace(lr=1), {"lr": 1}),
+        (PydanticLike(), {"depth": 2}),
+        ({"o": Optimizer(lr=2.0)}, {"o/lr": 2.0, "o/betas": [0.9, 0.95]}),
+        ({1: "a", None: "b"}, {"1": "a", "None": "b"}),
+        ({"empty": {}}, {"empty": {}}),
+    ],
+)
+def test_common_config_objects_are_read(source: Any, expected: dict[str, Any]) -> None:
+    params, written = config()
+    params.update(source)
+    assert dict(written) == expected
+
+
+def test_the_first_value_stays_unless_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    """A parameter that changes in mid-run would make every comparison wrong."""
+    params, written = config()
+    params.lr = 0.1
+    params.lr = 0.1
+    params.lr = 0.2
+    assert params.lr == 0.1
+    assert written == [("lr", 0.1)]
+    assert "allow_val_change=True" in caplog.text
+    params.update({"lr": 0.2}, allow_val_change=True)
+    assert params.lr == 0.2
+    assert written[-1] == ("lr", 0.2)
+
+
+def test_strict_refuses_what_is_otherwise_counted() -> None:
+    params, _ = config(strict=True)
+    params.lr = 1
+    for act in (
+        lambda: params.update(lr=2),
+        lambda: params.update(7),
+        lambda: params.__delitem__("lr"),
+        lambda: params.__setitem__("k" * (KEY_CHARS_MAX + 1), 1),
+    ):
+        with pytest.raises(ConfigError):
+            act()
+
+
+def test_a_missing_parameter_names_the_known_ones() -> None:
+    params, _ = config()
+    params.lr = 1
+    with pytest.raises(AttributeError, match="it has: lr"):
+        _ = params.learning_rate
+
+
+def test_cycles_and_depth_end() -> None:
+    params, written = config()
+    loop: dict[str, Any] = {"x": 1}
+    loop["self"] = loop
+    params.update(loop)
+    assert ("x", 1) in written
+    assert len(written) < 20
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (math.nan, "NaN"),
+        (-math.inf, "-Infinity"),
+        (2**70, 2**70),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.array([1, 2]), [1, 2]),
+        (Color.RED, "RED"),
+        (Path("/a/b"), "/a/b"),
+        (b"\xffx", "\\xffx"),
+        ({3, 1}, [1, 3]),
+        (None, None),
+        ("é\ud800", "é\ud800"),
+    ],
+)
+def test_values_become_json(value: Any, expected: Any) -> None:
+    assert json.loads(json_text(value)) == expected
+
+
+class Hostile:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+@pytest.mark.parametrize("make", [lambda x: x, lambda x: [x], lambda x: {"a": x}])
+@pytest.mark.parametrize("kind", [Hostile, object, lambda: print, lambda: int])
+def test_anything_else_becomes_text(make: Any, kind: Any) -> None:
+    json.loads(json_text(make(kind())))
+
+
+@pytest.mark.parametrize("value", ["x" * 10**6, "é" * 10**5, ["y" * 50] * 10**4, b"z" * 10**6])
+def test_huge_values_are_cut_with_a_note(value: Any) -> None:
+    text = json_text(value)
+    assert len(text.encode()) <= TEXT_BYTES_MAX
+    assert "cut by runwire" in json.loads(text) or isinstance(value, bytes)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(JSON_VALUES)
+def test_json_text_never_fails_and_is_valid(value: Any) -> None:
+    """Valid by the strict rules: no bare NaN, encodable, bounded."""
+    text = json_text(value)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    json.loads(text, parse_constant=refuse)
+    assert len(text.encode("utf-8")) <= TEXT_BYTES_MAX
+
+
+def test_a_failing_spool_does_not_raise() -> None:
+    def fail(_key: str, _text: str) -> None:
+        raise OSError("disk")
+
+    guard = Guard()
+    params = Config(fail, guard)
+    params.lr = 1
+    assert guard.counts == {"config": 1}
+
+
+def test_summary_prefers_explicit_values_and_falls_back_to_the_last() -> None:
+    emitted: list[Any] = []
+    last: dict[str, Any] = {"loss": 0.5, "acc": 0.9}
+    summary = Summary(lambda text: emitted.append(json.loads(text)), lambda: last)
+    assert summary["loss"] == 0.5
+    summary["loss"] = 0.1
+    summary.update({"best": Color.RED}, note="x")
+    assert dict(summary) == {"loss": 0.1, "best": Color.RED, "note": "x", "acc": 0.9}
+    assert emitted[-1] == {"loss": 0.1, "best": "RED", "note": "x"}
+    del summary["loss"]
+    assert summary["loss"] == 0.5
+    assert "loss" not in emitted[-1]
+    with pytest.raises(KeyError):
+        _ = summary["nothing"]

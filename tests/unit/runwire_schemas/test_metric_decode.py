@@ -1,0 +1,197 @@
+"""The numpy decoder, with fastavro as its oracle."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import struct
+
+import fastavro
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runwire_schemas import codec, metric_decode
+from runwire_schemas.bounds import ARRAY_ITEMS_MAX
+from runwire_schemas.errors import DecodeError
+from runwire_schemas.events import MetricBatch
+from runwire_schemas.metric_decode import MetricColumns, columns_of, decode_metric_batch
+from runwire_schemas.varint import encode_long
+from support.effort import examples
+from unit.runwire_schemas import strategies as gen
+from unit.runwire_schemas.test_codec import BAD_BATCHES, BATCH, LOG, batch_body
+
+ARRAYS = ("seq", "step", "at_ms", "name_idx", "value")
+
+
+def outcome(message: bytes, *, fast: bool) -> tuple[object, ...] | None:
+    """Everything a decoder says about a message, as comparable values; None when refused."""
+    try:
+        if fast:
+            columns = decode_metric_batch(message)
+        else:
+            event = codec.decode(message)
+            if not isinstance(event, MetricBatch):
+                return None
+            columns = columns_of(event)
+    except DecodeError:
+        return None
+    return comparable(columns)
+
+
+def comparable(columns: MetricColumns) -> tuple[object, ...]:
+    """Columns as plain values; arrays as dtype and bytes, so NaN compares by its bits."""
+    return tuple(
+        (str(item.dtype), item.tobytes()) if isinstance(item, np.ndarray) else item
+        for item in (getattr(columns, field.name) for field in dataclasses.fields(columns))
+    )
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(batch=gen.metric_batches())
+def test_fast_path_agrees_with_fastavro(batch: MetricBatch) -> None:
+    """What our encoder writes takes the fast path and comes out as fastavro reads it."""
+    message = codec.encode(batch)
+
+    fast = metric_decode._fast(message)
+
+    record = fastavro.schemaless_reader(
+        io.BytesIO(message[5:]),
+        fastavro.parse_schema(json.loads(codec.schema_json("metric"))),
+        None,
+    )
+    assert comparable(fast) == comparable(columns_of(MetricBatch(**record)))  # type: ignore[arg-type]
+    assert fast.points == len(batch.value)
+    assert fast.seq.dtype == fast.step.dtype == fast.at_ms.dtype == np.int64
+    assert fast.name_idx.dtype == np.int32
+    assert fast.value.dtype == np.float64
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(data=st.data())
+def test_mutated_messages_agree(data: st.DataObject) -> None:
+    """On damaged messages both decoders return the same points or both refuse."""
+    message = data.draw(gen.mutated(codec.encode(data.draw(gen.metric_batches()))))
+
+    assert outcome(message, fast=True) == outcome(message, fast=False)
+
+
+@settings(max_examples=examples(300), deadline=None)
+@given(body=st.binary(max_size=200))
+def test_random_bytes_agree(body: bytes) -> None:
+    """On random bytes both decoders agree."""
+    message = codec.encode(BATCH)[:5] + body
+
+    assert outcome(message, fast=True) == outcome(message, fast=False)
+
+
+def test_every_prefix_is_refused() -> None:
+    """A message cut anywhere is refused."""
+    message = codec.encode(BATCH)
+    for length in range(len(message)):
+        with pytest.raises(DecodeError):
+            decode_metric_batch(message[:length])
+
+
+def test_points_are_expanded_per_call() -> None:
+    """Each point carries the seq, step and time of its call."""
+    columns = decode_metric_batch(codec.encode(BATCH))
+
+    assert columns.seq.tolist() == [1, 1, 2]
+    assert columns.step.tolist() == [10, 10, -11]
+    assert columns.at_ms.tolist() == [10**12, 10**12, 10**12 + 5]
+    assert columns.name_idx.tolist() == [0, 1, 0]
+    assert (columns.first_seq, columns.last_seq, columns.points) == (1, 2, 3)
+
+
+def test_a_batch_without_points() -> None:
+    """No points: empty columns and an empty range of call numbers."""
+    empty = dataclasses.replace(
+        BATCH, **{f.name: [] for f in dataclasses.fields(BATCH) if f.type.startswith("list")}
+    )
+
+    columns = decode_metric_batch(codec.encode(empty))
+
+    assert (columns.points, columns.first_seq, columns.last_seq) == (0, 0, -1)
+    assert all(len(getattr(columns, name)) == 0 for name in ARRAYS)
+
+
+@pytest.mark.parametrize(("changes", "says"), BAD_BATCHES)
+def test_inconsistent_batches_are_refused(changes: dict[str, list[int]], says: str) -> None:
+    """Arrays that do not fit together are refused with the same reason as by the codec."""
+    with pytest.raises(DecodeError, match=says):
+        decode_metric_batch(batch_body(**changes))
+
+
+def test_other_kinds_are_refused() -> None:
+    """A good message of another kind is no metric batch."""
+    with pytest.raises(DecodeError, match="log event"):
+        decode_metric_batch(codec.encode(LOG))
+
+
+def array_in_blocks(*blocks: bytes) -> bytes:
+    """A metric message up to the array `names`, then the given bytes."""
+    texts = b"".join(encode_long(1) + letter for letter in (b"p", b"r", b"a", b"w"))
+    return codec.encode(BATCH)[:5] + texts + b"\x00\x02" + b"".join(blocks)
+
+
+# An array of two items "a" and "b" in the forms that Avro allows, and in some that it does not.
+ONE_BLOCK = b"\x04\x02a\x02b\x00"
+TWO_BLOCKS = b"\x02\x02a\x02\x02b\x00"
+SIZED_BLOCK = b"\x03\x08\x02a\x02b\x00"
+REST = b"\x00" * 6
+
+
+@pytest.mark.parametrize("block", [ONE_BLOCK, TWO_BLOCKS, SIZED_BLOCK])
+def test_other_block_forms_are_read(block: bytes) -> None:
+    """Blocks that our encoder does not write, but Avro allows, are read by the careful path."""
+    assert decode_metric_batch(array_in_blocks(block, REST)).names == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"\x01\x00" * 50_000,  # ever more blocks that claim one item in no bytes
+        b"\x03\x06\x02a\x02b\x00",  # a size that is not true
+        b"\x03\xff\xff\x7f\x02a\x02b\x00",
+        encode_long(-(2**63)) + b"\x00",
+        encode_long(2**63 - 1),
+        encode_long(2**21) + bytes(2**20),  # more items than bytes are left
+        b"\x02" * 3,
+    ],
+)
+def test_counts_are_not_believed(block: bytes) -> None:
+    """A count beyond what the message can hold is refused before anything is built from it."""
+    with pytest.raises(DecodeError):
+        decode_metric_batch(array_in_blocks(block, REST))
+
+
+@pytest.mark.parametrize("array", range(4, 6))
+def test_huge_counts_of_numbers_are_refused(array: int) -> None:
+    """The numpy arrays are not sized by an unchecked count either."""
+    empty = b"\x00" * array
+    for count in (2**40, 2**62, -(2**62)):
+        with pytest.raises(DecodeError):
+            decode_metric_batch(array_in_blocks(empty, encode_long(count), bytes(64)))
+
+
+@pytest.mark.parametrize("array", range(2))
+def test_arrays_beyond_any_honest_batch_are_refused(array: int) -> None:
+    """Millions of one-byte items fit a message, but would cost gigabytes as objects."""
+    count = ARRAY_ITEMS_MAX + 1
+    message = array_in_blocks(b"\x00" * array, encode_long(count), bytes(count + 1), REST)
+
+    with pytest.raises(DecodeError, match="more than the message can hold"):
+        decode_metric_batch(message)
+
+
+def test_a_registry_id_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast path goes by the schema's fingerprint, whatever number a registry gave it."""
+    monkeypatch.setattr(codec, "_learned", {})
+    codec.learn_schema(42, codec.schema_json("metric"))
+    message = struct.pack(">BI", 0, 42) + codec.encode(BATCH)[5:]
+    monkeypatch.setattr(codec, "decode", None)
+
+    assert decode_metric_batch(message).points == 3
