@@ -70,9 +70,9 @@ def compare(client: Client, state: str, *, bar: str) -> None:
     """The query through both views and over the table below them."""
     found = {
         table: warm_ms(lambda table=table: client.query(BUCKETS.format(table=table, where=BY_NAME)))
-        for table in ("runwire.metrics.log", "runwire.v_series", "runwire.v_metrics")
+        for table in ("runwire.metrics", "runwire.v_series", "runwire.v_metrics")
     }
-    floor = found.pop("runwire.metrics.log")
+    floor = found.pop("runwire.metrics")
     for view, value in found.items():
         name = view.removeprefix("runwire.")
         figure(

@@ -28,7 +28,7 @@ CONTENT_KINDS = ("chunk", "artifact")
 _REQUEST_S = 10.0
 # An agent for which the hour is over that it leaves a half copied content to its trainer.
 IMPATIENT = (
-    "import sys; from runwire_agent.upload import claims; claims.UNCOMMITTED_S = -1.0; "
+    "import sys; from runwire_disk.outbox import requests; requests.UNCOMMITTED_S = -1.0; "
     "from runwire_agent.__main__ import main; sys.exit(main(sys.argv[1:]))"
 )
 
