@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from runwire_schemas.errors import CommandError
 
-class QueryError(RuntimeError):
-    """An expected failure: the text says what happened, to what, and what to do next."""
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+class QueryError(CommandError):
+    """A question about stored runs failed for a reason that a user can act on."""

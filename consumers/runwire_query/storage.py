@@ -26,10 +26,9 @@ def opened(directory: str | None) -> Iterator[Catalog]:
 
     Raises: QueryError with the store's sentence, also for what the block does with the store.
     """
-    from runwire_schemas.connections.s3 import S3SettingsError, from_environment
-    from runwire_store.catalog import Catalog, CatalogError
-    from runwire_store.download import DownloadError
-    from runwire_store.manifest import ManifestError
+    from runwire_schemas.connections.s3 import from_environment
+    from runwire_schemas.errors import ConfigError
+    from runwire_store.catalog import Catalog
     from runwire_store.open import open_store
     from runwire_store.store import StoreError
 
@@ -39,7 +38,7 @@ def opened(directory: str | None) -> Iterator[Catalog]:
             yield Catalog(store)
         finally:
             store.close()
-    except (StoreError, S3SettingsError, ManifestError, CatalogError, DownloadError) as error:
+    except (StoreError, ConfigError) as error:
         raise QueryError(printable(str(error))) from error
 
 

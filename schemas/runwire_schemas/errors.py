@@ -1,6 +1,65 @@
-"""What can go wrong between an event and its bytes."""
+"""The errors that runwire raises on purpose, as one tree.
+
+```
+RunwireError
+├── ConfigError                      a setting or an argument is not usable; also a ValueError
+│   ├── KafkaSettingsError           runwire_schemas.connections.kafka
+│   ├── S3SettingsError              runwire_schemas.connections.s3
+│   └── RetentionError               runwire_store.retention
+├── CommandError                     an expected failure of a command, with its exit status
+│   ├── EngineError, StackError      runwire_consumers: the embedded stack
+│   └── QueryError                   runwire_query
+├── WireError                        between an event and its bytes; also a ValueError
+│   ├── DecodeError                  these bytes are no event
+│   ├── SchemaError                  this event does not fit, or its schema is missing
+│   │   └── RegistryRefused          runwire_schemas.registry
+│   └── RegistryAway                 no answer: the same call may succeed later
+├── SpoolError                       runwire_disk.spool: files of the spool; also a RuntimeError
+│   ├── SpoolBusy                    another process holds the folder
+│   ├── QuotaExceeded                no further segment is allowed; also an OSError
+│   └── RecordTooLarge               also a ValueError
+├── OutboxError                      runwire_disk.outbox: requests and their content
+│   ├── NewerRequestError            written by a newer runwire; also a ValueError
+│   └── ContentGoneError             a file was changed or removed before it was uploaded
+├── StoreError                       runwire_store: the object store and what it holds
+│   ├── StoreAway                    no answer, or passing trouble: try again later
+│   │   └── SomethingGone            what the request needs vanished meanwhile
+│   ├── StoreRefused                 a person has to act: credentials, bucket, full disk
+│   ├── NotFound                     no object has this key
+│   ├── ManifestError                no manifest of ours; also a ValueError
+│   │   └── RunDeletedError          the run was deleted for good
+│   ├── CatalogError                 no such artifact or checkpoint; also a LookupError
+│   ├── DownloadError                content cannot be brought to this disk
+│   │   └── DigestMismatch           the store holds other bytes than the manifest names
+│   └── PublishError                 content that the manifest names is missing
+├── ArtifactError                    runwire: an artifact could not be kept or brought back
+├── CheckpointError                  runwire: a checkpoint cannot be saved, found or loaded
+│   └── DamagedCheckpoint            what is on this disk is not what was saved
+├── UploadError                      runwire_agent.upload: why a request stays or leaves
+│   ├── UploadFailed                 it can never be uploaded
+│   └── NotNow                       it cannot be uploaded at the moment
+└── WorkerError                      runwire_consumers.core: what the worker acts on
+    ├── Retryable, RowsRejected      see the table in `core/errors.py`
+    ├── DamagedContent               pieces do not make the content they claim to be
+    └── Fatal                        a person has to act
+        └── DeadLetterLimit, AlreadyRunning, NotAuthorized
+```
+"""
 
 from __future__ import annotations
+
+__all__ = [
+    "MISUSE",
+    "CommandError",
+    "ConfigError",
+    "DecodeError",
+    "RegistryAway",
+    "RunwireError",
+    "SchemaError",
+    "WireError",
+]
+
+MISUSE = 2  # exit status of a command line that cannot be understood
 
 
 class RunwireError(Exception):
@@ -9,9 +68,6 @@ class RunwireError(Exception):
 
 class ConfigError(RunwireError, ValueError):
     """A setting or an argument is not usable; the message says which one and what to do."""
-
-
-MISUSE = 2  # exit status of a command line that cannot be understood
 
 
 class CommandError(RunwireError):
@@ -25,13 +81,17 @@ class CommandError(RunwireError):
         self.exit_code = exit_code
 
 
-class DecodeError(ValueError):
+class WireError(RunwireError, ValueError):
+    """An event could not become bytes, or bytes could not become an event."""
+
+
+class DecodeError(WireError):
     """These bytes are no event of a schema we know; the message says what is wrong with them."""
 
 
-class SchemaError(ValueError):
+class SchemaError(WireError):
     """An event does not fit its schema, or a schema is missing; a fault of the calling code."""
 
 
-class RegistryAway(Exception):  # noqa: N818 - a state of the world and not of the bytes
+class RegistryAway(WireError):  # noqa: N818 - a state of the world and not of the bytes
     """The schema registry was asked and gave no answer: the same call may succeed later."""

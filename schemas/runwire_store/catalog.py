@@ -21,7 +21,7 @@ from runwire_store.layout import (
     names_prefix,
 )
 from runwire_store.manifest import Manifest, ManifestError
-from runwire_store.store import NotFound, ObjectStore
+from runwire_store.store import NotFound, ObjectStore, StoreError
 from runwire_store.versions import (
     Stamped,
     at_once,
@@ -37,7 +37,7 @@ LATEST: Final = "latest"
 _NUMBER: Final = re.compile(r"v([0-9]{1,9})")
 
 
-class CatalogError(LookupError):
+class CatalogError(StoreError, LookupError):
     """The store has no such artifact or checkpoint; the message says what it has."""
 
 

@@ -21,7 +21,7 @@ from urllib.request import url2pathname
 from runwire_store.layout import blob_key
 from runwire_store.manifest import FileEntry, Manifest
 from runwire_store.publish import check_files
-from runwire_store.store import NotFound, ObjectStore, Progress
+from runwire_store.store import NotFound, ObjectStore, Progress, StoreError
 
 __all__ = ["DigestMismatch", "DownloadError", "Problem", "download", "sha256_of", "verify"]
 
@@ -31,7 +31,7 @@ READ_BYTES: Final = 1 << 20
 LOCAL: Final = (("file", ""), ("file", "localhost"))
 
 
-class DownloadError(Exception):
+class DownloadError(StoreError):
     """A file cannot be brought here; the message says which and what to do."""
 
 

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final, Self
 
 from runwire_store.layout import artifact_key, checkpoint_key
+from runwire_store.store import StoreError
 
 __all__ = ["CheckpointFacts", "FileEntry", "Manifest", "ManifestError", "checked_path"]
 
@@ -22,7 +23,7 @@ KINDS: Final = ("full", "sharded", "dcp")
 _PLAIN: Final = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float)}
 
 
-class ManifestError(ValueError):
+class ManifestError(StoreError, ValueError):
     """A manifest or a path in it cannot be used; the message says what is wrong with it."""
 
 

@@ -14,7 +14,7 @@ from runwire_store.condemned import PIN_S, Stopwatch, blobs_condemned
 from runwire_store.deletion import is_deleted
 from runwire_store.layout import blob_key, name_prefix, version_key
 from runwire_store.manifest import FileEntry, Manifest, ManifestError, checked_path
-from runwire_store.store import NotFound, ObjectStore, StoreAway
+from runwire_store.store import NotFound, ObjectStore, StoreAway, StoreError
 from runwire_store.versions import (
     Entry,
     Stamped,
@@ -32,7 +32,7 @@ EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 ROUNDS: Final = 16
 
 
-class PublishError(Exception):
+class PublishError(StoreError):
     """Content is missing in the store: bring the blobs of `missing` there and publish again."""
 
     def __init__(self, message: str, missing: Iterable[str] = ()) -> None:

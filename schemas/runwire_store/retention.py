@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Protocol, Self, TypeVar
 
+from runwire_schemas.errors import ConfigError
 from runwire_store.manifest import Manifest
 from runwire_store.store import ObjectStore
 
@@ -31,7 +32,7 @@ MODES: Final = ("min", "max")
 PARTS_COME_FOR_NS: Final = 3_600_000_000_000
 
 
-class RetentionError(ValueError):
+class RetentionError(ConfigError):
     """Rules that cannot be followed; the message says which and what to write instead."""
 
 

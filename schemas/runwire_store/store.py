@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from runwire_schemas.errors import RunwireError
+
 __all__ = [
     "PART_BYTES_MIN",
+    "UNAVAILABLE",
     "NotFound",
     "ObjectStore",
     "Progress",
@@ -31,7 +34,7 @@ that the sum is the size. It may raise: the transfer stops there and the excepti
 Threads: any, one call at a time."""
 
 
-class StoreError(Exception):
+class StoreError(RunwireError):
     """An object store did not do what was asked; the message says what to do."""
 
 
@@ -45,6 +48,10 @@ class StoreAway(StoreError):  # noqa: N818 - a state of the world
 
 class StoreRefused(StoreError):  # noqa: N818 - a decision of the store
     """Wrong credentials, a missing bucket, a full disk: a person has to act first."""
+
+
+# What a store itself answers, as opposed to what is wrong with the things in it.
+UNAVAILABLE: Final = (StoreAway, StoreRefused, NotFound)
 
 
 @dataclass(frozen=True, slots=True)

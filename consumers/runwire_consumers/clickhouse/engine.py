@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from runwire_consumers.clickhouse import engine_process
 from runwire_consumers.clickhouse.engine_files import write_config, write_private
+from runwire_schemas.errors import CommandError
 
 DATABASE = "runwire"
 REAP_S = 5.0
@@ -28,7 +29,7 @@ HTTP_PORT, TCP_PORT = 18123, 19000
 _LOG_TAIL_LINES = 15
 
 
-class EngineError(RuntimeError):
+class EngineError(CommandError):
     """The embedded engine did not start, and why."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runwire_consumers.core.errors import Fatal, WorkerError
-from runwire_schemas.errors import MISUSE, SchemaError
+from runwire_schemas.errors import MISUSE, ConfigError, SchemaError
 
 SUMMARY = "create or update tables, views, topics, schemas and the bucket on your servers"
 EXAMPLE = "runwire migrate --url http://admin:secret@clickhouse:8123/runwire --kafka kafka:9092"
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     for part in parts:
         try:
             done |= part(args)
-        except (WorkerError, SchemaError) as error:
+        except (WorkerError, SchemaError, ConfigError) as error:
             failed = True  # the other servers get their share all the same
             _note(f"runwire: {error}")
     if args.json:

@@ -10,8 +10,10 @@
 
 from dataclasses import dataclass
 
+from runwire_schemas.errors import RunwireError
 
-class WorkerError(Exception):
+
+class WorkerError(RunwireError):
     """Base of what this package raises on purpose."""
 
 

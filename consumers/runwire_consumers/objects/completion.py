@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from runwire_consumers.objects.joining import Content, Damaged, Joining
+from runwire_consumers.objects.joining import Content, DamagedContent, Joining
 from runwire_consumers.objects.staging import Staging
 from runwire_schemas.events import ArtifactEvent
 from runwire_store.announce import COMPLETE, DELETED, FAILED, artifact_event
@@ -65,7 +65,7 @@ class Completion:
                 if not self._bring(artifact, shipment):
                     return ""
                 published, at_ns = self._publish(seen)
-            except (Damaged, ManifestError) as error:
+            except (DamagedContent, ManifestError) as error:
                 self.fail(artifact, str(error))
                 return FAILED
             except (NotFound, PublishError) as error:

@@ -17,7 +17,7 @@ from runwire_consumers.core.backoff import Backoff
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.objects.completion import Completion
-from runwire_store.store import StoreError
+from runwire_store.store import UNAVAILABLE
 
 _log = logging.getLogger("runwire.objects")
 
@@ -97,7 +97,7 @@ class Finishing:
             begin_s = time.monotonic()
             try:
                 outcome = self._completion.finish(artifact)
-            except (StoreError, Retryable) as error:
+            except (*UNAVAILABLE, Retryable) as error:
                 wait_s = backoff.next_s(0.0)
                 if str(error) != said:
                     said = str(error)
@@ -151,7 +151,7 @@ class Upkeep:
                 return
             try:
                 self._look()
-            except (StoreError, Retryable) as error:
+            except (*UNAVAILABLE, Retryable) as error:
                 wait_s = backoff.next_s(0.0)
                 _log.warning("staging could not be looked through: %s", error)
             except Exception:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from runwire_consumers.core.errors import WorkerError
 from runwire_consumers.objects.plan import Part, assemble, gather
 from runwire_consumers.objects.staging import Staging
 from runwire_consumers.objects.transfers import File, Transfers
@@ -26,7 +27,7 @@ from runwire_store.store import NotFound
 _READ_BYTES: Final = 16 * 1024 * 1024
 
 
-class Damaged(Exception):  # noqa: N818 - a verdict on the artifact
+class DamagedContent(WorkerError):  # noqa: N818 - a verdict on the artifact
     """The artifact can never be published; the message says why."""
 
 
@@ -89,7 +90,8 @@ class Joining:
     def make(self, plan: Plan) -> None:
         """Make the content.
 
-        Raises: Damaged; NotFound when somebody else was faster, or something is gone: plan again.
+        Raises: DamagedContent; NotFound when another worker was faster or something is gone: plan
+        again.
         """
         if plan.upload:
             self._complete(plan)
@@ -104,7 +106,7 @@ class Joining:
     def read_back(self, content: Content) -> None:
         """Make sure that an object is what its name says; remove it when it is not.
 
-        Raises: Damaged; NotFound when there is none.
+        Raises: DamagedContent; NotFound when there is none.
         """
         with self._marked(content) as refresh:
             self._verify(content, refresh)
@@ -173,7 +175,7 @@ class Joining:
             digest.update(transfers.uploads.read(content.key, start, length))
         try:
             _compare(content, digest.hexdigest())
-        except Damaged:
+        except DamagedContent:
             self._store.delete([content.key])
             raise
         self._store.delete([self._staging.doubt_key(content.file)])
@@ -227,7 +229,7 @@ class Joining:
 
 def _compare(content: Content, known: str) -> None:
     if known != content.file[1]:
-        raise Damaged(
+        raise DamagedContent(
             f"the pieces of {content.file[1]} make {known}: the file changed while it was sent; "
             "log the artifact again"
         )

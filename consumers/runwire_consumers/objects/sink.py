@@ -17,7 +17,7 @@ from runwire_store.announce import FAILED, SHIPPED
 from runwire_store.manifest import ManifestError
 from runwire_store.pieces import FILE_BYTES_MAX, Shipment
 from runwire_store.publish import check_files
-from runwire_store.store import StoreError, StoreRefused
+from runwire_store.store import UNAVAILABLE, StoreRefused
 
 _log = logging.getLogger("runwire.objects")
 
@@ -39,7 +39,7 @@ class ObjectSink:
         """Prove that the store can be read."""
         try:
             self._staging.store.check()
-        except StoreError as error:
+        except UNAVAILABLE as error:
             raise later(error) from error
 
     def write(self, batch: Batch) -> None:
@@ -57,7 +57,7 @@ class ObjectSink:
             touched |= {(e.project, e.run_id, e.artifact) for e in shipped}
             for project, run_id, artifact in sorted(touched):
                 self._look(project, run_id, artifact)
-        except StoreError as error:
+        except UNAVAILABLE as error:
             raise later(error) from error
 
     def close(self, deadline: Deadline) -> None:
@@ -85,7 +85,7 @@ class ObjectSink:
             raise RowsRejected(faults)
 
 
-def later(error: StoreError) -> Retryable:
+def later(error: Exception) -> Retryable:
     """Return a store's trouble as the worker's word for it: the batch stays, nothing is lost."""
     return Retryable(_REFUSED_S if isinstance(error, StoreRefused) else _AWAY_S, str(error))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from runwire.errors import ArtifactError
+from runwire.errors import ArtifactError, ConfigError
 from runwire.settings import Settings
 from runwire_disk.outbox.request import outbox_dir
 from runwire_disk.outbox.route import KAFKA, REFERENCE, REFUSED, UNSEEN, choose_route
@@ -147,8 +147,6 @@ def opened_store(settings: Settings) -> Iterator[ObjectStore]:
     """Open the store that the settings mean; what it says in errors becomes an ArtifactError."""
     from runwire_schemas.errors import SchemaError
     from runwire_store.catalog import CatalogError
-    from runwire_store.download import DownloadError
-    from runwire_store.manifest import ManifestError
     from runwire_store.open import open_store
     from runwire_store.store import StoreError
 
@@ -160,7 +158,7 @@ def opened_store(settings: Settings) -> Iterator[ObjectStore]:
             store.close()
     except CatalogError as error:
         raise ArtifactError(f"{error}{_elsewhere(settings)}") from error
-    except (StoreError, SchemaError, ManifestError, DownloadError) as error:
+    except (StoreError, ConfigError, SchemaError) as error:
         raise ArtifactError(str(error)) from error
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart, fsync_path
-from runwire.checkpoints.verifying import Damaged, Found, content_dir, path_of, verified
+from runwire.checkpoints.verifying import DamagedCheckpoint, Found, content_dir, path_of, verified
 from runwire.errors import CheckpointError
 from runwire_store.checkpoints import CheckpointView, find, grouped
 from runwire_store.manifest import Manifest, ManifestError
@@ -117,7 +117,8 @@ class Finder:
     def bring(self, view: CheckpointView) -> Found:
         """Return this rank's part, verified, from this disk or else from the store.
 
-        Raises: Damaged; CheckpointError for another number of ranks. Blocks: reads all of it.
+        Raises: DamagedCheckpoint; CheckpointError for another number of ranks.
+        Blocks: reads all of it.
         """
         manifest = view.first if view.kind != "sharded" else self._own(view)
         found, problem = self._here(manifest)
@@ -125,7 +126,9 @@ class Finder:
             return found
         stored = self._stored.get(manifest.artifact)
         if stored is None:
-            raise Damaged(f"checkpoint {view.step}: {problem}, and the store has no copy of it")
+            raise DamagedCheckpoint(
+                f"checkpoint {view.step}: {problem}, and the store has no copy of it"
+            )
         with self.local.fetching():
             found, _ = self._here(manifest)  # another rank was faster
             return found if found is not None else self._fetched(stored, problem)
@@ -151,7 +154,7 @@ class Finder:
             return None, "it is not on this disk"
         try:
             return verified(part, self._stored.get(manifest.artifact)), ""
-        except (Damaged, ManifestError, OSError) as error:
+        except (DamagedCheckpoint, ManifestError, OSError) as error:
             return None, str(error)
 
     def _fetched(self, manifest: Manifest, problem: str) -> Found:
@@ -161,7 +164,9 @@ class Finder:
         try:
             return self._download(manifest)
         except (DownloadError, ManifestError, NotFound) as error:
-            raise Damaged(f"{problem}, and its copy in the store failed: {error}") from error
+            raise DamagedCheckpoint(
+                f"{problem}, and its copy in the store failed: {error}"
+            ) from error
         except (StoreError, OSError) as error:
             assert manifest.checkpoint is not None
             # No reason to go back to an older one without being asked.
@@ -183,16 +188,15 @@ class Finder:
 
         Raises: CheckpointError where an answer is `needed`: silence is no fresh start.
         """
-        from runwire_schemas.errors import SchemaError
+        from runwire_schemas.errors import RunwireError
         from runwire_store.catalog import Catalog
         from runwire_store.open import open_store
-        from runwire_store.store import StoreError
 
         try:
             self._store = open_store(self.settings.s3, self.settings.root)
             catalog = Catalog(self._store)
             views = catalog.checkpoints(self.project, self.run_id)
-        except (StoreError, SchemaError, OSError, ValueError) as error:
+        except (RunwireError, OSError, ValueError) as error:
             if needed:
                 raise CheckpointError(self._unknown(error)) from error
             _log.warning(

@@ -90,8 +90,8 @@ class LocalCheckpoints:
     def parts(self, damaged: list[str] | None = None) -> list[LocalPart]:
         """Return what is whole, in the order of steps.
 
-        Damaged manifests are left out; `damaged` gets a sentence about each. Raises: OSError when
-        the folder is there and cannot be read.
+        Damaged manifests are left out; `damaged` gets a sentence about each.
+        Raises: OSError when the folder exists and cannot be read.
         """
         try:
             names = sorted(os.listdir(self.folder))  # noqa: PTH208 - names are all that is needed

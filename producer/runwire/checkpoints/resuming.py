@@ -11,7 +11,7 @@ from runwire.checkpoints.loading import Checkpoint, loaded, restore
 from runwire.checkpoints.local import LocalCheckpoints
 from runwire.checkpoints.saver import Saver, checkpoint_dir
 from runwire.checkpoints.state_file import FORMAT
-from runwire.checkpoints.verifying import Damaged, Found
+from runwire.checkpoints.verifying import DamagedCheckpoint, Found
 from runwire.errors import CheckpointError, ConfigError
 from runwire.job.ranks import detect_ranks
 
@@ -98,7 +98,7 @@ def _first_whole(finder: Finder, which: str | int) -> Found | None:
     for at, view in enumerate(candidates):
         try:
             found = finder.bring(view)
-        except Damaged as error:
+        except DamagedCheckpoint as error:
             if view.kind == "sharded" or finder.only_stored:
                 words = _not_alone(finder.rank, view, candidates[at + 1 :], error)
                 raise CheckpointError(words) from error
@@ -119,7 +119,7 @@ def _first_whole(finder: Finder, which: str | int) -> Found | None:
 
 
 def _not_alone(
-    rank: int, view: CheckpointView, earlier: Sequence[CheckpointView], error: Damaged
+    rank: int, view: CheckpointView, earlier: Sequence[CheckpointView], error: DamagedCheckpoint
 ) -> str:
     """Say why no rank goes back alone: the others would train on from another step, silently."""
     steps = (each.step for each in earlier if each.step != view.step)

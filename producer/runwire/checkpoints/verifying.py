@@ -17,7 +17,7 @@ from runwire_store.manifest import FileEntry, Manifest, ManifestError
 __all__ = [
     "MTIMES",
     "OF_OTHERS",
-    "Damaged",
+    "DamagedCheckpoint",
     "Found",
     "content_dir",
     "is_ours",
@@ -32,7 +32,7 @@ OF_OTHERS: Final = "of_others"
 CONTENT_DIR: Final = "content"
 
 
-class Damaged(CheckpointError):  # noqa: N818 - a state of the checkpoint
+class DamagedCheckpoint(CheckpointError):  # noqa: N818 - a state of the checkpoint
     """The content of a checkpoint is not what was saved, or is gone."""
 
 
@@ -73,7 +73,8 @@ def verified(part: LocalPart, stored: Manifest | None) -> Found:
     """Return a part on this disk that is what was saved.
 
     `stored` is its manifest in the store, if there is one: a note about files of others has no
-    digests, and the agent has computed them since. Raises: Damaged, OSError. Blocks: reads it.
+    digests, and the agent has computed them since.
+    Raises: DamagedCheckpoint, OSError. Blocks: reads it.
     """
     digests = {} if stored is None else {entry.path: entry.sha256 for entry in stored.files}
     paths = tuple(_verified_files(part, digests))
@@ -86,13 +87,15 @@ def _verified_files(part: LocalPart, digests: Mapping[str, str]) -> Iterator[Pat
         path = path_of(part, entry)
         state = path.stat()
         if state.st_size != entry.size:
-            raise Damaged(f"{path} has {state.st_size} bytes, {entry.size} were saved")
+            raise DamagedCheckpoint(f"{path} has {state.st_size} bytes, {entry.size} were saved")
         # Own manifests have digests; the store's word counts only where the note has none.
         if digest := entry.sha256 or digests.get(entry.path, ""):
             if digest_of(path) != digest:
-                raise Damaged(f"{path} is damaged: its SHA-256 is not the one that was saved")
+                raise DamagedCheckpoint(
+                    f"{path} is damaged: its SHA-256 is not the one that was saved"
+                )
         elif mtimes.get(entry.path) != state.st_mtime_ns:
-            raise Damaged(f"{path} was written again after it was logged")
+            raise DamagedCheckpoint(f"{path} was written again after it was logged")
         yield path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from runwire_agent.upload.errors import UploadFailed
 from runwire_agent.upload.pace import Pace
 from runwire_agent.upload.progress_note import UploadJournal
-from runwire_disk.outbox.hashing import NoFile, Signature, sha256_of, signature
+from runwire_disk.outbox.hashing import ContentGoneError, Signature, sha256_of, signature
 from runwire_disk.outbox.request import RequestFile, UploadRequest, content_path
 from runwire_store.manifest import FileEntry, Manifest
 
@@ -28,7 +28,7 @@ def hashed_entry(folder: Path, file: RequestFile, journal: UploadJournal, pace: 
     except FileNotFoundError as error:
         where = file.source or f"the outbox ({path})"
         raise UploadFailed(f"{file.path!r} is gone from {where}; log the artifact again") from error
-    except NoFile as error:
+    except ContentGoneError as error:
         raise UploadFailed(
             f"{file.path!r} is a folder, a pipe or a device ({path}): only files have content"
         ) from error

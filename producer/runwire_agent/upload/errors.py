@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from runwire_schemas.errors import RunwireError
+
 __all__ = ["OTHER_STORE", "STORE_AWAY", "STORE_REFUSED", "UNEXPECTED", "NotNow", "UploadFailed"]
 
 # Causes in an agent's state; those of the Kafka route are the words of `shipping.broker`.
@@ -13,11 +15,15 @@ OTHER_STORE: Final = "other_store"
 UNEXPECTED: Final = "unexpected"
 
 
-class UploadFailed(Exception):  # noqa: N818 - a verdict on the artifact
+class UploadError(RunwireError):
+    """Why a request does not leave the outbox."""
+
+
+class UploadFailed(UploadError):  # noqa: N818 - a verdict on the artifact
     """The artifact can never be shipped: its content is gone or damaged. The message says why."""
 
 
-class NotNow(Exception):  # noqa: N818 - a state of the world
+class NotNow(UploadError):  # noqa: N818 - a state of the world
     """It stays in the outbox and is tried again; `kind` is a cause, the message a sentence."""
 
     def __init__(self, kind: str, sentence: str) -> None:

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["EMPTY_SHA256", "NoFile", "Signature", "sha256_of", "signature"]
+from runwire_disk.outbox.request import OutboxError
+
+__all__ = ["EMPTY_SHA256", "ContentGoneError", "Signature", "sha256_of", "signature"]
 
 EMPTY_SHA256: Final = hashlib.sha256().hexdigest()
 # hashlib gives the interpreter free while it works on so much; a trainer's step is shorter.
 READ_BYTES = 1024 * 1024
 
 
-class NoFile(Exception):  # noqa: N818 - what was found
+class ContentGoneError(OutboxError):
     """A folder, pipe or device: reading it would fail, wait for a writer, or never end."""
 
 
@@ -37,7 +39,7 @@ def signature(path: Path) -> Signature:
 def sha256_of(path: Path, worked: Callable[[int], None]) -> str:
     """Return a file's SHA-256 in hex; `worked` is told how many bytes were read.
 
-    Raises: NoFile, OSError. Blocks: about a second per gigabyte.
+    Raises: ContentGoneError, OSError. Blocks: about a second per gigabyte.
     """
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(READ_BYTES))
@@ -53,5 +55,5 @@ def sha256_of(path: Path, worked: Callable[[int], None]) -> str:
 def _checked(descriptor: int) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise NoFile
+        raise ContentGoneError
     return descriptor

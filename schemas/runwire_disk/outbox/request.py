@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from runwire_disk.paths import outbox_dir
+from runwire_schemas.errors import RunwireError
 from runwire_store.layout import artifact_key, checkpoint_key
 from runwire_store.manifest import CheckpointFacts
 
@@ -45,7 +46,11 @@ _T = TypeVar("_T")
 FORMAT: Final = 1
 
 
-class NewerRequestError(ValueError):
+class OutboxError(RunwireError):
+    """A request of the outbox or its content cannot be used."""
+
+
+class NewerRequestError(OutboxError, ValueError):
     """A newer runwire wrote it: what it asks for is not understood here."""
 
 

@@ -31,6 +31,8 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Final
 
+from runwire_schemas.errors import RunwireError
+
 FORMAT_VERSION: Final = 1
 MAGIC: Final = b"RWSEG\x00\x00\x01"
 
@@ -108,7 +110,7 @@ if sys.byteorder != "little":  # pragma: no cover - no such machine to test on
     raise ImportError("runwire's spool needs a little-endian machine")
 
 
-class SpoolError(RuntimeError):
+class SpoolError(RunwireError, RuntimeError):
     """A spool folder or segment cannot be used; the message says what to do."""
 
 

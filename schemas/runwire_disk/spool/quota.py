@@ -32,7 +32,7 @@ _PAGE = 4096
 _RETRY_INTERVAL_S = 1.0
 
 
-class QuotaExceeded(OSError):  # noqa: N818 - reads as the reason of a drop
+class QuotaExceeded(SpoolError, OSError):  # noqa: N818 - reads as the reason of a drop
     """The writer's share of the disk is used up."""
 
 

@@ -21,6 +21,7 @@ from runwire_disk.spool.format import (
     SEGMENT_BYTES_MIN,
     SEGMENT_GROWTH,
     SegmentHeader,
+    SpoolError,
     commit_word,
     padded,
 )
@@ -30,7 +31,7 @@ from runwire_disk.spool.segment import FIRST_RECORD, Segment
 _END_BYTES = 16
 
 
-class RecordTooLarge(ValueError):  # noqa: N818 - reads as the reason of a drop
+class RecordTooLarge(SpoolError, ValueError):  # noqa: N818 - reads as the reason of a drop
     """A record does not fit any segment."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
-from runwire_schemas.errors import SchemaError
+from runwire_schemas.errors import ConfigError, SchemaError
 from runwire_schemas.topics import checked_prefix
 
 PREFIX: Final = "RUNWIRE_KAFKA_"
@@ -22,7 +22,7 @@ SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
-class KafkaSettingsError(SchemaError):
+class KafkaSettingsError(ConfigError):
     """The settings cannot describe a connection; the message says what to change."""
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from runwire_schemas.connections import DEFAULT_BUCKET
-from runwire_schemas.errors import SchemaError
+from runwire_schemas.errors import ConfigError
 
 PREFIX: Final = "RUNWIRE_S3_"
 ENDPOINT_VARIABLE: Final = PREFIX + "ENDPOINT"
@@ -22,7 +22,7 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SCHEMES: Final = ("http", "https")
 
 
-class S3SettingsError(SchemaError):
+class S3SettingsError(ConfigError):
     """The settings cannot describe an object store; the message says what to change."""
 
 

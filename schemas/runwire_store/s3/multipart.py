@@ -23,7 +23,7 @@ from minio.datatypes import ListMultipartUploadsResult
 
 from runwire_store.s3.errors import SomethingGone, told
 from runwire_store.s3.requests import FileSlice, Requests
-from runwire_store.store import NotFound, Progress, StoreAway, StoreError
+from runwire_store.store import UNAVAILABLE, NotFound, Progress, StoreAway
 
 __all__ = ["PART_BYTES", "completion", "expire", "put_parts", "upload_id_of"]
 
@@ -144,7 +144,7 @@ class Transfer:
         """Have the server remove the parts; what it refuses expires there."""
         if self._upload_id:
             query = {"uploadId": self._upload_id}
-            with suppress(StoreError), told(self._requests.settings, self._key):
+            with suppress(*UNAVAILABLE), told(self._requests.settings, self._key):
                 self._requests.send("DELETE", self._key, query)
 
     def _take_up(self) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from runwire.artifacts.ref import ArtifactRef
 from runwire.settings import Settings
-from runwire_disk.outbox.hashing import NoFile, sha256_of
+from runwire_disk.outbox.hashing import ContentGoneError, sha256_of
 from support.uploads import UploadRig, leave
 
 
@@ -38,7 +38,7 @@ def test_a_reference_that_became_something_else(tmp_path: Path, kind: str) -> No
 
 def test_a_pipe_has_no_digest(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(NoFile):
+    with pytest.raises(ContentGoneError):
         sha256_of(tmp_path / "pipe", lambda _: None)
 
 
