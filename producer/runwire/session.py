@@ -146,12 +146,12 @@ class Session:
         """Return what a finish event says about this writer's points."""
         if self._writer is None or self._metrics is None:
             return {}
-        state = self._writer.series["metric"].state
+        state = self._writer.series["metric"].position()
         last = self._metrics.step - 1
         return {
-            "accepted": state[3],
+            "accepted": state.accepted,
             "dropped": self._writer.dropped,
-            "last_step": last if state[2] else None,
+            "last_step": last if state.call else None,
         }
 
     def drain(self) -> None:
@@ -174,7 +174,7 @@ class Session:
         writer = self._writer
         if writer is None:
             return self._closed
-        spooled = writer.series["metric"].state[3]
+        spooled = writer.series["metric"].position().accepted
         cursor = read_cursor(writer.folder)
         passed = min(spooled, max(cursor.accepted, cursor.skip_accepted))
         acked = max(0, passed - writer.given_up - writer.deleted)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from runwire_disk.agents.state import AgentState
+from runwire_disk.files import replace_bytes
 
 __all__ = ["METRICS_SUFFIX", "text_of", "write_metrics"]
 
@@ -43,10 +44,8 @@ def text_of(state: AgentState) -> str:
 def write_metrics(state_file: Path, state: AgentState) -> None:
     """Replace the file beside the agent's state; a full disk costs nothing but the file."""
     path = state_file.with_suffix(METRICS_SUFFIX)
-    fresh = path.with_name(path.name + ".new")
     try:
-        fresh.write_text(text_of(state), "utf-8")
-        fresh.replace(path)
+        replace_bytes(path, text_of(state).encode())
     except OSError as error:
         _log.debug("metrics cannot be written: %s", error)
 

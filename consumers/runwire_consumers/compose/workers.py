@@ -27,6 +27,7 @@ from runwire_consumers.core.worker import Worker, WorkerOptions
 from runwire_consumers.settings import WorkerSettings
 from runwire_consumers.spool.journal import IntentJournal, Journal, NoJournal
 from runwire_consumers.spool.source import SpoolSource
+from runwire_disk.files import replace_json
 from runwire_disk.paths import connection_file, embedded_dir
 from runwire_schemas.connections.kafka import KafkaSettings
 
@@ -216,9 +217,7 @@ def pages(health: Health, metrics: SelfMetrics, port: int) -> Iterator[int]:
 
 def _write_state(path: Path, port: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({"pid": os.getpid(), "metrics_port": port}) + "\n")
-    fresh.replace(path)
+    replace_json(path, {"pid": os.getpid(), "metrics_port": port})
 
 
 def _allow_many_files() -> None:

@@ -17,7 +17,9 @@ from typing import Protocol
 
 from runwire_consumers.core.errors import DeadLetterLimit
 from runwire_consumers.core.source import Record
+from runwire_disk.files import replace_bytes
 from runwire_schemas.events import DeadLetter
+from runwire_store.folder.files import sync_folder
 
 LETTERS_FILE = "letters.jsonl"
 LOCK_FILE = "letters.lock"
@@ -176,11 +178,7 @@ class FileDeadLetters:
         with self._locked():
             letters = self.read()
             kept = [letter for letter in letters if letter.id not in ids]
-            fresh = self._path.with_suffix(".new")
-            fresh.write_bytes(b"".join(map(_line, kept)))
-            _sync(fresh)
-            fresh.replace(self._path)
-            _sync(self._folder)
+            replace_bytes(self._path, b"".join(map(_line, kept)), sync=True)
         return len(letters) - len(kept)
 
     @contextmanager
@@ -192,7 +190,7 @@ class FileDeadLetters:
     def _refresh(self) -> None:
         if not self._path.exists():
             self._path.touch(mode=0o600)
-            _sync(self._folder)
+            sync_folder(self._folder)
         now = self._stat()
         if now != self._seen:
             self._ids = {letter.id for letter in self.read()}
@@ -214,14 +212,6 @@ class FileDeadLetters:
             os.fsync(file.fileno())
         self._ids.update(letter.id for letter in letters)
         self._seen = self._stat()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _line(letter: DeadLetter) -> bytes:

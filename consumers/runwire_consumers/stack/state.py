@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from runwire_disk import paths
+from runwire_disk.files import read_json, replace_json
 
 READY = "ready"
 FAILED = "failed"
@@ -46,21 +46,20 @@ def logs_dir(root: Path) -> Path:
 
 def write_state(root: Path, state: StackState) -> None:
     """Replace the state file."""
-    target = state_file(root)
-    draft = target.with_suffix(".tmp")
-    draft.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-    draft.replace(target)
+    replace_json(state_file(root), asdict(state), indent=1)
 
 
 def read_state(root: Path) -> StackState | None:
     """The last state written; None when there is none or it is not readable."""
+    fields = read_json(state_file(root))
+    if fields is None:
+        return None
     try:
-        fields = json.loads(state_file(root).read_text(encoding="utf-8"))
         fields["engine"] = Part(**fields["engine"])
         fields["worker"] = Part(**fields["worker"])
         fields["objects"] = Part(**fields["objects"]) if fields.get("objects") else None
         return StackState(**fields)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
 
 

@@ -10,9 +10,10 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
-from runwire.checkpoints.local import LocalCheckpoints, LocalPart, fsync_path
+from runwire.checkpoints.local import LocalCheckpoints, LocalPart
 from runwire.checkpoints.verifying import DamagedCheckpoint, Found, content_dir, path_of, verified
 from runwire.errors import CheckpointError
+from runwire_disk.files import sync_file
 from runwire_store.checkpoints import CheckpointView, find, grouped
 from runwire_store.manifest import Manifest, ManifestError
 
@@ -232,7 +233,7 @@ class Finder:
         assert self._store is not None
         with self.local.writing(manifest.artifact) as hidden:
             for path in download(self._store, manifest, content_dir(manifest, hidden)):
-                fsync_path(path)
+                sync_file(path)
             if (replaced := self._parts.get(manifest.artifact)) is not None:
                 self.local.remove(replaced)
             # The copy here is content of its own, also of files that the store only refers to.

@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from runwire_disk.files import sync_file
 from runwire_schemas.identity import run_key
+from runwire_store.folder.files import sync_folder
 from runwire_store.manifest import Manifest, ManifestError
 
-__all__ = ["MANIFEST_FILE", "LocalCheckpoints", "LocalPart", "fsync_path"]
+__all__ = ["MANIFEST_FILE", "LocalCheckpoints", "LocalPart"]
 
 MANIFEST_FILE: Final = "manifest.json"
 _LOCK_FILE: Final = ".lock"
@@ -70,8 +72,8 @@ class LocalCheckpoints:
         """
         path = hidden / MANIFEST_FILE
         path.write_bytes(manifest.to_json())
-        fsync_path(path)
-        fsync_path(hidden)
+        sync_file(path)
+        sync_folder(hidden)
 
     def publish(self, hidden: Path, manifest: Manifest) -> LocalPart:
         """Make a folder that is prepared the checkpoint of `manifest`, durably.
@@ -80,7 +82,7 @@ class LocalCheckpoints:
         """
         final = self.place(manifest)
         hidden.rename(final)
-        fsync_path(self.folder)
+        sync_folder(self.folder)
         return LocalPart(manifest, final)
 
     def place(self, manifest: Manifest) -> Path:
@@ -159,15 +161,6 @@ def _hidden(prefix: str, artifact: str) -> str:
     return f"{prefix}{artifact}-{os.urandom(4).hex()}"
 
 
-def fsync_path(path: Path) -> None:
-    """Force a file or folder to the device. Raises: OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -189,4 +182,4 @@ def _make_folders(folder: Path) -> None:
     _make_folders(folder.parent)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-        fsync_path(folder.parent)
+        sync_folder(folder.parent)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from runwire.checkpoints.compress import SUFFIX, compress_file, decompressed
-from runwire.checkpoints.local import fsync_path
 from runwire.errors import CheckpointError
+from runwire_disk.files import sync_file
 from runwire_store.manifest import FileEntry
 
 __all__ = [
@@ -63,7 +63,7 @@ def write_state(folder: Path, state: Mapping[str, Any], *, compress: bool) -> tu
         compress_file(path, packed)
         path.unlink()
         path = packed
-    fsync_path(path)
+    sync_file(path)
     entry = FileEntry(path=path.name, size=path.stat().st_size, sha256=digest_of(path))
     return entry, raw_bytes
 

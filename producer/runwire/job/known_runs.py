@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from runwire.errors import ConfigError
+from runwire_disk.files import read_json, replace_json
 from runwire_schemas.identity import run_key
 
 
@@ -16,11 +16,7 @@ def _path(root: Path, project: str, run_id: str) -> Path:
 
 def read(root: Path, project: str, run_id: str) -> dict[str, Any]:
     """Return what is remembered of a run; empty when it was not started from this root."""
-    try:
-        loaded = json.loads(_path(root, project, run_id).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
+    return read_json(_path(root, project, run_id)) or {}
 
 
 def remember(root: Path, project: str, run_id: str, *, attempt: str, last_step: int | None) -> None:
@@ -29,9 +25,7 @@ def remember(root: Path, project: str, run_id: str, *, attempt: str, last_step: 
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     steps = [s for s in (read(root, project, run_id).get("last_step"), last_step) if s is not None]
     state = {"project": project, "run_id": run_id, "attempt": attempt}
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps({**state, "last_step": max(steps, default=None)}), "utf-8")
-    fresh.replace(path)
+    replace_json(path, {**state, "last_step": max(steps, default=None)})
 
 
 def first_step(root: Path, project: str, run_id: str, *, attempt: str, resume: str) -> int:

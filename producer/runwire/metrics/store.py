@@ -123,7 +123,7 @@ class MetricStore:
 
     def _add_wide(self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         call, at_ns, step = stamp
-        total = self._series.state[3] + len(names)
+        total = self._series.position().accepted + len(names)
         wide = {"call": call, "at_ns": at_ns, "step": step, "accepted": total}
         named = {"names": names, "values": [float(v) for v in values]}
         payload = json.dumps({**wide, **named}, ensure_ascii=False).encode("utf-8", "replace")
@@ -146,7 +146,7 @@ class MetricStore:
         layout = Layout(self._next_layout, names, types)
         _, at_ns, step = stamp
         taught = {"id": self._next_layout, "names": names, "at_ns": at_ns, "step": step}
-        taught["accepted"] = self._series.state[3]
+        taught["accepted"] = self._series.position().accepted
         payload = json.dumps(taught, ensure_ascii=False).encode("utf-8", "replace")
         if self._series.make_room(len(payload) + layout.size + 64):
             self._forget_layouts()

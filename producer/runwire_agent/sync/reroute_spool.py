@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runwire_agent.ship.cuts_log import JOURNAL_FILE, CutJournal
+from runwire_disk.files import replace_bytes
 from runwire_disk.paths import embedded_dir
 from runwire_disk.spool.cursor import read_cursor, write_cursor
 from runwire_disk.spool.destination import KAFKA, LOCAL, destination_of
@@ -106,12 +106,7 @@ def _move(reader: FolderReader, kafka: KafkaSettings | None) -> None:
     raw = json.loads((folder / META_FILE).read_text("utf-8"))
     raw["route"] = LOCAL if kafka is None else KAFKA
     raw["destination"] = {} if kafka is None else kafka.public()
-    fresh = folder / f"{META_FILE}.new"
-    with fresh.open("w", encoding="utf-8") as file:
-        json.dump(raw, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(folder / META_FILE)
+    replace_bytes(folder / META_FILE, json.dumps(raw, indent=1).encode(), sync=True)
     journal.unlink(missing_ok=True)
 
 

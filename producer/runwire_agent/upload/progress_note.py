@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from runwire_disk.files import replace_json
 from runwire_disk.outbox.hashing import Signature
 
 __all__ = ["JOURNAL_FILE", "UploadJournal"]
@@ -67,10 +68,8 @@ class UploadJournal:
         """Note it. A full disk costs only the work that would be saved."""
         began_s = time.monotonic()
         fields = {name: getattr(self, name) for name in _KEPT}
-        fresh = self.folder / (JOURNAL_FILE + ".new")
         try:
-            fresh.write_text(json.dumps(fields), "utf-8")
-            fresh.replace(self.folder / JOURNAL_FILE)
+            replace_json(self.folder / JOURNAL_FILE, fields)
         except OSError as error:
             _log.debug("the way of %s cannot be noted: %s", self.folder.name, error)
         now_s = time.monotonic()

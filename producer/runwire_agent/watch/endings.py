@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
+from runwire_disk.files import replace_json
 from runwire_disk.spool.format import ENDED_FILE, Meta
 from runwire_disk.spool.progress import Progress
 
@@ -53,13 +53,9 @@ def end_fields(
 
 def mark_ended(folder: Path, *, reporter: str, status: str, reason: str) -> None:
     """Leave ended.json, so that the end is recorded once; harmless when the folder is gone."""
-    text = json.dumps(
-        {"at_ns": time.time_ns(), "reporter": reporter, "status": status, "reason": reason}
-    )
-    fresh = folder / (ENDED_FILE + ".new")
+    end = {"at_ns": time.time_ns(), "reporter": reporter, "status": status, "reason": reason}
     try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(folder / ENDED_FILE)
+        replace_json(folder / ENDED_FILE, end)
     except FileNotFoundError:
         return  # delivered and removed meanwhile
 

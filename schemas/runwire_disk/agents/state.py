@@ -1,12 +1,12 @@
-"""What an agent leaves beside its lock for `runwire status`: how deliveries and uploads fare."""
+"""State of an agent, a file beside its lock: the progress of deliveries and uploads."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from runwire_disk.files import read_json, replace_json
 from runwire_disk.paths import agents_dir
 
 STATE_SUFFIX = ".json"
@@ -37,19 +37,16 @@ class AgentState:
 
 def write_state(path: Path, state: AgentState) -> None:
     """Replace the state in one step. Raises: OSError."""
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(asdict(state)), "utf-8")
-    fresh.replace(path)
+    replace_json(path, asdict(state))
 
 
 def read_state(path: Path) -> AgentState | None:
-    """Return what one agent left, None when there is nothing or it is unreadable."""
-    known = {row.name for row in fields(AgentState)}
-    try:
-        raw: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return AgentState(**{name: value for name, value in raw.items() if name in known})
-    except (OSError, ValueError, TypeError, AttributeError):
+    """Return the state that an agent wrote; None when there is none, or it is unreadable."""
+    names = {row.name for row in fields(AgentState)}
+    raw = read_json(path)
+    if raw is None or "key" not in raw:
         return None
+    return AgentState(**{name: value for name, value in raw.items() if name in names})
 
 
 def read_states(root: Path) -> dict[Path, AgentState]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from runwire_disk.files import is_locked, try_lock
 from runwire_disk.outbox.request import (
     CAPTURE_LOCK,
     REQUEST_FILE,
@@ -113,9 +113,8 @@ class Requests:
         except OSError:
             return None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Removed or set aside since it was opened: the lock is then that of nothing.
-            if os.path.samestat(os.fstat(fd), (folder / LOCK_FILE).stat()):
+            if try_lock(fd) and os.path.samestat(os.fstat(fd), (folder / LOCK_FILE).stat()):
                 request = UploadRequest.read(folder)
                 if self._accepts(request):  # it may go elsewhere by now
                     return Claim(folder, request, fd)
@@ -198,19 +197,10 @@ def _is_interrupted(folder: Path) -> bool:
     """Whether its call died before the commit; never asked while it may just take the lock."""
     if (folder / REQUEST_FILE).exists():
         return False
-    try:
-        fd = os.open(folder / CAPTURE_LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return not (folder / REQUEST_FILE).exists()
+    lock = folder / CAPTURE_LOCK
+    if lock.exists() and not os.access(lock, os.R_OK):
+        return False  # of another user: whether its call lives cannot be seen
+    return not is_locked(lock) and not (folder / REQUEST_FILE).exists()
 
 
 def _bound_failed(folders: list[Path]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from runwire_disk.files import read_json, replace_json
 from runwire_disk.spool.format import CURSOR_FILE, FORMAT_VERSION, SERIES
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Cursor:
     """What the reader has stored elsewhere: next sequence number per series.
 
@@ -31,17 +31,21 @@ def read_cursor(folder: Path) -> Cursor:
 
     Reading again from the beginning is harmless: the natural key of a point counts it once.
     """
+    raw = read_json(folder / CURSOR_FILE)
+    if raw is None:
+        return Cursor()
     try:
-        raw = json.loads((folder / CURSOR_FILE).read_text("utf-8"))
-        positions = {name: int(raw["positions"].get(name, 0)) for name in SERIES}
-        counts = (int(raw["batch_seq"]), int(raw["accepted"]))
-        return Cursor(positions, *counts, int(raw["skip_seq"]), int(raw["skip_accepted"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Cursor(
+            positions={name: int(raw["positions"].get(name, 0)) for name in SERIES},
+            batch_seq=int(raw["batch_seq"]),
+            accepted=int(raw["accepted"]),
+            skip_seq=int(raw["skip_seq"]),
+            skip_accepted=int(raw["skip_accepted"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
         return Cursor()
 
 
 def write_cursor(folder: Path, cursor: Cursor) -> None:
     """Replace the committed position in one step. Raises: OSError."""
-    fresh = folder / (CURSOR_FILE + ".new")
-    fresh.write_text(json.dumps({"format": FORMAT_VERSION, **asdict(cursor)}), "utf-8")
-    fresh.replace(folder / CURSOR_FILE)
+    replace_json(folder / CURSOR_FILE, {"format": FORMAT_VERSION, **asdict(cursor)})

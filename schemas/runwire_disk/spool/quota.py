@@ -7,11 +7,11 @@ lifecycle records are never refused here.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import time
 from pathlib import Path
 
+from runwire_disk.files import try_lock
 from runwire_disk.spool.cursor import read_cursor, write_cursor
 from runwire_disk.spool.format import (
     HEADER_BYTES,
@@ -119,10 +119,8 @@ class Quota:
             return 0
         fd = os.open(self._folder / READER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return 0  # a reader is at work and will free space itself
-        else:
+            if not try_lock(fd):
+                return 0  # a reader is at work and will free space itself
             return self._drop(live.number)
         finally:
             os.close(fd)

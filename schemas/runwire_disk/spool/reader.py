@@ -6,7 +6,6 @@ Exactly one reader per folder, the holder of reader.lock; it alone advances and 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -14,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 
+from runwire_disk.files import is_locked, try_lock
 from runwire_disk.spool.cursor import Cursor, read_cursor, write_cursor
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.format import (
@@ -59,17 +59,7 @@ def read_meta(folder: Path) -> Meta:
 
 def writer_alive(folder: Path) -> bool:
     """Tell whether a process holds writer.lock; the kernel frees it on any kind of death."""
-    try:
-        fd = os.open(folder / WRITER_LOCK, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_locked(folder / WRITER_LOCK)
 
 
 class FolderReader:
@@ -83,11 +73,9 @@ class FolderReader:
         self.meta = read_meta(folder)
         self.batch_seq = 0
         self._lock_fd = os.open(folder / READER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(self._lock_fd):
             os.close(self._lock_fd)
-            raise SpoolBusy(f"another process reads {folder}") from None
+            raise SpoolBusy(f"another process reads {folder}")
         self._sync = sync
         self._series = {name: self._reader(name) for name in SERIES}
         self._committed_batch_seq = 0
@@ -203,8 +191,13 @@ class FolderReader:
 
     def save(self) -> None:
         """Write the committed positions beside the segments, then delete what they cover."""
-        counts = (self._committed_batch_seq, self._committed_accepted)
-        cursor = Cursor(self.positions, *counts, *self._skip)
+        cursor = Cursor(
+            positions=self.positions,
+            batch_seq=self._committed_batch_seq,
+            accepted=self._committed_accepted,
+            skip_seq=self._skip[0],
+            skip_accepted=self._skip[1],
+        )
         write_cursor(self.folder, cursor)
         for reader in self._series.values():
             for path in reader.consumed_segments(reader.committed):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from runwire_disk.spool.format import (
     LAST_WORD,
@@ -35,6 +36,19 @@ class RecordTooLarge(SpoolError, ValueError):  # noqa: N818 - reads as the reaso
     """A record does not fit any segment."""
 
 
+class SeriesState(NamedTuple):
+    """Position of a series, by name, for readers outside the hot path.
+
+    The next record is stored at `offset` of the live segment and gets `seq`; the next metric call
+    gets `call`; `accepted` points were stored before.
+    """
+
+    offset: int
+    seq: int
+    call: int
+    accepted: int
+
+
 class Series:
     """One series: the live segment, the next position and the lock around both."""
 
@@ -48,6 +62,10 @@ class Series:
         self.state = (0, 0, 0, 0)
         self.limit = 0
         self._next_size = SEGMENT_BYTES_MIN
+
+    def position(self) -> SeriesState:
+        """Return the position by name; `state` itself is the plain tuple of the hot path."""
+        return SeriesState._make(self.state)
 
     def append(self, kind: int, payload: bytes) -> int:
         """Store one record and return its sequence number. The caller holds `lock`.

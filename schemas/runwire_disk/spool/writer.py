@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from runwire_disk.files import try_lock
 from runwire_disk.spool.cursor import Cursor, write_cursor
 from runwire_disk.spool.format import (
     KIND_SERIES,
@@ -203,8 +203,9 @@ class SpoolWriter:
         import shutil  # loads every compressor; a trainer hardly ever gets here
 
         metric = self.series["metric"]
-        lost = metric.state[3] - metric.segment.base_accepted if metric.segment else 0
-        states = {name: series.state for name, series in self.series.items()}
+        states = {name: series.position() for name, series in self.series.items()}
+        base = metric.segment.base_accepted if metric.segment else states["metric"].accepted
+        lost = states["metric"].accepted - base
         for series in self.series.values():
             with series.lock:
                 series.close()
@@ -215,10 +216,13 @@ class SpoolWriter:
         shutil.rmtree(_hidden(folder.parent, self.meta), ignore_errors=True)  # of a failed try
         try:
             self._lock_fd = _publish(folder.parent, folder.name, self.meta)
-            positions = {name: state[1] for name, state in states.items()}
+            positions = {name: state.seq for name, state in states.items()}
             # No cut had a number that high: none of its numbers comes back with other points.
             batch_seq = positions["metric"]
-            write_cursor(folder, Cursor(positions, batch_seq, states["metric"][3]))
+            cursor = Cursor(
+                positions=positions, batch_seq=batch_seq, accepted=states["metric"].accepted
+            )
+            write_cursor(folder, cursor)
         except OSError as error:
             raise _unmakeable(folder.parent, error) from error
         self.is_homeless = False
@@ -252,7 +256,7 @@ def _publish(spool: Path, name: str, meta: Meta) -> int:
     spool.mkdir(mode=0o700, exist_ok=True)
     hidden.mkdir(mode=0o700)
     lock_fd = os.open(hidden / WRITER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try_lock(lock_fd)  # free: this call made the folder
     (hidden / META_FILE).write_text(json.dumps(asdict(meta), indent=1), "utf-8")
     hidden.rename(spool / name)
     return lock_fd

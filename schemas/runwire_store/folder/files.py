@@ -8,9 +8,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from runwire_store.store import Progress
+if TYPE_CHECKING:  # trainers import this module for `sync_folder`
+    from runwire_store.store import Progress
 
 __all__ = [
     "FULL",

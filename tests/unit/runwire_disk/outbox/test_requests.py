@@ -66,7 +66,7 @@ def test_a_removed_folder_s_lock_is_that_of_nothing(
     def lock(fd: int, how: int) -> None:
         done.remove()
 
-    monkeypatch.setattr(claims.fcntl, "flock", lock)
+    monkeypatch.setattr(fcntl, "flock", lock)
     assert requests(tmp_path).claim(folder) is None
 
 

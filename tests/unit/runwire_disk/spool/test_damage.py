@@ -22,7 +22,7 @@ def written(root: Path) -> tuple[Path, int]:
     log = metric_log(writer)
     for step in range(CALLS):
         log.log({"a": float(step), "b": -float(step)}, step)
-    end = writer.series["metric"].state[0]
+    end = writer.series["metric"].position().offset
     writer.close()
     return next(writer.folder.glob("metric-*.seg")), end
 
@@ -115,7 +115,7 @@ def test_a_live_segment_is_not_called_damaged_while_a_record_may_be_on_its_way(
     metric = writer.series["metric"]
     segment = metric.segment
     assert segment is not None
-    start = metric.state[0]
+    start = metric.position().offset
     log.log({"a": 10.0}, 10)
     segment.bytes[start + 30] ^= 1
     first = [cut for cut in reader.cut() if cut.kind == "metric"]
