@@ -1,27 +1,27 @@
-"""The journal of cuts: which records of a writer make which batch, written before it is sent.
+"""Log of metric cuts: the records of a writer that make each batch, written before it is sent.
 
-One line per metric cut, with a CRC, in `cuts.log` of the spool folder. After a crash the cuts that
-no acknowledgement was seen for are rebuilt exactly like this, so that a batch number of a writer
-has the same content for ever. Where lines overlap the later one holds: a batch that brokers
-refused as too large was never stored, and is written down again in two halves.
+One line per metric cut in `cuts.log` of the spool folder. After a crash every cut without an
+acknowledgement is rebuilt exactly like this, so that a batch number of a writer has the same
+content for ever. Where lines overlap the later one holds: a batch that brokers refused as too
+large was never stored, and is written down again in two halves.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-__all__ = ["JOURNAL_FILE", "CutJournal", "CutRange"]
+from runwire_disk.line_log import LineLog, read_log
 
-JOURNAL_FILE: Final = "cuts.log"
+__all__ = ["CUTS_LOG_FILE", "BatchRange", "CutsLog"]
+
+CUTS_LOG_FILE: Final = "cuts.log"
 COMPACT_BYTES = 64 * 1024  # some thousand cuts: a few milliseconds at the next opening
+LINE_BYTES = 64  # about, of one cut
 
 
-class CutRange(NamedTuple):
+class BatchRange(NamedTuple):
     """Metric records [first_seq, last_seq] make batch `batch_seq`."""
 
     first_seq: int
@@ -29,96 +29,82 @@ class CutRange(NamedTuple):
     batch_seq: int
 
 
-class CutJournal:
-    """The journal in `folder`; the holder of the reader lock alone opens it.
+class CutsLog:
+    """The log in `folder`; the holder of the reader lock alone opens it.
 
-    `notices` are sentences about what was found at the opening. Raises: OSError.
+    `notices` are sentences about damage that the opening met. Raises: OSError.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / JOURNAL_FILE
-        self._cuts: list[CutRange] = []
+        self._log = LineLog(folder / CUTS_LOG_FILE)
+        self._cuts: list[BatchRange] = []
         self.notices: list[str] = []
         self.next_batch_seq = 0
-        self._fd, self._size = -1, 0
-        is_new = not self._path.exists()
         self._load()
-        if self._fd < 0:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(self._path, flags, 0o600)
-            self._size = os.fstat(self._fd).st_size
-        if is_new:
-            _sync_folder(folder)
 
-    def add(self, cuts: Iterable[CutRange]) -> None:
+    def add(self, cuts: Iterable[BatchRange]) -> None:
         """Write cuts down for good. Blocks: one fdatasync. Raises: OSError."""
-        self._write(list(cuts))
-        os.fdatasync(self._fd)
+        fresh = list(cuts)
+        self._log.append(fresh)
+        for cut in fresh:
+            self._apply(cut)
 
-    def split(self, cut: CutRange) -> None:
+    def split(self, cut: BatchRange) -> None:
         """Write a refused cut down again as two halves under new numbers. Blocks: one fdatasync."""
         middle = (cut.first_seq + cut.last_seq) // 2
         number = self.next_batch_seq
         self.add(
             [
-                CutRange(cut.first_seq, middle, number),
-                CutRange(middle + 1, cut.last_seq, number + 1),
+                BatchRange(cut.first_seq, middle, number),
+                BatchRange(middle + 1, cut.last_seq, number + 1),
             ]
         )
 
-    def open_cuts(self, position: int) -> list[CutRange]:
+    def open_cuts(self, position: int) -> list[BatchRange]:
         """Return the cuts from `position` on, in the order of their records."""
         return sorted(cut for cut in self._cuts if cut.last_seq >= position)
 
     def forget(self, position: int) -> None:
-        """Drop the cuts before `position`, for which an acknowledgement is saved elsewhere."""
+        """Drop the cuts before `position`: the saved cursor covers them."""
         self._cuts = [cut for cut in self._cuts if cut.last_seq >= position]
-        if self._size >= COMPACT_BYTES and len(self._cuts) * 64 < COMPACT_BYTES:
+        if self._log.size >= COMPACT_BYTES and len(self._cuts) * LINE_BYTES < COMPACT_BYTES:
             self._rewrite()
 
     def close(self) -> None:
         """Release the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _write(self, fresh: list[CutRange]) -> None:
-        data = b"".join(_line(list(cut)) for cut in fresh)
-        try:
-            _write_all(self._fd, data)
-        except OSError:
-            os.ftruncate(self._fd, self._size)  # no half line before the next whole one
-            raise
-        self._size += len(data)
-        for cut in fresh:
-            self._apply(cut)
+        self._log.close()
 
     def _load(self) -> None:
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return
-        *lines, torn = data.split(b"\n")
-        bad = 0
-        for line in lines:
-            fact = _parse(line)
-            if fact is None:
-                bad += 1
-            elif len(fact) == 1:
-                self.next_batch_seq = max(self.next_batch_seq, fact[0])
-            else:
-                self._apply(CutRange(*fact))
-        if bad:
-            # Each bad line may have been one cut: none of those numbers may come back.
-            self.next_batch_seq += bad
+        content = read_log(self._log.path)
+        # A cut that misses its newline was not sent: `add` had not returned.
+        unusable = sum(not self._take(fact) for fact in content.facts)
+        damaged = content.damaged + unusable
+        if damaged:
+            # Each fact that was lost may have been one cut: none of those numbers may come back.
+            self.next_batch_seq += content.facts_lost_max + unusable
             self.notices.append(
-                f"{bad} lines of {self._path} are damaged; their points get new batch numbers, so "
-                "some may be counted twice in v_completeness. The tables' keys show each once"
+                f"{damaged} lines of {self._log.path} are damaged; their points get new batch "
+                "numbers, so some may be counted twice in v_completeness. The tables' keys show "
+                "each once"
             )
-        if torn or bad:
+        if content.needs_rewrite or damaged:
             self._rewrite()
+        else:
+            self._log.open()
 
-    def _apply(self, cut: CutRange) -> None:
+    def _take(self, fact: Any) -> bool:
+        """Take one line: [next number] of a compaction, or a cut; false when it is neither."""
+        if not isinstance(fact, list) or not all(isinstance(number, int) for number in fact):
+            return False
+        if len(fact) == 1:
+            self.next_batch_seq = max(self.next_batch_seq, fact[0])
+        elif len(fact) == 3:
+            self._apply(BatchRange(*fact))
+        else:
+            return False
+        return True
+
+    def _apply(self, cut: BatchRange) -> None:
         self._cuts = [
             old
             for old in self._cuts
@@ -128,44 +114,5 @@ class CutJournal:
         self.next_batch_seq = max(self.next_batch_seq, cut.batch_seq + 1)
 
     def _rewrite(self) -> None:
-        """Replace the file by one with nothing but what still matters."""
-        data = _line([self.next_batch_seq]) + b"".join(_line(list(cut)) for cut in self._cuts)
-        fresh = self._path.with_suffix(".new")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        try:
-            _write_all(fd, data)
-            os.fsync(fd)
-            fresh.replace(self._path)
-        except BaseException:
-            os.close(fd)
-            raise
-        self.close()
-        self._fd, self._size = fd, len(data)
-        _sync_folder(self._path.parent)
-
-
-def _line(numbers: list[int]) -> bytes:
-    text = json.dumps(numbers, separators=(",", ":")).encode()
-    return b"%08x %s\n" % (zlib.crc32(text), text)
-
-
-def _parse(line: bytes) -> list[int] | None:
-    crc, _, text = line.partition(b" ")
-    if crc != b"%08x" % zlib.crc32(text):
-        return None
-    fact = json.loads(text)
-    return fact if isinstance(fact, list) and len(fact) in (1, 3) else None
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        """Replace the file by one of the cuts that still matter, and the next number."""
+        self._log.rewrite([[self.next_batch_seq], *self._cuts])

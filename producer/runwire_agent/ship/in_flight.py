@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from runwire_agent.ship.broker import Broker, Failure
-from runwire_agent.ship.cuts_log import CutRange
+from runwire_agent.ship.cuts_log import BatchRange
 from runwire_agent.ship.messages import ValueOf, as_bundled
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.series_reader import CUT_BYTES
@@ -49,7 +49,7 @@ class Lane:
     """One series of the folder."""
 
     sent: deque[Sent] = field(default_factory=deque)
-    again: deque[CutRange] = field(default_factory=deque)
+    again: deque[BatchRange] = field(default_factory=deque)
     is_failed: bool = False
     retry_at_s: float = 0.0
     retry_s: float = RETRY_S

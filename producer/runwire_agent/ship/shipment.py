@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from runwire_agent.ship.broker import GIVEN_UP, TOO_LARGE, Failure, Message
-from runwire_agent.ship.cuts_log import CutJournal, CutRange
+from runwire_agent.ship.cuts_log import BatchRange, CutsLog
 from runwire_agent.ship.in_flight import RETRY_S, Lane, Outbox, Sent
 from runwire_agent.ship.messages import letter, messages_of
 from runwire_disk.spool.cut import Cut
@@ -44,11 +44,11 @@ class Shipment:
         self.meta = self.reader.meta
         self._outbox = outbox
         try:
-            self._journal = CutJournal(folder)
+            self._cuts_log = CutsLog(folder)
         except OSError:
             self.reader.close()
             raise
-        for notice in self._journal.notices:
+        for notice in self._cuts_log.notices:
             _log.warning("%s", notice)
         self._lanes = {name: Lane() for name in SERIES}
         self.is_unsaved = False
@@ -90,7 +90,7 @@ class Shipment:
     def take(self) -> int:
         """Send the next cuts; return how far the spool was read, in bytes.
 
-        Blocks: one fdatasync of the journal. Raises: FileNotFoundError when the folder is gone.
+        Blocks: one fdatasync of the cuts log. Raises: FileNotFoundError when the folder is gone.
         """
         self._aim = (self._aim[0], self._aim[1] + 1)
         metrics = self._lanes[METRIC]
@@ -103,7 +103,7 @@ class Shipment:
         cuts = self.reader.cut(ready)
         fresh = [cut for cut in cuts if cut.series == METRIC]
         if fresh:
-            self._journal.add(CutRange(c.first_seq, c.last_seq, c.batch_seq) for c in fresh)
+            self._cuts_log.add(BatchRange(c.first_seq, c.last_seq, c.batch_seq) for c in fresh)
         for cut in cuts:
             self._send(cut)
         return replayed + sum(cut.spool_bytes for cut in cuts)
@@ -128,16 +128,16 @@ class Shipment:
         if self.is_unsaved:
             self.is_unsaved = False
             self.reader.save()
-            self._journal.forget(self.reader.positions[METRIC])
+            self._cuts_log.forget(self.reader.positions[METRIC])
 
     def remove(self) -> None:
         """Delete the folder of a writer that is gone and wholly delivered."""
-        self._journal.close()
+        self._cuts_log.close()
         self.reader.remove()
 
     def close(self) -> None:
         """Release the folder; what is not saved is read again by the next reader."""
-        self._journal.close()
+        self._cuts_log.close()
         self.reader.close()
 
     def _send(self, cut: Cut, *, is_replayed: bool = False) -> None:
@@ -200,7 +200,7 @@ class Shipment:
                     cut.batch_seq,
                     cut.writer,
                 )
-            self._journal.split(CutRange(cut.first_seq, cut.last_seq, cut.batch_seq))
+            self._cuts_log.split(BatchRange(cut.first_seq, cut.last_seq, cut.batch_seq))
         else:
             self._set_aside(lane, head.cut)
 
@@ -231,12 +231,12 @@ class Shipment:
     def _begin_metrics(self) -> None:
         """Put the cuts that may have been sent before everything new."""
         position = self.reader.positions[METRIC]
-        self._lanes[METRIC].again = deque(self._journal.open_cuts(position))
+        self._lanes[METRIC].again = deque(self._cuts_log.open_cuts(position))
         self._replayed_to = position
-        self.reader.batch_seq = max(self.reader.batch_seq, self._journal.next_batch_seq)
+        self.reader.batch_seq = max(self.reader.batch_seq, self._cuts_log.next_batch_seq)
 
     def _replay(self, lane: Lane) -> int:
-        """Send the next cuts of the journal again; return their size."""
+        """Send the next cuts of the cuts log again; return their size."""
         size = 0
         for _ in range(min(REPLAYS_AT_ONCE, len(lane.again))):
             cut = lane.again.popleft()
@@ -245,11 +245,11 @@ class Shipment:
             size += self._rebuild(cut)
             self._replayed_to = cut.last_seq + 1
         if not lane.again:
-            after = self._journal.next_batch_seq
+            after = self._cuts_log.next_batch_seq
             self.reader.pass_over(METRIC, self._replayed_to, batch_seq=after)
         return size
 
-    def _rebuild(self, cut: CutRange) -> int:
+    def _rebuild(self, cut: BatchRange) -> int:
         if self.reader.is_given_up(METRIC, cut.first_seq):
             return 0  # deleted for want of space, and counted as dropped
         first, last, number = cut
@@ -263,14 +263,14 @@ class Shipment:
         return sum(len(again.value) for again in cuts)
 
     def _fill(self, first: int, last: int) -> None:
-        """Send records between two cuts of the journal; without damage they are layouts only."""
+        """Send records between two cuts of the cuts log; without damage they are layouts only."""
         if self.reader.is_given_up(METRIC, first):
             return
-        cut = CutRange(first, last, self._journal.next_batch_seq)
+        cut = BatchRange(first, last, self._cuts_log.next_batch_seq)
         try:
             cuts = self.reader.replay(METRIC, first, last, batch_seq=cut.batch_seq)
         except SpoolError:
             return
-        self._journal.add([cut])
+        self._cuts_log.add([cut])
         for again in cuts:
             self._send(again)

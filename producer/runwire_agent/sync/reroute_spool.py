@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runwire_agent.ship.cuts_log import JOURNAL_FILE, CutJournal
+from runwire_agent.ship.cuts_log import CUTS_LOG_FILE, CutsLog
 from runwire_disk.files import replace_bytes
+from runwire_disk.line_log import read_log
 from runwire_disk.paths import embedded_dir
 from runwire_disk.spool.cursor import read_cursor, write_cursor
 from runwire_disk.spool.destination import KAFKA, LOCAL, destination_of
@@ -73,9 +73,9 @@ def _doubt(reader: FolderReader, is_in_intent: bool) -> str:
             f"its last batch may already be stored by {where}: run `runwire up` once, which "
             "settles that, or add --force (the points would be stored at both)"
         )
-    if not (reader.folder / JOURNAL_FILE).exists():
+    if not (reader.folder / CUTS_LOG_FILE).exists():
         return ""
-    journal = CutJournal(reader.folder)
+    journal = CutsLog(reader.folder)
     journal.close()
     cuts = journal.open_cuts(reader.positions["metric"])
     if not cuts:
@@ -95,10 +95,10 @@ def _where(meta: Meta) -> str:
 
 def _move(reader: FolderReader, kafka: KafkaSettings | None) -> None:
     folder = reader.folder
-    journal = folder / JOURNAL_FILE
+    journal = folder / CUTS_LOG_FILE
     if journal.exists():
         # Numbers that were used stay used: the next cut must not repeat one with other content.
-        kept = CutJournal(folder)
+        kept = CutsLog(folder)
         kept.close()
         cursor = read_cursor(folder)
         cursor.batch_seq = max(cursor.batch_seq, kept.next_batch_seq)
@@ -113,19 +113,14 @@ def _move(reader: FolderReader, kafka: KafkaSettings | None) -> None:
 def _folders_of_open_intent(root: Path) -> set[str]:
     """Return the folders in the batch that the embedded worker may not have finished.
 
-    Source: the line format of its journal, `crc json`; the last intent without a done counts.
+    Source: the line log that is its journal; the last intent without a done counts.
     """
-    path = embedded_dir(root) / "journal" / "intents.log"
     found: set[str] = set()
     try:
-        lines = path.read_bytes().splitlines()
+        content = read_log(embedded_dir(root) / "journal" / "intents.log")
     except OSError:
         return found
-    for line in lines:
-        crc, _, text = line.partition(b" ")
-        if crc != b"%08x" % zlib.crc32(text):
-            continue
-        fact = json.loads(text)
+    for fact in (*content.facts, content.unended or {}):
         if fact.get("k") == "intent":
             found = {cut[0] for cut in fact["cuts"]}
         elif fact.get("k") == "done":

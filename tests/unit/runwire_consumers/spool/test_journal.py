@@ -16,13 +16,13 @@ CUTS = [
 ]
 
 
-def opened(folder: Path) -> IntentJournal:
+def open_journal(folder: Path) -> IntentJournal:
     return IntentJournal(folder)
 
 
-def with_two_batches(folder: Path) -> tuple[Intent, Intent]:
+def write_two_batches(folder: Path) -> tuple[Intent, Intent]:
     """A journal with one done batch and one open intent."""
-    journal = opened(folder)
+    journal = open_journal(folder)
     first = journal.intend(100, CUTS)
     journal.done(first)
     second = journal.intend(200, CUTS[:1])
@@ -30,30 +30,30 @@ def with_two_batches(folder: Path) -> tuple[Intent, Intent]:
     return first, second
 
 
-def test_an_open_intent_comes_back_whole(tmp_path: Path) -> None:
+def test_open_intent_comes_back_whole(tmp_path: Path) -> None:
     """Token, stamp and every cut are the same in the next process."""
-    first, second = with_two_batches(tmp_path)
-    journal = opened(tmp_path)
+    first, second = write_two_batches(tmp_path)
+    journal = open_journal(tmp_path)
     assert journal.pending == second
     assert journal.notices == []
     assert first.token.partition(":")[0] == second.token.partition(":")[0] == journal.worker_id
     journal.done(second)
     journal.close()
-    journal = opened(tmp_path)
+    journal = open_journal(tmp_path)
     assert journal.pending is None
     assert journal.intend(1, CUTS).token not in (first.token, second.token)
     journal.close()
 
 
-def test_a_line_torn_at_every_byte_is_as_if_it_was_never_begun(tmp_path: Path) -> None:
-    """Whatever part of the last intent reached the disk, the journal is the one before it."""
-    with_two_batches(tmp_path)
+def test_intent_torn_at_every_byte_never_counted(tmp_path: Path) -> None:
+    """Whichever part of the last intent reached the disk, the journal is the one before it."""
+    write_two_batches(tmp_path)
     path = tmp_path / JOURNAL_FILE
     data = path.read_bytes()
     begin = data.rindex(b"\n", 0, -1) + 1
     for length in range(begin, len(data) - 1):
         path.write_bytes(data[:length])
-        journal = opened(tmp_path)
+        journal = open_journal(tmp_path)
         assert journal.pending is None
         assert len(journal.notices) == (1 if length > begin else 0)
         assert "torn" in "".join(journal.notices) or length == begin
@@ -62,18 +62,19 @@ def test_a_line_torn_at_every_byte_is_as_if_it_was_never_begun(tmp_path: Path) -
         assert next_token == f"{journal.worker_id}:2"  # never used: the torn intent did not return
 
 
-def test_only_the_newline_torn_still_counts(tmp_path: Path) -> None:
-    _, second = with_two_batches(tmp_path)
+def test_intent_that_misses_its_newline_still_counts(tmp_path: Path) -> None:
+    """It may have been inserted, and inserting it again under its token is harmless."""
+    _, second = write_two_batches(tmp_path)
     path = tmp_path / JOURNAL_FILE
     path.write_bytes(path.read_bytes()[:-1])
-    journal = opened(tmp_path)
+    journal = open_journal(tmp_path)
     assert journal.pending == second
     journal.close()
 
 
-def test_a_flipped_bit_is_told_and_tokens_are_never_reused(tmp_path: Path) -> None:
+def test_flipped_bit_is_reported_and_tokens_are_never_reused(tmp_path: Path) -> None:
     """Any single flipped bit: an intact intent is honoured, else none; a new worker id follows."""
-    first, second = with_two_batches(tmp_path)
+    first, second = write_two_batches(tmp_path)
     path = tmp_path / JOURNAL_FILE
     data = path.read_bytes()
     old_id = first.token.partition(":")[0]
@@ -82,7 +83,7 @@ def test_a_flipped_bit_is_told_and_tokens_are_never_reused(tmp_path: Path) -> No
         damaged = bytearray(data)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(bytes(damaged))
-        journal = opened(tmp_path)
+        journal = open_journal(tmp_path)
         assert len(journal.notices) == 1
         assert "damaged" in journal.notices[0]
         assert journal.worker_id != old_id
@@ -96,13 +97,13 @@ def test_a_flipped_bit_is_told_and_tokens_are_never_reused(tmp_path: Path) -> No
             kept.unlink()
 
 
-def test_a_lost_journal_is_told(tmp_path: Path) -> None:
+def test_lost_journal_is_reported_and_begins_a_new_id(tmp_path: Path) -> None:
     """Without the file a new id begins, since old batch numbers are unknown."""
-    with_two_batches(tmp_path)
-    old = opened(tmp_path)
+    write_two_batches(tmp_path)
+    old = open_journal(tmp_path)
     old.close()
     (tmp_path / JOURNAL_FILE).unlink()
-    journal = opened(tmp_path)
+    journal = open_journal(tmp_path)
     assert "is gone" in journal.notices[0]
     assert journal.pending is None
     assert journal.worker_id != old.worker_id
@@ -112,9 +113,9 @@ def test_a_lost_journal_is_told(tmp_path: Path) -> None:
 def test_compaction_keeps_the_file_small_and_the_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After thousands of batches the file is small and numbering goes on."""
+    """After hundreds of batches the file is small, and numbers continue where they were."""
     monkeypatch.setattr(journal_module, "COMPACT_BYTES", 2000)
-    journal = opened(tmp_path)
+    journal = open_journal(tmp_path)
     for _ in range(200):
         intent = journal.intend(1, CUTS)
         journal.done(intent)
@@ -122,14 +123,15 @@ def test_compaction_keeps_the_file_small_and_the_numbers(
     last = journal.intend(2, CUTS)
     journal.close()
     assert last.number == 201
-    again = opened(tmp_path)
+    again = open_journal(tmp_path)
     assert again.pending == last
     again.close()
 
 
-def test_a_second_worker_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    journal = opened(tmp_path)
+def test_second_worker_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    """The error names the holder's pid; once that one has closed, the next may open it."""
+    journal = open_journal(tmp_path)
     with pytest.raises(AlreadyRunning, match=r"another worker .* already reads this folder"):
-        opened(tmp_path)
+        open_journal(tmp_path)
     journal.close()
-    opened(tmp_path).close()
+    open_journal(tmp_path).close()
