@@ -44,6 +44,8 @@ class SeriesReader:
         self._bases: dict[int, int] = {}
         self._cutter = MetricCutter()
         self._listed = False
+        # Of the end of a segment: reported with the records that follow, or at the writer's end.
+        self._damages: list[Damage] = []
 
     def seek(self, seq: int, *, accepted: int) -> None:
         """Continue at `seq`, with `accepted` points delivered before it."""
@@ -57,6 +59,7 @@ class SeriesReader:
             os.close(self._scan.fd)
             self._scan = None
         self._listed = False
+        self._damages.clear()
 
     def next_cuts(self, batch_seq: int, *, writer_gone: bool) -> list[Cut]:
         """Return the next committed records as cuts; empty when there is nothing new.
@@ -71,11 +74,13 @@ class SeriesReader:
             start = scan.position
             records = scan.step(self.cut_bytes, sealed=following or writer_gone)
             fresh = self._fresh(records)
-            damages = tuple(scan.damages)
-            if fresh or damages:
-                scan.damages.clear()
+            self._damages += self._unreported(scan)
+            is_end = writer_gone and not following and not records
+            if fresh or (self._damages and is_end):
+                damages = tuple(self._damages)
+                self._damages.clear()
                 self._fdatasync(scan)
-                cuts = self._cuts(scan, fresh, damages, batch_seq)
+                cuts = self._cuts(fresh, damages, batch_seq)
                 if cuts:
                     cuts[-1] = replace(cuts[-1], spool_bytes=scan.position - start)
                     return cuts
@@ -94,8 +99,7 @@ class SeriesReader:
         while scan is not None:
             got = scan.step(CUT_BYTES, sealed=True)
             records += [r for r in self._fresh(got) if r.seq <= last_seq]
-            damages += [d for d in scan.damages if d.first_seq <= last_seq]
-            scan.damages.clear()
+            damages += [d for d in self._unreported(scan) if d.first_seq <= last_seq]
             if got and got[-1].seq < last_seq:
                 continue
             if got or records or not self._path(scan.number + 1).exists():
@@ -104,7 +108,7 @@ class SeriesReader:
             scan = self._scan
         if scan is None or not (records or damages):
             return []
-        return self._cuts(scan, records, tuple(damages), batch_seq)
+        return self._cuts(records, tuple(damages), batch_seq)
 
     def consumed_segments(self, committed: int) -> list[Path]:
         """Return the segments that lie wholly before `committed` and have a successor."""
@@ -163,14 +167,21 @@ class SeriesReader:
                 self._cutter.add(record)
         return [r for r in records if r.seq >= self.position]
 
+    def _unreported(self, scan: Scan) -> list[Damage]:
+        """Take the damages of a scan; those before the position were reported with their cuts."""
+        fresh = [d for d in scan.damages if d.first_seq + max(1, d.lost_records) > self.position]
+        scan.damages.clear()
+        return fresh
+
     def _cuts(
-        self, scan: Scan, records: list[SpoolRecord], damages: tuple[Damage, ...], batch_seq: int
+        self, records: list[SpoolRecord], damages: tuple[Damage, ...], batch_seq: int
     ) -> list[Cut]:
         if self.series == "metric":
             cuts = self._metric_cut(records, damages, batch_seq)
         else:
             cuts = self._event_cuts(records, damages)
-        self.position = max(self.position, records[-1].seq + 1 if records else scan.expected_seq)
+        # Damage alone ends a series: its cut takes the number after the last record.
+        self.position = (records[-1].seq if records else self.position) + 1
         return cuts
 
     def _metric_cut(

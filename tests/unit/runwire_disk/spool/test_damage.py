@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from runwire_disk.spool.cut import Cut
-from runwire_disk.spool.format import HEADER_BYTES
+from runwire_disk.spool.format import HEADER_BYTES, LAST_WORD
+from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import FolderReader
+from runwire_disk.spool.writer import SpoolWriter
 from support.spools import metric_log, new_writer
 
 CALLS = 400
@@ -140,3 +142,101 @@ def test_random_bytes_never_crash_the_reader(tmp_path: Path, seed: int) -> None:
         overwrite(segment, rng.randrange(0, 40_000), rng.randbytes(size))
     stored = sum(cut.points for cut in read(segment.parent))
     assert 0 <= stored <= 2 * CALLS
+
+
+def write_segments(root: Path, *, segments: int) -> SpoolWriter:
+    """A writer whose metric series fills this many segments."""
+    writer = new_writer(root)
+    log = metric_log(writer)
+    step = 0
+    while len(list(writer.folder.glob("metric-*.seg"))) < segments:
+        log.log({f"m{n}": float(step) for n in range(50)}, step)
+        step += 1
+    log.log({"last": 1.0}, step)
+    return writer
+
+
+def flip_last_record(segment: Path) -> None:
+    """Flip a bit in the last record of a segment."""
+    last = int.from_bytes(segment.read_bytes()[LAST_WORD * 8 : LAST_WORD * 8 + 8], "little")
+    overwrite(segment, last + 20, bytes([segment.read_bytes()[last + 20] ^ 1]))
+
+
+def deliver_all(folder: Path) -> list[Cut]:
+    """Read, commit and save until the reader is drained, as a worker does; no cut comes twice."""
+    reader = FolderReader(folder)
+    cuts: list[Cut] = []
+    for _ in range(100):
+        fresh = reader.cut()
+        cuts += fresh
+        for cut in fresh:
+            reader.advance(cut.series, cut.last_seq + 1, batch_seq=reader.batch_seq)
+        reader.save()
+        if not fresh and reader.drained:
+            break
+    else:
+        raise AssertionError("never drained")
+    reader.close()
+    return cuts
+
+
+@pytest.mark.parametrize("series", ["metric", "lifecycle"])
+def test_damaged_last_record_is_reported_once_and_the_folder_drains(
+    tmp_path: Path, series: str
+) -> None:
+    """Nothing follows it: one cut reports it, and neither this reader nor the next repeats it."""
+    writer = new_writer(tmp_path)
+    log = metric_log(writer)
+    for step in range(3):
+        log.log({"a": float(step)}, step)
+    for number in range(3):
+        writer.append_json("param", {"key": str(number), "value": "1"})
+    writer.close()
+    flip_last_record(writer.folder / f"{series}-00000001.seg")
+    cuts = deliver_all(writer.folder)
+    damages = [damage for cut in cuts for damage in cut.damage]
+    assert [damage.series for damage in damages] == [series]
+    assert [cut for cut in deliver_all(writer.folder) if cut.damage] == []
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+def test_damage_at_a_segment_s_end_travels_with_the_next_segment(
+    tmp_path: Path, restarts: bool
+) -> None:
+    """The damaged end is one report, its points are counted, and what follows is delivered."""
+    writer = write_segments(tmp_path, segments=3)
+    flip_last_record(writer.folder / "metric-00000001.seg")
+    reader = FolderReader(writer.folder)
+    cuts: list[Cut] = []
+    while fresh := reader.cut():
+        cuts += fresh
+        for cut in fresh:
+            reader.advance(cut.series, cut.last_seq + 1, batch_seq=cut.batch_seq + 1)
+        if restarts:
+            reader.save()
+            reader.close()
+            reader = FolderReader(writer.folder)
+    reader.close()
+    writer.close()
+    assert sum(cut.points_lost for cut in cuts) == 50
+    assert sum(cut.points + cut.points_lost for cut in cuts) == progress(writer.folder).accepted
+    assert len({damage for cut in cuts for damage in cut.damage if damage.size}) == 1
+    assert sum(damage.size > 0 for cut in cuts for damage in cut.damage) == 1
+
+
+def test_damaged_cut_is_rebuilt_with_its_damage(tmp_path: Path) -> None:
+    """A batch in doubt is the same again, its dead letter included, from a fresh reader."""
+    writer = write_segments(tmp_path, segments=3)
+    writer.close()
+    for number in (1, 3):
+        segment = writer.folder / f"metric-{number:08d}.seg"
+        flip_last_record(segment)
+    cuts = read(writer.folder)
+    assert sum(bool(cut.damage) for cut in cuts) == 2
+    for cut in cuts:
+        reader = FolderReader(writer.folder)
+        for before in cuts[: cuts.index(cut)]:
+            reader.replay(before.series, before.first_seq, before.last_seq, batch_seq=0)
+        again = reader.replay(cut.series, cut.first_seq, cut.last_seq, batch_seq=cut.batch_seq)
+        assert again == [cut]
+        reader.close()
