@@ -7,7 +7,6 @@ a flood of bad records is a broken deploy and not an accident.
 
 import base64
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Protocol
 from runwire_consumers.core.errors import DeadLetterLimit
 from runwire_consumers.core.source import Record
 from runwire_disk.files import replace_bytes
+from runwire_disk.spool.letters import letter_id
 from runwire_schemas.events import DeadLetter
 from runwire_store.folder.files import sync_folder
 
@@ -25,18 +25,16 @@ LETTERS_FILE = "letters.jsonl"
 LOCK_FILE = "letters.lock"
 
 
-def letter_id(record: Record) -> str:
-    """Return the id that the coordinates of a record determine."""
-    span = (record.offset, record.last_offset)
-    coordinates = [record.stream, record.partition, *span, record.index]
-    text = json.dumps(coordinates, ensure_ascii=True).encode()
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
-
-
 def letter_of(record: Record, reason: str, *, at_ns: int) -> DeadLetter:
     """Return the dead letter of one record."""
     return DeadLetter(
-        id=letter_id(record),
+        id=letter_id(
+            stream=record.stream,
+            partition=record.partition,
+            first=record.offset,
+            last=record.last_offset,
+            index=record.index,
+        ),
         stream=record.stream,
         partition=record.partition,
         offset=record.offset,
@@ -119,8 +117,8 @@ class MemoryDeadLetters:
     def remove(self, ids: set[str]) -> int:
         """Forget these letters."""
         found = self.letters.keys() & ids
-        for letter_id in found:
-            del self.letters[letter_id]
+        for gone in found:
+            del self.letters[gone]
         return len(found)
 
 

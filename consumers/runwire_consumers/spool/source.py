@@ -5,10 +5,10 @@ offsets are the spool's sequence numbers. What was polled and not yet committed 
 so that an intent can name every cut it holds and a restart can rebuild exactly those.
 """
 
-import json
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from runwire_consumers.core.clock import Clock, SystemClock
@@ -19,6 +19,7 @@ from runwire_consumers.spool.folders import Folders
 from runwire_consumers.spool.journal import CutRange, Intent, Journal
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.format import SpoolBusy, SpoolError
+from runwire_disk.spool.letters import LOSS_INDEX, loss_of, partition_of
 from runwire_disk.spool.reader import FolderReader
 
 _log = logging.getLogger("runwire.spool")
@@ -178,7 +179,7 @@ class SpoolSource:
     def _enter(self, folder: str, cut: Cut, stamp_ns: int) -> None:
         span = (cut.first_seq, cut.last_seq, cut.batch_seq)
         entry = CutRange(folder, cut.writer, cut.series, *span)
-        self._book.setdefault(_partition(cut), deque()).append((entry, stamp_ns))
+        self._book.setdefault(partition_of(cut), deque()).append((entry, stamp_ns))
 
     def _present(self, intent: Intent) -> dict[CutRange, FolderReader]:
         present: dict[CutRange, FolderReader] = {}
@@ -229,30 +230,29 @@ class SpoolSource:
         self._intent = None
 
 
-def _partition(cut: Cut) -> str:
-    return f"{cut.writer}/{cut.series}"
-
-
 def _records(cut: Cut, append_at_ns: int) -> Iterator[Record]:
-    """Yield the record of a cut, and one for the damage found in it."""
-    key = cut.writer.encode()
-    place = (_partition(cut), cut.first_seq, cut.last_seq, append_at_ns)
+    """Yield the record of a cut, and one about its losses, which becomes a dead letter."""
+    record = Record(
+        stream=cut.kind,
+        partition=partition_of(cut),
+        offset=cut.first_seq,
+        last_offset=cut.last_seq,
+        append_at_ns=append_at_ns,
+        value=cut.value,
+        key=cut.writer.encode(),
+        points=cut.points,
+    )
     if cut.value:
-        yield Record(cut.kind, *place, cut.value, key, cut.points)
-    if cut.damage or cut.points_lost or not cut.value:
-        reasons = [damage.reason for damage in cut.damage]
-        kept = [
-            {
-                "segment": damage.segment,
-                "offset": damage.offset,
-                "size": damage.size,
-                "data": damage.data.hex(),
-            }
-            for damage in cut.damage
-        ]
-        why = "; ".join(reasons) or f"{cut.points_lost} points before seq {cut.last_seq} are lost"
-        value = json.dumps(kept).encode()
-        yield Record(cut.kind, *place, value, key, cut.points_lost, why, 1)
+        yield record
+    loss = loss_of(cut)
+    if loss is not None:
+        yield replace(
+            record,
+            value=loss.evidence,
+            points=loss.points,
+            damage=loss.reason,
+            index=LOSS_INDEX,
+        )
 
 
 def _merged(cuts: Iterable[CutRange]) -> list[CutRange]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runwire_agent.ship.broker import Broker, Failure
 from runwire_agent.ship.folders import Accepts
-from runwire_agent.ship.schema_ids import value_of
+from runwire_agent.ship.messages import schema_ids
 from runwire_agent.ship.shipper import IN_FLIGHT_BYTES_MAX, Shipper
 from runwire_agent.state import StateFile
 from runwire_schemas.connections.kafka import KafkaSettings
@@ -47,7 +47,7 @@ class Delivery:
             kafka.destination,
             broker,
             accepts=accepts,
-            value_of=value_of(registry_url, kafka.topic_prefix),
+            value_of=schema_ids(registry_url, kafka.topic_prefix),
         )
         self._state, self._stay_s = state, stay_s
         self._trouble: Failure | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from runwire_agent.ship.broker import Broker, Failure
 from runwire_agent.ship.cuts_log import BatchRange
-from runwire_agent.ship.messages import ValueOf, as_bundled
+from runwire_agent.ship.messages import ValueOf, keep_bundled_id
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.series_reader import CUT_BYTES
 
@@ -22,7 +22,7 @@ class Outbox:
     """What all folders of one shipper share: the broker, and how much is under way."""
 
     broker: Broker
-    value_of: ValueOf = as_bundled
+    value_of: ValueOf = keep_bundled_id
     bytes: int = 0
     delivered: int = 0
     points: int = 0

@@ -1,74 +1,57 @@
-"""Cuts of a spool folder as messages: the record itself, and a dead letter for what is damaged."""
+"""Messages of cuts: the record itself, a dead letter about its losses, and their schema ids."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 
 from runwire_agent.ship.broker import Message
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.format import Meta
+from runwire_disk.spool.letters import Loss, letter_about, loss_of
 from runwire_schemas import codec
-from runwire_schemas.events import DeadLetter
+from runwire_schemas.registry import Registry, with_id
 
-__all__ = ["ValueOf", "as_bundled", "letter", "messages_of"]
+__all__ = ["ValueOf", "keep_bundled_id", "letter_message", "messages_of", "schema_ids"]
 
 ValueOf = Callable[[str, bytes], bytes]
-"""Returns a value of a kind with the schema id in its header that readers shall see."""
+"""Rewrites the header of a kind's value to the schema id that readers shall see."""
 
 
-def as_bundled(kind: str, value: bytes) -> bytes:  # noqa: ARG001 - one signature for all
+def keep_bundled_id(kind: str, value: bytes) -> bytes:  # noqa: ARG001 - one signature for all
     """Leave the bundled schema id: every reader of ours knows it without a registry."""
     return value
 
 
+def schema_ids(registry_url: str | None, topic_prefix: str) -> ValueOf:
+    """Return the rewriter to a registry's ids; without a registry the bundled ids stay.
+
+    While the registry does not answer, its ids are the bundled ones.
+    """
+    if not registry_url:
+        return keep_bundled_id
+    registry = Registry(registry_url, prefix=topic_prefix)
+
+    def set_registered_id(kind: str, value: bytes) -> bytes:
+        return with_id(value, registry.ids()[kind])
+
+    return set_registered_id
+
+
 def messages_of(cut: Cut, meta: Meta, value_of: ValueOf) -> list[Message]:
     """Return the messages that a cut becomes; at least one."""
-    key = cut.writer.encode()
-    found: list[Message] = []
+    messages: list[Message] = []
     if cut.value:
-        found.append(Message(cut.kind, key, value_of(cut.kind, cut.value), cut.points))
-    if cut.damage or cut.points_lost or not cut.value:
-        reasons = [damage.reason for damage in cut.damage]
-        kept = [
-            {
-                "segment": damage.segment,
-                "offset": damage.offset,
-                "size": damage.size,
-                "data": damage.data.hex(),
-            }
-            for damage in cut.damage
-        ]
-        reason = (
-            "; ".join(reasons) or f"{cut.points_lost} points before seq {cut.last_seq} are lost"
-        )
-        rest = json.dumps(kept).encode()
-        found.append(letter(cut, meta, value_of, reason=reason, value=rest, points=cut.points_lost))
-    return found
+        value = value_of(cut.kind, cut.value)
+        messages.append(Message(cut.kind, cut.writer.encode(), value, cut.points))
+    loss = loss_of(cut)
+    if loss is not None:
+        messages.append(letter_message(cut, meta, loss, value_of))
+    return messages
 
 
-def letter(
-    cut: Cut, meta: Meta, value_of: ValueOf, *, reason: str, value: bytes, points: int
-) -> Message:
-    """Return a dead letter about records of the spool; the same records give the same id."""
-    partition = f"{cut.writer}/{cut.series}"
-    coordinates = [cut.kind, partition, cut.first_seq, cut.last_seq, 1]
-    text = json.dumps(coordinates, ensure_ascii=True).encode()
-    event = DeadLetter(
-        id=hashlib.blake2b(text, digest_size=16).hexdigest(),
-        stream=cut.kind,
-        partition=partition,
-        offset=cut.first_seq,
-        last_offset=cut.last_seq,
-        at_ns=time.time_ns(),
-        reason=reason,
-        points=points,
-        key=cut.writer.encode(),
-        value=value,
-        project=meta.project,
-        run_id=meta.run_id,
-    )
-    encoded = value_of("deadletter", codec.encode(event))
-    return Message("deadletter", cut.writer.encode(), encoded, points)
+def letter_message(cut: Cut, meta: Meta, loss: Loss, value_of: ValueOf) -> Message:
+    """Return the message of a dead letter about a cut."""
+    letter = letter_about(cut, meta, loss, at_ns=time.time_ns())
+    value = value_of("deadletter", codec.encode(letter))
+    return Message("deadletter", letter.key, value, letter.points)

@@ -10,9 +10,10 @@ from pathlib import Path
 from runwire_agent.ship.broker import GIVEN_UP, TOO_LARGE, Failure, Message
 from runwire_agent.ship.cuts_log import BatchRange, CutsLog
 from runwire_agent.ship.in_flight import RETRY_S, Lane, Outbox, Sent
-from runwire_agent.ship.messages import letter, messages_of
+from runwire_agent.ship.messages import letter_message, messages_of
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.format import SERIES, SpoolError
+from runwire_disk.spool.letters import Loss
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import FolderReader
 
@@ -217,10 +218,8 @@ class Shipment:
         self._outbox.set_aside += 1
         sent = Sent(cut)
         lane.sent.append(sent)
-        about = letter(
-            cut, self.meta, self._outbox.value_of, reason=reason, value=b"", points=cut.points
-        )
-        self._produce(sent, about)
+        loss = Loss(reason=reason, points=cut.points)
+        self._produce(sent, letter_message(cut, self.meta, loss, self._outbox.value_of))
 
     def _restart(self, name: str, lane: Lane) -> None:
         lane.is_failed = False

@@ -10,7 +10,7 @@ from pathlib import Path
 from runwire_agent.ship.broker import DENIED, SILENT, UNUSABLE, Broker, Failure
 from runwire_agent.ship.folders import Accepts, ShippedFolders
 from runwire_agent.ship.in_flight import Outbox
-from runwire_agent.ship.messages import ValueOf, as_bundled
+from runwire_agent.ship.messages import ValueOf, keep_bundled_id
 
 __all__ = ["Shipper"]
 
@@ -42,7 +42,7 @@ class Shipper:
         broker: Broker,
         *,
         accepts: Accepts | None = None,
-        value_of: ValueOf = as_bundled,
+        value_of: ValueOf = keep_bundled_id,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.outbox = Outbox(broker, value_of)

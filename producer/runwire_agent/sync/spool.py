@@ -9,7 +9,7 @@ from typing import Any
 
 from runwire_agent.agent import Agent
 from runwire_agent.ship.broker import Broker
-from runwire_agent.ship.schema_ids import value_of
+from runwire_agent.ship.messages import schema_ids
 from runwire_agent.ship.shipper import Shipper
 from runwire_agent.sync.outbox import OutboxSync
 from runwire_disk.host import boot_id, hostname
@@ -51,7 +51,7 @@ class Sync:
             kafka.destination,
             broker,
             accepts=self._accepts,
-            value_of=value_of(settings.schema_registry_url, kafka.topic_prefix),
+            value_of=schema_ids(settings.schema_registry_url, kafka.topic_prefix),
         )
         self.outbox = OutboxSync(settings, kafka, new_broker=new_broker)
 

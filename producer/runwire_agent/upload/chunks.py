@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runwire_agent.ship.broker import UNREACHABLE, Broker, Message
-from runwire_agent.ship.messages import ValueOf, as_bundled
+from runwire_agent.ship.messages import ValueOf, keep_bundled_id
 from runwire_agent.upload.contents import contents_of, hashed_entry, manifest_of, told_entry
 from runwire_agent.upload.errors import NotNow, UploadFailed
 from runwire_agent.upload.flight import Flight
@@ -37,7 +37,7 @@ class ChunkRoute:
     """Ships requests to the brokers of this agent. Threads: one."""
 
     def __init__(
-        self, new_broker: Callable[[], Broker], pace: Pace, *, value_of: ValueOf = as_bundled
+        self, new_broker: Callable[[], Broker], pace: Pace, *, value_of: ValueOf = keep_bundled_id
     ) -> None:
         self._new_broker, self._pace, self._value_of = new_broker, pace, value_of
         self._broker: Broker | None = None

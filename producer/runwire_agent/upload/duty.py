@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runwire_agent.own_spool import OwnSpool
 from runwire_agent.ship.broker import Broker
-from runwire_agent.ship.schema_ids import value_of
+from runwire_agent.ship.messages import schema_ids
 from runwire_agent.state import StateFile
 from runwire_agent.upload.chunks import ChunkRoute
 from runwire_agent.upload.direct import DirectRoute
@@ -177,7 +177,7 @@ def routes_of(
     def made(pace: Pace) -> Mapping[str, Route]:
         routes: dict[str, Route] = {DIRECT: DirectRoute(Stores(root, s3), pace)}
         if kafka is not None:
-            value = value_of(registry_url, kafka.topic_prefix)
+            value = schema_ids(registry_url, kafka.topic_prefix)
             routes[KAFKA] = ChunkRoute(new_broker or content_broker, pace, value_of=value)
         return routes
 
