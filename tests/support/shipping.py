@@ -34,17 +34,17 @@ class ShippingRig:
         self.writers: list[SpoolWriter] = []
         self.broker, self.shipper = self._new()
 
-    def _new(self) -> tuple[MemoryBroker, Shipper]:
-        broker = MemoryBroker(self.cluster)
+    def _new(self, queue_bytes: int = 64 << 20) -> tuple[MemoryBroker, Shipper]:
+        broker = MemoryBroker(self.cluster, queue_bytes=queue_bytes)
         shipper = Shipper(self.root, KAFKA.destination, broker, monotonic_s=lambda: self.now_s)
         return broker, shipper
 
-    def start(self) -> None:
-        self.broker, self.shipper = self._new()
+    def start(self, *, queue_bytes: int = 64 << 20) -> None:
+        self.broker, self.shipper = self._new(queue_bytes)
 
     def kill(self) -> None:
         """End without saving anything: the kernel frees the locks, what was sent stays sent."""
-        for shipment in self.shipper.folders.shipments.values():
+        for shipment in self.shipper.folders.readers():
             shipment.close()
 
     def writer(self, **overrides: Any) -> tuple[SpoolWriter, MetricLog]:

@@ -9,15 +9,18 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from runwire_consumers.core.clock import Clock, SystemClock
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_consumers.spool.folders import Folders
 from runwire_consumers.spool.journal import CutRange, Intent, Journal
+from runwire_disk.paths import spool_dir
 from runwire_disk.spool.cut import Cut
+from runwire_disk.spool.destination import LOCAL
+from runwire_disk.spool.folder_set import MUCH_BYTES, FolderSet, LookPace
 from runwire_disk.spool.format import SpoolBusy, SpoolError
 from runwire_disk.spool.letters import LOSS_INDEX, loss_of, partition_of
 from runwire_disk.spool.reader import FolderReader
@@ -25,12 +28,9 @@ from runwire_disk.spool.reader import FolderReader
 _log = logging.getLogger("runwire.spool")
 
 METRIC_SERIES = "metric"
-POLL_S = 0.1  # how often an idle spool is looked at
-GATHER_S = 0.25  # after little news, wait for more: each cut costs a row of bookkeeping
-MUCH_BYTES = 128 * 1024  # after a look at this much the next one is worth while at once
+READ_GATHER_S = 0.25  # each cut costs a row of bookkeeping
+READ_REST_S_MAX = 0.5  # news must be seen within a second
 POINTS_MAX = 1_000_000  # of one poll: about one batch
-IDLE_SHARE = 3  # rest so many times as long as a look took ...
-REST_S_MAX = 0.5  # ... but not longer than this: news must be seen within a second
 
 
 class SpoolSource:
@@ -50,14 +50,20 @@ class SpoolSource:
     ) -> None:
         self._journal = journal
         self._clock = clock or SystemClock()
-        self._folders = Folders(root, self._clock)
+        self._spool = spool_dir(root)
+        self._folders = FolderSet(
+            root,
+            FolderReader,
+            is_mine=lambda _folder, meta: meta.route == LOCAL,
+            monotonic_s=self._clock.monotonic_s,
+        )
         self._save_every = save_every
         self._commits = 0
         self._unsaved: set[str] = set()
         self._book: dict[str, deque[tuple[CutRange, int]]] = {}
         self._intent: Intent | None = None
         self._is_paused = False
-        self._look_s = float("-inf")
+        self._pace = LookPace(READ_GATHER_S, READ_REST_S_MAX)
 
     def poll(self, timeout_s: float) -> list[Record]:
         """Return new cuts, none while an intent is pending. Blocks: at most `timeout_s`."""
@@ -67,7 +73,7 @@ class SpoolSource:
         end_s = self._clock.monotonic_s() + timeout_s
         while True:
             now_s = self._clock.monotonic_s()
-            if now_s >= self._look_s:
+            if now_s >= self._pace.next_s:
                 self._folders.rescan()
                 records = self._gather(now_s)
                 if records:
@@ -75,7 +81,7 @@ class SpoolSource:
             left_s = end_s - self._clock.monotonic_s()
             if left_s <= 0:
                 return []
-            self._clock.sleep(min(left_s, max(0.0, self._look_s - self._clock.monotonic_s())))
+            self._clock.sleep(min(left_s, max(0.0, self._pace.next_s - self._clock.monotonic_s())))
 
     def pending(self) -> list[Pending]:
         """Return the open intent with its records rebuilt.
@@ -136,7 +142,7 @@ class SpoolSource:
                 entries.popleft()
             if not entries:
                 self._book.pop(partition, None)
-        present = {cut: self._folders.get(cut.folder) for cut in self._intent.cuts}
+        present = {cut: self._folders.get(self._spool / cut.folder) for cut in self._intent.cuts}
         self._settle(self._intent, {c: r for c, r in present.items() if r is not None})
 
     def pause(self) -> None:
@@ -156,36 +162,41 @@ class SpoolSource:
         records: list[Record] = []
         points = size = 0
         while points < POINTS_MAX:
-            found = self._folders.sweep()
+            cuts: list[tuple[str, Cut]] = []
+            self._folders.visit(partial(_read_folder, cuts))
             now_ns = self._clock.unix_ns()
-            news = 0
-            for name, cuts in found:
-                for cut in cuts:
-                    records += _records(cut, now_ns)
-                    self._enter(name, cut, now_ns)
-                    points += cut.points
-                    news += cut.spool_bytes
+            for name, cut in cuts:
+                records += _records(cut, now_ns)
+                self._enter(name, cut, now_ns)
+                points += cut.points
+            news = sum(cut.spool_bytes for _, cut in cuts)
             size += news
             if news < MUCH_BYTES:
                 break
-        end_s = self._clock.monotonic_s()
-        if size >= MUCH_BYTES:
-            self._look_s = end_s
-        else:
-            took_s = min(REST_S_MAX, IDLE_SHARE * (end_s - begin_s))
-            self._look_s = end_s + max(GATHER_S if records else POLL_S, took_s)
+        self._pace.note(
+            begin_s=begin_s,
+            end_s=self._clock.monotonic_s(),
+            has_news=bool(records),
+            news_bytes=size,
+        )
         return records
 
     def _enter(self, folder: str, cut: Cut, stamp_ns: int) -> None:
-        span = (cut.first_seq, cut.last_seq, cut.batch_seq)
-        entry = CutRange(folder, cut.writer, cut.series, *span)
+        entry = CutRange(
+            folder=folder,
+            writer=cut.writer,
+            series=cut.series,
+            first_seq=cut.first_seq,
+            last_seq=cut.last_seq,
+            batch_seq=cut.batch_seq,
+        )
         self._book.setdefault(partition_of(cut), deque()).append((entry, stamp_ns))
 
     def _present(self, intent: Intent) -> dict[CutRange, FolderReader]:
         present: dict[CutRange, FolderReader] = {}
         for cut in intent.cuts:
             try:
-                present[cut] = self._folders.open(cut.folder)
+                present[cut] = self._folders.hold(self._spool / cut.folder)
             except SpoolBusy as error:
                 raise Retryable(0.5, f"batch {intent.token} must be written first: {error}") from (
                     error
@@ -222,12 +233,25 @@ class SpoolSource:
             self._unsaved.add(cut.folder)
         self._commits += 1
         if self._commits % self._save_every == 0:
-            for name in self._unsaved:
-                if self._folders.get(name) is not None:
-                    self._folders.save(name)
+            for folder in (self._spool / name for name in self._unsaved):
+                if self._folders.get(folder) is not None:
+                    self._folders.save(folder)
             self._unsaved.clear()
         self._journal.done(intent)
         self._intent = None
+
+
+def _read_folder(cuts: list[tuple[str, Cut]], reader: FolderReader) -> int:
+    """Add the next cuts of a folder; return their number."""
+    try:
+        fresh = reader.cut()
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        error.add_note(f"while reading spool folder {reader.folder}")
+        raise
+    cuts += [(reader.folder.name, cut) for cut in fresh]
+    return len(fresh)
 
 
 def _records(cut: Cut, append_at_ns: int) -> Iterator[Record]:

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 from runwire_agent.ship.broker import Broker, Failure
-from runwire_agent.ship.folders import Accepts
 from runwire_agent.ship.messages import schema_ids
 from runwire_agent.ship.shipper import IN_FLIGHT_BYTES_MAX, Shipper
 from runwire_agent.state import StateFile
+from runwire_disk.spool.folder_set import Accepts
 from runwire_schemas.connections.kafka import KafkaSettings
 
 __all__ = ["Delivery"]
@@ -89,12 +89,12 @@ class Delivery:
     @property
     def is_behind(self) -> bool:
         """Whether more is under way than a live trainer makes: uploads make way."""
-        return self.shipper.outbox.bytes >= BEHIND_BYTES
+        return self.shipper.in_flight.bytes >= BEHIND_BYTES
 
     def abandon(self) -> None:
         """Leave everything to the parent process, in a forked child of it."""
         self.broker.abandon()
-        self.shipper.folders.abandon()
+        self.shipper.folders.close()
 
     def tell(self, *, at_once: bool = False) -> None:
         """Log a cause once, and its end; write the state file when it changed or is old."""
@@ -116,6 +116,6 @@ class Delivery:
             cause=trouble.kind if trouble else "",
             sentence=trouble.sentence if trouble else "",
             since_ns=self._since_ns,
-            delivered=self.shipper.outbox.delivered,
-            set_aside=self.shipper.outbox.set_aside,
+            delivered=self.shipper.in_flight.delivered,
+            set_aside=self.shipper.in_flight.set_aside,
         )

@@ -1,49 +1,92 @@
-"""Ships one spool folder: cuts go out in order, acknowledged ones move the folder's cursor."""
+"""Shipment of one spool folder: cuts go out in order, acknowledged ones move its cursor."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from runwire_agent.ship.broker import GIVEN_UP, TOO_LARGE, Failure, Message
+from runwire_agent.ship.broker import GIVEN_UP, TOO_LARGE, Broker, Failure, Message
 from runwire_agent.ship.cuts_log import BatchRange, CutsLog
-from runwire_agent.ship.in_flight import RETRY_S, Lane, Outbox, Sent
-from runwire_agent.ship.messages import letter_message, messages_of
+from runwire_agent.ship.messages import ValueOf, keep_bundled_id, letter_message, messages_of
 from runwire_disk.spool.cut import Cut
-from runwire_disk.spool.format import SERIES, SpoolError
+from runwire_disk.spool.format import OVERSIZED_GLOB, SERIES, SpoolError, oversized_name
 from runwire_disk.spool.letters import Loss
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import FolderReader
+from runwire_disk.spool.series_reader import CUT_BYTES
 
-__all__ = ["OVERSIZED", "Shipment"]
+__all__ = ["InFlight", "Shipment"]
 
 _log = logging.getLogger("runwire.agent")
 
 METRIC = "metric"
-# Where records end that no broker takes: kept in the folder, for people.
-OVERSIZED = "oversized-{series}-{seq}.bin"
-RETRY_S_MAX = 30.0
+# Between two offers of a series that its topic refuses; doubled each time.
+REFUSED_RETRY_S, REFUSED_RETRY_S_MAX = 1.0, 30.0
+# A series refused for longer than this is stuck.
+STUCK_RETRY_S = 8 * REFUSED_RETRY_S
+RESEND_S = 0.1  # before records are offered again for another reason than a refusal
 REPLAYS_AT_ONCE = 8
-STUCK_RETRY_S = 8 * RETRY_S
 CUT_BYTES_MIN = 1024
-AGAIN_S = 0.1  # before the same records are offered again for another reason than a refusal
 # How long a full queue of the producer is waited for: 5 s.
-FULL_POLLS, FULL_POLL_S = 100, 0.05
+QUEUE_FULL_POLLS, QUEUE_FULL_POLL_S = 100, 0.05
+
+
+@dataclass(slots=True)
+class InFlight:
+    """State that all folders of one shipper share: the broker, and the counts of cuts sent to it.
+
+    Units: `bytes` and `batch_bytes_wanted` of values, `cut_bytes` of spool in one metric cut.
+    """
+
+    broker: Broker
+    value_of: ValueOf = keep_bundled_id
+    bytes: int = 0
+    delivered: int = 0
+    points: int = 0
+    set_aside: int = 0
+    refused: dict[str, Failure] = field(default_factory=dict)  # by kind, until it is taken again
+    batch_bytes_wanted: int | None = None
+    cut_bytes: int = CUT_BYTES  # less once a topic refused one
+
+
+@dataclass(slots=True, eq=False)
+class _Sent:
+    """A cut in flight; `waiting` messages of it are not reported yet."""
+
+    cut: Cut
+    waiting: int = 0
+    failure: Failure | None = None
+    kind: str = ""
+    value_bytes: int = 0
+    is_replayed: bool = False
+
+
+@dataclass(slots=True)
+class _SeriesInFlight:
+    """One series of the folder: its unacknowledged cuts, and the cuts to send again first."""
+
+    sent: deque[_Sent] = field(default_factory=deque)
+    again: deque[BatchRange] = field(default_factory=deque)
+    is_failed: bool = False
+    retry_at_s: float = 0.0
+    retry_s: float = REFUSED_RETRY_S
 
 
 class Shipment:
-    """The one reader of a spool folder, on its way to the brokers.
+    """The one reader of a spool folder whose records are sent to brokers.
 
-    Raises: SpoolBusy when another process reads the folder, SpoolError when it is none, OSError.
+    Raises: SpoolBusy when another process reads the folder, SpoolError when it is no spool folder,
+    OSError.
     """
 
-    def __init__(self, folder: Path, outbox: Outbox) -> None:
+    def __init__(self, folder: Path, in_flight: InFlight) -> None:
         self.folder = folder
         self.reader = FolderReader(folder)
         self.meta = self.reader.meta
-        self._outbox = outbox
+        self._in_flight = in_flight
         try:
             self._cuts_log = CutsLog(folder)
         except OSError:
@@ -51,42 +94,52 @@ class Shipment:
             raise
         for notice in self._cuts_log.notices:
             _log.warning("%s", notice)
-        self._lanes = {name: Lane() for name in SERIES}
+        self._series = {name: _SeriesInFlight() for name in SERIES}
         self.is_unsaved = False
+        # The last look had news, or there was none yet.
+        self.is_unseen = True
         self._replayed_to = 0
         self._aim = (0, 0)  # accepted points to reach, looks since
         self._begin_metrics()
-        # Sent by another process, which alone could have seen what became of them.
-        self._in_doubt = frozenset(self._lanes[METRIC].again)
+        # _Sent by another process, which alone could have seen what became of them.
+        self._in_doubt = frozenset(self._series[METRIC].again)
 
     @property
     def is_behind(self) -> bool:
         """Tell whether something that was read is not delivered."""
-        return any(lane.sent or lane.again or lane.is_failed for lane in self._lanes.values())
+        return any(
+            series.sent or series.again or series.is_failed for series in self._series.values()
+        )
+
+    @property
+    def drained(self) -> bool:
+        """Tell whether the writer is gone and everything it committed is delivered."""
+        return self.reader.drained and not self.is_behind
 
     @property
     def is_stuck(self) -> bool:
         """Tell whether metrics have been refused for a while and nothing else is under way."""
-        metrics = self._lanes[METRIC]
+        metrics = self._series[METRIC]
         is_resting = metrics.is_failed and metrics.retry_s >= STUCK_RETRY_S
-        return is_resting and not any(lane.sent for lane in self._lanes.values())
+        return is_resting and not any(series.sent for series in self._series.values())
 
     def aim(self) -> None:
         """Remember how far the writer is now, for `has_reached`. Raises: OSError."""
+        self.is_unseen = True
         self._aim = (progress(self.folder).accepted, 0)
 
     @property
     def has_reached(self) -> bool:
-        """Tell whether everything written before `aim` was read, while its writer goes on."""
+        """Tell whether everything written before `aim` was read, while its writer lives."""
         accepted, looks = self._aim
         if self.reader.writer_gone:
-            return False  # then it is read to its end, and goes
-        return looks > 1 and self.reader.accepted >= accepted and not self._lanes[METRIC].again
+            return False  # then it is read to its end, and deleted
+        return looks > 1 and self.reader.accepted >= accepted and not self._series[METRIC].again
 
     @property
     def has_oversized(self) -> bool:
-        """Tell whether records lie here that no broker takes."""
-        return any(self.folder.glob(OVERSIZED.format(series="*", seq="*")))
+        """Tell whether the folder keeps records that no broker takes."""
+        return any(self.folder.glob(OVERSIZED_GLOB))
 
     def take(self) -> int:
         """Send the next cuts; return how far the spool was read, in bytes.
@@ -94,35 +147,37 @@ class Shipment:
         Blocks: one fdatasync of the cuts log. Raises: FileNotFoundError when the folder is gone.
         """
         self._aim = (self._aim[0], self._aim[1] + 1)
-        metrics = self._lanes[METRIC]
-        ready = [name for name, lane in self._lanes.items() if not lane.is_failed]
+        metrics = self._series[METRIC]
+        ready = [name for name, series in self._series.items() if not series.is_failed]
         replayed = 0
         if metrics.again and METRIC in ready:
             replayed = self._replay(metrics)
             ready.remove(METRIC)
-        self.reader.limit_cuts(self._outbox.cut_bytes)
+        self.reader.limit_cuts(self._in_flight.cut_bytes)
         cuts = self.reader.cut(ready)
         fresh = [cut for cut in cuts if cut.series == METRIC]
         if fresh:
             self._cuts_log.add(BatchRange(c.first_seq, c.last_seq, c.batch_seq) for c in fresh)
         for cut in cuts:
             self._send(cut)
-        return replayed + sum(cut.spool_bytes for cut in cuts)
+        news = replayed + sum(cut.spool_bytes for cut in cuts)
+        self.is_unseen = bool(news) or self.is_behind
+        return news
 
     def settle(self, now_s: float) -> None:
         """Advance past what has been acknowledged; offer again what was refused, after a while."""
-        for name, lane in self._lanes.items():
-            while lane.sent and not lane.sent[0].waiting and lane.sent[0].failure is None:
-                cut = lane.sent.popleft().cut
+        for name, series in self._series.items():
+            while series.sent and not series.sent[0].waiting and series.sent[0].failure is None:
+                cut = series.sent.popleft().cut
                 self.reader.advance(name, cut.last_seq + 1, batch_seq=cut.batch_seq + 1)
-                lane.retry_s = RETRY_S
+                series.retry_s = REFUSED_RETRY_S
                 self.is_unsaved = True
-            if not lane.is_failed:
+            if not series.is_failed:
                 continue
-            if lane.sent and not any(sent.waiting for sent in lane.sent):
-                self._refused(name, lane, now_s)
-            if not lane.sent and now_s >= lane.retry_at_s:
-                self._restart(name, lane)
+            if series.sent and not any(sent.waiting for sent in series.sent):
+                self._refused(name, series, now_s)
+            if not series.sent and now_s >= series.retry_at_s:
+                self._restart(name, series)
 
     def save(self) -> None:
         """Write the cursor and delete what it covers. Raises: OSError."""
@@ -142,58 +197,58 @@ class Shipment:
         self.reader.close()
 
     def _send(self, cut: Cut, *, is_replayed: bool = False) -> None:
-        sent = Sent(cut, is_replayed=is_replayed)
-        self._lanes[cut.series].sent.append(sent)
-        for message in messages_of(cut, self.meta, self._outbox.value_of):
+        sent = _Sent(cut, is_replayed=is_replayed)
+        self._series[cut.series].sent.append(sent)
+        for message in messages_of(cut, self.meta, self._in_flight.value_of):
             self._produce(sent, message)
 
-    def _produce(self, sent: Sent, message: Message) -> None:
+    def _produce(self, sent: _Sent, message: Message) -> None:
         size = len(message.value)
         sent.waiting += 1
         sent.value_bytes = max(sent.value_bytes, size)
-        self._outbox.bytes += size
+        self._in_flight.bytes += size
         done = partial(self._done, sent, message)
-        for _ in range(FULL_POLLS):
-            if self._outbox.broker.produce(message, done):
+        for _ in range(QUEUE_FULL_POLLS):
+            if self._in_flight.broker.produce(message, done):
                 return
-            self._outbox.broker.poll(FULL_POLL_S)
+            self._in_flight.broker.poll(QUEUE_FULL_POLL_S)
         done(Failure(GIVEN_UP, "the producer's queue stayed full"))
 
-    def _done(self, sent: Sent, message: Message, failure: Failure | None) -> None:
+    def _done(self, sent: _Sent, message: Message, failure: Failure | None) -> None:
         sent.waiting -= 1
-        self._outbox.bytes -= len(message.value)
+        self._in_flight.bytes -= len(message.value)
         if failure is None:
-            self._outbox.delivered += 1
-            self._outbox.points += message.points
-            self._outbox.refused.pop(message.kind, None)
+            self._in_flight.delivered += 1
+            self._in_flight.points += message.points
+            self._in_flight.refused.pop(message.kind, None)
         else:
             sent.failure, sent.kind = failure, message.kind
-            self._lanes[sent.cut.series].is_failed = True
+            self._series[sent.cut.series].is_failed = True
 
-    def _refused(self, name: str, lane: Lane, now_s: float) -> None:
+    def _refused(self, name: str, series: _SeriesInFlight, now_s: float) -> None:
         """Decide what becomes of a series whose first unacknowledged cut was not taken.
 
         Everything behind it is read again, byte for byte the same, delivered or not.
         """
-        head = lane.sent[0]
-        failure, lane.retry_at_s = head.failure, now_s + AGAIN_S
-        lane.sent.clear()
+        head = series.sent[0]
+        failure, series.retry_at_s = head.failure, now_s + RESEND_S
+        series.sent.clear()
         if failure is None or failure.kind == GIVEN_UP:
-            return  # the shipper goes on when brokers can be reached
+            return  # the shipper resumes when brokers can be reached
         if failure.kind != TOO_LARGE:
-            self._outbox.refused[head.kind] = failure
-            lane.retry_at_s = now_s + lane.retry_s
-            lane.retry_s = min(RETRY_S_MAX, 2 * lane.retry_s)
-        elif head.value_bytes < self._outbox.broker.batch_bytes:
+            self._in_flight.refused[head.kind] = failure
+            series.retry_at_s = now_s + series.retry_s
+            series.retry_s = min(REFUSED_RETRY_S_MAX, 2 * series.retry_s)
+        elif head.value_bytes < self._in_flight.broker.batch_bytes:
             # It travelled in a batch with others, which may have been what was too large.
-            smaller = max(head.value_bytes, self._outbox.broker.batch_bytes // 4)
-            self._outbox.batch_bytes_wanted = min(
-                smaller, self._outbox.batch_bytes_wanted or smaller
+            smaller = max(head.value_bytes, self._in_flight.broker.batch_bytes // 4)
+            self._in_flight.batch_bytes_wanted = min(
+                smaller, self._in_flight.batch_bytes_wanted or smaller
             )
         elif name == METRIC and head.cut.first_seq < head.cut.last_seq:
             cut = head.cut
             smaller = max(CUT_BYTES_MIN, head.value_bytes // 2)
-            self._outbox.cut_bytes = min(self._outbox.cut_bytes, smaller)
+            self._in_flight.cut_bytes = min(self._in_flight.cut_bytes, smaller)
             if head.is_replayed:
                 _log.warning(
                     "batch %d of writer %s may have been stored before its topic's limit was "
@@ -203,11 +258,11 @@ class Shipment:
                 )
             self._cuts_log.split(BatchRange(cut.first_seq, cut.last_seq, cut.batch_seq))
         else:
-            self._set_aside(lane, head.cut)
+            self._set_aside(series, head.cut)
 
-    def _set_aside(self, lane: Lane, cut: Cut) -> None:
-        """Keep a record that no broker takes beside the segments, and go on after it."""
-        path = self.folder / OVERSIZED.format(series=cut.series, seq=cut.first_seq)
+    def _set_aside(self, series: _SeriesInFlight, cut: Cut) -> None:
+        """Keep a record that no broker takes beside the segments, and send what follows it."""
+        path = self.folder / oversized_name(cut.series, cut.first_seq)
         path.write_bytes(cut.value)
         reason = (
             f"one {cut.kind} record of {len(cut.value):,} bytes is larger than its topic takes. It "
@@ -215,14 +270,14 @@ class Shipment:
             "max.message.bytes (`runwire migrate`) and log less in one call"
         )
         _log.error("run %s: %s", self.meta.run_id, reason)
-        self._outbox.set_aside += 1
-        sent = Sent(cut)
-        lane.sent.append(sent)
+        self._in_flight.set_aside += 1
+        sent = _Sent(cut)
+        series.sent.append(sent)
         loss = Loss(reason=reason, points=cut.points)
-        self._produce(sent, letter_message(cut, self.meta, loss, self._outbox.value_of))
+        self._produce(sent, letter_message(cut, self.meta, loss, self._in_flight.value_of))
 
-    def _restart(self, name: str, lane: Lane) -> None:
-        lane.is_failed = False
+    def _restart(self, name: str, series: _SeriesInFlight) -> None:
+        series.is_failed = False
         self.reader.rewind([name])
         if name == METRIC:
             self._begin_metrics()
@@ -230,20 +285,20 @@ class Shipment:
     def _begin_metrics(self) -> None:
         """Put the cuts that may have been sent before everything new."""
         position = self.reader.positions[METRIC]
-        self._lanes[METRIC].again = deque(self._cuts_log.open_cuts(position))
+        self._series[METRIC].again = deque(self._cuts_log.open_cuts(position))
         self._replayed_to = position
         self.reader.batch_seq = max(self.reader.batch_seq, self._cuts_log.next_batch_seq)
 
-    def _replay(self, lane: Lane) -> int:
+    def _replay(self, series: _SeriesInFlight) -> int:
         """Send the next cuts of the cuts log again; return their size."""
         size = 0
-        for _ in range(min(REPLAYS_AT_ONCE, len(lane.again))):
-            cut = lane.again.popleft()
+        for _ in range(min(REPLAYS_AT_ONCE, len(series.again))):
+            cut = series.again.popleft()
             if self._replayed_to < cut.first_seq:
                 self._fill(self._replayed_to, cut.first_seq - 1)
             size += self._rebuild(cut)
             self._replayed_to = cut.last_seq + 1
-        if not lane.again:
+        if not series.again:
             after = self._cuts_log.next_batch_seq
             self.reader.pass_over(METRIC, self._replayed_to, batch_seq=after)
         return size

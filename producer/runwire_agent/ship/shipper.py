@@ -1,4 +1,4 @@
-"""Ships the spool folders of one destination: paces the looks, notices outages, saves."""
+"""Shipper of the spool folders of one destination: paces looks, detects outages, saves cursors."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runwire_agent.ship.broker import DENIED, SILENT, UNUSABLE, Broker, Failure
-from runwire_agent.ship.folders import Accepts, ShippedFolders
-from runwire_agent.ship.in_flight import Outbox
 from runwire_agent.ship.messages import ValueOf, keep_bundled_id
+from runwire_agent.ship.shipment import InFlight, Shipment
+from runwire_disk.spool.destination import destination_of
+from runwire_disk.spool.folder_set import SKIPPED_RETRY_S, Accepts, FolderSet, LookPace
+from runwire_disk.spool.format import Meta, SpoolError
+from runwire_disk.spool.reader import writer_alive
 
 __all__ = ["Shipper"]
 
 _log = logging.getLogger("runwire.agent")
 
-LOOK_S = 0.1  # how often an idle spool is looked at
-GATHER_S = 0.2  # after little news, wait for more; with linger.ms below the promised 0.5 s
-MUCH_BYTES = 128 * 1024  # after a look at this much the next one is worth while at once
-IDLE_SHARE = 3  # rest so many times as long as a look took ...
-REST_S_MAX = 0.3  # ... but not longer than this
-SAVE_S = 0.5
+SHIP_GATHER_S = 0.2  # with linger.ms below the promised 0.5 s
+SHIP_REST_S_MAX = 0.3
+SERVE_S = 0.1  # in one call of the broker
+CURSOR_SAVE_S = 0.5
+STUCK_REST_S = 5.0  # a writer over its quota asks about once a second
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024  # of values; the producer's copy doubles it
 AWAY_AFTER_S = 10.0  # without an acknowledgement while brokers are known to be in trouble
 SILENT_AFTER_S = 300.0  # without one while they are not
-ASK_S, ASK_S_MAX = 1.0, 10.0  # between questions whether brokers are back; one takes 1 s at most
+# Between two questions whether brokers are reachable; one takes 1 s at most.
+REACHABLE_ASK_S, REACHABLE_ASK_S_MAX = 1.0, 10.0
 
 
 class Shipper:
@@ -41,16 +44,17 @@ class Shipper:
         destination: str,
         broker: Broker,
         *,
-        accepts: Accepts | None = None,
+        accepts: Accepts = lambda _folder, _meta: True,
         value_of: ValueOf = keep_bundled_id,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.outbox = Outbox(broker, value_of)
-        self.folders = ShippedFolders(
+        self.in_flight = InFlight(broker, value_of)
+        self._destination, self._accepts = destination, accepts
+        self.folders = FolderSet(
             root,
-            destination,
-            self.outbox,
-            accepts=accepts or (lambda _folder, _meta: True),
+            lambda folder: Shipment(folder, self.in_flight),
+            is_mine=self._is_mine,
+            stays=lambda shipment: shipment.has_oversized,
             monotonic_s=monotonic_s,
         )
         self.is_away = False
@@ -58,14 +62,15 @@ class Shipper:
         # When something was acknowledged last; for progress, or nothing was under way.
         self.progress_s = self.delivered_s = monotonic_s()
         self._delivered = 0
-        self._look_s = self._saved_s = float("-inf")
-        self._ask_s, self._ask_at_s, self._left_at = ASK_S, 0.0, -1
+        self._pace = LookPace(SHIP_GATHER_S, SHIP_REST_S_MAX)
+        self._saved_s = float("-inf")
+        self._ask_s, self._ask_at_s, self._left_at = REACHABLE_ASK_S, 0.0, -1
 
     @property
     def trouble(self) -> Failure | None:
         """Return what keeps it from delivering now."""
-        refused = next(iter(self.outbox.refused.values()), None)
-        found = self.outbox.broker.trouble if self.is_away or self.outbox.bytes else None
+        refused = next(iter(self.in_flight.refused.values()), None)
+        found = self.in_flight.broker.trouble if self.is_away or self.in_flight.bytes else None
         if found is not None:
             return refused or found if found.kind == DENIED else found
         if self.is_away:
@@ -76,82 +81,120 @@ class Shipper:
     @property
     def is_idle(self) -> bool:
         """Tell whether everything found is delivered; folders of live writers stay open."""
-        is_refused = bool(self.outbox.refused)
-        return not (self.folders.unseen or self.is_away or self._is_behind or is_refused)
+        is_refused = bool(self.in_flight.refused)
+        is_unseen = any(shipment.is_unseen for shipment in self.folders.readers())
+        return not (is_unseen or self.is_away or self._is_behind or is_refused)
 
     def step(self, timeout_s: float) -> None:
         """Do what is due, then serve reports. Blocks: about `timeout_s`, a second in an outage."""
         now_s = self._clock()
         if self.is_away:
             self._ask(now_s)
-        if not self.is_away and now_s >= self._look_s and self._has_room():
+        if not self.is_away and now_s >= self._pace.next_s and self._has_room():
             self.folders.rescan()
             self._look(now_s)
         is_waiting = self.is_away or not self._has_room()
-        self._serve(timeout_s if is_waiting else min(timeout_s, self._look_s - self._clock()))
+        self._serve(timeout_s if is_waiting else min(timeout_s, self._pace.next_s - self._clock()))
 
     def flush(self, deadline_s: float) -> bool:
         """Deliver what is written now, whatever follows. Blocks: until done, away or then."""
         self.folders.rescan(at_once=True)
-        self.folders.aim()
-        self._look_s = 0.0
-        while not self.folders.has_reached:
+        self._aim()
+        self._pace.hurry()
+        while not self._has_reached:
             if self.is_away or self._clock() >= deadline_s:
                 return False
-            self.step(LOOK_S)
+            self.step(SERVE_S)
         while self._is_behind:
             if self.is_away or self._clock() >= deadline_s:
                 return False
-            self._serve(LOOK_S)
-        self.folders.sweep()
+            self._serve(SERVE_S)
+        for shipment in self.folders.readers():
+            if not writer_alive(shipment.folder):  # once more, so that delivered ones are deleted
+                self.folders.visit_one(shipment.folder, self._take)
         return True
 
     def close(self) -> None:
         """Save, release the folders and let go of what is in flight: it is sent again later."""
         self._settle(self._clock())
+        self._save()
         self.folders.close()
-        self.outbox.broker.close()
+        self.in_flight.broker.close()
 
     @property
     def _is_behind(self) -> bool:
-        return self.outbox.bytes > 0 or any(
-            shipment.is_behind or shipment.is_unsaved
-            for shipment in self.folders.shipments.values()
+        return self.in_flight.bytes > 0 or any(
+            shipment.is_behind or shipment.is_unsaved for shipment in self.folders.readers()
         )
 
     def _serve(self, timeout_s: float) -> None:
-        self.outbox.broker.poll(max(0.0, min(timeout_s, LOOK_S)))
+        self.in_flight.broker.poll(max(0.0, min(timeout_s, SERVE_S)))
         self._settle(self._clock())
 
     def _has_room(self) -> bool:
-        return self.outbox.bytes < IN_FLIGHT_BYTES_MAX
+        return self.in_flight.bytes < IN_FLIGHT_BYTES_MAX
 
     def _look(self, begin_s: float) -> None:
-        news = self.folders.look(self._has_room)
-        end_s = self._clock()
-        if news >= MUCH_BYTES:
-            self._look_s = end_s
-        else:
-            took_s = min(REST_S_MAX, IDLE_SHARE * (end_s - begin_s))
-            self._look_s = end_s + max(GATHER_S if news else LOOK_S, took_s)
+        news = self.folders.visit(self._take, has_room=self._has_room)
+        self._pace.note(begin_s=begin_s, end_s=self._clock(), has_news=news > 0, news_bytes=news)
+
+    def _is_mine(self, folder: Path, meta: Meta) -> bool:
+        return destination_of(meta) == self._destination and self._accepts(folder, meta)
+
+    def _take(self, shipment: Shipment) -> int:
+        try:
+            return shipment.take()
+        except FileNotFoundError:
+            raise
+        except (OSError, SpoolError) as error:
+            self.folders.log_once(shipment.folder, f"cannot be shipped for now: {error}")
+            self.folders.release(shipment.folder, retry_s=SKIPPED_RETRY_S)
+        return 0
+
+    def _aim(self) -> None:
+        """Remember how far every writer is now, for `_has_reached`."""
+        for shipment in self.folders.readers():
+            try:
+                shipment.aim()
+            except FileNotFoundError:
+                self.folders.lose(shipment.folder)
+
+    @property
+    def _has_reached(self) -> bool:
+        """Whether everything written before `_aim` was read."""
+        return all(s.has_reached for s in self.folders.readers() if s.is_unseen)
+
+    def _save(self) -> None:
+        """Write the cursors that moved."""
+        for shipment in self.folders.readers():
+            try:
+                self.folders.save(shipment.folder)
+            except OSError as error:
+                self.folders.log_once(shipment.folder, f"cannot keep its position: {error}")
+
+    def _release_stuck(self) -> None:
+        """Release folders whose metrics a topic refuses, so that the writer can make room."""
+        for shipment in self.folders.readers():
+            if shipment.is_stuck and not shipment.is_unsaved:
+                self.folders.release(shipment.folder, retry_s=STUCK_REST_S)
 
     def _settle(self, now_s: float) -> None:
-        for shipment in self.folders.shipments.values():
+        for shipment in self.folders.readers():
             shipment.settle(now_s)
-        if self.outbox.delivered != self._delivered:
-            self._delivered, self.delivered_s = self.outbox.delivered, now_s
+        if self.in_flight.delivered != self._delivered:
+            self._delivered, self.delivered_s = self.in_flight.delivered, now_s
             self.progress_s = now_s
-        elif not self.outbox.bytes:
+        elif not self.in_flight.bytes:
             self.progress_s = now_s
-        if now_s - self._saved_s >= SAVE_S:
+        if now_s - self._saved_s >= CURSOR_SAVE_S:
             self._saved_s = now_s
-            self.folders.save()
-            self.folders.let_stuck_go()
-        wanted, self.outbox.batch_bytes_wanted = self.outbox.batch_bytes_wanted, None
+            self._save()
+            self._release_stuck()
+        wanted, self.in_flight.batch_bytes_wanted = self.in_flight.batch_bytes_wanted, None
         if wanted is not None:
-            self.outbox.broker.limit_batches(wanted)
-            self.outbox.broker.reset()
-        trouble = self.outbox.broker.trouble
+            self.in_flight.broker.limit_batches(wanted)
+            self.in_flight.broker.reset()
+        trouble = self.in_flight.broker.trouble
         limit_s = AWAY_AFTER_S if trouble is not None else SILENT_AFTER_S
         is_hopeless = trouble is not None and trouble.kind in (DENIED, UNUSABLE)
         if not self.is_away and (is_hopeless or now_s - self.progress_s >= limit_s):
@@ -160,20 +203,22 @@ class Shipper:
     def _leave(self) -> None:
         """Let go of folders and messages until brokers answer again."""
         self.is_away = True
-        self.outbox.broker.reset()
+        self.in_flight.broker.reset()
+        self._save()
         self.folders.close()
-        if self.outbox.delivered > self._left_at:
-            self._left_at, self._ask_s = self.outbox.delivered, ASK_S
+        if self.in_flight.delivered > self._left_at:
+            self._left_at, self._ask_s = self.in_flight.delivered, REACHABLE_ASK_S
         self._ask_at_s = self._clock() + self._ask_s
-        self._ask_s = min(ASK_S_MAX, 2 * self._ask_s)
+        self._ask_s = min(REACHABLE_ASK_S_MAX, 2 * self._ask_s)
 
     def _ask(self, now_s: float) -> None:
         if now_s < self._ask_at_s:
             return
-        if self.outbox.broker.is_reachable(1.0):
+        if self.in_flight.broker.is_reachable(1.0):
             _log.info("brokers answer again")
-            self.is_away, self._look_s = False, 0.0
+            self.is_away = False
+            self._pace.hurry()
             self.progress_s = self._clock()
             return
-        self._ask_s = min(ASK_S_MAX, 2 * self._ask_s)
+        self._ask_s = min(REACHABLE_ASK_S_MAX, 2 * self._ask_s)
         self._ask_at_s = self._clock() + self._ask_s

@@ -113,11 +113,11 @@ class Sync:
 
     def facts(self) -> dict[str, object]:
         """Return what was delivered, for the command to print."""
-        outbox = self.shipper.outbox
+        in_flight = self.shipper.in_flight
         return {
-            "records": outbox.delivered,
-            "points": outbox.points,
-            "set_aside": outbox.set_aside,
+            "records": in_flight.delivered,
+            "points": in_flight.points,
+            "set_aside": in_flight.set_aside,
             "pending_points": self.pending_points(),
             "folders_elsewhere": self._elsewhere(),
             **self.outbox.facts(),
@@ -153,7 +153,7 @@ class Sync:
         agent.close()
 
     def _set_aside(self) -> str:
-        number = self.shipper.outbox.set_aside
+        number = self.shipper.in_flight.set_aside
         if not number:
             return ""
         return (

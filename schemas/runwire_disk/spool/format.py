@@ -43,6 +43,8 @@ WRITER_LOCK: Final = "writer.lock"
 READER_LOCK: Final = "reader.lock"
 CURSOR_FILE: Final = "cursor.json"
 ENDED_FILE: Final = "ended.json"
+# Records that no broker takes, kept for a person.
+OVERSIZED_GLOB: Final = "oversized-*.bin"
 
 HEADER_BYTES: Final = 256
 WORD_BYTES: Final = 8
@@ -177,6 +179,11 @@ class SegmentHeader:
 def segment_name(series: str, number: int) -> str:
     """Return the file name of a segment; lexical order is numeric order."""
     return f"{series}-{number:08d}{SEGMENT_SUFFIX}"
+
+
+def oversized_name(series: str, seq: int) -> str:
+    """Return the file name of a record that no broker takes; `OVERSIZED_GLOB` matches it."""
+    return f"oversized-{series}-{seq}.bin"
 
 
 def padded(length: int) -> int:

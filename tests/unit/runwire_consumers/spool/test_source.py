@@ -11,9 +11,9 @@ from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.source import Record, Span
-from runwire_consumers.spool.folders import AGENT_GRACE_S
 from runwire_consumers.spool.journal import IntentJournal, NoJournal
 from runwire_consumers.spool.source import SpoolSource
+from runwire_disk.spool.folder_set import AGENT_GRACE_S
 from runwire_disk.spool.reader import FolderReader
 from support.builders import Bench
 from support.spools import metric_log, new_writer
