@@ -21,7 +21,7 @@ from runwire_agent.ship.broker import Failure, Message
 from runwire_agent.ship.kafka import KafkaBroker
 from runwire_agent.ship.shipper import IN_FLIGHT_BYTES_MAX
 from runwire_disk.paths import spool_dir
-from runwire_disk.spool.cursor import read_cursor
+from runwire_disk.spool.format import read_cursor
 from runwire_schemas.connections.kafka import from_environment
 
 NAMES = 10

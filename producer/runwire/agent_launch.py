@@ -17,7 +17,7 @@ from runwire.settings import Settings
 from runwire_disk.agents.lock import ACQUIRE_S, AgentLock, lock_path
 from runwire_disk.host import boot_id, pid_namespace
 from runwire_disk.paths import agents_dir
-from runwire_disk.spool.destination import LOCAL
+from runwire_disk.spool.format import LOCAL
 
 if TYPE_CHECKING:
     from runwire_agent.agent import Agent
@@ -102,7 +102,7 @@ def _ends_unfit(lock: AgentLock, settings: Settings) -> bool:
     state = read_state(lock.path.with_suffix(STATE_SUFFIX))
     if state is None or state.mode != "process" or not _is_unfit(state, settings):
         return False
-    if str(state.pid) != lock.holder():
+    if state.pid != lock.holder():
         return False  # a newer one has taken over
     os.kill(state.pid, signal.SIGTERM)
     return True

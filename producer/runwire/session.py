@@ -17,8 +17,7 @@ from runwire.job import known_runs
 from runwire.metrics.log import MetricLog
 from runwire.report import FlushReport
 from runwire.settings import Settings
-from runwire_disk.spool.cursor import read_cursor
-from runwire_disk.spool.format import KIND_SERIES, Meta
+from runwire_disk.spool.format import KIND_SERIES, Meta, read_cursor
 from runwire_disk.spool.writer import SpoolWriter
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from runwire.settings import Settings
 from runwire.version import __version__
 from runwire_disk import fork
 from runwire_disk.host import boot_id, hostname, pid_namespace
-from runwire_disk.spool.destination import KAFKA, LOCAL
-from runwire_disk.spool.format import Meta
+from runwire_disk.spool.format import KAFKA, LOCAL, Meta
 
 _current: Run | None = None
 _started = 0

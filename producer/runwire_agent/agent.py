@@ -20,8 +20,7 @@ from runwire_disk import fork
 from runwire_disk.agents.lock import AgentLock, lock_path
 from runwire_disk.host import boot_id, hostname, pid_namespace
 from runwire_disk.settings import NodeSettings
-from runwire_disk.spool.destination import LOCAL
-from runwire_disk.spool.format import Meta, SpoolError
+from runwire_disk.spool.format import LOCAL, Meta, SpoolError
 from runwire_disk.spool.progress import lifecycle_end, progress
 from runwire_disk.spool.reader import writer_alive
 from runwire_schemas.connections.kafka import KafkaSettings

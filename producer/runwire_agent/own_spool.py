@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 from runwire_disk.host import boot_id, hostname, pid_namespace
-from runwire_disk.spool.destination import KAFKA, LOCAL
-from runwire_disk.spool.format import Meta
+from runwire_disk.spool.format import KAFKA, LOCAL, Meta
 from runwire_disk.spool.writer import SpoolWriter
 from runwire_schemas.connections.kafka import KafkaSettings
 

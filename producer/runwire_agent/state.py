@@ -11,7 +11,7 @@ from typing import Any
 
 from runwire_agent.prometheus import write_metrics
 from runwire_disk.agents.state import STATE_SUFFIX, AgentState, write_state
-from runwire_disk.spool.destination import LOCAL
+from runwire_disk.spool.format import LOCAL
 from runwire_schemas.connections.kafka import KafkaSettings
 
 __all__ = ["StateFile"]

@@ -19,9 +19,9 @@ from runwire_agent.upload.routes import Route
 from runwire_agent.upload.stores import Stores
 from runwire_agent.upload.uploader import Uploader
 from runwire_disk.outbox.request import RequestFile, UploadRequest, content_path, outbox_dir
-from runwire_disk.outbox.requests import Requests
+from runwire_disk.outbox.requests import OutboxRequests
 from runwire_disk.outbox.route import DIRECT, KAFKA
-from runwire_disk.spool.destination import LOCAL
+from runwire_disk.spool.format import LOCAL
 from runwire_schemas import codec
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_schemas.events import ArtifactEvent, Chunk
@@ -98,7 +98,7 @@ class UploadRig:
         self.stop = threading.Event()
         pace = Pace(self.stop)
         self.uploader = Uploader(
-            Requests(self.root, lambda _: True),
+            OutboxRequests(self.root, lambda _: True),
             self._routes(pace),
             pace,
             monotonic_s=lambda: self.now_s,
@@ -121,7 +121,7 @@ class UploadRig:
     @property
     def waiting(self) -> list[str]:
         """Artifacts in the outbox."""
-        return [request.artifact for _, request in Requests(self.root, lambda _: True).look()]
+        return [request.artifact for _, request in OutboxRequests(self.root, lambda _: True).look()]
 
     def manifest(self, request: UploadRequest) -> Manifest | None:
         from runwire_agent.upload.contents import manifest_of

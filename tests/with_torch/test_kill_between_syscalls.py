@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from runwire_disk.outbox.requests import Requests
+from runwire_disk.outbox.requests import OutboxRequests
 from runwire_schemas.events import CheckpointEvent
 from support import ptrace
 from support.artifacts import events
@@ -89,7 +89,7 @@ def saved(root: Path) -> set[str]:
 
 def sent(root: Path) -> set[str]:
     """What an agent finds to upload."""
-    return {request.artifact for _, request in Requests(root, lambda _: True).look()}
+    return {request.artifact for _, request in OutboxRequests(root, lambda _: True).look()}
 
 
 def recorded(root: Path) -> set[str]:

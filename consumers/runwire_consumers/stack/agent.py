@@ -15,8 +15,8 @@ from pathlib import Path
 from runwire_consumers.stack.logs import open_log
 from runwire_consumers.stack.uploads import waiting
 from runwire_disk import paths
-from runwire_disk.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
-from runwire_disk.spool.format import ENDED_FILE, SpoolError
+from runwire_disk.agents.lock import KAFKA_SUFFIX, LOCAL_SUFFIX
+from runwire_disk.spool.format import ENDED_FILE, LOCAL, SpoolError
 from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
 
 

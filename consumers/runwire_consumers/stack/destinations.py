@@ -9,9 +9,14 @@ from typing import Any
 
 from runwire_consumers.stack import agent
 from runwire_disk.agents.state import AgentState, read_states
-from runwire_disk.spool.cursor import read_cursor
-from runwire_disk.spool.destination import LOCAL, destination_of
-from runwire_disk.spool.format import CURSOR_FILE, Meta, SpoolError
+from runwire_disk.spool.format import (
+    CURSOR_FILE,
+    LOCAL,
+    Meta,
+    SpoolError,
+    destination_of,
+    read_cursor,
+)
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import list_folders, read_meta
 

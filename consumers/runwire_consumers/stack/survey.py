@@ -12,9 +12,7 @@ from runwire_consumers.core.dead_letters import FileDeadLetters
 from runwire_consumers.stack import agent, destinations, letters, lock, state, uploads
 from runwire_consumers.stack.worker_process import ask_health
 from runwire_disk import paths
-from runwire_disk.spool.cursor import read_cursor
-from runwire_disk.spool.destination import LOCAL, destination_of
-from runwire_disk.spool.format import SpoolError
+from runwire_disk.spool.format import LOCAL, SpoolError, destination_of, read_cursor
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from runwire_disk.agents.state import read_states
 from runwire_disk.paths import outbox_dir
-from runwire_disk.spool.destination import LOCAL
+from runwire_disk.spool.format import LOCAL
 
 REQUEST_FILE: Final = "request.json"
 REASON_FILE: Final = "reason.txt"

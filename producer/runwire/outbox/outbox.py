@@ -27,7 +27,7 @@ from runwire.outbox.space import Space
 from runwire.outbox.staged import Staged
 from runwire_disk.outbox.request import RequestFile, UploadRequest, outbox_dir
 from runwire_disk.outbox.route import KAFKA, REFERENCE, UNSEEN, Route, choose_route
-from runwire_disk.spool.destination import destination_of
+from runwire_disk.spool.format import destination_of
 from runwire_store.manifest import CheckpointFacts
 
 if TYPE_CHECKING:

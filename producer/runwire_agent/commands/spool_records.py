@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from runwire_disk.spool.cursor import read_cursor
 from runwire_disk.spool.format import (
     JSON_KINDS,
     LAYOUT,
@@ -18,6 +17,7 @@ from runwire_disk.spool.format import (
     METRIC_HEAD,
     WIDE,
     SpoolError,
+    read_cursor,
     segment_name,
 )
 from runwire_disk.spool.progress import progress

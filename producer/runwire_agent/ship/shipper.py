@@ -9,10 +9,9 @@ from pathlib import Path
 
 from runwire_agent.ship.broker import DENIED, SILENT, UNUSABLE, Broker, Failure
 from runwire_agent.ship.messages import ValueOf, keep_bundled_id
-from runwire_agent.ship.shipment import InFlight, Shipment
-from runwire_disk.spool.destination import destination_of
+from runwire_agent.ship.shipped_folder import InFlight, ShippedFolder
 from runwire_disk.spool.folder_set import SKIPPED_RETRY_S, Accepts, FolderSet, LookPace
-from runwire_disk.spool.format import Meta, SpoolError
+from runwire_disk.spool.format import Meta, SpoolError, destination_of
 from runwire_disk.spool.reader import writer_alive
 
 __all__ = ["Shipper"]
@@ -52,9 +51,9 @@ class Shipper:
         self._destination, self._accepts = destination, accepts
         self.folders = FolderSet(
             root,
-            lambda folder: Shipment(folder, self.in_flight),
+            lambda folder: ShippedFolder(folder, self.in_flight),
             is_mine=self._is_mine,
-            stays=lambda shipment: shipment.has_oversized,
+            stays=lambda shipped: shipped.has_oversized,
             monotonic_s=monotonic_s,
         )
         self.is_away = False
@@ -82,7 +81,7 @@ class Shipper:
     def is_idle(self) -> bool:
         """Tell whether everything found is delivered; folders of live writers stay open."""
         is_refused = bool(self.in_flight.refused)
-        is_unseen = any(shipment.is_unseen for shipment in self.folders.readers())
+        is_unseen = any(shipped.is_unseen for shipped in self.folders.readers())
         return not (is_unseen or self.is_away or self._is_behind or is_refused)
 
     def step(self, timeout_s: float) -> None:
@@ -109,9 +108,9 @@ class Shipper:
             if self.is_away or self._clock() >= deadline_s:
                 return False
             self._serve(SERVE_S)
-        for shipment in self.folders.readers():
-            if not writer_alive(shipment.folder):  # once more, so that delivered ones are deleted
-                self.folders.visit_one(shipment.folder, self._take)
+        for shipped in self.folders.readers():
+            if not writer_alive(shipped.folder):  # once more, so that delivered ones are deleted
+                self.folders.visit_one(shipped.folder, self._take)
         return True
 
     def close(self) -> None:
@@ -124,7 +123,7 @@ class Shipper:
     @property
     def _is_behind(self) -> bool:
         return self.in_flight.bytes > 0 or any(
-            shipment.is_behind or shipment.is_unsaved for shipment in self.folders.readers()
+            shipped.is_behind or shipped.is_unsaved for shipped in self.folders.readers()
         )
 
     def _serve(self, timeout_s: float) -> None:
@@ -141,23 +140,23 @@ class Shipper:
     def _is_mine(self, folder: Path, meta: Meta) -> bool:
         return destination_of(meta) == self._destination and self._accepts(folder, meta)
 
-    def _take(self, shipment: Shipment) -> int:
+    def _take(self, shipped: ShippedFolder) -> int:
         try:
-            return shipment.take()
+            return shipped.take()
         except FileNotFoundError:
             raise
         except (OSError, SpoolError) as error:
-            self.folders.log_once(shipment.folder, f"cannot be shipped for now: {error}")
-            self.folders.release(shipment.folder, retry_s=SKIPPED_RETRY_S)
+            self.folders.log_once(shipped.folder, f"cannot be shipped for now: {error}")
+            self.folders.release(shipped.folder, retry_s=SKIPPED_RETRY_S)
         return 0
 
     def _aim(self) -> None:
         """Remember how far every writer is now, for `_has_reached`."""
-        for shipment in self.folders.readers():
+        for shipped in self.folders.readers():
             try:
-                shipment.aim()
+                shipped.aim()
             except FileNotFoundError:
-                self.folders.lose(shipment.folder)
+                self.folders.lose(shipped.folder)
 
     @property
     def _has_reached(self) -> bool:
@@ -166,21 +165,21 @@ class Shipper:
 
     def _save(self) -> None:
         """Write the cursors that moved."""
-        for shipment in self.folders.readers():
+        for shipped in self.folders.readers():
             try:
-                self.folders.save(shipment.folder)
+                self.folders.save(shipped.folder)
             except OSError as error:
-                self.folders.log_once(shipment.folder, f"cannot keep its position: {error}")
+                self.folders.log_once(shipped.folder, f"cannot keep its position: {error}")
 
     def _release_stuck(self) -> None:
         """Release folders whose metrics a topic refuses, so that the writer can make room."""
-        for shipment in self.folders.readers():
-            if shipment.is_stuck and not shipment.is_unsaved:
-                self.folders.release(shipment.folder, retry_s=STUCK_REST_S)
+        for shipped in self.folders.readers():
+            if shipped.is_stuck and not shipped.is_unsaved:
+                self.folders.release(shipped.folder, retry_s=STUCK_REST_S)
 
     def _settle(self, now_s: float) -> None:
-        for shipment in self.folders.readers():
-            shipment.settle(now_s)
+        for shipped in self.folders.readers():
+            shipped.settle(now_s)
         if self.in_flight.delivered != self._delivered:
             self._delivered, self.delivered_s = self.in_flight.delivered, now_s
             self.progress_s = now_s

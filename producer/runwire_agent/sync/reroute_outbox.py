@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runwire_agent.upload.progress_note import JOURNAL_FILE
-from runwire_disk.outbox.requests import Requests
+from runwire_disk.outbox.requests import OutboxRequests
 from runwire_disk.outbox.route import choose_route
 from runwire_disk.settings import NodeSettings
-from runwire_disk.spool.destination import LOCAL
+from runwire_disk.spool.format import LOCAL
 from runwire_schemas.connections.kafka import KafkaSettings
 
 __all__ = ["ArtifactRerouting", "reroute_artifacts"]
@@ -38,7 +38,7 @@ def reroute_artifacts(settings: NodeSettings, kafka: KafkaSettings | None) -> Ar
         "store": dict(route.store),
     }
     found = ArtifactRerouting()
-    requests = Requests(settings.root, lambda _: True)
+    requests = OutboxRequests(settings.root, lambda _: True)
     for folder, request in requests.look():
         if all(getattr(request, name) == value for name, value in target.items()):
             continue

@@ -10,9 +10,17 @@ from runwire_agent.ship.cuts_log import CUTS_LOG_FILE, CutsLog
 from runwire_disk.files import replace_bytes
 from runwire_disk.line_log import read_log
 from runwire_disk.paths import embedded_dir
-from runwire_disk.spool.cursor import read_cursor, write_cursor
-from runwire_disk.spool.destination import KAFKA, LOCAL, destination_of
-from runwire_disk.spool.format import META_FILE, Meta, SpoolBusy, SpoolError
+from runwire_disk.spool.format import (
+    KAFKA,
+    LOCAL,
+    META_FILE,
+    Meta,
+    SpoolBusy,
+    SpoolError,
+    destination_of,
+    read_cursor,
+    write_cursor,
+)
 from runwire_disk.spool.reader import FolderReader, list_folders, writer_alive
 from runwire_schemas.connections.kafka import KafkaSettings
 

@@ -14,9 +14,7 @@ from runwire_agent.ship.shipper import Shipper
 from runwire_agent.sync.outbox import OutboxSync
 from runwire_disk.host import boot_id, hostname
 from runwire_disk.settings import NodeSettings
-from runwire_disk.spool.cursor import read_cursor
-from runwire_disk.spool.destination import destination_of
-from runwire_disk.spool.format import Meta, SpoolError
+from runwire_disk.spool.format import Meta, SpoolError, destination_of, read_cursor
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
 from runwire_schemas.connections.kafka import KafkaSettings

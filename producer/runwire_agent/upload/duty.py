@@ -22,10 +22,9 @@ from runwire_agent.upload.routes import Route
 from runwire_agent.upload.stores import Stores
 from runwire_agent.upload.uploader import Uploader
 from runwire_disk.outbox.request import UploadRequest
-from runwire_disk.outbox.requests import Requests
+from runwire_disk.outbox.requests import OutboxRequests
 from runwire_disk.outbox.route import DIRECT, KAFKA
-from runwire_disk.spool.destination import LOCAL
-from runwire_disk.spool.format import SpoolError
+from runwire_disk.spool.format import LOCAL, SpoolError
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.connections.s3 import S3Settings
 
@@ -60,7 +59,7 @@ class Uploading:
         self._store = {} if s3 is None else s3.public()
         self._stop, self._wake = threading.Event(), threading.Event()
         pace = Pace(self._stop, is_behind)
-        self.uploader = Uploader(Requests(root, self._accepts), routes(pace), pace)
+        self.uploader = Uploader(OutboxRequests(root, self._accepts), routes(pace), pace)
         self.progress_s = time.monotonic()
         self._record_at_s = 0.0
         self._seen = (-1, -1, -1)

@@ -19,7 +19,7 @@ from runwire_agent.upload.errors import OTHER_STORE, UNEXPECTED, NotNow, UploadF
 from runwire_agent.upload.pace import Pace, Stopped
 from runwire_agent.upload.routes import Lane, Route
 from runwire_disk.outbox.request import UploadRequest
-from runwire_disk.outbox.requests import Claim, Requests
+from runwire_disk.outbox.requests import Claim, OutboxRequests
 from runwire_schemas.events import ArtifactEvent
 from runwire_store.announce import FAILED, artifact_event
 
@@ -62,7 +62,7 @@ class Uploader:
 
     def __init__(
         self,
-        requests: Requests,
+        requests: OutboxRequests,
         routes: Mapping[str, Route],
         pace: Pace,
         *,
@@ -72,7 +72,7 @@ class Uploader:
         self._requests, self._routes = requests, routes
         self._clock = monotonic_s
         self._lanes: dict[str, Lane] = {}
-        # Requests that failed in a way of their own, or that another process works on.
+        # OutboxRequests that failed in a way of their own, or that another process works on.
         self._resting: dict[Path, Lane] = {}
         self._elsewhere: dict[Path, float] = {}
         self._finished: deque[_Finished] = deque()

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 from runwire_disk.paths import spool_dir
-from runwire_disk.spool.destination import LOCAL, destination_of
-from runwire_disk.spool.format import ENDED_FILE, Meta, SpoolError
+from runwire_disk.spool.format import ENDED_FILE, LOCAL, Meta, SpoolError, destination_of
 from runwire_disk.spool.reader import list_folders, read_meta
 
 __all__ = ["Folders"]

@@ -1,4 +1,4 @@
-"""One agent per data root, boot, pid namespace and destination: a file lock elects it."""
+"""Election of one agent per data root, boot, pid namespace and destination, by a file lock."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import Final
 
 from runwire_disk.files import is_locked, try_lock
 from runwire_disk.paths import agents_dir
-from runwire_disk.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
+from runwire_disk.spool.format import LOCAL
 
-__all__ = ["AgentLock", "lock_path"]
+__all__ = ["KAFKA_SUFFIX", "LOCAL_SUFFIX", "AgentLock", "lock_path"]
 
-# Somebody who only asks whether an agent lives holds the lock for microseconds.
+# The lock of a shipping agent is `<digest>.kafka.lock`, its state `<digest>.kafka.json`.
+LOCAL_SUFFIX: Final = ".lock"
+KAFKA_SUFFIX: Final = ".kafka.lock"
+
+# A process that only asks whether an agent lives holds the lock for microseconds.
 ACQUIRE_S = 1.0
 
 
@@ -37,7 +42,10 @@ class AgentLock:
         return is_locked(self.path)
 
     def acquire(self, timeout_s: float = ACQUIRE_S) -> bool:
-        """Take the lock and write who holds it. Blocks: up to `timeout_s`."""
+        """Take the lock and write this pid into it; false when another agent keeps it.
+
+        Blocks: up to `timeout_s`.
+        """
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         deadline = time.monotonic() + timeout_s
@@ -51,15 +59,20 @@ class AgentLock:
         self._fd = fd
         return True
 
-    def holder(self) -> str:
-        """Pid that the holder wrote, as text for a message."""
+    def holder(self) -> int | None:
+        """Return the pid of the agent that holds the lock now, None when none does.
+
+        0 stands for an agent that has not written its pid yet.
+        """
+        if not self.held():
+            return None
         try:
-            return self.path.read_text(encoding="ascii").strip() or "unknown"
-        except OSError:
-            return "unknown"
+            return int(self.path.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            return 0
 
     def still_ours(self) -> bool:
-        """False once the file was deleted or replaced: somebody else may hold a new one."""
+        """Tell whether the file is still the locked one; else another agent may hold a new one."""
         try:
             ours, there = os.fstat(self._fd), self.path.stat()
         except OSError:
@@ -67,7 +80,7 @@ class AgentLock:
         return (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
 
     def release(self) -> None:
-        """Let the next agent in. In a forked child this frees only the child's copy."""
+        """Free the lock. In a forked child this closes only the child's copy."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -1,4 +1,4 @@
-"""Requests in the outbox: found by every agent of the data root, worked on by one at a time."""
+"""Requests of the outbox: every agent of the data root sees them, one at a time claims each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runwire_disk.outbox.request import (
     outbox_dir,
 )
 
-__all__ = ["Claim", "Requests", "set_aside"]
+__all__ = ["Claim", "OutboxRequests", "set_aside"]
 
 _log = logging.getLogger("runwire.agent")
 LOCK_FILE: Final = "upload.lock"
@@ -65,7 +65,7 @@ class Claim:
             self._fd = -1
 
 
-class Requests:
+class OutboxRequests:
     """The requests of a data root that `accepts` names, oldest first. Threads: any."""
 
     def __init__(self, root: Path, accepts: Callable[[UploadRequest], bool]) -> None:

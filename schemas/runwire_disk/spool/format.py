@@ -1,4 +1,4 @@
-"""Byte layout of a spool folder and its segments.
+"""Format of a spool folder: its files, the byte layout of segments, where it is read to.
 
 Invariants, in the order in which a writer establishes them:
 
@@ -25,15 +25,22 @@ Everything is little-endian.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import struct
 import sys
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Final
 
+from runwire_disk.files import read_json, replace_json
 from runwire_schemas.errors import RunwireError
 
 FORMAT_VERSION: Final = 1
+# Destinations of a folder: the embedded worker of this node, or brokers.
+LOCAL: Final = "local"
+KAFKA: Final = "kafka"
 MAGIC: Final = b"RWSEG\x00\x00\x01"
 
 SERIES: Final = ("lifecycle", "metric", "log", "system")
@@ -136,13 +143,30 @@ class Meta:
     pid_ns: str
     pid: int
     started_at_ns: int
-    # "local" or "kafka"; for Kafka the destination's public facts: addresses, names of secrets.
-    route: str = "local"
+    # LOCAL or KAFKA; for Kafka the destination's public facts: addresses, names of secrets.
+    route: str = LOCAL
     destination: dict[str, str] = field(default_factory=dict)
     mode: str = "online"
     sdk: str = ""
     worker_of: int | None = None
     format: int = FORMAT_VERSION
+
+
+@dataclass(slots=True, kw_only=True)
+class Cursor:
+    """Committed read position of a folder, the content of cursor.json: next number per series.
+
+    `batch_seq` numbers the next metric cut; `accepted` counts the points before the position.
+    `skip_seq` and `skip_accepted` are the writer's: metric records before it gave way to newer
+    ones (quota) and were counted as dropped: the reader skips them. They are kept apart from the
+    positions, which alone tell a restarted worker whether a batch in doubt was stored.
+    """
+
+    positions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SERIES, 0))
+    batch_seq: int = 0
+    accepted: int = 0
+    skip_seq: int = 0
+    skip_accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,3 +219,36 @@ def commit_word(kind: int, body: bytes) -> int:
     """Return the word that makes `body` (seq + payload) visible."""
     low = kind << 24 | len(body)
     return zlib.crc32(body, low) << 32 | low
+
+
+def destination_of(meta: Meta) -> str:
+    """Return "local", or for the Kafka route the same word as `KafkaSettings.destination`."""
+    if meta.route != KAFKA:
+        return LOCAL
+    text = json.dumps(meta.destination, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+def read_cursor(folder: Path) -> Cursor:
+    """Return the committed position; the beginning before the first commit or when unreadable.
+
+    Reading again from the beginning is harmless: the natural key of a point counts it once.
+    """
+    raw = read_json(folder / CURSOR_FILE)
+    if raw is None:
+        return Cursor()
+    try:
+        return Cursor(
+            positions={name: int(raw["positions"].get(name, 0)) for name in SERIES},
+            batch_seq=int(raw["batch_seq"]),
+            accepted=int(raw["accepted"]),
+            skip_seq=int(raw["skip_seq"]),
+            skip_accepted=int(raw["skip_accepted"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Cursor()
+
+
+def write_cursor(folder: Path, cursor: Cursor) -> None:
+    """Replace the committed position in one step. Raises: OSError."""
+    replace_json(folder / CURSOR_FILE, {"format": FORMAT_VERSION, **asdict(cursor)})

@@ -12,14 +12,15 @@ import time
 from pathlib import Path
 
 from runwire_disk.files import try_lock
-from runwire_disk.spool.cursor import read_cursor, write_cursor
 from runwire_disk.spool.format import (
     HEADER_BYTES,
     READER_LOCK,
     SEGMENT_BYTES_MIN,
     SegmentHeader,
     SpoolError,
+    read_cursor,
     segment_name,
+    write_cursor,
 )
 from runwire_disk.spool.series_writer import Series
 

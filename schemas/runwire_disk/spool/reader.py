@@ -14,7 +14,6 @@ from dataclasses import fields
 from pathlib import Path
 
 from runwire_disk.files import is_locked, try_lock
-from runwire_disk.spool.cursor import Cursor, read_cursor, write_cursor
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.format import (
     FORMAT_VERSION,
@@ -22,9 +21,12 @@ from runwire_disk.spool.format import (
     READER_LOCK,
     SERIES,
     WRITER_LOCK,
+    Cursor,
     Meta,
     SpoolBusy,
     SpoolError,
+    read_cursor,
+    write_cursor,
 )
 from runwire_disk.spool.series_reader import SeriesReader
 

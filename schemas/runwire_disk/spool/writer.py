@@ -12,14 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from runwire_disk.files import try_lock
-from runwire_disk.spool.cursor import Cursor, write_cursor
 from runwire_disk.spool.format import (
     KIND_SERIES,
     META_FILE,
     SERIES,
     WRITER_LOCK,
+    Cursor,
     Meta,
     SpoolError,
+    write_cursor,
 )
 from runwire_disk.spool.quota import FREE_RATIO_MIN, Quota
 from runwire_disk.spool.segment import Segment

@@ -86,12 +86,12 @@ def test_a_trainer_starts_one_agent_that_is_not_its_child(tmp_path: Path) -> Non
     children = psutil.Process().children()
     ensure_agent(tmp_path, Settings(agent="process"))
     assert psutil.Process().children() == children
-    wait_until(lambda: lock.held() and lock.holder() != "unknown")
-    agent = psutil.Process(int(lock.holder()))
+    wait_until(lambda: bool(lock.holder()))
+    agent = psutil.Process(lock.holder())
     try:
         ensure_agent(tmp_path, Settings(agent="process"))
         wait_until(lambda: len(said(tmp_path)) > 0)
-        assert int(lock.holder()) == agent.pid
+        assert lock.holder() == agent.pid
         assert agent.cwd() == "/"
         # A session of its own: Ctrl-C on the trainer's terminal does not reach it.
         assert os.getsid(agent.pid) != os.getsid(0)

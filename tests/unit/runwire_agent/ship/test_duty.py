@@ -17,7 +17,7 @@ from runwire_agent.ship import duty as delivery
 from runwire_agent.ship.broker import AUTHENTICATION, UNREACHABLE, Cluster, Failure, MemoryBroker
 from runwire_agent.sync.spool import Sync
 from runwire_disk.agents.state import read_states
-from runwire_disk.spool.destination import destination_of
+from runwire_disk.spool.format import destination_of
 from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_schemas import codec
 from runwire_schemas.events import RunEvent

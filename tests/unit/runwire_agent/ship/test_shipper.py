@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from runwire_agent.ship import shipment as shipment_module
+from runwire_agent.ship import shipped_folder
 from runwire_agent.ship.broker import UNREACHABLE, Failure
 from runwire_agent.ship.shipper import AWAY_AFTER_S
-from runwire_disk.spool.cursor import read_cursor
+from runwire_disk.spool.format import read_cursor
 from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas.events import DeadLetter
 from support.shipping import ShippingRig, distinct_batches, kafka_writer, points_of
@@ -240,7 +240,7 @@ def test_a_deleted_folder_is_let_go(rig: ShippingRig, tmp_path: Path) -> None:
 
 
 def test_a_full_queue_is_waited_for(rig: ShippingRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipment_module, "QUEUE_FULL_POLLS", 3)
+    monkeypatch.setattr(shipped_folder, "QUEUE_FULL_POLLS", 3)
     rig.start(queue_bytes=200)
     writer, _ = rig.writer()
     for _ in range(20):

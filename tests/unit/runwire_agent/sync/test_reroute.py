@@ -10,7 +10,7 @@ from runwire_agent.ship.shipper import Shipper
 from runwire_agent.sync.reroute_spool import reroute
 from runwire_consumers.spool.journal import CutRange, IntentJournal
 from runwire_disk.paths import embedded_dir
-from runwire_disk.spool.cursor import read_cursor
+from runwire_disk.spool.format import read_cursor
 from runwire_disk.spool.reader import FolderReader, read_meta
 from runwire_schemas.connections.kafka import KafkaSettings
 from support.shipping import KAFKA, ShippingRig, kafka_writer

@@ -13,21 +13,21 @@ from runwire.outbox.staged import Staged
 from runwire_agent.upload.pace import Pace
 from runwire_disk.outbox import requests as claims
 from runwire_disk.outbox.request import outbox_dir
-from runwire_disk.outbox.requests import Requests
+from runwire_disk.outbox.requests import OutboxRequests
 from runwire_store.memory import MemoryStore
 from runwire_store.store import StoreAway
 from support.uploads import UploadRig, folder_of, leave
 
 
-def requests(root: Path) -> Requests:
-    return Requests(root, lambda _: True)
+def requests(root: Path) -> OutboxRequests:
+    return OutboxRequests(root, lambda _: True)
 
 
 def test_oldest_first_and_only_what_is_accepted(tmp_path: Path) -> None:
     late = leave(tmp_path, created_at_ns=2)
     early = leave(tmp_path, created_at_ns=1)
     leave(tmp_path, name="other", created_at_ns=0)
-    found = Requests(tmp_path, lambda request: request.name == "things").look()
+    found = OutboxRequests(tmp_path, lambda request: request.name == "things").look()
     assert [request for _, request in found] == [early, late]
     assert requests(tmp_path / "nowhere").look() == []
 

@@ -1,4 +1,4 @@
-"""Shipment of one spool folder: cuts go out in order, acknowledged ones move its cursor."""
+"""ShippedFolder of one spool folder: cuts go out in order, acknowledged ones move its cursor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import FolderReader
 from runwire_disk.spool.series_reader import CUT_BYTES
 
-__all__ = ["InFlight", "Shipment"]
+__all__ = ["InFlight", "ShippedFolder"]
 
 _log = logging.getLogger("runwire.agent")
 
@@ -75,7 +75,7 @@ class _SeriesInFlight:
     retry_s: float = REFUSED_RETRY_S
 
 
-class Shipment:
+class ShippedFolder:
     """The one reader of a spool folder whose records are sent to brokers.
 
     Raises: SpoolBusy when another process reads the folder, SpoolError when it is no spool folder,
