@@ -13,7 +13,7 @@ from typing import Any
 
 from runwire_agent.ship.broker import Broker, Cluster, MemoryBroker
 from runwire_agent.upload.direct import DirectRoute
-from runwire_agent.upload.duty import routes_of
+from runwire_agent.upload.duty import make_routes
 from runwire_agent.upload.pace import Pace
 from runwire_agent.upload.routes import Route
 from runwire_agent.upload.stores import Stores
@@ -144,9 +144,7 @@ class UploadRig:
         ]
 
     def _routes(self, pace: Pace) -> Mapping[str, Route]:
-        made = dict(
-            routes_of(self.root, BROKERS, None, new_broker=self._broker)(pace),
-        )
+        made = dict(make_routes(pace, self.root, BROKERS, None, new_broker=self._broker))
         made[DIRECT] = DirectRoute(Stores(self.root, None, opener=self._open), pace)
         return made
 

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     settings = NodeSettings.resolve({"dir": args.dir})
     kafka = settings.kafka
     if kafka is None and args.to != "local":
-        is_empty = not OutboxSync(settings, None).report()["waiting"]
+        is_empty = not OutboxSync(settings).report()["waiting"]
         if args.to == "kafka" or is_empty:
             raise CommandError(
                 "no brokers are set, so there is nowhere to ship to: set "
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from runwire_agent.commands.transfer_bars import TransferBars
     from runwire_agent.sync.spool import Sync
 
-    sync = OutboxSync(settings, None) if kafka is None else Sync(settings, kafka)
+    sync = OutboxSync(settings) if kafka is None else Sync(settings)
     with TransferBars() as bars:
         try:
             problem = sync.deliver(args.timeout_s, lambda text: bars.show(text, sync.report()))

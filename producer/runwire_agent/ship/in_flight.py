@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from runwire_agent.ship.broker import Broker, Failure
+from runwire_agent.ship.broker import Broker, Failure, ValueOf, as_bundled
 from runwire_agent.ship.cuts_log import CutRange
-from runwire_agent.ship.messages import ValueOf, as_bundled
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.series_reader import CUT_BYTES
 

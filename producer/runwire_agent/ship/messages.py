@@ -5,23 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
 
-from runwire_agent.ship.broker import Message
+from runwire_agent.ship.broker import Message, ValueOf
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.format import Meta
 from runwire_schemas import codec
 from runwire_schemas.events import DeadLetter
 
-__all__ = ["ValueOf", "as_bundled", "letter", "messages_of"]
-
-ValueOf = Callable[[str, bytes], bytes]
-"""Returns a value of a kind with the schema id in its header that readers shall see."""
-
-
-def as_bundled(kind: str, value: bytes) -> bytes:  # noqa: ARG001 - one signature for all
-    """Leave the bundled schema id: every reader of ours knows it without a registry."""
-    return value
+__all__ = ["letter", "messages_of"]
 
 
 def messages_of(cut: Cut, meta: Meta, value_of: ValueOf) -> list[Message]:

@@ -7,10 +7,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runwire_agent.ship.broker import DENIED, SILENT, UNUSABLE, Broker, Failure
+from runwire_agent.ship.broker import (
+    AWAY_AFTER_S,
+    DENIED,
+    SILENT,
+    SILENT_AFTER_S,
+    UNUSABLE,
+    Broker,
+    Failure,
+    ValueOf,
+    as_bundled,
+)
 from runwire_agent.ship.folders import Accepts, ShippedFolders
 from runwire_agent.ship.in_flight import Outbox
-from runwire_agent.ship.messages import ValueOf, as_bundled
 
 __all__ = ["Shipper"]
 
@@ -23,8 +32,6 @@ IDLE_SHARE = 3  # rest so many times as long as a look took ...
 REST_S_MAX = 0.3  # ... but not longer than this
 SAVE_S = 0.5
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024  # of values; the producer's copy doubles it
-AWAY_AFTER_S = 10.0  # without an acknowledgement while brokers are known to be in trouble
-SILENT_AFTER_S = 300.0  # without one while they are not
 ASK_S, ASK_S_MAX = 1.0, 10.0  # between questions whether brokers are back; one takes 1 s at most
 
 

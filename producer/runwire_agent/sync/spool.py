@@ -1,4 +1,4 @@
-"""One delivery of everything in the spool and the outbox: an agent that ends when all is gone."""
+"""One delivery of everything in the spool and the outbox, for a caller who waits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runwire_agent.agent import Agent
+from runwire_agent.duty import Stay
+from runwire_agent.own_spool import OwnSpool
 from runwire_agent.ship.broker import Broker
-from runwire_agent.ship.schema_ids import value_of
-from runwire_agent.ship.shipper import Shipper
+from runwire_agent.ship.duty import make_shipper
 from runwire_agent.sync.outbox import OutboxSync
+from runwire_agent.watch.duty import WatchDuty
+from runwire_agent.watch.trainers import AgentPlace
+from runwire_disk.agents.lock import here_lock
 from runwire_disk.host import boot_id, hostname
 from runwire_disk.settings import NodeSettings
 from runwire_disk.spool.cursor import read_cursor
@@ -19,7 +22,6 @@ from runwire_disk.spool.destination import destination_of
 from runwire_disk.spool.format import Meta, SpoolError
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
-from runwire_schemas.connections.kafka import KafkaSettings
 
 __all__ = ["Sync"]
 
@@ -35,30 +37,20 @@ class Sync:
     def __init__(
         self,
         settings: NodeSettings,
-        kafka: KafkaSettings,
         *,
-        broker: Broker | None = None,
         new_broker: Callable[[], Broker] | None = None,
     ) -> None:
-        if broker is None:
-            from runwire_agent.ship.kafka import KafkaBroker
-
-            broker = KafkaBroker(kafka)
+        kafka = settings.kafka
+        assert kafka is not None, "without brokers there is only the outbox to sync"
         self.root, self._kafka = settings.root, kafka
         self._boot, self._host = boot_id(), hostname()
-        self.shipper = Shipper(
-            self.root,
-            kafka.destination,
-            broker,
-            accepts=self._accepts,
-            value_of=value_of(settings.schema_registry_url, kafka.topic_prefix),
-        )
-        self.outbox = OutboxSync(settings, kafka, new_broker=new_broker)
+        self.shipper = make_shipper(settings, kafka, self._accepts, new_broker)
+        self.outbox = OutboxSync(settings, new_broker=new_broker)
 
     def deliver(self, timeout_s: float, say: Callable[[str], None]) -> str:
-        """Deliver; return "" or the sentence why not. Blocks: until `timeout_s` without progress.
+        """Deliver; return "" or the problem. Blocks: until `timeout_s` without progress.
 
-        `say` is told about once a second how far it is.
+        Calls `say` with its progress about once a second.
         """
         self._record_ends()
         before: tuple[int, tuple[int, ...]] = (-1, ())
@@ -69,7 +61,7 @@ class Sync:
             is_flushed = self.shipper.flush(now_s + SLICE_S)
             if is_flushed and self.outbox.is_idle:
                 self.outbox.close()
-                # The last word on artifacts, and the folder that it stood in.
+                # The outcome of the uploads, and the folder that holds it.
                 is_flushed = self.shipper.flush(now_s + 2 * SLICE_S)
             if is_flushed and self.outbox.is_idle and not self.pending_points(held_elsewhere=True):
                 return self._set_aside() or self.outbox.problem()
@@ -112,7 +104,7 @@ class Sync:
         return total
 
     def facts(self) -> dict[str, object]:
-        """Return what was delivered, for the command to print."""
+        """Return counts of deliveries, for the command to print."""
         outbox = self.shipper.outbox
         return {
             "records": outbox.delivered,
@@ -124,7 +116,7 @@ class Sync:
         }
 
     def report(self) -> dict[str, Any]:
-        """Return how artifacts fare, as `AgentState.uploads`."""
+        """Return counts of uploads, as `AgentState.uploads`."""
         return self.outbox.report()
 
     def close(self) -> None:
@@ -147,18 +139,24 @@ class Sync:
         return found
 
     def _record_ends(self) -> None:
-        agent = Agent(self.root, kafka=self._kafka)
-        if agent.lock.acquire(timeout_s=0.0):
-            agent.tick(time.monotonic())
-        agent.close()
+        lock = here_lock(self.root, self._kafka.destination)
+        if not lock.acquire(timeout_s=0.0):
+            return  # an agent is watching
+        own = OwnSpool(self.root, self._kafka)
+        try:
+            watch = WatchDuty(AgentPlace(self.root, self._kafka.destination), own, Stay())
+            watch.tick(time.monotonic())
+        finally:
+            own.close()
+            lock.release()
 
     def _set_aside(self) -> str:
         number = self.shipper.outbox.set_aside
         if not number:
             return ""
         return (
-            f"{number} records are larger than their topics take; they lie as oversized-*.bin in "
-            "their spool folders, and the dead letters name them"
+            f"{number} records are larger than their topics accept; they are kept as "
+            "oversized-*.bin in their spool folders, and the dead letters name them"
         )
 
     def _elsewhere(self) -> int:

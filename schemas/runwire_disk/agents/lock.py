@@ -5,15 +5,17 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import time
 from pathlib import Path
 
+from runwire_disk.host import boot_id, pid_namespace
 from runwire_disk.paths import agents_dir
 from runwire_disk.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
 
-__all__ = ["AgentLock", "lock_path"]
+__all__ = ["ACQUIRE_S", "AgentLock", "here_lock", "local_agents", "lock_path"]
 
-# Somebody who only asks whether an agent lives holds the lock for microseconds.
+# A process that only checks for an agent holds the lock for microseconds.
 ACQUIRE_S = 1.0
 
 
@@ -25,6 +27,18 @@ def lock_path(root: Path, boot: str, namespace: str, destination: str = LOCAL) -
     return agents_dir(root) / f"{digest}{suffix}"
 
 
+def here_lock(root: Path, destination: str = LOCAL) -> AgentLock:
+    """Return the lock of the agent that serves this process's boot and pid namespace."""
+    return AgentLock(lock_path(root, boot_id(), pid_namespace(), destination))
+
+
+def local_agents(root: Path) -> list[int]:
+    """Return the pids of the running agents of the embedded route."""
+    paths = sorted(agents_dir(root).glob(f"*{LOCAL_SUFFIX}"))
+    pids = (AgentLock(path).pid() for path in paths if not path.name.endswith(KAFKA_SUFFIX))
+    return [pid for pid in pids if pid is not None]
+
+
 class AgentLock:
     """The election of one agent. The kernel frees the lock on any kind of death."""
 
@@ -33,18 +47,29 @@ class AgentLock:
         self._fd = -1
 
     def held(self) -> bool:
-        """Whether some process holds the lock now; a missing file means nobody."""
+        """Whether some process holds the lock now; a missing file means that none does."""
+        return self._probe() is not None
+
+    def pid(self) -> int | None:
+        """Return the pid of the process that holds the lock, 0 before it wrote it; else None."""
+        try:
+            return self._probe()
+        except OSError:
+            return None  # a data root of another user
+
+    def _probe(self) -> int | None:
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
-            return False
+            return None
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return True
+            digits = re.search(rb"\d+", os.pread(fd, 4096, 0))
+            return int(digits[0]) if digits else 0
         finally:
             os.close(fd)
-        return False
+        return None
 
     def acquire(self, timeout_s: float = ACQUIRE_S) -> bool:
         """Take the lock and write who holds it. Blocks: up to `timeout_s`."""
