@@ -17,7 +17,7 @@ EXAMPLE = "runwire delete a1b2c3d4 --yes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `delete`."""
+    """Add the options of `delete`."""
     parser.add_argument("run", metavar="RUN", help="the whole run id")
     parser.add_argument("--project", help="when the id exists in several projects")
     parser.add_argument("--yes", action="store_true", help="do not ask")
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _find(client: Client, run_id: str, project: str | None) -> dict[str, Any]:
     """The run with exactly this id: no prefix here, a typo must not delete a neighbour."""
-    from runwire_consumers.stack.errors import StackError
+    from runwire_consumers.stack.state import StackError
 
     sql = "SELECT project, run_id, name, status, last_step FROM v_runs WHERE run_id = %(run_id)s"
     if project:
@@ -69,7 +69,7 @@ def _find(client: Client, run_id: str, project: str | None) -> dict[str, Any]:
 
 def _delete_objects(root: Path, project: str, run_id: str) -> None:
     """Raises: StackError when the store cannot be changed; then nothing was deleted yet."""
-    from runwire_consumers.stack.errors import StackError
+    from runwire_consumers.stack.state import StackError
     from runwire_schemas.connections import s3 as s3_settings
     from runwire_store.deletion import delete_objects
     from runwire_store.open import open_store
@@ -89,7 +89,7 @@ def _delete_objects(root: Path, project: str, run_id: str) -> None:
 
 def _confirmed(found: dict[str, Any]) -> bool:
     """Raises: StackError when nobody can be asked."""
-    from runwire_consumers.stack.errors import StackError
+    from runwire_consumers.stack.state import StackError
 
     if not sys.stdin.isatty():
         raise StackError("deleting needs a yes: stdin is no terminal, so give --yes", 2)

@@ -10,7 +10,7 @@ EXAMPLE = "runwire down"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `down`."""
+    """Add the options of `down`."""
     parser.add_argument("--json", action="store_true", help="print what was stopped as JSON")
 
 

@@ -20,7 +20,7 @@ Part = Callable[[argparse.Namespace], dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `migrate`."""
+    """Add the options of `migrate`."""
     parser.add_argument(
         "--url",
         help="ClickHouse; default: $RUNWIRE_CLICKHOUSE_URL, else the embedded engine of --dir",
@@ -119,7 +119,7 @@ def _parts(args: argparse.Namespace) -> list[Part]:
 
 def _clickhouse_url(args: argparse.Namespace) -> str:
     from runwire_consumers.stack.control import writer_url
-    from runwire_consumers.stack.errors import StackError
+    from runwire_consumers.stack.state import StackError
     from runwire_disk import paths
 
     if args.url:

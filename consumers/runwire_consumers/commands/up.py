@@ -16,7 +16,7 @@ EXAMPLE = "runwire up --dir ./telemetry"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `up`."""
+    """Add the options of `up`."""
     parser.add_argument("--foreground", action="store_true", help="stay attached; Ctrl-C stops it")
     parser.add_argument(
         "--metrics-port",
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     running = lock.holder(root)
     if running is not None:
         now = control.wait_other_ready(root, _say)
-        agent.ensure(root)
+        agent.ensure_agent(root)
         return _announce(root, now, args, fresh=False)
     process = control.start(root, args.metrics_port, foreground=args.foreground)
     try:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     except BaseException:  # Ctrl-C too: what was half started must not stay behind
         _end(process)
         raise
-    agent.ensure(root)
+    agent.ensure_agent(root)
     if ready is None:  # two `up` at once: the other one won
         ready = control.wait_other_ready(root, _say)
         return _announce(root, ready, args, fresh=False)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from runwire_consumers.stack import lifeline, lock, logs, state
-from runwire_consumers.stack.errors import StackError
+from runwire_consumers.stack.state import StackError
 from runwire_disk import paths
 
 POLL_S = 0.1

@@ -1,4 +1,4 @@
-"""What the supervisor tells the commands: one small JSON file, replaced atomically."""
+"""The state file of the supervisor, which the commands read; replaced atomically."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from runwire_disk import paths
+from runwire_schemas.errors import CommandError
 
 READY = "ready"
 FAILED = "failed"
+
+
+class StackError(CommandError):
+    """The stack or one of its commands failed for a reason that a user can act on."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,12 +40,12 @@ class StackState:
 
 
 def state_file(root: Path) -> Path:
-    """Where the state of this data folder lies."""
+    """Return the path of the state file of this data folder."""
     return paths.embedded_dir(root) / "stack.json"
 
 
 def logs_dir(root: Path) -> Path:
-    """The folder of the stack's logs."""
+    """Return the folder of the stack's logs."""
     return paths.embedded_dir(root) / "logs"
 
 
@@ -53,7 +58,7 @@ def write_state(root: Path, state: StackState) -> None:
 
 
 def read_state(root: Path) -> StackState | None:
-    """The last state written; None when there is none or it is not readable."""
+    """Return the last state written; None when there is none or it is not readable."""
     try:
         fields = json.loads(state_file(root).read_text(encoding="utf-8"))
         fields["engine"] = Part(**fields["engine"])
@@ -65,7 +70,7 @@ def read_state(root: Path) -> StackState | None:
 
 
 def log_tail(path: Path, lines: int = 12) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 16_384))

@@ -18,10 +18,11 @@ from types import FrameType
 from runwire_consumers.clickhouse.engine import Connection, Engine
 from runwire_consumers.stack import agent, lock, logs, state
 from runwire_consumers.stack.backoff import Backoff
-from runwire_consumers.stack.errors import StackError
+from runwire_consumers.stack.state import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
 from runwire_disk import paths
 from runwire_schemas.connections.kafka import PREFIX
+from runwire_schemas.errors import RunwireError
 
 BROKERS_VARIABLE = f"{PREFIX}BOOTSTRAP_SERVERS"
 TICK_S = 0.2
@@ -64,7 +65,7 @@ class Supervisor:
         except Exception as error:
             self._state.error = str(error) or type(error).__name__
             self._stop(state.FAILED)
-            if not type(error).__module__.startswith("runwire"):
+            if not isinstance(error, RunwireError):
                 raise
             _note(str(error))
             return 1
@@ -146,9 +147,9 @@ class Supervisor:
         try:
             for log in state.logs_dir(self._root).glob("*.log"):
                 logs.cap(log)
-            if not agent.running(self._root) and agent.has_work(self._root):
-                agent.ensure(self._root)
-        except OSError as error:  # a full disk: what the stack is for goes on
+            if agent.has_work(self._root):
+                agent.ensure_agent(self._root)
+        except OSError as error:  # a full disk: the stack itself keeps running
             _note(f"housekeeping: {error}")
 
     def _revive(self, name: str, alive: Callable[[], bool], start: Callable[[], None]) -> bool:

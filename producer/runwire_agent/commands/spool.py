@@ -14,7 +14,7 @@ SERIES = ("lifecycle", "metric", "log", "system")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `spool`."""
+    """Add the options of `spool`."""
     parser.add_argument("action", choices=("ls", "verify", "cat"), help="what to do")
     parser.add_argument(
         "folders", nargs="*", metavar="WRITER|RUN", help="beginning of a writer id, or a run id"

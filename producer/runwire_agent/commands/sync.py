@@ -17,7 +17,7 @@ TIMEOUT_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `sync`."""
+    """Add the options of `sync`."""
     parser.add_argument(
         "--to",
         choices=("local", "kafka"),

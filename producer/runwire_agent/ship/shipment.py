@@ -12,17 +12,15 @@ from runwire_agent.ship.cuts_log import CutJournal, CutRange
 from runwire_agent.ship.in_flight import RETRY_S, Lane, Outbox, Sent
 from runwire_agent.ship.messages import letter, messages_of
 from runwire_disk.spool.cut import Cut
-from runwire_disk.spool.format import SERIES, SpoolError
+from runwire_disk.spool.format import OVERSIZED_FILE, OVERSIZED_FILES, SERIES, SpoolError
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import FolderReader
 
-__all__ = ["OVERSIZED", "Shipment"]
+__all__ = ["Shipment"]
 
 _log = logging.getLogger("runwire.agent")
 
 METRIC = "metric"
-# Where records end that no broker takes: kept in the folder, for people.
-OVERSIZED = "oversized-{series}-{seq}.bin"
 RETRY_S_MAX = 30.0
 REPLAYS_AT_ONCE = 8
 STUCK_RETRY_S = 8 * RETRY_S
@@ -85,7 +83,7 @@ class Shipment:
     @property
     def has_oversized(self) -> bool:
         """Tell whether records lie here that no broker takes."""
-        return any(self.folder.glob(OVERSIZED.format(series="*", seq="*")))
+        return any(self.folder.glob(OVERSIZED_FILES))
 
     def take(self) -> int:
         """Send the next cuts; return how far the spool was read, in bytes.
@@ -206,7 +204,7 @@ class Shipment:
 
     def _set_aside(self, lane: Lane, cut: Cut) -> None:
         """Keep a record that no broker takes beside the segments, and go on after it."""
-        path = self.folder / OVERSIZED.format(series=cut.series, seq=cut.first_seq)
+        path = self.folder / OVERSIZED_FILE.format(series=cut.series, seq=cut.first_seq)
         path.write_bytes(cut.value)
         reason = (
             f"one {cut.kind} record of {len(cut.value):,} bytes is larger than its topic takes. It "

@@ -43,6 +43,9 @@ WRITER_LOCK: Final = "writer.lock"
 READER_LOCK: Final = "reader.lock"
 CURSOR_FILE: Final = "cursor.json"
 ENDED_FILE: Final = "ended.json"
+# A record that is larger than its topic accepts, kept in its folder for people.
+OVERSIZED_FILE: Final = "oversized-{series}-{seq}.bin"
+OVERSIZED_FILES: Final = "oversized-*.bin"
 
 HEADER_BYTES: Final = 256
 WORD_BYTES: Final = 8

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from runwire_consumers.core.dead_letters import FileDeadLetters, letter_of
-from runwire_consumers.stack import letters
+from runwire_disk.paths import letters_dir
 from support.builders import AT_NS, metric_batch, record
 
 pytestmark = pytest.mark.engine
@@ -149,7 +149,7 @@ def test_migrate_says_that_nothing_is_missing(logged):
 
 def test_replayed_dead_letters_are_stored_once(stack):
     """What decodes now is stored and forgotten; again changes nothing; the rest stays, with why."""
-    folder = letters.folder(stack.root)
+    folder = letters_dir(stack.root)
     batch = metric_batch(calls=5, names=("loss",), run_id="late", project="p")
     good = letter_of(record(batch, 0), "disk", at_ns=AT_NS)
     bad = replace(good, id="ff" * 16, value=b"\x00garbage")

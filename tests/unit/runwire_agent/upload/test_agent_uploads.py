@@ -13,11 +13,11 @@ from runwire.agent_launch import _is_unfit
 from runwire.settings import Settings
 from runwire_agent.agent import Agent
 from runwire_agent.ship.broker import UNREACHABLE, Cluster, Failure
+from runwire_agent.survey import outbox as survey
 from runwire_agent.sync.outbox import OutboxSync
 from runwire_agent.sync.reroute_outbox import reroute_artifacts
 from runwire_agent.sync.spool import Sync
 from runwire_agent.upload import routes as lanes
-from runwire_consumers.stack import uploads as uploads_survey
 from runwire_disk.agents.state import AgentState, read_states
 from runwire_disk.spool.reader import list_folders
 from runwire_schemas import codec
@@ -104,9 +104,9 @@ def test_it_stays_until_the_store_is_repaired(tmp_path: Path) -> None:
             return [str(s.uploads.get("cause")) for s in read_states(tmp_path).values()]
 
         wait_until(lambda: causes() == ["store_refused"])
-        told = uploads_survey.uploads(tmp_path)
+        told = survey.uploads(tmp_path)
         assert (told["waiting"], told["cause"]) == (1, "store_refused")
-        lines = "\n".join(uploads_survey.lines(told))
+        lines = "\n".join(survey.lines(told))
         assert "1 waiting" in lines
         assert "Give this user the right to it" in lines or "not uploaded for" in lines
         assert thread.is_alive()
@@ -117,7 +117,7 @@ def test_it_stays_until_the_store_is_repaired(tmp_path: Path) -> None:
         made.stop.set()
         thread.join()
     assert names(tmp_path) == ["things:v0"]
-    assert uploads_survey.lines(uploads_survey.uploads(tmp_path)) == []
+    assert survey.lines(survey.uploads(tmp_path)) == []
 
 
 def test_it_gives_up_after_a_while_and_says_so(

@@ -1,4 +1,4 @@
-"""The stack's small parts: who holds a folder, when to restart, how logs stay small."""
+"""The small parts of the stack: its lock, restarts, logs, state file, sections and checks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import sys
 
 import pytest
 
-from runwire_consumers.commands import dead_letters
+from runwire import cli
+from runwire_consumers.core.dead_letters import FileDeadLetters, letter_of
 from runwire_consumers.stack import checkup, control, lock, logs, state, survey
 from runwire_consumers.stack.backoff import MAX_DELAY_S, Backoff
-from runwire_consumers.stack.errors import StackError
-from runwire_consumers.stack.finding import FAIL, OK, WARN
 from runwire_consumers.stack.kafka_checkup import kafka_findings
+from runwire_consumers.stack.state import StackError
 from runwire_disk import paths
+from runwire_disk.paths import letters_dir
+from runwire_disk.survey import FAIL, OK, WARN
+from support.builders import AT_NS, metric_batch, record
+from support.shipping import kafka_writer
+from support.spools import new_writer
 
 
 @pytest.fixture
@@ -112,33 +117,48 @@ def test_a_file_in_the_way_is_a_sentence(tmp_path):
         control.prepare(tmp_path / "data")
 
 
-def test_stopping_nothing_says_so(root):
+def test_stop_without_a_stack_returns_false(root):
     """`down` without a stack changes nothing."""
     assert control.stop(root) is False
 
 
-def test_the_survey_works_on_an_empty_folder(tmp_path):
-    """Status of a folder that does not exist: everything down, nothing pending."""
-    found = survey.survey(tmp_path / "none")
-    assert not any(found[part]["alive"] for part in ("supervisor", "engine", "worker", "agent"))
-    assert found["runs"] == []
-    assert "`runwire up`" in survey.as_text(found)
+def test_the_section_of_a_missing_folder_shows_everything_down(tmp_path):
+    """Status of a folder that does not exist names the command that starts the stack."""
+    section = survey.survey_stack(tmp_path / "none")
+    assert not any(section.facts[part]["alive"] for part in ("supervisor", "engine", "worker"))
+    assert section.facts["objects"] is None
+    assert "`runwire up`" in section.lines[-1]
+
+
+def test_the_stack_is_not_missed_where_everything_goes_to_brokers(tmp_path):
+    """A trainer node of a cluster needs no stack, so status does not advise to start one."""
+    kafka_writer(tmp_path).close()
+    assert not any("`runwire up`" in line for line in survey.survey_stack(tmp_path).lines)
+    new_writer(tmp_path).close()
+    assert any("`runwire up`" in line for line in survey.survey_stack(tmp_path).lines)
 
 
 def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path):
     """The doctor never leaves a reader with a bare complaint."""
-    findings = checkup.examine(tmp_path)
+    findings = checkup.check_stack(tmp_path).findings
     assert {finding.level for finding in findings} <= {OK, WARN, FAIL}
     assert all(finding.advice for finding in findings if finding.level != OK)
 
 
-def test_long_payloads_are_shown_shortened():
+def test_a_long_payload_is_shown_shortened(tmp_path, capsys):
     """`dead-letters show` prints at most a screen of bytes."""
-    assert len(dead_letters._hex(b"x" * 100_000)) < 1000
+    kept = FileDeadLetters(letters_dir(tmp_path))
+    record_of_100_kb = record(metric_batch(), 0, value=b"x" * 100_000)
+    kept.put(letter_of(record_of_100_kb, "damaged", at_ns=AT_NS))
+    kept.flush()
+    assert cli.main(["dead-letters", "show", "--all", "--dir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "more bytes" in shown
+    assert len(shown) < 2000
 
 
-def test_the_doctor_asks_the_brokers() -> None:
-    """No brokers named: no line. Nobody there: which setting to look at. No network is needed."""
+def test_doctor_checks_the_brokers_of_the_environment() -> None:
+    """No brokers named: no finding. No answer: the setting to look at. Needs no network."""
     assert kafka_findings({}) == []
     (refused,) = kafka_findings({"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"})
     assert (refused.level, refused.check) == (FAIL, "kafka")
