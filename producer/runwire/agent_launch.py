@@ -56,7 +56,7 @@ THREAD_END_S = 6.0  # the agent's own deadline and a little
 
 
 def ensure_agent(root: Path, settings: Settings) -> None:
-    """Have an agent watch `root`. Call it after the writer's folder exists.
+    """Start an agent for `root` unless one runs. Call it after the writer's folder exists.
 
     Never raises: a trainer without an agent trains, its end is recorded by the next agent.
     """
@@ -104,7 +104,7 @@ def _ends_unfit(lock: AgentLock, settings: Settings) -> bool:
 
 
 def _is_unfit(state: AgentState, settings: Settings) -> bool:
-    """Whether brokers or the store refuse it, or it was not given the keys of our store."""
+    """Whether brokers or the store refuse it, or it lacks the keys of this trainer's store."""
     from runwire_agent.ship.broker import AUTHENTICATION
 
     if state.cause == AUTHENTICATION:

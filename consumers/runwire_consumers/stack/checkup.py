@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runwire_consumers.clickhouse.engine import HTTP_PORT, TCP_PORT
-from runwire_consumers.stack import control, state
+from runwire_consumers.stack import control, logs
 from runwire_consumers.stack.state import StackError
 from runwire_consumers.stack.survey import examine_parts
 from runwire_disk import paths
@@ -80,7 +80,7 @@ def _running_parts(root: Path, parts: dict[str, Any]) -> Iterator[Finding]:
     worker = parts["worker"]
     if not parts["supervisor"]["alive"]:
         return
-    log = state.logs_dir(root) / "worker.log"
+    log = logs.logs_dir(root) / "worker.log"
     if not worker["alive"]:
         yield Finding(FAIL, "worker", str(worker["note"]) or "does not answer", f"read {log}")
         return

@@ -55,7 +55,7 @@ def examine_parts(root: Path) -> dict[str, Any]:
 
 
 def _worker(mine: state.StackState | None) -> dict[str, Any]:
-    part = mine.worker if mine is not None else state.Part()
+    part = mine.worker if mine is not None else state.ChildState()
     port, pid = part.port, part.pid
     health = ask_health(port) if port is not None and pid is not None else None
     return {

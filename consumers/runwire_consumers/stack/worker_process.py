@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runwire_consumers.compose.workers import STATE_FILE
-from runwire_consumers.stack import lifeline, state
-from runwire_consumers.stack.logs import open_log
+from runwire_consumers.stack import lifeline, logs
 from runwire_disk import paths
 
 STOP_S = 20.0
@@ -30,7 +29,7 @@ class WorkerProcess:
         self._kind = kind
         self._metrics_port = metrics_port
         name = "worker.log" if kind == "clickhouse" else f"{kind}.log"
-        self.log = state.logs_dir(root) / name
+        self.log = logs.logs_dir(root) / name
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,7 +54,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start it, tied to this process: SIGKILL, since a worker repeats what it had begun."""
-        log = open_log(self.log)
+        log = logs.open_log(self.log)
         arguments = [self._kind, "--dir", str(self._root)]
         if self._metrics_port is not None:
             arguments += ["--metrics-port", str(self._metrics_port)]

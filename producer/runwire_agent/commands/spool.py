@@ -25,14 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; `verify` exits with 1 when it finds damage."""
+    """Print it; `verify` exits with 1 when it finds damage."""
     from runwire_disk import paths
 
     root = paths.state_dir(args.dir)
     chosen = _choose(root, args.folders)
     if not chosen:
-        asked = f" for {', '.join(args.folders)}" if args.folders else ""
-        print(f"no spool folder{asked} under {paths.spool_dir(root)}", file=sys.stderr)
+        words = f" for {', '.join(args.folders)}" if args.folders else ""
+        print(f"no spool folder{words} under {paths.spool_dir(root)}", file=sys.stderr)
         if args.json:
             print("[]")
         return 1 if args.folders else 0
