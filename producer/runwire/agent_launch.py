@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runwire_agent.agent import Agent
     from runwire_disk.agents.state import AgentState
 
-__all__ = ["agent_environment", "ensure_agent"]
+__all__ = ["agent_environment", "ensure_agent", "is_unfit"]
 
 _log = logging.getLogger("runwire")
 SUCCEED_S = 10.0  # for an agent that ends to close its client
@@ -95,7 +95,7 @@ def _ends_unfit(lock: AgentLock, settings: Settings) -> bool:
     from runwire_disk.agents.state import STATE_SUFFIX, read_state
 
     state = read_state(lock.path.with_suffix(STATE_SUFFIX))
-    if state is None or state.mode != "process" or not _is_unfit(state, settings):
+    if state is None or state.mode != "process" or not is_unfit(state, settings):
         return False
     if str(state.pid) != lock.holder():
         return False  # a newer one has taken over
@@ -103,7 +103,7 @@ def _ends_unfit(lock: AgentLock, settings: Settings) -> bool:
     return True
 
 
-def _is_unfit(state: AgentState, settings: Settings) -> bool:
+def is_unfit(state: AgentState, settings: Settings) -> bool:
     """Whether brokers or the store refuse it, or it lacks the keys of this trainer's store."""
     from runwire_agent.ship.broker import AUTHENTICATION
 

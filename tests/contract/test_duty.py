@@ -16,7 +16,7 @@ import pytest
 
 from runwire_agent.duty import Duty, MemoryDuty, Stay
 from runwire_agent.own_spool import OwnSpool
-from runwire_agent.ship.broker import UNREACHABLE, Cluster, Failure
+from runwire_agent.ship.broker import UNREACHABLE, Failure, MemoryCluster
 from runwire_agent.ship.duty import ShipDuty, make_shipper
 from runwire_agent.upload.duty import UploadDuty
 from runwire_agent.watch.duty import WatchDuty
@@ -116,7 +116,7 @@ class WatchRig(Rig):
 class ShipRig(Rig):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.cluster = Cluster()
+        self.cluster = MemoryCluster()
 
     def make(self) -> ShipDuty:
         settings = node_settings(self.root, KAFKA)

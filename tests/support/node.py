@@ -11,7 +11,7 @@ from pathlib import Path
 from runwire_agent.agent import Agent, agent_lock, make_agent
 from runwire_agent.duty import Stay
 from runwire_agent.own_spool import OwnSpool
-from runwire_agent.ship.broker import Cluster, MemoryBroker
+from runwire_agent.ship.broker import MemoryBroker, MemoryCluster
 from runwire_agent.watch.duty import HEARTBEAT_INTERVAL_S, WatchDuty
 from runwire_agent.watch.trainers import AgentPlace
 from runwire_disk.settings import NodeSettings
@@ -40,7 +40,7 @@ def node_settings(
 def elected_agent(
     root: Path,
     kafka: KafkaSettings | None = None,
-    cluster: Cluster | None = None,
+    cluster: MemoryCluster | None = None,
     *,
     stay_s: float = 600.0,
     idle_s: float | None = 0.0,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runwire_agent.ship.broker import Broker, Cluster, MemoryBroker
+from runwire_agent.ship.broker import Broker, MemoryBroker, MemoryCluster
 from runwire_agent.upload.direct import DirectRoute
 from runwire_agent.upload.duty import make_routes
 from runwire_agent.upload.pace import Pace
@@ -85,7 +85,7 @@ class UploadRig:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.store: ObjectStore = MemoryStore()
-        self.cluster = Cluster()
+        self.cluster = MemoryCluster()
         self.now_s = 1000.0
         self.told: list[ArtifactEvent] = []
         self.modes: list[str] = []

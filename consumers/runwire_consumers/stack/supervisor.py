@@ -20,6 +20,7 @@ from runwire_consumers.stack import agent, lock, logs, state
 from runwire_consumers.stack.state import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
 from runwire_disk import paths
+from runwire_disk.agents.lock import local_agents
 from runwire_schemas.connections.kafka import PREFIX
 from runwire_schemas.errors import RunwireError
 
@@ -179,7 +180,7 @@ class Supervisor:
         try:
             for log in logs.logs_dir(self._root).glob("*.log"):
                 logs.cap_log(log)
-            if agent.has_work(self._root):
+            if not local_agents(self._root) and agent.has_work(self._root):
                 agent.ensure_agent(self._root)
         except OSError as error:  # a full disk: the stack itself keeps running
             _note(f"housekeeping: {error}")

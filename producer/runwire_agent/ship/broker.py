@@ -11,7 +11,7 @@ __all__ = [
     "AWAY_AFTER_S",
     "SILENT_AFTER_S",
     "Broker",
-    "Cluster",
+    "MemoryCluster",
     "Done",
     "Failure",
     "MemoryBroker",
@@ -131,7 +131,7 @@ class Broker(Protocol):
 
 
 @dataclass(slots=True)
-class Cluster:
+class MemoryCluster:
     """Topics in memory; they outlive the brokers that write to them."""
 
     topics: dict[str, list[Message]] = field(default_factory=dict)
@@ -151,9 +151,9 @@ class Cluster:
 
 
 class MemoryBroker:
-    """A broker of a `Cluster`; with `acknowledges` false it withholds reports, as a kill would."""
+    """A broker of a `MemoryCluster`; it withholds reports, as a kill would, unless `acknowledges`."""
 
-    def __init__(self, cluster: Cluster, *, queue_bytes: int = 64 << 20) -> None:
+    def __init__(self, cluster: MemoryCluster, *, queue_bytes: int = 64 << 20) -> None:
         self.cluster = cluster
         self.acknowledges = True
         self.batch_bytes = 1_000_000

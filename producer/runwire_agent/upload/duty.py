@@ -135,7 +135,6 @@ class UploadDuty:
 
     def abandon(self) -> None:
         """Leave everything to the parent process, in a forked child of it."""
-        self._stop.set()
         self.uploader.abandon()
 
     def _run(self) -> None:

@@ -33,10 +33,10 @@ def start_agent(
     """Start an agent that ends when idle, or when another one runs; never a child of the caller.
 
     Secrets travel in `environ` and never on a command line, which every user can read.
-    Raises: OSError, RuntimeError, subprocess.SubprocessError when it cannot be started.
+    Raises: OSError when it cannot be started. Blocks: for milliseconds.
     """
     if not sys.executable:
-        raise RuntimeError("this interpreter does not know its own executable")
+        raise ChildProcessError("this interpreter does not know its own executable")
     command = [
         *(sys.executable, "-m", PACKAGE),
         *("--dir", str(root), "--exit-when-idle-s", f"{idle_s:g}", "--wait-s", f"{wait_s:g}"),
@@ -56,6 +56,8 @@ def start_agent(
             timeout=SHELL_TIMEOUT_S,
             check=True,
         )
+    except subprocess.SubprocessError as error:
+        raise ChildProcessError(f"the shell that starts the agent failed: {error}") from error
     finally:
         os.close(log)
 

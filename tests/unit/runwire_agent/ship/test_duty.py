@@ -12,7 +12,7 @@ from runwire.agent_launch import agent_environment
 from runwire.settings import Settings
 from runwire_agent.agent import Agent
 from runwire_agent.duty import STAY_S
-from runwire_agent.ship.broker import AUTHENTICATION, UNREACHABLE, Cluster, Failure
+from runwire_agent.ship.broker import AUTHENTICATION, UNREACHABLE, Failure, MemoryCluster
 from runwire_agent.sync.spool import Sync
 from runwire_disk.agents.state import read_states
 from runwire_disk.spool.destination import destination_of
@@ -32,15 +32,15 @@ def _close_writers() -> Iterator[None]:
     close_writers()
 
 
-def agent(root: Path, cluster: Cluster, *, stay_s: float = 600.0) -> Agent:
+def agent(root: Path, cluster: MemoryCluster, *, stay_s: float = 600.0) -> Agent:
     return elected_agent(root, KAFKA, cluster, stay_s=stay_s)
 
 
-def sync(root: Path, cluster: Cluster) -> Sync:
+def sync(root: Path, cluster: MemoryCluster) -> Sync:
     return Sync(node_settings(root, KAFKA), new_broker=lambda: Polling(cluster))
 
 
-def run_events(cluster: Cluster) -> list[RunEvent]:
+def run_events(cluster: MemoryCluster) -> list[RunEvent]:
     """Events about runs; order holds within a writer's own records, `seq` beyond."""
     decoded = [codec.decode(message.value) for message in cluster.topics["run"]]
     return sorted((e for e in decoded if isinstance(e, RunEvent)), key=lambda event: event.seq)
@@ -49,7 +49,7 @@ def run_events(cluster: Cluster) -> list[RunEvent]:
 def test_agent_delivers_everything_and_leaves_when_idle(tmp_path: Path) -> None:
     """A killed trainer: its records, its end as the agent saw it, and nothing left behind."""
     made = trainer(tmp_path, ends="dies", **ROUTE)
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     events = run_events(cluster)
     assert [(e.event, e.writer) for e in events] == [
@@ -65,7 +65,7 @@ def test_folders_of_other_destinations_are_not_touched(tmp_path: Path) -> None:
     trainer(tmp_path, "local", ends="dies")
     elsewhere = replace(KAFKA, bootstrap_servers="elsewhere:1").public()
     trainer(tmp_path, "elsewhere", ends="dies", route="kafka", destination=elsewhere)
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     assert cluster.topics == {}
     assert {read_meta(f).run_id for f in list_folders(tmp_path)} == {"local", "elsewhere"}
@@ -83,7 +83,7 @@ def test_the_local_agent_skips_folders_of_the_kafka_route(tmp_path: Path) -> Non
 def test_offline_runs_are_shipped_by_sync_only(tmp_path: Path) -> None:
     """An agent with brokers keeps an offline run on this disk; `runwire sync` sends it."""
     trainer(tmp_path, ends="dies", mode="offline", **ROUTE)
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     assert cluster.topics == {}
     delivery = sync(tmp_path, cluster)
@@ -100,7 +100,7 @@ def test_agent_waits_for_brokers_and_logs_the_cause_once(
     caplog.set_level(logging.INFO)
     trainer(tmp_path, ends="dies", **ROUTE)
     cause = Failure(AUTHENTICATION, "SASL authentication failed at k:9092 for user 'u'")
-    agent(tmp_path, Cluster(away=cause), stay_s=0.5).run()
+    agent(tmp_path, MemoryCluster(away=cause), stay_s=0.5).run()
     assert caplog.text.count(cause.sentence) == 1
     assert "runwire sync" in caplog.text
     (state,) = read_states(tmp_path).values()
@@ -108,7 +108,7 @@ def test_agent_waits_for_brokers_and_logs_the_cause_once(
     assert (state.key, state.destination) == (KAFKA.destination, KAFKA.public())
     assert state.since_ns > 0
     assert {read_meta(f).role for f in list_folders(tmp_path)} == {"trainer", "agent"}
-    second = Cluster()
+    second = MemoryCluster()
     agent(tmp_path, second).run()
     assert list_folders(tmp_path) == []
     assert [e.event for e in run_events(second)] == ["started", "finished"]
@@ -117,13 +117,13 @@ def test_agent_waits_for_brokers_and_logs_the_cause_once(
 def test_a_stopped_agent_keeps_undelivered_records(tmp_path: Path) -> None:
     """SIGTERM with brokers away: one deadline, nothing lost."""
     trainer(tmp_path, **ROUTE)
-    made = agent(tmp_path, Cluster(away=Failure(UNREACHABLE, "no broker answers")))
+    made = agent(tmp_path, MemoryCluster(away=Failure(UNREACHABLE, "no broker answers")))
     made.stop.set()
     made.hurry.set()
     made.run()
     assert not made.lock.held()
     WRITERS[0].abandon()
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     assert len(run_events(cluster)) == 2
 
@@ -132,7 +132,7 @@ def test_sync_returns_the_cause_when_brokers_are_unreachable(tmp_path: Path) -> 
     """The sentence names the cause and the command to repeat."""
     trainer(tmp_path, ends="dies", **ROUTE)
     cause = Failure(UNREACHABLE, "no broker answers at k:9092")
-    delivery = sync(tmp_path, Cluster(away=cause))
+    delivery = sync(tmp_path, MemoryCluster(away=cause))
     lines: list[str] = []
     problem = delivery.deliver(0.2, lines.append)
     delivery.close()
@@ -175,7 +175,7 @@ def test_the_agent_s_environment_has_the_trainer_s_destination() -> None:
 def test_the_state_file_holds_no_secret(tmp_path: Path) -> None:
     """Other users may read it through `runwire status`; passwords stay in the process."""
     kafka = replace(KAFKA, sasl_username="agent", sasl_password="hunter2")
-    elected_agent(tmp_path, kafka, Cluster()).run()
+    elected_agent(tmp_path, kafka, MemoryCluster()).run()
     (path,) = read_states(tmp_path)
     assert "hunter2" not in path.read_text()
     assert json.loads(path.read_text())["key"] == kafka.destination

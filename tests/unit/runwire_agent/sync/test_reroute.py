@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire_agent.ship.broker import Cluster, MemoryBroker
+from runwire_agent.ship.broker import MemoryBroker, MemoryCluster
 from runwire_agent.ship.cuts_log import JOURNAL_FILE
 from runwire_agent.ship.shipper import Shipper
 from runwire_agent.sync.reroute_spool import reroute
@@ -67,7 +67,7 @@ def test_a_batch_in_doubt_keeps_its_folder_unless_forced(tmp_path: Path) -> None
     assert reroute(tmp_path, OTHER, force=True).moved == [writer.folder.name]
     assert not (writer.folder / JOURNAL_FILE).exists()
     assert read_cursor(writer.folder).batch_seq == 1
-    cluster = Cluster()
+    cluster = MemoryCluster()
     broker = MemoryBroker(cluster)
     shipper = Shipper(tmp_path, OTHER.destination, broker, monotonic_s=lambda: rig.now_s)
     for _ in range(20):

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from runwire import agent_launch as launch
-from runwire.agent_launch import _is_unfit
+from runwire.agent_launch import is_unfit
 from runwire.settings import Settings
 from runwire_agent.agent import Agent
-from runwire_agent.ship.broker import UNREACHABLE, Cluster, Failure
+from runwire_agent.ship.broker import UNREACHABLE, Failure, MemoryCluster
 from runwire_agent.survey import outbox as survey
 from runwire_agent.sync.outbox import OutboxSync
 from runwire_agent.sync.reroute_outbox import reroute_artifacts
@@ -41,7 +41,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "REST_S", 0.05)
 
 
-def agent(root: Path, cluster: Cluster | None = None, *, stay_s: float = 600.0) -> Agent:
+def agent(root: Path, cluster: MemoryCluster | None = None, *, stay_s: float = 600.0) -> Agent:
     return elected_agent(root, None if cluster is None else KAFKA, cluster, stay_s=stay_s)
 
 
@@ -73,7 +73,7 @@ def test_with_brokers_pieces_and_events_arrive(tmp_path: Path) -> None:
     """One artifact of each route: the direct one's event travels with the agent's spool."""
     pieces = leave(tmp_path, b"pieces", **for_kafka())
     direct = leave(tmp_path, b"direct", destination=KAFKA.destination)
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     events = [codec.decode(message.value) for message in cluster.topics["artifact"]]
     assert {(e.artifact, e.event) for e in events if isinstance(e, ArtifactEvent)} == {
@@ -138,11 +138,11 @@ def test_it_gives_up_after_a_while_and_says_so(
 def test_unreachable_brokers_do_not_stop_direct_uploads(tmp_path: Path) -> None:
     """The store is another destination: artifacts arrive, their events wait in the spool."""
     leave(tmp_path, b"direct", destination=KAFKA.destination)
-    away = Cluster(away=Failure(UNREACHABLE, "no broker answers"))
+    away = MemoryCluster(away=Failure(UNREACHABLE, "no broker answers"))
     agent(tmp_path, away, stay_s=0.5).run()
     assert names(tmp_path) == ["things:v0"]
     assert outbox(tmp_path) == []
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     assert len(cluster.topics["artifact"]) == 1
 
@@ -164,7 +164,7 @@ def test_offline_artifacts_stay_on_the_machine_until_sync(tmp_path: Path) -> Non
     leave(tmp_path, b"here", mode="offline")
     sent = leave(tmp_path, b"there", mode="offline", **for_kafka())
     agent(tmp_path).run()
-    agent(tmp_path, cluster := Cluster()).run()
+    agent(tmp_path, cluster := MemoryCluster()).run()
     assert names(tmp_path) == ["things:v0"]
     assert outbox(tmp_path) == [sent.artifact]
     assert "chunk" not in cluster.topics
@@ -181,7 +181,7 @@ def test_sync_delivers_the_word_too(tmp_path: Path) -> None:
     """What became of a direct upload is in the topic when `sync` ends, and no folder is left."""
     leave(tmp_path, b"direct", mode="offline", destination=KAFKA.destination, store={})
     leave(tmp_path, b"more", mode="offline", destination=KAFKA.destination, store={})
-    cluster = Cluster()
+    cluster = MemoryCluster()
     sync = Sync(node_settings(tmp_path, KAFKA), new_broker=lambda: Polling(cluster))
     assert sync.deliver(10.0, lambda _: None) == ""
     sync.close()
@@ -264,11 +264,11 @@ def state(settings: Settings | None, **uploads: object) -> AgentState:
 def test_an_agent_without_our_keys_is_succeeded() -> None:
     """The successor gets the settings of the trainer that starts it."""
     in_file = replace(S3, s3_secret_key=None, s3_secret_key_file="/keys/secret")
-    assert _is_unfit(state(None), S3)
-    assert not _is_unfit(state(S3), S3)
-    assert not _is_unfit(state(None), Settings())
-    assert not _is_unfit(state(None), in_file), "it reads the file itself"
-    assert _is_unfit(state(S3, cause="store_refused"), S3)
-    assert not _is_unfit(state(S3, cause="store_away"), S3)
-    assert not _is_unfit(AgentState(key="local"), S3), "it has not said yet"
+    assert is_unfit(state(None), S3)
+    assert not is_unfit(state(S3), S3)
+    assert not is_unfit(state(None), Settings())
+    assert not is_unfit(state(None), in_file), "it reads the file itself"
+    assert is_unfit(state(S3, cause="store_refused"), S3)
+    assert not is_unfit(state(S3, cause="store_away"), S3)
+    assert not is_unfit(AgentState(key="local"), S3), "it has not said yet"
     assert launch.SUCCEED_S > 0
