@@ -151,7 +151,7 @@ class MemoryCluster:
 
 
 class MemoryBroker:
-    """A broker of a `MemoryCluster`; it withholds reports, as a kill would, unless `acknowledges`."""
+    """A broker of a `MemoryCluster`; unless it `acknowledges`, reports are lost as in a kill."""
 
     def __init__(self, cluster: MemoryCluster, *, queue_bytes: int = 64 << 20) -> None:
         self.cluster = cluster
