@@ -77,8 +77,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
 
 def find_commands() -> dict[str, str]:
     """Return the modules of all installed commands, by command name."""
-    found = importlib.metadata.entry_points(group=GROUP)
-    return {entry.name: entry.value for entry in sorted(found, key=lambda entry: entry.name)}
+    entries = importlib.metadata.entry_points(group=GROUP)
+    return {entry.name: entry.value for entry in sorted(entries, key=lambda entry: entry.name)}
 
 
 def build_parser(name: str, module: CommandModule) -> argparse.ArgumentParser:

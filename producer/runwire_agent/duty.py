@@ -110,7 +110,7 @@ class MemoryDuty:
         return not self.waiting or self._stay.is_over(self._progress_s, now_s)
 
     def is_needed(self) -> bool:
-        """Whether the test says that a trainer lives."""
+        """Whether `has_trainer` is set."""
         return self.has_trainer
 
     def flush(self, deadline_s: float) -> bool:

@@ -20,7 +20,7 @@ from runwire_disk import paths
 POLL_S = 0.1
 READY_S = 180.0  # a cold 555 MB library on a slow disk takes most of a minute
 STOP_S = 60.0
-ALREADY_RUNNING = 3  # the exit status of a supervisor that found the lock taken
+ALREADY_RUNNING = 3  # the exit status of a supervisor when another one holds the lock
 
 
 def prepare(root: Path) -> None:

@@ -13,7 +13,7 @@ from runwire_schemas.topics import TOPICS, topic_name
 
 
 def check_kafka(root: Path) -> Section:  # noqa: ARG001 - the signature of every check
-    """Check the brokers of the environment. Blocks: up to 10 s when nobody answers."""
+    """Check the brokers of the environment. Blocks: up to 10 s when none answers."""
     return Section(name="kafka", order=70, findings=kafka_findings(os.environ))
 
 

@@ -21,7 +21,7 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The supervisor that holds a folder; `created_at` tells its pid from a reused one."""
+    """The supervisor that holds a folder; `created_at` distinguishes its pid from a reused one."""
 
     pid: int
     created_at: float

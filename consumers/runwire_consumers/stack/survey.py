@@ -97,7 +97,7 @@ def _read_metric(port: int | None, name: str) -> float | None:
 
 
 def _is_expected(root: Path) -> bool:
-    """Whether a stack belongs here: local runs wait for it, or nothing goes to brokers."""
+    """Whether a stack belongs here: local runs wait for it, or nothing is shipped to brokers."""
     routes = set()
     for folder in list_folders(root):
         try:

@@ -44,21 +44,21 @@ def run(args: argparse.Namespace) -> int:
     return _cat(chosen, series, args.limit)
 
 
-def _choose(root: Path, wanted: list[str]) -> list[Path]:
+def _choose(root: Path, words: list[str]) -> list[Path]:
     from runwire_disk.spool.format import SpoolError
     from runwire_disk.spool.reader import list_folders, read_meta
 
     folders = list_folders(root)
-    if not wanted:
+    if not words:
         return folders
     chosen = []
     for folder in folders:
         try:
             meta = read_meta(folder)
-            fits = any(meta.writer.startswith(word) or meta.run_id == word for word in wanted)
+            fits = any(meta.writer.startswith(word) or meta.run_id == word for word in words)
         except SpoolError:
             fits = False
-        if fits or any(folder.name.startswith(word) for word in wanted):
+        if fits or any(folder.name.startswith(word) for word in words):
             chosen.append(folder)
     return chosen
 

@@ -26,7 +26,7 @@ from runwire_schemas.connections.kafka import KafkaSettings
 __all__ = ["connection_failure", "delivery_failure", "graver"]
 
 _AFTER = re.compile(r"\(after \d+ms in state")
-# Closed right after it was opened: not a broker that goes down.
+# Closed right after it was opened: no broker that is shutting down.
 _JUST_UP = re.compile(r"closed by peer.*\(after \d{1,3}ms in state UP")
 _GRAVITY = (UNREACHABLE, OTHER, TLS, AUTHENTICATION)
 
@@ -60,7 +60,7 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
     if name == "_RESOLVE" or "Failed to resolve" in reason:
         return Failure(
             UNREACHABLE,
-            f"no address is known for {where}: check RUNWIRE_KAFKA_BOOTSTRAP_SERVERS ({words})",
+            f"{where} has no address: check RUNWIRE_KAFKA_BOOTSTRAP_SERVERS ({words})",
         )
     if name == "CLUSTER_AUTHORIZATION_FAILED":
         return Failure(

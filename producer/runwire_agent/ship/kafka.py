@@ -31,7 +31,7 @@ __all__ = ["CONTENT", "RECORDS", "KafkaBroker"]
 _log = logging.getLogger("runwire.agent")
 BATCH_BYTES = 1_000_000  # Kafka's default max.message.bytes is a little more
 RESET_S = 2.0
-RETRY_S = 5.0  # after settings that could not be used, unless somebody asks
+RETRY_S = 5.0  # after unusable settings; `is_reachable` tries at once
 # Gathering in the agent and this together stay below the promised 0.5 s.
 LINGER_MS = 100
 # librdkafka's settings for records, and for pieces of content: pieces do not compress, and wait in

@@ -22,7 +22,7 @@ def check_machine(root: Path) -> Section:
 
 
 def file_system_of(place: Path, mounts: str) -> str:
-    """Return the type of the file system that holds `place`; "unknown" where nothing says it.
+    """Return the type of the file system that holds `place`; "unknown" without a mount above it.
 
     Source: proc(5), mountinfo: field 5 is the mount point, the type follows the lone hyphen.
     """

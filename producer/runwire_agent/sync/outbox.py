@@ -70,7 +70,7 @@ class OutboxSync:
             return f"{now['failed']} artifacts can never be uploaded; `runwire status` names why"
         if not now["waiting"]:
             return ""
-        why = now["sentence"] or "another process works on what is left"
+        why = now["sentence"] or "another process is uploading the rest"
         return (
             f"{now['waiting']} artifacts ({now['bytes_left'] / 1e6:,.1f} MB) are not uploaded: "
             f"{why}. They stay in {self._root / 'outbox'}; run `runwire sync` again"

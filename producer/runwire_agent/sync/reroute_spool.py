@@ -118,23 +118,23 @@ def _move(reader: FolderReader, kafka: KafkaSettings | None) -> None:
 
 
 def _folders_of_open_intent(root: Path) -> set[str]:
-    """Return the folders in the batch that the embedded worker may not have finished.
+    """Return the folders in a batch that the embedded worker may not have finished.
 
     Source: the line format of its journal, `crc json`; the last intent without a done counts.
     """
     path = embedded_dir(root) / "journal" / "intents.log"
-    found: set[str] = set()
+    names: set[str] = set()
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
-        return found
+        return names
     for line in lines:
         crc, _, text = line.partition(b" ")
         if crc != b"%08x" % zlib.crc32(text):
             continue
         fact = json.loads(text)
         if fact.get("k") == "intent":
-            found = {cut[0] for cut in fact["cuts"]}
+            names = {cut[0] for cut in fact["cuts"]}
         elif fact.get("k") == "done":
-            found = set()
-    return found
+            names = set()
+    return names

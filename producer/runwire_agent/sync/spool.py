@@ -15,7 +15,7 @@ from runwire_agent.sync.outbox import OutboxSync
 from runwire_agent.watch.duty import WatchDuty
 from runwire_agent.watch.trainers import AgentPlace
 from runwire_disk.agents.lock import here_lock
-from runwire_disk.host import boot_id, hostname
+from runwire_disk.host import boot_id
 from runwire_disk.settings import NodeSettings
 from runwire_disk.spool.cursor import read_cursor
 from runwire_disk.spool.destination import destination_of
@@ -43,7 +43,7 @@ class Sync:
         kafka = settings.kafka
         assert kafka is not None, "without brokers there is only the outbox to sync"
         self.root, self._kafka = settings.root, kafka
-        self._boot, self._host = boot_id(), hostname()
+        self._boot = boot_id()
         self.shipper = make_shipper(settings, kafka, self._accepts, new_broker)
         self.outbox = OutboxSync(settings, new_broker=new_broker)
 
@@ -128,15 +128,15 @@ class Sync:
         return meta.boot_id == self._boot or not writer_alive(folder)
 
     def _folders(self) -> list[tuple[Path, Meta]]:
-        found = []
+        folders = []
         for folder in list_folders(self.root):
             try:
                 meta = read_meta(folder)
             except SpoolError:
                 continue
             if destination_of(meta) == self._kafka.destination:
-                found.append((folder, meta))
-        return found
+                folders.append((folder, meta))
+        return folders
 
     def _record_ends(self) -> None:
         lock = here_lock(self.root, self._kafka.destination)

@@ -98,7 +98,7 @@ class AgentLock:
             return "unknown"
 
     def still_ours(self) -> bool:
-        """False once the file was deleted or replaced: somebody else may hold a new one."""
+        """False once the file was deleted or replaced: another agent may hold a new one."""
         try:
             ours, there = os.fstat(self._fd), self.path.stat()
         except OSError:
