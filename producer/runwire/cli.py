@@ -16,17 +16,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
-from runwire_schemas.errors import MISUSE, CommandError
+from runwire_disk.survey import install_command
+from runwire_schemas.errors import MISUSE, CommandError, RunwireError
 
 GROUP = "runwire.commands"
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
-# What `pip install` brings a missing module; anything else comes with `embedded`.
-EXTRA_OF_MODULE = {"matplotlib": "query", "pyarrow": "query"}
 
 
 class CommandModule(Protocol):
-    """What a module of the group offers."""
+    """The names that a module of the group defines."""
 
     SUMMARY: str
     EXAMPLE: str
@@ -64,12 +63,12 @@ def _dispatch(arguments: list[str]) -> int:
     name = arguments[0]
     if name not in commands:
         return _complain(_unknown(name, commands), MISUSE)
-    module = _load(commands[name])
+    module = load_command(commands[name])
     return module.run(_parse(build_parser(name, module), arguments[1:]))
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Options may stand between the words: `spool cat --limit 3 RUN`."""
+    """Allow options between the words: `spool cat --limit 3 RUN`."""
     try:
         return parser.parse_intermixed_args(arguments)
     except TypeError:  # a parser that hands the rest of the line on, such as `exec -- COMMAND`
@@ -77,13 +76,13 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
 
 
 def find_commands() -> dict[str, str]:
-    """Command name -> module, of everything installed."""
-    found = importlib.metadata.entry_points(group=GROUP)
-    return {entry.name: entry.value for entry in sorted(found, key=lambda entry: entry.name)}
+    """Return the modules of all installed commands, by command name."""
+    entries = importlib.metadata.entry_points(group=GROUP)
+    return {entry.name: entry.value for entry in sorted(entries, key=lambda entry: entry.name)}
 
 
 def build_parser(name: str, module: CommandModule) -> argparse.ArgumentParser:
-    """The parser of one command; every command has `--dir`."""
+    """Return the parser of one command; every command has `--dir`."""
     parser = argparse.ArgumentParser(
         prog=f"runwire {name}",
         description=module.SUMMARY,
@@ -100,7 +99,8 @@ def build_parser(name: str, module: CommandModule) -> argparse.ArgumentParser:
     return parser
 
 
-def _load(module: str) -> CommandModule:
+def load_command(module: str) -> CommandModule:
+    """Import a command's module. Raises: CommandError when it is not installed."""
     try:
         return cast("CommandModule", importlib.import_module(module))
     except ModuleNotFoundError as error:
@@ -115,9 +115,9 @@ def _overview(commands: dict[str, str]) -> str:
     width = max((len(name) for name in commands), default=0)
     for name, module in commands.items():
         try:
-            summary = _load(module).SUMMARY
+            summary = load_command(module).SUMMARY
         except ModuleNotFoundError as error:
-            summary = f"(not installed: {_install_line(error)})"
+            summary = f"(not installed: {install_command(error)})"
         except CommandError as error:
             summary = f"({error})"
         lines.append(f"  {name:<{width}}  {summary}")
@@ -138,11 +138,10 @@ def _report(error: Exception) -> int:
         raise error
     if isinstance(error, ModuleNotFoundError):
         what = f"this command needs the module {error.name}, which is not installed"
-        return _complain(f"{what}: {_install_line(error)}", 1)
-    exit_code = getattr(error, "exit_code", None)
-    if isinstance(exit_code, int):
-        return _complain(str(error), exit_code)
-    if isinstance(error, OSError) or type(error).__module__.partition(".")[0].startswith("runwire"):
+        return _complain(f"{what}: {install_command(error)}", 1)
+    if isinstance(error, CommandError):
+        return _complain(str(error), error.exit_code)
+    if isinstance(error, OSError | RunwireError):
         return _complain(_sentence(error), 1)
     raise error
 
@@ -151,11 +150,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__
-
-
-def _install_line(error: ModuleNotFoundError) -> str:
-    module = (error.name or "").partition(".")[0]
-    return f"pip install 'runwire[{EXTRA_OF_MODULE.get(module, 'embedded')}]'"
 
 
 def _complain(sentence: str, status: int) -> int:

@@ -1,4 +1,4 @@
-"""The node process that watches trainers: heartbeats while they live, a record when they die.
+"""The node process: watches trainers, ships their spool, uploads their artifacts.
 
-It keeps no state of its own: killed at any moment, the next one goes on from the spool folders.
+It promises nothing from memory: killed at any moment, the next agent resumes from the disk.
 """

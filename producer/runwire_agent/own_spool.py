@@ -1,4 +1,4 @@
-"""The spool folders an agent writes itself: what it says of trainers and their artifacts."""
+"""The agent's own spool folders: its records about trainers and their artifacts."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _log = logging.getLogger("runwire.agent")
 
 
 class OwnSpool:
-    """One folder per mode: what is said of offline runs stays offline. Threads: one."""
+    """One folder per mode, so that records about offline runs stay offline. Threads: one."""
 
     def __init__(self, root: Path, kafka: KafkaSettings | None) -> None:
         self._root, self._kafka = root, kafka
         self._writers: dict[str, SpoolWriter] = {}
 
     def writer(self, mode: str) -> SpoolWriter:
-        """Return the folder for runs of `mode`. Raises: SpoolError when none can be made."""
+        """Return the writer for runs of `mode`. Raises: SpoolError when no folder can be made."""
         writer = self._writers.get(mode)
         if writer is not None and writer.folder.exists():
             return writer
@@ -47,19 +47,19 @@ class OwnSpool:
             mode=mode,
         )
         if writer is not None:
-            _log.warning("%s was deleted; going on in a new folder", writer.folder)
+            _log.warning("%s was deleted; continuing in a new folder", writer.folder)
             writer.close()
         self._writers[mode] = SpoolWriter.create(self._root, meta)
         return self._writers[mode]
 
     def close(self) -> None:
-        """Close the folders: their reader sees the writer gone."""
+        """Close the folders; their reader then delivers them to the end."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
 
     def abandon(self) -> None:
-        """Forget the folders in a forked child: they are the parent's."""
+        """Forget the folders in a forked child: they belong to the parent."""
         for writer in self._writers.values():
             writer.abandon()
         self._writers.clear()

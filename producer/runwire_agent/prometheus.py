@@ -16,13 +16,13 @@ __all__ = ["METRICS_SUFFIX", "text_of", "write_metrics"]
 
 _log = logging.getLogger("runwire.agent")
 METRICS_SUFFIX: Final = ".prom"
-# Name without prefix, type, help, and where its value is among the uploads.
+# Name without prefix, type, help, and the key of its value in `AgentState.uploads`.
 _UPLOADS: Final = (
     ("artifacts_waiting", "gauge", "Artifacts in the outbox.", "waiting"),
     ("artifacts_shipped_total", "counter", "Artifacts delivered.", "shipped"),
     ("artifacts_failed_total", "counter", "Artifacts that can never be delivered.", "failed"),
     ("upload_left_bytes", "gauge", "Bytes of waiting artifacts still to move.", "bytes_left"),
-    ("upload_bytes_total", "counter", "Bytes that stores or brokers have.", "bytes_done"),
+    ("upload_bytes_total", "counter", "Bytes that stores or brokers acknowledged.", "bytes_done"),
     ("upload_read_bytes_total", "counter", "Bytes hashed or sent.", "bytes_read"),
 )
 
@@ -32,7 +32,7 @@ def text_of(state: AgentState) -> str:
     uploads = state.uploads
     rows: list[tuple[str, str, str, float]] = [
         ("state_time_seconds", "gauge", "When this was written.", state.at_ns / 1e9),
-        ("delivered_total", "counter", "Records that brokers have.", state.delivered),
+        ("delivered_total", "counter", "Records that brokers acknowledged.", state.delivered),
         ("blocked", "gauge", "1 while records wait for a cause.", bool(state.cause)),
         *((name, kind, text, uploads.get(key, 0)) for name, kind, text, key in _UPLOADS),
         ("uploads_blocked", "gauge", "1 while artifacts wait.", bool(uploads.get("cause"))),

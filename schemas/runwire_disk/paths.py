@@ -44,6 +44,11 @@ def embedded_dir(root: Path) -> Path:
     return root / "embedded"
 
 
+def letters_dir(root: Path) -> Path:
+    """Return the folder of the embedded worker's dead letters."""
+    return embedded_dir(root) / "dead-letters"
+
+
 def connection_file(root: Path) -> Path:
     """Return the file that says how to reach the embedded engine."""
     return embedded_dir(root) / "connection.json"

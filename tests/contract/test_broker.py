@@ -15,9 +15,9 @@ from runwire_agent.ship.broker import (
     UNKNOWN_TOPIC,
     UNREACHABLE,
     Broker,
-    Cluster,
     Failure,
     MemoryBroker,
+    MemoryCluster,
     Message,
 )
 from runwire_agent.ship.kafka import KafkaBroker
@@ -48,11 +48,11 @@ class Rig(ABC):
 
 class MemoryRig(Rig):
     def __init__(self) -> None:
-        self.cluster = Cluster(missing={"log"})
+        self.cluster = MemoryCluster(missing={"log"})
         self.broker = MemoryBroker(self.cluster)
 
     def away(self) -> Broker:
-        return MemoryBroker(Cluster(away=Failure(UNREACHABLE, "nobody answers")))
+        return MemoryBroker(MemoryCluster(away=Failure(UNREACHABLE, "nobody answers")))
 
     def limit(self, kind: str, bytes_max: int) -> None:
         self.cluster.bytes_max = bytes_max

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from runwire_agent.agent import Agent
 from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas import codec
 from runwire_schemas.events import Heartbeat, LogEvent, MetricBatch, RunEvent
+from support.node import watching
 
 TRAINERS = Path(__file__).parent / "trainers"
 TIMEOUT_S = 60
@@ -61,9 +61,8 @@ def train(
             _, stderr = process.communicate(timeout=TIMEOUT_S)
         finally:
             process.kill()
-    agent = Agent(root)
-    agent.tick(0.0)
-    agent.close()
+    with watching(root) as watch:
+        watch.tick(0.0)
     return read(root, Ending(process.returncode, stderr))
 
 

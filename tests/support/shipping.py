@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runwire.metrics.log import MetricLog
-from runwire_agent.ship.broker import Cluster, MemoryBroker, Message
+from runwire_agent.ship.broker import MemoryBroker, MemoryCluster, Message
 from runwire_agent.ship.shipper import Shipper
 from runwire_disk.spool.writer import SpoolWriter
 from runwire_schemas import codec
@@ -29,7 +29,7 @@ class ShippingRig:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.cluster = Cluster()
+        self.cluster = MemoryCluster()
         self.now_s = 1000.0
         self.writers: list[SpoolWriter] = []
         self.broker, self.shipper = self._new()

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runwire_agent.ship.broker import Broker, Cluster, MemoryBroker
+from runwire_agent.ship.broker import Broker, MemoryBroker, MemoryCluster
 from runwire_agent.upload.direct import DirectRoute
-from runwire_agent.upload.duty import routes_of
+from runwire_agent.upload.duty import make_routes
 from runwire_agent.upload.pace import Pace
 from runwire_agent.upload.routes import Route
 from runwire_agent.upload.stores import Stores
@@ -85,7 +85,7 @@ class UploadRig:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.store: ObjectStore = MemoryStore()
-        self.cluster = Cluster()
+        self.cluster = MemoryCluster()
         self.now_s = 1000.0
         self.told: list[ArtifactEvent] = []
         self.modes: list[str] = []
@@ -144,9 +144,7 @@ class UploadRig:
         ]
 
     def _routes(self, pace: Pace) -> Mapping[str, Route]:
-        made = dict(
-            routes_of(self.root, BROKERS, None, new_broker=self._broker)(pace),
-        )
+        made = dict(make_routes(pace, self.root, BROKERS, None, new_broker=self._broker))
         made[DIRECT] = DirectRoute(Stores(self.root, None, opener=self._open), pace)
         return made
 

@@ -17,11 +17,11 @@ EXAMPLE = "runwire delete a1b2c3d4 --yes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `delete`."""
+    """Add the options of `delete`."""
     parser.add_argument("run", metavar="RUN", help="the whole run id")
     parser.add_argument("--project", help="when the id exists in several projects")
     parser.add_argument("--yes", action="store_true", help="do not ask")
-    parser.add_argument("--json", action="store_true", help="print what was deleted as JSON")
+    parser.add_argument("--json", action="store_true", help="print the deleted run as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,42 +34,42 @@ def run(args: argparse.Namespace) -> int:
     root = paths.state_dir(args.dir)
     client = connect(writer_url(root))
     try:
-        found = _find(client, args.run, args.project)
-        if not args.yes and not _confirmed(found):
+        row = _find_run(client, args.run, args.project)
+        if not args.yes and not _confirm(row):
             print("nothing was deleted", file=sys.stderr)
             return 1
-        # Views show where content lies: what is not in them any more should not be there either.
-        _delete_objects(root, found["project"], found["run_id"])
-        delete_run(client, found["project"], found["run_id"])
+        # Objects first: views show where content is, and must not outlive the only record of it.
+        _delete_objects(root, row["project"], row["run_id"])
+        delete_run(client, row["project"], row["run_id"])
     finally:
         client.close()
     if args.json:
-        print(json.dumps({"project": found["project"], "run_id": found["run_id"]}))
+        print(json.dumps({"project": row["project"], "run_id": row["run_id"]}))
     else:
-        print(f"deleted run {found['run_id']} of {found['project']}; what arrives late stays out")
+        print(f"deleted run {row['run_id']} of {row['project']}; late records of it are ignored")
     return 0
 
 
-def _find(client: Client, run_id: str, project: str | None) -> dict[str, Any]:
-    """The run with exactly this id: no prefix here, a typo must not delete a neighbour."""
-    from runwire_consumers.stack.errors import StackError
+def _find_run(client: Client, run_id: str, project: str | None) -> dict[str, Any]:
+    """Return the run with exactly this id: a prefix could delete a neighbour."""
+    from runwire_consumers.stack.state import StackError
 
     sql = "SELECT project, run_id, name, status, last_step FROM v_runs WHERE run_id = %(run_id)s"
     if project:
         sql += " AND project = %(project)s"
     parameters = {"run_id": run_id, "project": project or ""}
-    found = list(client.query(sql, parameters=parameters).named_results())
-    if not found:
+    rows = list(client.query(sql, parameters=parameters).named_results())
+    if not rows:
         raise StackError(f"no run has the id {run_id!r}; `runwire runs` lists them")
-    if len(found) > 1:
-        projects = ", ".join(sorted(row["project"] for row in found))
+    if len(rows) > 1:
+        projects = ", ".join(sorted(row["project"] for row in rows))
         raise StackError(f"{run_id!r} exists in several projects ({projects}); give --project", 2)
-    return dict(found[0])
+    return dict(rows[0])
 
 
 def _delete_objects(root: Path, project: str, run_id: str) -> None:
-    """Raises: StackError when the store cannot be changed; then nothing was deleted yet."""
-    from runwire_consumers.stack.errors import StackError
+    """Delete artifacts and checkpoints. Raises: StackError, before anything was deleted."""
+    from runwire_consumers.stack.state import StackError
     from runwire_schemas.connections import s3 as s3_settings
     from runwire_store.deletion import delete_objects
     from runwire_store.open import open_store
@@ -87,13 +87,13 @@ def _delete_objects(root: Path, project: str, run_id: str) -> None:
         ) from error
 
 
-def _confirmed(found: dict[str, Any]) -> bool:
-    """Raises: StackError when nobody can be asked."""
-    from runwire_consumers.stack.errors import StackError
+def _confirm(row: dict[str, Any]) -> bool:
+    """Ask for a yes. Raises: StackError when stdin is no terminal."""
+    from runwire_consumers.stack.state import StackError
 
     if not sys.stdin.isatty():
         raise StackError("deleting needs a yes: stdin is no terminal, so give --yes", 2)
-    step = "no step" if found["last_step"] is None else f"step {found['last_step']}"
-    label = f"{found['run_id']} ({found['name'] or 'no name'}, {found['status']}, {step})"
-    print(f"Delete run {label} of project {found['project']} for good? [y/N] ", end="", flush=True)
+    step = "no step" if row["last_step"] is None else f"step {row['last_step']}"
+    label = f"{row['run_id']} ({row['name'] or 'no name'}, {row['status']}, {step})"
+    print(f"Delete run {label} of project {row['project']} for good? [y/N] ", end="", flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}

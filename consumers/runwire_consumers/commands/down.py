@@ -10,8 +10,8 @@ EXAMPLE = "runwire down"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `down`."""
-    parser.add_argument("--json", action="store_true", help="print what was stopped as JSON")
+    """Add the options of `down`."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,6 +29,6 @@ def run(args: argparse.Namespace) -> int:
     if trainers:
         print(
             f"{len(trainers)} trainer process(es) still log into the spool; "
-            "the next `runwire up` brings their points in."
+            "the next `runwire up` stores their points."
         )
     return 0

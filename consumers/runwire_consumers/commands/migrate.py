@@ -9,18 +9,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from runwire_consumers.core.errors import Fatal, WorkerError
-from runwire_schemas.errors import MISUSE, ConfigError, SchemaError
+from runwire_schemas.errors import MISUSE, CommandError, RunwireError
 
 SUMMARY = "create or update tables, views, topics, schemas and the bucket on your servers"
 EXAMPLE = "runwire migrate --url http://admin:secret@clickhouse:8123/runwire --kafka kafka:9092"
 ALL, SQL, KAFKA, S3 = "all", "sql", "kafka", "s3"
 
-Part = Callable[[argparse.Namespace], dict[str, Any]]
+Step = Callable[[argparse.Namespace], dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `migrate`."""
+    """Add the options of `migrate`."""
     parser.add_argument(
         "--url",
         help="ClickHouse; default: $RUNWIRE_CLICKHOUSE_URL, else the embedded engine of --dir",
@@ -47,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--acls", action="store_true", help="also give the users below their rights in Kafka"
     )
-    parser.add_argument("--agent-user", metavar="USER", help="whom the agents log in as")
-    parser.add_argument("--worker-user", metavar="USER", help="whom the workers log in as")
-    parser.add_argument("--objects-user", metavar="USER", help="whom the object workers log in as")
+    parser.add_argument("--agent-user", metavar="USER", help="user name of the agents")
+    parser.add_argument("--worker-user", metavar="USER", help="user name of the workers")
+    parser.add_argument("--objects-user", metavar="USER", help="user name of the object workers")
     parser.add_argument(
         "--print",
         nargs="?",
@@ -60,33 +59,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--brokers", type=int, default=3, help="size of the cluster that --print assumes"
     )
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument("--json", action="store_true", help="print the changes as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Apply what is missing, on each server that is configured."""
+    """Apply missing changes on every configured server; 1 when one of them failed."""
     if args.acls and not (args.agent_user or args.worker_user or args.objects_user):
         _note("runwire: --acls needs --agent-user, --worker-user or --objects-user")
         return MISUSE
     if args.print:
         _print(args)
         return 0
-    parts = _parts(args)
+    steps = _configured_steps(args)
     done: dict[str, Any] = {}
     failed = False
-    for part in parts:
+    for step in steps:
         try:
-            done |= part(args)
-        except (WorkerError, SchemaError, ConfigError) as error:
-            failed = True  # the other servers get their share all the same
+            done |= step(args)
+        except RunwireError as error:
+            failed = True  # the other servers are migrated all the same
             _note(f"runwire: {error}")
     if args.json:
         print(json.dumps(done))
     return int(failed)
 
 
-def _parts(args: argparse.Namespace) -> list[Part]:
-    """Return what is configured; say what is not. Raises: Fatal when nothing is."""
+def _configured_steps(args: argparse.Namespace) -> list[Step]:
+    """Return the steps of configured servers; note the others. Raises: CommandError without any."""
     from runwire_schemas.connections.s3 import ENDPOINT_VARIABLE
     from runwire_schemas.registry import URL_VARIABLE
 
@@ -95,31 +94,31 @@ def _parts(args: argparse.Namespace) -> list[Part]:
     has_registry = bool(args.registry or os.environ.get(URL_VARIABLE))
     has_clickhouse = bool(_clickhouse_url(args))
     if not (has_clickhouse or has_kafka or has_registry or has_s3):
-        raise Fatal(
+        raise CommandError(
             "nothing to migrate: no ClickHouse, Kafka or object store is configured. Start the "
             "embedded engine with `runwire up`, or set RUNWIRE_CLICKHOUSE_URL=http://user:password@"
             "host:port/runwire, RUNWIRE_KAFKA_BOOTSTRAP_SERVERS=host:port, RUNWIRE_S3_ENDPOINT="
             "http://host:port, or several of them"
         )
     if args.acls and not has_kafka:
-        raise Fatal("--acls is about Kafka: name its brokers with --kafka host:port")
+        raise CommandError("--acls is about Kafka: name its brokers with --kafka host:port")
     if not has_clickhouse:
-        _note("ClickHouse is left out: neither --url nor RUNWIRE_CLICKHOUSE_URL is set")
+        _note("ClickHouse is skipped: neither --url nor RUNWIRE_CLICKHOUSE_URL is set")
     if not has_kafka and (args.url or os.environ.get("RUNWIRE_CLICKHOUSE_URL")):
-        # Who runs the embedded stack has no Kafka and need not hear of it.
-        _note("Kafka is left out: neither --kafka nor RUNWIRE_KAFKA_BOOTSTRAP_SERVERS is set")
-    known = (
+        # A user of the embedded stack has no Kafka and needs no note about it.
+        _note("Kafka is skipped: neither --kafka nor RUNWIRE_KAFKA_BOOTSTRAP_SERVERS is set")
+    steps = (
         (has_clickhouse, _migrate_clickhouse),
         (has_kafka, _migrate_kafka),
         (has_registry, _migrate_registry),
         (has_s3, _migrate_s3),
     )
-    return [part for is_configured, part in known if is_configured]
+    return [step for is_configured, step in steps if is_configured]
 
 
 def _clickhouse_url(args: argparse.Namespace) -> str:
     from runwire_consumers.stack.control import writer_url
-    from runwire_consumers.stack.errors import StackError
+    from runwire_consumers.stack.state import StackError
     from runwire_disk import paths
 
     if args.url:
@@ -140,7 +139,7 @@ def _migrate_clickhouse(args: argparse.Namespace) -> dict[str, Any]:
         applied = migrate.apply(client, cluster=args.cluster)
     finally:
         client.close()
-    _tell(args, [f"applied {name}" for name in applied], shown(url))
+    _report(args, [f"applied {name}" for name in applied], shown(url))
     return {"url": shown(url), "applied": applied}
 
 
@@ -157,11 +156,11 @@ def _migrate_kafka(args: argparse.Namespace) -> dict[str, Any]:
     lines += [f"topic {d.topic}: {d.found} to {d.wanted} {d.name}" for d in outcome.grown]
     lines += [f"topic {d.topic}: {d.name} set from {d.found} to {d.wanted}" for d in outcome.fixed]
     for left in outcome.differing:
-        way = "--fix sets it" if left.can_fix else "kafka-reassign-partitions.sh changes it"
-        _note(f"topic {left.topic} has {left.name}={left.found}, ours is {left.wanted}: {way}")
+        advice = "--fix sets it" if left.can_fix else "kafka-reassign-partitions.sh changes it"
+        _note(f"topic {left.topic} has {left.name}={left.found}, ours is {left.wanted}: {advice}")
     given = acls.apply(cluster, _grants(args, settings.topic_prefix)) if args.acls else []
     lines += [f"allowed: {right}" for right in given]
-    _tell(args, lines, f"Kafka at {cluster.servers}")
+    _report(args, lines, f"Kafka at {cluster.servers}")
     return {"kafka": {"servers": cluster.servers, **asdict(outcome), "allowed": given}}
 
 
@@ -175,7 +174,8 @@ def _migrate_registry(args: argparse.Namespace) -> dict[str, Any]:
     try:
         subjects = [registry.register(kind, fix=args.fix) for kind in EVENTS]
     except RegistryAway as error:
-        raise Fatal(f"{error} Without it the pipeline runs with its bundled schema ids.") from error
+        sentence = f"{error} Without it the pipeline runs with its bundled schema ids."
+        raise CommandError(sentence) from error
     for subject in subjects:
         if subject.compatibility != COMPATIBILITY:
             _note(
@@ -183,29 +183,24 @@ def _migrate_registry(args: argparse.Namespace) -> dict[str, Any]:
                 f"ours is {COMPATIBILITY}: --fix sets it"
             )
     new = [f"registered {s.subject} as schema {s.schema_id}" for s in subjects if s.is_new]
-    _tell(args, new, registry.shown)
+    _report(args, new, registry.shown)
     return {"registry": {s.subject: s.schema_id for s in subjects}}
 
 
 def _migrate_s3(args: argparse.Namespace) -> dict[str, Any]:
-    from runwire_store.store import StoreError
+    from runwire_consumers.objects import bucket, policies
 
     settings = _s3(args)
-    assert settings is not None  # `_parts` has seen its address
-    try:
-        from runwire_consumers.objects import bucket, policies
-
-        outcome = bucket.prepare(settings)
-        made, reason = policies.apply(settings)
-    except StoreError as error:
-        raise Fatal(str(error)) from error
+    assert settings is not None  # `_configured_steps` has seen its address
+    outcome = bucket.prepare(settings)
+    made, reason = policies.apply(settings)
     notes = outcome.notes
     if reason:
         notes.append(f"no policies: {reason}; `runwire migrate --print s3` prints them")
     for note in notes:
         _note(note)
     done = outcome.done + made
-    _tell(args, done, f"bucket {settings.bucket} at {settings.url}")
+    _report(args, done, f"bucket {settings.bucket} at {settings.url}")
     return {"s3": {"url": settings.url, "bucket": settings.bucket, "done": done, "notes": notes}}
 
 
@@ -223,7 +218,7 @@ def _print(args: argparse.Namespace) -> None:
         args.agent_user = args.agent_user or "runwire-agent"
         args.worker_user = args.worker_user or "runwire-worker"
         args.objects_user = args.objects_user or "runwire-objects"
-        print("# Where Kafka asks for a login, add --command-config FILE to each line.")
+        print("# With authentication, add --command-config FILE to every line.")
         print(f"# Topics, for a cluster of {args.brokers} brokers (--brokers):")
         print("\n".join(topics.commands(servers, prefix=_prefix(), brokers=args.brokers)))
         print(
@@ -265,7 +260,7 @@ def _kafka(args: argparse.Namespace) -> Any:
 
     named = {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": args.kafka} if args.kafka else {}
     settings = kafka_settings.from_environment({**os.environ, **named})
-    assert settings is not None  # `_parts` has seen the brokers' names
+    assert settings is not None  # `_configured_steps` has seen the brokers
     return settings
 
 
@@ -282,7 +277,7 @@ def _prefix() -> str:
     return os.environ.get(TOPIC_PREFIX_VARIABLE, "").strip()
 
 
-def _tell(args: argparse.Namespace, lines: list[str], where: str) -> None:
+def _report(args: argparse.Namespace, lines: list[str], where: str) -> None:
     if not lines:
         _note(f"{where} is up to date")
     elif not args.json:

@@ -16,7 +16,7 @@ EXAMPLE = "runwire up --dir ./telemetry"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `up`."""
+    """Add the options of `up`."""
     parser.add_argument("--foreground", action="store_true", help="stay attached; Ctrl-C stops it")
     parser.add_argument(
         "--metrics-port",
@@ -28,14 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Start, wait until everything answers, say what to do next."""
+    """Start, wait until everything answers, print the next commands."""
     from runwire_consumers.stack import agent, control, lock, state
     from runwire_disk import paths
 
     if os.environ.get("RUNWIRE_CLICKHOUSE_URL"):
         print(
-            "note: RUNWIRE_CLICKHOUSE_URL is set, so `runwire sql` asks that server and not the "
-            "embedded one; unset it to see what is logged here",
+            "note: RUNWIRE_CLICKHOUSE_URL is set, so `runwire sql` queries that server and not the "
+            "embedded one; unset it to see the runs logged here",
             file=sys.stderr,
         )
     root = paths.state_dir(args.dir)
@@ -43,15 +43,15 @@ def run(args: argparse.Namespace) -> int:
     running = lock.holder(root)
     if running is not None:
         now = control.wait_other_ready(root, _say)
-        agent.ensure(root)
+        agent.ensure_agent(root)
         return _announce(root, now, args, fresh=False)
     process = control.start(root, args.metrics_port, foreground=args.foreground)
     try:
         ready = control.wait_ready(root, process, _say)
-    except BaseException:  # Ctrl-C too: what was half started must not stay behind
+    except BaseException:  # Ctrl-C too: no half-started process may stay behind
         _end(process)
         raise
-    agent.ensure(root)
+    agent.ensure_agent(root)
     if ready is None:  # two `up` at once: the other one won
         ready = control.wait_other_ready(root, _say)
         return _announce(root, ready, args, fresh=False)
@@ -100,10 +100,10 @@ def _announce(root: Path, now: object, args: argparse.Namespace, *, fresh: bool)
         print(json.dumps(fields))
         return 0
     where = "" if args.dir is None else f" --dir {shlex.quote(args.dir)}"
-    said = "runwire is up" if fresh else f"runwire is already running (pid {now.pid})"
+    headline = "runwire is up" if fresh else f"runwire is already running (pid {now.pid})"
     http, tcp = (f"127.0.0.1:{address.get(name)}" for name in ("http_port", "tcp_port"))
     lines = [
-        f"{said}: {root}",
+        f"{headline}: {root}",
         f"  ClickHouse   http {http}, native {tcp}, database runwire",
         f"  password     user `reader`, in reader_url of {paths.connection_file(root)}",
         f"  worker       http://127.0.0.1:{now.worker.port}/metrics",

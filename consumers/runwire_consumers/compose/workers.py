@@ -28,13 +28,12 @@ from runwire_consumers.settings import WorkerSettings
 from runwire_consumers.spool.journal import IntentJournal, Journal, NoJournal
 from runwire_consumers.spool.source import SpoolSource
 from runwire_disk.files import replace_json
-from runwire_disk.paths import connection_file, embedded_dir
+from runwire_disk.paths import connection_file, embedded_dir, letters_dir
 from runwire_schemas.connections.kafka import KafkaSettings
 
 _log = logging.getLogger("runwire.worker")
 
 JOURNAL_DIR = "journal"
-DEAD_LETTERS_DIR = "dead-letters"
 STATE_FILE = "worker.json"
 UNSAFE_NOTICE = "protocol at-least-once-unsafe: for the fault harness only, rows may double"
 FILES_MAX = 65_536  # a spool of thousands of writers keeps a few files open for each
@@ -112,7 +111,7 @@ def run_clickhouse(
     letters: DeadLetters
     if kafka is None:
         source = _spool_source(root, settings)
-        kept = embedded_dir(root) / DEAD_LETTERS_DIR
+        kept = letters_dir(root)
         letters = FileDeadLetters(kept, limit=settings.dead_letters_max)
     else:
         source, letters = _kafka_ends(kafka, settings, metrics)

@@ -1,4 +1,4 @@
-"""What `up` and `down` do to the supervisor: start it, wait for it, stop it."""
+"""Control of the supervisor by `up` and `down`: start it, wait for it, stop it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pathlib import Path
 import psutil
 
 from runwire_consumers.stack import lifeline, lock, logs, state
-from runwire_consumers.stack.errors import StackError
+from runwire_consumers.stack.state import StackError
 from runwire_disk import paths
 
 POLL_S = 0.1
 READY_S = 180.0  # a cold 555 MB library on a slow disk takes most of a minute
 STOP_S = 60.0
-ALREADY_RUNNING = 3  # the exit status of a supervisor that found the lock taken
+ALREADY_RUNNING = 3  # the exit status of a supervisor when another one holds the lock
 
 
 def prepare(root: Path) -> None:
-    """Create the folders of the stack, or say why that is not possible."""
+    """Create the folders of the stack. Raises: StackError when that is not possible."""
     try:
-        for folder in (root, paths.embedded_dir(root), state.logs_dir(root)):
+        for folder in (root, paths.embedded_dir(root), logs.logs_dir(root)):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = paths.embedded_dir(root) / f".writable-{os.getpid()}"
         probe.touch()
@@ -64,8 +64,8 @@ def start(root: Path, metrics_port: int | None, *, foreground: bool) -> subproce
 
 
 def log_file(root: Path) -> Path:
-    """The supervisor's log."""
-    return state.logs_dir(root) / "supervisor.log"
+    """Return the path of the supervisor's log."""
+    return logs.logs_dir(root) / "supervisor.log"
 
 
 def wait_ready(
@@ -75,15 +75,15 @@ def wait_ready(
 
     Blocks: at most `READY_S`. Raises: StackError with the reason and the end of the log.
     """
-    deadline, since, said = time.monotonic() + READY_S, time.time(), ""
+    deadline, since, shown = time.monotonic() + READY_S, time.time(), ""
     while True:
         now = state.read_state(root)
         if now is not None and now.pid == process.pid:
             if now.stage == state.READY:
                 return now
-            if now.stage not in {said, state.FAILED}:
-                said = now.stage
-                say(said)
+            if now.stage not in {shown, state.FAILED}:
+                shown = now.stage
+                say(shown)
         code = process.poll()
         if code == ALREADY_RUNNING:
             return None
@@ -100,7 +100,7 @@ def wait_ready(
 
 
 def wait_other_ready(root: Path, say: Callable[[str], None]) -> state.StackState:
-    """Wait for a stack that somebody else is starting. Blocks: at most `READY_S`."""
+    """Wait for a stack that another process is starting. Blocks: at most `READY_S`."""
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         running, now = lock.holder(root), state.read_state(root)
@@ -118,11 +118,11 @@ def _failure(root: Path, pid: int, since: float, *, reason: str) -> str:
     if now is not None and now.pid == pid and now.error:
         reason = now.error
     lines = [f"the stack in {root} did not start: {reason}"]
-    for log in sorted(state.logs_dir(root).glob("*.log")):
-        tail = state.log_tail(log, lines=6)
+    for log in sorted(logs.logs_dir(root).glob("*.log")):
+        tail = logs.log_tail(log, lines=6)
         if tail and log.stat().st_mtime >= since:
             lines += [f"--- end of {log}", tail]
-    lines.append("What was logged meanwhile is safe in the spool. `runwire doctor` looks closer.")
+    lines.append("Everything logged meanwhile is safe in the spool. `runwire doctor` checks more.")
     return "\n".join(lines)
 
 
@@ -145,13 +145,13 @@ def stop(root: Path) -> bool:
     except psutil.TimeoutExpired as error:
         raise StackError(
             f"supervisor {running.pid} did not end within {STOP_S:.0f} s; see {log_file(root)}. "
-            f"`kill -9 {running.pid}` is safe: the next `runwire up` goes on from the spool."
+            f"`kill -9 {running.pid}` is safe: the next `runwire up` resumes from the spool."
         ) from error
     return True
 
 
 def connection(root: Path) -> dict[str, object]:
-    """The addresses the engine wrote; empty when it never started here."""
+    """Return the addresses that the engine wrote; empty when it never started here."""
     try:
         fields = json.loads(paths.connection_file(root).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -160,14 +160,14 @@ def connection(root: Path) -> dict[str, object]:
 
 
 def writer_url(root: Path) -> str:
-    """The URL with the right to write: $RUNWIRE_CLICKHOUSE_URL, else of the embedded engine.
+    """Return the URL with write access: $RUNWIRE_CLICKHOUSE_URL, else the embedded engine's.
 
     Raises: StackError when there is neither.
     """
     url = os.environ.get("RUNWIRE_CLICKHOUSE_URL") or connection(root).get("url")
     if not isinstance(url, str):
         raise StackError(
-            f"no ClickHouse is known for {root}: start the embedded one with `runwire up`, or set "
+            f"no ClickHouse is set up for {root}: start the embedded one with `runwire up`, or set "
             "RUNWIRE_CLICKHOUSE_URL=http://user:password@host:port/runwire"
         )
     return url

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from runwire_consumers.core.errors import Fatal, Retryable
-from runwire_consumers.stack.finding import FAIL, OK, Finding
+from runwire_disk.survey import FAIL, OK, Finding, Section
 from runwire_schemas.connections import kafka as kafka_settings
 from runwire_schemas.topics import TOPICS, topic_name
 
 
-def kafka_findings(environ: Mapping[str, str]) -> list[Finding]:
-    """Ask the brokers and look for the topics; nothing where no brokers are named.
+def check_kafka(root: Path) -> Section:  # noqa: ARG001 - the signature of every check
+    """Check the brokers of the environment. Blocks: up to 10 s when none answers."""
+    return Section(name="kafka", order=70, findings=kafka_findings(os.environ))
 
-    Blocks: up to 10 s when nobody answers.
-    """
+
+def kafka_findings(environ: Mapping[str, str]) -> list[Finding]:
+    """Return whether the brokers answer and have the topics; nothing without brokers."""
     try:
         settings = kafka_settings.from_environment(environ)
     except kafka_settings.KafkaSettingsError as error:
@@ -34,5 +38,5 @@ def kafka_findings(environ: Mapping[str, str]) -> list[Finding]:
     try:
         TopicIds(cluster.admin, names, settings.bootstrap_servers).read()
     except Retryable as error:
-        return [answers, Finding(FAIL, "topics", "not all can be seen", error.reason)]
-    return [answers, Finding(OK, "topics", f"all {len(names)} are there")]
+        return [answers, Finding(FAIL, "topics", "some are missing or hidden", error.reason)]
+    return [answers, Finding(OK, "topics", f"all {len(names)} exist")]

@@ -26,7 +26,7 @@ def tie_to_parent(parent_pid: int, signum: int) -> None:
     else:
         watch = threading.Thread(target=_watch, args=(parent_pid, signum), daemon=True)
         watch.start()
-    if os.getppid() != parent_pid:  # it died before we asked
+    if os.getppid() != parent_pid:  # it died before the kernel was asked
         sys.exit(f"the parent {parent_pid} is gone; not starting")
 
 

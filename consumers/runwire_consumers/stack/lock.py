@@ -1,6 +1,6 @@
 """One stack per data folder: an flock whose file names the holder.
 
-The kernel frees the lock when the supervisor dies, however it dies, so nothing stale is left.
+The kernel frees the lock when the supervisor dies, however it dies, so no lock is ever stale.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The supervisor that holds a folder; `created_at` tells its pid from a reused one."""
+    """The supervisor that holds a folder; `created_at` distinguishes its pid from a reused one."""
 
     pid: int
     created_at: float
 
 
 def lock_file(root: Path) -> Path:
-    """Where the lock of this data folder lies."""
+    """Return the path of the lock of this data folder."""
     return paths.embedded_dir(root) / "stack.lock"
 
 
@@ -51,7 +51,7 @@ def acquire(root: Path, timeout_s: float) -> int | None:
 
 
 def holder(root: Path) -> Holder | None:
-    """Who runs the stack of this folder; None when nobody does."""
+    """Return the supervisor that runs the stack of this folder; None when there is none."""
     try:
         fd = os.open(lock_file(root), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -60,22 +60,22 @@ def holder(root: Path) -> Holder | None:
         for _ in range(40):  # a new holder writes its pid a moment after it has the lock
             if _try_lock(fd):
                 return None
-            found = _parse(os.pread(fd, 4096, 0))
-            if found is not None and alive(found):
-                return found
+            written = _parse(os.pread(fd, 4096, 0))
+            if written is not None and alive(written):
+                return written
             time.sleep(POLL_S)
     finally:
         os.close(fd)
     return None
 
 
-def alive(found: Holder) -> bool:
+def alive(holder: Holder) -> bool:
     """Whether exactly this process still runs."""
     try:
-        process = psutil.Process(found.pid)
+        process = psutil.Process(holder.pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        return bool(abs(process.create_time() - found.created_at) < 1.0)
+        return bool(abs(process.create_time() - holder.created_at) < 1.0)
     except psutil.Error:
         return False
 

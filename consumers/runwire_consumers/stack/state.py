@@ -1,4 +1,4 @@
-"""What the supervisor tells the commands: one small JSON file, replaced atomically."""
+"""The state file of the supervisor, which the commands read; replaced atomically."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from pathlib import Path
 
 from runwire_disk import paths
 from runwire_disk.files import read_json, replace_json
+from runwire_schemas.errors import CommandError
 
 READY = "ready"
 FAILED = "failed"
 
 
+class StackError(CommandError):
+    """The stack or one of its commands failed for a reason that a user can act on."""
+
+
 @dataclass(kw_only=True, slots=True)
-class Part:
-    """One child of the supervisor."""
+class ChildState:
+    """The state of one child process of the supervisor."""
 
     pid: int | None = None
     port: int | None = None
@@ -24,24 +29,19 @@ class Part:
 
 @dataclass(kw_only=True, slots=True)
 class StackState:
-    """The stage of the stack and its parts; `pid` says whose state this is."""
+    """The stage of the stack and its children; `pid` is that of the supervisor that wrote it."""
 
     pid: int
     stage: str = "starting"
     error: str = ""
-    engine: Part = field(default_factory=Part)
-    worker: Part = field(default_factory=Part)
-    objects: Part | None = None  # without Kafka the agents write to the store themselves
+    engine: ChildState = field(default_factory=ChildState)
+    worker: ChildState = field(default_factory=ChildState)
+    objects: ChildState | None = None  # without Kafka the agents write to the store themselves
 
 
 def state_file(root: Path) -> Path:
-    """Where the state of this data folder lies."""
+    """Return the path of the state file of this data folder."""
     return paths.embedded_dir(root) / "stack.json"
-
-
-def logs_dir(root: Path) -> Path:
-    """The folder of the stack's logs."""
-    return paths.embedded_dir(root) / "logs"
 
 
 def write_state(root: Path, state: StackState) -> None:
@@ -55,20 +55,9 @@ def read_state(root: Path) -> StackState | None:
     if fields is None:
         return None
     try:
-        fields["engine"] = Part(**fields["engine"])
-        fields["worker"] = Part(**fields["worker"])
-        fields["objects"] = Part(**fields["objects"]) if fields.get("objects") else None
+        fields["engine"] = ChildState(**fields["engine"])
+        fields["worker"] = ChildState(**fields["worker"])
+        fields["objects"] = ChildState(**fields["objects"]) if fields.get("objects") else None
         return StackState(**fields)
     except (KeyError, TypeError):
         return None
-
-
-def log_tail(path: Path, lines: int = 12) -> str:
-    """The last lines of a log, for an error message."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 16_384))
-            text = file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])

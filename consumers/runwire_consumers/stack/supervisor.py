@@ -1,4 +1,4 @@
-"""The process behind `runwire up`: starts engine and workers, restarts what crashes.
+"""The process behind `runwire up`: starts engine and workers, restarts those that crash.
 
 It holds the folder's stack lock for as long as it lives; its children die with it.
 """
@@ -17,11 +17,12 @@ from types import FrameType
 
 from runwire_consumers.clickhouse.engine import Connection, Engine
 from runwire_consumers.stack import agent, lock, logs, state
-from runwire_consumers.stack.backoff import Backoff
-from runwire_consumers.stack.errors import StackError
+from runwire_consumers.stack.state import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
 from runwire_disk import paths
+from runwire_disk.agents.lock import local_agents
 from runwire_schemas.connections.kafka import PREFIX
+from runwire_schemas.errors import RunwireError
 
 BROKERS_VARIABLE = f"{PREFIX}BOOTSTRAP_SERVERS"
 TICK_S = 0.2
@@ -31,6 +32,39 @@ LOCK_TIMEOUT_S = 5.0
 ENGINE_TAKEOVER_S = 20.0
 ALREADY_RUNNING = 3
 HOUSEKEEPING_TICKS = 50  # every 10 s
+
+
+FIRST_DELAY_S = 0.5
+MAX_DELAY_S = 30.0  # a child that cannot start costs two attempts a minute, not a busy loop
+HEALTHY_AFTER_S = 60.0
+
+
+class RestartDelay:
+    """The wait before a crashed child restarts: doubled per crash, reset by a healthy minute.
+
+    Units: instants in seconds of one monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self._delay_s = 0.0
+        self._started_at = 0.0
+        self._retry_at = 0.0
+
+    def started(self, now: float) -> None:
+        """Note a start."""
+        self._started_at = now
+
+    def crashed(self, now: float) -> float:
+        """Note a crash; return the seconds until the next start."""
+        if now - self._started_at >= HEALTHY_AFTER_S:
+            self._delay_s = 0.0
+        self._delay_s = min(max(FIRST_DELAY_S, self._delay_s * 2), MAX_DELAY_S)
+        self._retry_at = now + self._delay_s
+        return self._delay_s
+
+    def may_start(self, now: float) -> bool:
+        """Whether the delay is over."""
+        return now >= self._retry_at
 
 
 class _StopRequested(Exception):  # noqa: N818 - a request, not an error
@@ -47,10 +81,10 @@ class Supervisor:
         self._worker = WorkerProcess(root, metrics_port)
         self._objects: WorkerProcess | None = None
         self._state = state.StackState(pid=os.getpid())
-        self._backoff = {"engine": Backoff(), "worker": Backoff(), "objects": Backoff()}
+        self._delays = {name: RestartDelay() for name in ("engine", "worker", "objects")}
         if os.environ.get(BROKERS_VARIABLE):
             self._objects = WorkerProcess(root, kind="objects")
-            self._state.objects = state.Part()
+            self._state.objects = state.ChildState()
 
     def run(self) -> int:
         """Bring the stack up and keep it up until a signal. Blocks: until then."""
@@ -64,7 +98,7 @@ class Supervisor:
         except Exception as error:
             self._state.error = str(error) or type(error).__name__
             self._stop(state.FAILED)
-            if not type(error).__module__.startswith("runwire"):
+            if not isinstance(error, RunwireError):
                 raise
             _note(str(error))
             return 1
@@ -72,11 +106,11 @@ class Supervisor:
         return 0
 
     def _start(self) -> None:
-        self._say("starting the ClickHouse engine")
+        self._publish("starting the ClickHouse engine")
         self._start_engine()
-        self._say("applying migrations")
+        self._publish("applying migrations")
         self._migrate()
-        self._say("starting the worker")
+        self._publish("starting the worker")
         self._start_worker()
         deadline = time.monotonic() + WORKER_READY_S
         while not self._worker.ready():
@@ -88,7 +122,7 @@ class Supervisor:
             time.sleep(TICK_S)
         if self._objects is not None:
             self._start_objects()
-        self._say(state.READY)
+        self._publish(state.READY)
 
     def _start_engine(self) -> None:
         """Start it; a killed predecessor's engine may hold the folder a moment longer."""
@@ -101,7 +135,7 @@ class Supervisor:
         except BaseException:
             self._engine.stop()
             raise
-        self._backoff["engine"].started(time.monotonic())
+        self._delays["engine"].started(time.monotonic())
 
     def _migrate(self) -> None:
         from runwire_consumers.clickhouse.client import connect
@@ -117,12 +151,12 @@ class Supervisor:
 
     def _start_worker(self) -> None:
         self._worker.start()
-        self._backoff["worker"].started(time.monotonic())
+        self._delays["worker"].started(time.monotonic())
 
     def _start_objects(self) -> None:
         assert self._objects is not None, "only started where there are brokers"
         self._objects.start()
-        self._backoff["objects"].started(time.monotonic())
+        self._delays["objects"].started(time.monotonic())
 
     def _watch(self) -> None:
         ticks = 0
@@ -132,11 +166,11 @@ class Supervisor:
             changed |= self._revive("worker", self._worker.alive, self._start_worker)
             if self._objects is not None:
                 changed |= self._revive("objects", self._objects.alive, self._start_objects)
-            # A restarted worker says its port a moment after its start.
+            # A restarted worker publishes its port a moment after its start.
             if self._state.worker.port is None:
                 changed |= self._worker.port is not None
             if changed:
-                self._say(self._state.stage)
+                self._publish(self._state.stage)
             ticks += 1
             if ticks % HOUSEKEEPING_TICKS == 0:
                 self._keep_house()
@@ -144,25 +178,25 @@ class Supervisor:
     def _keep_house(self) -> None:
         """Keep logs small, trainers watched and artifacts shipped when their agent was killed."""
         try:
-            for log in state.logs_dir(self._root).glob("*.log"):
-                logs.cap(log)
-            if not agent.running(self._root) and agent.has_work(self._root):
-                agent.ensure(self._root)
-        except OSError as error:  # a full disk: what the stack is for goes on
+            for log in logs.logs_dir(self._root).glob("*.log"):
+                logs.cap_log(log)
+            if not local_agents(self._root) and agent.has_work(self._root):
+                agent.ensure_agent(self._root)
+        except OSError as error:  # a full disk: the stack itself keeps running
             _note(f"housekeeping: {error}")
 
     def _revive(self, name: str, alive: Callable[[], bool], start: Callable[[], None]) -> bool:
-        """Restart a dead child when its delay is over; whether the state changed."""
-        part: state.Part = getattr(self._state, name)
-        backoff, now = self._backoff[name], time.monotonic()
+        """Restart a dead child when its delay is over; whether its state changed."""
+        part: state.ChildState = getattr(self._state, name)
+        delay, now = self._delays[name], time.monotonic()
         if alive():
             return False
         if part.pid is not None:  # seen for the first time
-            delay_s = backoff.crashed(now)
+            delay_s = delay.crashed(now)
             part.pid, part.note = None, f"ended unexpectedly; starts again in {delay_s:.1f} s"
             _note(f"{name} {part.note}")
             return True
-        if not backoff.may_start(now):
+        if not delay.may_start(now):
             return False
         part.restarts += 1
         try:
@@ -171,14 +205,17 @@ class Supervisor:
         except _StopRequested:
             raise
         except Exception as error:  # the next attempt may succeed: a port, memory, disk space
-            delay_s = backoff.crashed(time.monotonic())
+            delay_s = delay.crashed(time.monotonic())
             part.note = f"{str(error).splitlines()[0]}; tries again in {delay_s:.1f} s"
             _note(f"{name} {part.note}")
         return True
 
     def _stop(self, stage: str) -> None:
-        """Workers first, so that they flush into a live engine; a second signal skips the wait."""
-        self._say(stage)
+        """Stop the workers first, so that they flush into a live engine.
+
+        A second signal skips that wait.
+        """
+        self._publish(stage)
         try:
             if self._objects is not None:
                 self._objects.stop()
@@ -186,9 +223,10 @@ class Supervisor:
         except _StopRequested:
             _note("second signal: not waiting for the worker's flush")
         self._engine.stop()
-        self._say(stage)
+        self._publish(stage)
 
-    def _say(self, stage: str) -> None:
+    def _publish(self, stage: str) -> None:
+        """Write the state file, and the stage into the log."""
         self._state.stage = stage
         self._state.engine.pid = self._engine.pid
         self._state.engine.port = self._connection.http_port if self._connection else None
@@ -201,7 +239,7 @@ class Supervisor:
 
 
 def _note(text: str) -> None:
-    """One line of the supervisor's log."""
+    """Write one line of the supervisor's log."""
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%SZ} supervisor {text}", flush=True)
 
 
@@ -210,7 +248,7 @@ def _request_stop(_signum: int, _frame: FrameType | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry of the supervisor process."""
+    """Be the supervisor. Blocks: until a signal."""
     parser = argparse.ArgumentParser(prog="runwire-supervisor")
     parser.add_argument("--dir", required=True)
     parser.add_argument("--metrics-port", type=int)

@@ -1,4 +1,4 @@
-"""The worker as a child process of the supervisor."""
+"""A worker as a child process of the supervisor."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from runwire_consumers.compose.workers import STATE_FILE
-from runwire_consumers.stack import lifeline, state
-from runwire_consumers.stack.logs import open_log
+from runwire_consumers.stack import lifeline, logs
 from runwire_disk import paths
 
 STOP_S = 20.0
 
 
 class WorkerProcess:
-    """Starts `python -m runwire_consumers <kind>`, asks its health, stops it."""
+    """One worker, `python -m runwire_consumers <kind>`: started, checked and stopped."""
 
     def __init__(
         self, root: Path, metrics_port: int | None = None, *, kind: str = "clickhouse"
@@ -30,22 +29,22 @@ class WorkerProcess:
         self._kind = kind
         self._metrics_port = metrics_port
         name = "worker.log" if kind == "clickhouse" else f"{kind}.log"
-        self.log = state.logs_dir(root) / name
+        self.log = logs.logs_dir(root) / name
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
-        """Its pid while it lives."""
+        """Return its pid while it lives."""
         return self._process.pid if self._process is not None and self.alive() else None
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs or before its first start."""
+        """Return its exit code; None while it runs or before its first start."""
         return self._process.poll() if self._process is not None else None
 
     @property
     def port(self) -> int | None:
-        """Where its pages are, once it has said so; it takes another port than a taken one."""
+        """Return the port of its pages once it is open: a free one when the usual one is in use."""
         try:
             text = (paths.embedded_dir(self._root) / STATE_FILE).read_text(encoding="utf-8")
             fields = json.loads(text)
@@ -54,12 +53,12 @@ class WorkerProcess:
             return None
 
     def start(self) -> None:
-        """Start it, tied to this process: SIGKILL, since a worker repeats what it had begun."""
-        log = open_log(self.log)
+        """Start it, tied to this process by SIGKILL: a worker repeats its unfinished batch."""
+        log = logs.open_log(self.log)
         arguments = [self._kind, "--dir", str(self._root)]
         if self._metrics_port is not None:
             arguments += ["--metrics-port", str(self._metrics_port)]
-        # This stack's worker feeds this stack's engine, whatever server the user's queries go to.
+        # This stack's worker writes to this stack's engine, even if queries go to another server.
         environment = {k: v for k, v in os.environ.items() if k != "RUNWIRE_CLICKHOUSE_URL"}
         try:
             self._process = subprocess.Popen(
@@ -69,7 +68,7 @@ class WorkerProcess:
                 stderr=log,
                 cwd="/",
                 env={**environment, "RUNWIRE_DIR": str(self._root)},
-                # Ctrl-C in a terminal is for the supervisor; it stops the worker in order.
+                # Ctrl-C in a terminal goes to the supervisor, which stops the worker in order.
                 start_new_session=True,
             )
         finally:
@@ -80,13 +79,13 @@ class WorkerProcess:
         return self._process is not None and self._process.poll() is None
 
     def ready(self) -> bool:
-        """Whether it reads and writes, or tries to."""
+        """Whether it reads and writes, or retries to."""
         port = self.port
         answer = ask_health(port) if port else None
         return answer is not None and answer.get("state") not in {None, "starting", "failed"}
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL. Blocks: at most `STOP_S` and a moment."""
+        """Stop it by SIGTERM, then by SIGKILL. Blocks: at most `STOP_S` and a moment."""
         if self._process is None or not self.alive():
             return
         self._process.terminate()
@@ -99,11 +98,11 @@ class WorkerProcess:
 
 
 def ask_health(port: int) -> dict[str, Any] | None:
-    """What /healthz says; None when nobody answers. Blocks: at most 2 s."""
+    """Return the answer of /healthz; None without one. Blocks: at most 2 s."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
             body = answer.read()
-    except urllib.error.HTTPError as error:  # 503: it answers, and says what is wrong
+    except urllib.error.HTTPError as error:  # 503: the body has the reason
         body = error.read()
     except OSError:
         return None

@@ -1,1 +1,1 @@
-"""The commands that need nothing but the SDK: `agent` and `spool`."""
+"""Commands of a node: `agent`, `spool`, `sync`, `status`, `doctor`."""

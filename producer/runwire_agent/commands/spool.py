@@ -14,7 +14,7 @@ SERIES = ("lifecycle", "metric", "log", "system")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `spool`."""
+    """Add the options of `spool`."""
     parser.add_argument("action", choices=("ls", "verify", "cat"), help="what to do")
     parser.add_argument(
         "folders", nargs="*", metavar="WRITER|RUN", help="beginning of a writer id, or a run id"
@@ -25,14 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; `verify` exits with 1 when it finds damage."""
+    """Print it; `verify` exits with 1 when it finds damage."""
     from runwire_disk import paths
 
     root = paths.state_dir(args.dir)
     chosen = _choose(root, args.folders)
     if not chosen:
-        asked = f" for {', '.join(args.folders)}" if args.folders else ""
-        print(f"no spool folder{asked} under {paths.spool_dir(root)}", file=sys.stderr)
+        words = f" for {', '.join(args.folders)}" if args.folders else ""
+        print(f"no spool folder{words} under {paths.spool_dir(root)}", file=sys.stderr)
         if args.json:
             print("[]")
         return 1 if args.folders else 0
@@ -44,21 +44,21 @@ def run(args: argparse.Namespace) -> int:
     return _cat(chosen, series, args.limit)
 
 
-def _choose(root: Path, wanted: list[str]) -> list[Path]:
+def _choose(root: Path, words: list[str]) -> list[Path]:
     from runwire_disk.spool.format import SpoolError
     from runwire_disk.spool.reader import list_folders, read_meta
 
     folders = list_folders(root)
-    if not wanted:
+    if not words:
         return folders
     chosen = []
     for folder in folders:
         try:
             meta = read_meta(folder)
-            fits = any(meta.writer.startswith(word) or meta.run_id == word for word in wanted)
+            fits = any(meta.writer.startswith(word) or meta.run_id == word for word in words)
         except SpoolError:
             fits = False
-        if fits or any(folder.name.startswith(word) for word in wanted):
+        if fits or any(folder.name.startswith(word) for word in words):
             chosen.append(folder)
     return chosen
 

@@ -1,4 +1,4 @@
-"""Reads spool segments for people, beside their one reader: no lock, no cursor moved."""
+"""Spool segments for people, read beside their one reader: no lock, no cursor moved."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from runwire_disk.spool.format import (
 )
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import read_meta, writer_alive
-from runwire_disk.spool.scan import Damage, Scan, SpoolRecord, open_scan
+from runwire_disk.spool.scan import Scan, SpoolRecord, open_scan
 from runwire_disk.spool.series_reader import segment_numbers
 
 STEP_BYTES = 1 << 20
 
 
 def describe(folder: Path) -> dict[str, Any] | None:
-    """One line of `spool ls`; None when the folder was delivered and removed meanwhile."""
+    """Return one row of `spool ls`; None when the folder was delivered and removed meanwhile."""
     try:
         meta, done, cursor = read_meta(folder), progress(folder), read_cursor(folder)
     except (SpoolError, OSError) as error:
@@ -54,11 +54,11 @@ def describe(folder: Path) -> dict[str, Any] | None:
 
 
 def verify_folder(folder: Path, series: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """One report per segment: how many records parse, and a sentence per damage."""
+    """Yield one report per segment: the number of sound records, and a sentence per damage."""
     for name in series:
         for scan, sealed in _scans(folder, name):
             count = sum(len(records) for records in _steps(scan, sealed=sealed))
-            damage = [_sentence(found) for found in scan.damages]
+            damage = [part.reason for part in scan.damages]
             if scan.header_error:
                 damage.insert(0, scan.header_error)
             yield {
@@ -68,12 +68,8 @@ def verify_folder(folder: Path, series: Sequence[str]) -> Iterator[dict[str, Any
             }
 
 
-def _sentence(damage: Damage) -> str:
-    return damage.reason
-
-
 def read_records(folder: Path, series: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The records that still lie in the folder, as JSON values."""
+    """Yield the records that are still in the folder, as JSON values."""
     writer = read_meta(folder).writer
     for name in series:
         for scan, sealed in _scans(folder, name):
@@ -86,8 +82,8 @@ def read_records(folder: Path, series: Sequence[str]) -> Iterator[dict[str, Any]
 
 
 def _scans(folder: Path, series: str) -> Iterator[tuple[Scan, bool]]:
-    """Each segment, and whether nothing will be appended to it any more."""
-    alive = writer_alive(folder)  # asked first: what a writer leaves behind is then complete
+    """Yield the segments, and whether each is complete: nothing will be appended to it."""
+    alive = writer_alive(folder)  # checked first: the segments of a dead writer are complete
     numbers = segment_numbers(folder, series)
     expected: int | None = None
     for number in numbers:

@@ -1,4 +1,4 @@
-"""`runwire sync`: deliver what lies in spool and outbox now, or change where it goes."""
+"""`runwire sync`: deliver spool and outbox now, or change their destination."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ TIMEOUT_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `sync`."""
+    """Add the options of `sync`."""
     parser.add_argument(
         "--to",
         choices=("local", "kafka"),
-        help="first send what ended writers left there: local is for `runwire up`",
+        help="first change the destination of ended writers; local is for `runwire up`",
     )
     parser.add_argument(
         "--force",
         action="store_true",
-        help="with --to: also what may in part be stored at its old destination",
+        help="with --to: also folders that may in part be stored at the old destination",
     )
     parser.add_argument(
         "--timeout-s",
         type=float,
         default=TIMEOUT_S,
         metavar="S",
-        help=f"give up after so long without progress (default: {TIMEOUT_S:g})",
+        help=f"give up after S seconds without progress (default: {TIMEOUT_S:g})",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; exit status 0 when everything is delivered. Blocks: until then, or no progress."""
+    """Deliver; exit status 0 when nothing is left. Blocks: until then, or without progress."""
     from runwire_agent.sync.outbox import OutboxSync
     from runwire_disk.settings import NodeSettings
     from runwire_schemas.errors import MISUSE, CommandError
@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
     settings = NodeSettings.resolve({"dir": args.dir})
     kafka = settings.kafka
     if kafka is None and args.to != "local":
-        is_empty = not OutboxSync(settings, None).report()["waiting"]
+        is_empty = not OutboxSync(settings).report()["waiting"]
         if args.to == "kafka" or is_empty:
             raise CommandError(
                 "no brokers are set, so there is nowhere to ship to: set "
-                "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS. The embedded route needs no sync, `runwire up` "
-                "stores what lies in the spool",
+                "RUNWIRE_KAFKA_BOOTSTRAP_SERVERS. The embedded route needs no sync: `runwire up` "
+                "stores the spool",
                 MISUSE,
             )
     moves = _moves(args, settings)
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from runwire_agent.commands.transfer_bars import TransferBars
     from runwire_agent.sync.spool import Sync
 
-    sync = OutboxSync(settings, None) if kafka is None else Sync(settings, kafka)
+    sync = OutboxSync(settings) if kafka is None else Sync(settings)
     with TransferBars() as bars:
         try:
             problem = sync.deliver(args.timeout_s, lambda text: bars.show(text, sync.report()))
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(slots=True)
 class _Moves:
-    """What `--to` changed, folders of the spool and artifacts."""
+    """Folders of the spool and artifacts that `--to` moved, and those it left."""
 
     moved: list[str] = field(default_factory=list)
     artifacts: list[str] = field(default_factory=list)
@@ -105,19 +105,19 @@ def _finish(args: argparse.Namespace, moves: _Moves, facts: dict[str, object], p
         print(json.dumps(about | facts))
         return 0 if ok else 1
     if args.to is not None:
-        print(f"spool folders that now go to {args.to}: {len(moves.moved)}")
+        print(f"spool folders moved to {args.to}: {len(moves.moved)}")
         if moves.artifacts:
-            print(f"artifacts that now go there: {len(moves.artifacts)}")
+            print(f"artifacts moved there: {len(moves.artifacts)}")
     for name, sentence in moves.left.items():
-        print(f"{name} stays as it is: {sentence}", file=sys.stderr)
+        print(f"{name} was not moved: {sentence}", file=sys.stderr)
     if "records" in facts:
         print(f"{facts['records']:,} records delivered, with {facts['points']:,} points")
     if facts.get("artifacts"):
         print(f"{facts['artifacts']:,} artifacts uploaded")
     if facts.get("folders_elsewhere"):
         print(
-            f"spool folders left because they go elsewhere: {facts['folders_elsewhere']}; "
-            "`--to kafka` sends them to these brokers"
+            f"spool folders skipped because they have another destination: "
+            f"{facts['folders_elsewhere']}; `--to kafka` sends them to these brokers"
         )
     if problem:
         print(f"runwire: {problem}", file=sys.stderr)

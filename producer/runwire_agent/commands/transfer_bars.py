@@ -1,4 +1,4 @@
-"""How far a long transfer is: bars on a terminal, now and then a line elsewhere, on stderr."""
+"""Progress of long transfers on stderr: bars on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TransferBars:
         self._is_terminal = sys.stderr.isatty()
         self._bar: Any = None
         self._task: Any = None
-        self._said_s = 0.0
+        self._line_s = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -38,14 +38,14 @@ class TransferBars:
             sys.stderr.write(CLEAR)
 
     def show(self, text: str, uploads: Mapping[str, Any]) -> None:
-        """Show a line, and how far the uploads are (as `AgentState.uploads`)."""
+        """Show a line, and the progress of uploads (given as `AgentState.uploads`)."""
         if self._is_terminal and self._show_bar(text, uploads):
             return
         if self._is_terminal:
             sys.stderr.write(f"{CLEAR}{text}")
             sys.stderr.flush()
-        elif time.monotonic() - self._said_s >= LINE_S:
-            self._said_s = time.monotonic()
+        elif time.monotonic() - self._line_s >= LINE_S:
+            self._line_s = time.monotonic()
             print(text, file=sys.stderr)
 
     def _show_bar(self, text: str, uploads: Mapping[str, Any]) -> bool:

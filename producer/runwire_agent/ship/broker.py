@@ -1,4 +1,4 @@
-"""What the shipper needs of brokers, and an implementation in memory beside it."""
+"""Brokers that shipping and uploads write to: the protocol, and a cluster in memory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-__all__ = ["Broker", "Cluster", "Done", "Failure", "MemoryBroker", "Message"]
+__all__ = [
+    "AWAY_AFTER_S",
+    "SILENT_AFTER_S",
+    "Broker",
+    "MemoryCluster",
+    "Done",
+    "Failure",
+    "MemoryBroker",
+    "Message",
+    "ValueOf",
+    "keep_bundled_id",
+    "schema_ids",
+]
 
-# Why something was not delivered. The first group stops everything, the second one topic.
+# When brokers count as unreachable, after the last acknowledgement.
+AWAY_AFTER_S = 10.0  # while they are in trouble that the client reports
+SILENT_AFTER_S = 300.0  # while the client reports none
+
+# Causes of a failed delivery. The first group stops everything, the second one topic.
 AUTHENTICATION: Final = "authentication"
 TLS: Final = "tls"
 UNREACHABLE: Final = "unreachable"
@@ -24,7 +40,7 @@ OTHER: Final = "other"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why something was not delivered: one of the words above, and a sentence for people."""
+    """The cause of a failed delivery: one of the words above, and a sentence for people."""
 
     kind: str
     sentence: str
@@ -32,7 +48,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One record for the topic of `kind`; `points` is told in a header where it counts."""
+    """One record for the topic of `kind`; a header carries `points` unless it is 0."""
 
     kind: str
     key: bytes
@@ -46,6 +62,27 @@ class Message:
 
 
 Done = Callable[[Failure | None], None]
+ValueOf = Callable[[str, bytes], bytes]
+"""Rewrites the header of a kind's value to the schema id that readers shall see."""
+
+
+def keep_bundled_id(kind: str, value: bytes) -> bytes:  # noqa: ARG001 - one signature for all
+    """Keep the bundled schema id, which every runwire reader resolves without a registry."""
+    return value
+
+
+def schema_ids(registry_url: str | None, topic_prefix: str) -> ValueOf:
+    """Return the header rewriter: a registry's ids while it answers, else the bundled ones."""
+    if not registry_url:
+        return keep_bundled_id
+    from runwire_schemas.registry import Registry, with_id
+
+    registry = Registry(registry_url, prefix=topic_prefix)
+
+    def set_registered_id(kind: str, value: bytes) -> bytes:
+        return with_id(value, registry.ids()[kind])
+
+    return set_registered_id
 
 
 class Broker(Protocol):
@@ -56,7 +93,7 @@ class Broker(Protocol):
 
     @property
     def trouble(self) -> Failure | None:
-        """Return what keeps it from delivering; None as far as it knows of nothing."""
+        """Return the cause that keeps it from delivering; None while it has no sign of trouble."""
         ...
 
     @property
@@ -69,7 +106,7 @@ class Broker(Protocol):
         ...
 
     def poll(self, timeout_s: float) -> None:
-        """Report what has been delivered or refused. Blocks: at most `timeout_s`."""
+        """Report deliveries and refusals. Blocks: at most `timeout_s`."""
         ...
 
     def is_reachable(self, timeout_s: float) -> bool:
@@ -77,25 +114,25 @@ class Broker(Protocol):
         ...
 
     def limit_batches(self, bytes_max: int) -> None:
-        """Make no larger batches from the next `reset` on."""
+        """Limit batches to `bytes_max` from the next `reset` on."""
         ...
 
     def reset(self) -> None:
-        """Report everything in flight as given up, and start afresh. Blocks: a few seconds."""
+        """Report everything in flight as given up, then reconnect. Blocks: a few seconds."""
         ...
 
     def close(self) -> None:
-        """Let go of what is in flight and of the connection."""
+        """Drop everything in flight, and the connection."""
         ...
 
     def abandon(self) -> None:
-        """Forget the connection without touching it: it is that of a parent process."""
+        """Forget the connection without touching it: it belongs to the parent process."""
         ...
 
 
 @dataclass(slots=True)
-class Cluster:
-    """Topics in memory, which outlive the broker objects that write to them."""
+class MemoryCluster:
+    """Topics in memory; they outlive the brokers that write to them."""
 
     topics: dict[str, list[Message]] = field(default_factory=dict)
     # Faults: set them at any time.
@@ -105,7 +142,7 @@ class Cluster:
     bytes_max: int = 1 << 20
 
     def refusal(self, message: Message) -> Failure | None:
-        """Return why this message would not be taken."""
+        """Return the reason to refuse this message."""
         if message.kind in self.missing:
             return Failure(UNKNOWN_TOPIC, f"topic of {message.kind} does not exist")
         if message.kind in self.denied:
@@ -114,9 +151,9 @@ class Cluster:
 
 
 class MemoryBroker:
-    """Writes to a `Cluster`; `acknowledges` false keeps reports back, as a kill would."""
+    """A broker of a `MemoryCluster`; unless it `acknowledges`, reports are lost as in a kill."""
 
-    def __init__(self, cluster: Cluster, *, queue_bytes: int = 64 << 20) -> None:
+    def __init__(self, cluster: MemoryCluster, *, queue_bytes: int = 64 << 20) -> None:
         self.cluster = cluster
         self.acknowledges = True
         self.batch_bytes = 1_000_000
@@ -138,7 +175,7 @@ class MemoryBroker:
         return True
 
     def poll(self, timeout_s: float) -> None:
-        """Write what waits, batch by batch, and report it."""
+        """Write everything queued, batch by batch, and report it."""
         if self.cluster.away is None:
             while self._waiting:
                 self._write(self._batch())
@@ -147,15 +184,15 @@ class MemoryBroker:
             done(failure)
 
     def is_reachable(self, timeout_s: float) -> bool:
-        """Whether the cluster is there."""
+        """Whether the cluster answers."""
         return self.cluster.away is None
 
     def limit_batches(self, bytes_max: int) -> None:
-        """Make no larger batches."""
+        """Limit batches to `bytes_max`."""
         self.batch_bytes = min(self.batch_bytes, bytes_max)
 
     def reset(self) -> None:
-        """Give up what waits."""
+        """Give up everything queued."""
         given_up = Failure(GIVEN_UP, "given up before it was acknowledged")
         for done in [done for _, done in self._waiting] + [done for done, _ in self._reports]:
             done(given_up)
@@ -163,12 +200,12 @@ class MemoryBroker:
         self._reports.clear()
 
     def close(self) -> None:
-        """Forget what waits."""
+        """Forget everything queued."""
         self._waiting.clear()
         self._reports.clear()
 
     def abandon(self) -> None:
-        """Forget what waits."""
+        """Forget everything queued."""
         self.close()
 
     def _batch(self) -> list[tuple[Message, Done]]:

@@ -1,8 +1,8 @@
-"""What librdkafka's errors mean and what to do about them, one sentence per cause.
+"""Causes of librdkafka's errors, one sentence each, with the advice for a user.
 
-librdkafka says the same failure several ways: a wrong password is an authentication error in a
-callback, "all brokers down" right after, and a transport error for whoever asks for metadata. The
-callback's own reason is kept here until something is delivered.
+librdkafka reports one failure in several ways: a wrong password is an authentication error in a
+callback, "all brokers down" right after, and a transport error in answer to a metadata request. The
+callback's own reason is kept until something is delivered.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from runwire_schemas.connections.kafka import KafkaSettings
 __all__ = ["connection_failure", "delivery_failure", "graver"]
 
 _AFTER = re.compile(r"\(after \d+ms in state")
-# Closed right after it was opened: not a broker that goes down.
+# Closed right after it was opened: no broker that is shutting down.
 _JUST_UP = re.compile(r"closed by peer.*\(after \d{1,3}ms in state UP")
 _GRAVITY = (UNREACHABLE, OTHER, TLS, AUTHENTICATION)
 
 
 def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failure:
-    """Return what a client error means; `name` is librdkafka's, `reason` its words."""
+    """Return the cause of a client error; `name` is librdkafka's, `reason` its words."""
     where = settings.bootstrap_servers
     words = _last_words(reason)
     if name == "_AUTHENTICATION":
@@ -41,7 +41,7 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
         if "supported mechanisms" in reason:
             return Failure(
                 AUTHENTICATION,
-                f"SASL authentication failed at {where}: it does not take {mechanism} there, set "
+                f"SASL authentication failed at {where}: it does not accept {mechanism}, set "
                 f"RUNWIRE_KAFKA_SASL_MECHANISM ({words})",
             )
         return Failure(
@@ -60,13 +60,13 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
     if name == "_RESOLVE" or "Failed to resolve" in reason:
         return Failure(
             UNREACHABLE,
-            f"no address is known for {where}: check RUNWIRE_KAFKA_BOOTSTRAP_SERVERS ({words})",
+            f"{where} has no address: check RUNWIRE_KAFKA_BOOTSTRAP_SERVERS ({words})",
         )
     if name == "CLUSTER_AUTHORIZATION_FAILED":
         return Failure(
             DENIED,
             f"user {_user(settings)} may write to no topic at {where}: its ACLs lack WRITE and "
-            "DESCRIBE (`runwire migrate --print` shows what is needed)",
+            "DESCRIBE (`runwire migrate --print` lists them)",
         )
     if name in ("_ALL_BROKERS_DOWN", "_TRANSPORT", "_TIMED_OUT"):
         return Failure(
@@ -74,15 +74,15 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
             f"no broker answers at {where}: check that it runs and that this machine reaches it "
             f"({words})",
         )
-    return Failure(OTHER, f"Kafka at {where} says {name}: {words}")
+    return Failure(OTHER, f"Kafka at {where} reports {name}: {words}")
 
 
 def delivery_failure(settings: KafkaSettings, topic: str, name: str, reason: str) -> Failure:
-    """Return why a message was refused."""
+    """Return the cause of a refused message."""
     if name in ("_PURGE_QUEUE", "_PURGE_INFLIGHT", "_MSG_TIMED_OUT", "_FATAL", "_FENCED"):
         return Failure(GIVEN_UP, f"given up before it was acknowledged ({name})")
     if name == "MSG_SIZE_TOO_LARGE":
-        return Failure(TOO_LARGE, f"a batch is larger than topic {topic} takes")
+        return Failure(TOO_LARGE, f"a batch is larger than topic {topic} accepts")
     if name in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"):
         return Failure(
             UNKNOWN_TOPIC,
@@ -93,13 +93,13 @@ def delivery_failure(settings: KafkaSettings, topic: str, name: str, reason: str
         return Failure(
             DENIED,
             f"user {_user(settings)} may not write to topic {topic}: its ACLs lack WRITE and "
-            "DESCRIBE there (`runwire migrate --print` shows what is needed)",
+            "DESCRIBE there (`runwire migrate --print` lists them)",
         )
     return Failure(OTHER, f"topic {topic} refuses records with {name}: {_last_words(reason)}")
 
 
 def graver(old: Failure | None, new: Failure) -> Failure:
-    """Return the cause to show: "all brokers down" is what follows a refused password."""
+    """Return the cause to show: "all brokers down" only follows a refused password."""
     if old is None or _gravity(new) >= _gravity(old):
         return new
     return old
@@ -134,5 +134,5 @@ def _tls_hint(settings: KafkaSettings, reason: str) -> str:
 
 
 def _last_words(reason: str) -> str:
-    """librdkafka puts the address first and the cause last; times would make each one new."""
+    """Keep the end, which has the cause, without times, which would make every one new."""
     return _AFTER.sub("(in state", " ".join(reason.split()))[-300:]

@@ -1,121 +1,129 @@
-"""The shipping half inside an agent: runs the shipper, tells causes, decides when to give up."""
+"""The ship duty: runs the shipper, logs causes of trouble, decides when waiting is hopeless."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from runwire_agent.ship.broker import Broker, Failure
-from runwire_agent.ship.messages import schema_ids
+from runwire_agent.duty import Stay
+from runwire_agent.own_spool import OwnSpool
+from runwire_agent.ship.broker import Broker, Failure, schema_ids
 from runwire_agent.ship.shipper import IN_FLIGHT_BYTES_MAX, Shipper
-from runwire_agent.state import StateFile
+from runwire_disk.settings import NodeSettings
 from runwire_disk.spool.folder_set import Accepts
 from runwire_schemas.connections.kafka import KafkaSettings
 
-__all__ = ["Delivery"]
+__all__ = ["ShipDuty", "make_shipper"]
 
 _log = logging.getLogger("runwire.agent")
-STAY_S = 600.0
-# A quarter of what the shipper has under way at most; 100,000 points/s keep a tenth of it there.
+# A quarter of the shipper's limit in flight; 100,000 points/s keep a tenth of the limit there.
 BEHIND_BYTES = IN_FLIGHT_BYTES_MAX // 4
-LAST_LOOK_S = 1.0  # for a trainer's folder that came since the last look
+LAST_LOOK_S = 1.0  # for a trainer's folder made since the last look
 
 
-class Delivery:
-    """Ships the folders that `accepts` names; tells `state` how it fares."""
+class ShipDuty:
+    """Ships the spool folders of one destination, the agent's own last of all."""
 
-    def __init__(
-        self,
-        root: Path,
-        kafka: KafkaSettings,
-        *,
-        state: StateFile,
-        accepts: Accepts,
-        stay_s: float = STAY_S,
-        registry_url: str | None = None,
-        broker: Broker | None = None,
-    ) -> None:
-        if broker is None:
-            from runwire_agent.ship.kafka import KafkaBroker
-
-            broker = KafkaBroker(kafka)
-        self.broker = broker
-        self.shipper = Shipper(
-            root,
-            kafka.destination,
-            broker,
-            accepts=accepts,
-            value_of=schema_ids(registry_url, kafka.topic_prefix),
-        )
-        self._state, self._stay_s = state, stay_s
+    def __init__(self, shipper: Shipper, own: OwnSpool, stay: Stay) -> None:
+        self.shipper = shipper
+        self._own, self._stay = own, stay
         self._trouble: Failure | None = None
         self._since_ns = 0
 
-    def rest(self, until_s: float, stop: threading.Event) -> None:
-        """Ship until then. Blocks: that long."""
-        while not stop.is_set():
-            left_s = until_s - time.monotonic()
-            if left_s <= 0:
-                break
-            self.shipper.step(left_s)
-        self.tell()
+    def tick(self, now_s: float, *, is_last: bool = False) -> None:
+        """Log a change of the cause that stops deliveries; `rest` does the shipping."""
+        trouble = self.shipper.trouble
+        if trouble == self._trouble:
+            return
+        # librdkafka varies its words; the same cause is logged once.
+        if trouble is not None and (self._trouble is None or trouble.kind != self._trouble.kind):
+            _log.warning("%s. The spool keeps everything", trouble.sentence)
+            self._since_ns = time.time_ns()
+        elif trouble is None:
+            _log.info("delivering again")
+            self._since_ns = 0
+        self._trouble = trouble
 
-    def may_end(self, busy_at_s: float, now_s: float) -> bool:
-        """Whether an agent without trainers has nothing left to do, or no hope to do it."""
+    def rest(self, until_s: float, stop: threading.Event) -> None:
+        """Ship. Blocks: until then."""
+        while not stop.is_set() and (left_s := until_s - time.monotonic()) > 0:
+            self.shipper.step(left_s)
+        self.tick(time.monotonic())
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return counts of deliveries, and the cause while they wait."""
+        trouble = self._trouble
+        return {
+            "cause": trouble.kind if trouble else "",
+            "sentence": trouble.sentence if trouble else "",
+            "since_ns": self._since_ns,
+            "delivered": self.shipper.in_flight.delivered,
+            "set_aside": self.shipper.in_flight.set_aside,
+        }
+
+    def may_end(self, now_s: float) -> bool:
+        """Whether everything is delivered, or nothing was for the time that an agent stays."""
         if self.shipper.is_idle and self.shipper.flush(time.monotonic() + LAST_LOOK_S):
             return True
-        if now_s - max(busy_at_s, self.shipper.delivered_s) < self._stay_s:
+        if not self._stay.is_over(self.shipper.delivered_s, now_s):
             return False
         _log.warning(
-            "leaving without having delivered everything: nothing was taken for %g s. The next "
-            "agent or `runwire sync` sends the rest of the spool",
-            self._stay_s,
+            "ending with records in the spool: no broker took any for %g s. The next agent or "
+            "`runwire sync` ships them",
+            self._stay.stay_s,
         )
         return True
 
+    def is_needed(self) -> bool:
+        """Return false: the watch duty looks for living trainers."""
+        return False
+
     def flush(self, deadline_s: float) -> bool:
-        """Deliver what is there; at once false while brokers are in trouble. Blocks: until then."""
+        """Deliver everything written so far; false at once while brokers are in trouble.
+
+        Blocks: until then.
+        """
+        self._own.close()  # a closed folder is delivered to its end and removed
         return self.shipper.trouble is None and self.shipper.flush(deadline_s)
 
     def end(self, deadline_s: float) -> None:
-        """Deliver what is there until the deadline, keep the rest. Blocks: until then."""
+        """Deliver until the deadline, and keep the rest. Blocks: until then."""
         if not self.flush(deadline_s):
             _log.warning("ending before everything is delivered; the spool keeps the rest")
         self.shipper.close()
-        self.tell(at_once=True)
+        self.tick(time.monotonic())
 
     @property
     def is_behind(self) -> bool:
-        """Whether more is under way than a live trainer makes: uploads make way."""
+        """Whether more is in flight than a live trainer makes: uploads yield then."""
         return self.shipper.in_flight.bytes >= BEHIND_BYTES
 
     def abandon(self) -> None:
-        """Leave everything to the parent process, in a forked child of it."""
-        self.broker.abandon()
+        """Leave folders and connection to the parent process, in a forked child of it."""
+        self.shipper.in_flight.broker.abandon()
         self.shipper.folders.close()
 
-    def tell(self, *, at_once: bool = False) -> None:
-        """Log a cause once, and its end; write the state file when it changed or is old."""
-        trouble = self.shipper.trouble
-        is_changed = trouble != self._trouble
-        if is_changed:
-            # librdkafka varies its words; the same cause is logged once.
-            if trouble is not None and (
-                self._trouble is None or trouble.kind != self._trouble.kind
-            ):
-                _log.warning("%s. The spool keeps everything", trouble.sentence)
-                self._since_ns = time.time_ns()
-            elif trouble is None:
-                _log.info("delivering again")
-                self._since_ns = 0
-            self._trouble = trouble
-        self._state.update(
-            at_once=is_changed or at_once,
-            cause=trouble.kind if trouble else "",
-            sentence=trouble.sentence if trouble else "",
-            since_ns=self._since_ns,
-            delivered=self.shipper.in_flight.delivered,
-            set_aside=self.shipper.in_flight.set_aside,
-        )
+
+def make_shipper(
+    settings: NodeSettings,
+    kafka: KafkaSettings,
+    accepts: Accepts,
+    new_broker: Callable[[], Broker] | None = None,
+) -> Shipper:
+    """Return a shipper of the folders that `accepts` names, to `kafka` unless there is another."""
+    if new_broker is None:
+        from runwire_agent.ship.kafka import KafkaBroker
+
+        broker: Broker = KafkaBroker(kafka)
+    else:
+        broker = new_broker()
+    return Shipper(
+        settings.root,
+        kafka.destination,
+        broker,
+        accepts=accepts,
+        value_of=schema_ids(settings.schema_registry_url, kafka.topic_prefix),
+    )

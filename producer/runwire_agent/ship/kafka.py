@@ -1,4 +1,4 @@
-"""Brokers behind librdkafka: one idempotent producer, reset as a whole when brokers are away."""
+"""Kafka brokers through librdkafka: one idempotent producer, reset as a whole in an outage."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ __all__ = ["CONTENT", "RECORDS", "KafkaBroker"]
 _log = logging.getLogger("runwire.agent")
 BATCH_BYTES = 1_000_000  # Kafka's default max.message.bytes is a little more
 RESET_S = 2.0
-RETRY_S = 5.0  # after settings that could not be used, unless somebody asks
+RETRY_S = 5.0  # after unusable settings; `is_reachable` tries at once
 # Gathering in the agent and this together stay below the promised 0.5 s.
 LINGER_MS = 100
-# What librdkafka is told for records, and for pieces of content: those do not compress, and wait
-# in the outbox rather than in memory.
+# librdkafka's settings for records, and for pieces of content: pieces do not compress, and wait in
+# the outbox rather than in memory.
 RECORDS: Final[Mapping[str, Any]] = {
     "client.id": "runwire-agent",
     "linger.ms": LINGER_MS,
@@ -54,7 +54,7 @@ CONTENT: Final[Mapping[str, Any]] = {
 class LastWords(logging.Handler):
     """Keeps the client's last reason for a lost connection: "all brokers down" names none.
 
-    The client repeats itself several times a second in an outage; nothing of it is written.
+    The client repeats itself several times a second in an outage; none of it is logged.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class LastWords(logging.Handler):
         self.text = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember what follows the client's and the thread's names."""
+        """Remember the text after the names of client and thread."""
         text = record.getMessage()
         if text.startswith("FAIL"):
             self.text = text.rpartition("]: ")[2]
@@ -80,17 +80,17 @@ class KafkaBroker:
         self._trouble: Failure | None = None
         self._retry_at_s = 0.0
         self._last_words = LastWords()
-        # Of this client alone, and of no hierarchy that somebody configures.
+        # Of this client alone, outside the hierarchy that applications configure.
         self._logger = logging.Logger("librdkafka")  # noqa: LOG001
         self._logger.addHandler(self._last_words)
 
     @property
     def trouble(self) -> Failure | None:
-        """Return the gravest client error since something was delivered."""
-        found, words = self._trouble, self._last_words.text
-        if found is not None and found.kind == UNREACHABLE and words:
+        """Return the gravest client error since the last delivery."""
+        trouble, words = self._trouble, self._last_words.text
+        if trouble is not None and trouble.kind == UNREACHABLE and words:
             return connection_failure(self._settings, "_TRANSPORT", words)
-        return found
+        return trouble
 
     def produce(self, message: Message, done: Done) -> bool:
         """Queue a message; false when librdkafka's queue is full."""
@@ -126,7 +126,7 @@ class KafkaBroker:
         try:
             client.poll(timeout_s)
         except confluent_kafka.KafkaException as exception:  # fatal errors are raised, not called
-            self._start_over(exception.args[0])
+            self._replace_client(exception.args[0])
 
     def is_reachable(self, timeout_s: float) -> bool:
         """Ask for one topic's metadata: the answer needs a login that succeeded."""
@@ -146,18 +146,18 @@ class KafkaBroker:
         return True
 
     def limit_batches(self, bytes_max: int) -> None:
-        """Make no larger batches from the next `reset` on."""
+        """Limit batches to `bytes_max` from the next `reset` on."""
         self.batch_bytes = min(self.batch_bytes, bytes_max)
 
     def reset(self) -> None:
-        """Purge the producer and open another at the next need."""
+        """Purge the producer; the next call opens another."""
         self._end_client(RESET_S)
         left, self._open = self._open, {}
         for done in left.values():
             done(Failure(GIVEN_UP, "given up before it was acknowledged"))
 
     def close(self) -> None:
-        """Purge and let go; nobody is told any more."""
+        """Purge the producer; nothing is reported any more."""
         self._open.clear()
         self._end_client(0)
 
@@ -175,14 +175,14 @@ class KafkaBroker:
                 client.purge()
                 client.flush(timeout_s)
 
-    def _start_over(self, error: Any) -> None:
-        _log.warning("the producer starts over: %s", error.str())
+    def _replace_client(self, error: Any) -> None:
+        _log.warning("the producer failed and is replaced: %s", error.str())
         self.reset()
-        found = connection_failure(self._settings, error_name(error), error.str())
-        self._trouble = found if found.kind == DENIED else None
+        failure = connection_failure(self._settings, error_name(error), error.str())
+        self._trouble = failure if failure.kind == DENIED else None
 
     def _client(self) -> Any:
-        """Return the client, None while the settings cannot make one (a file is missing)."""
+        """Return the client; None while the settings are not usable (a file is missing)."""
         if self._producer is None and time.monotonic() >= self._retry_at_s:
             try:
                 self._producer = confluent_kafka.Producer(self._config(), logger=self._logger)
@@ -203,9 +203,9 @@ class KafkaBroker:
             "batch.size": self.batch_bytes,
             "message.max.bytes": LETTER_BYTES_MAX + (1 << 20),
             "queue.buffering.max.messages": 100_000,
-            # Never expire: the spool is where records wait, and `reset` takes them back.
+            # Never expire: records wait in the spool, and `reset` returns them there.
             "delivery.timeout.ms": 0,
-            # A topic that was just created is not refused for being new.
+            # A topic that was just created is unknown to some brokers for a moment.
             "topic.metadata.propagation.max.ms": 5000,
             "partitioner": "murmur2_random",
             "reconnect.backoff.max.ms": 10_000,
@@ -227,5 +227,5 @@ class KafkaBroker:
         return delivery_failure(self._settings, topic, error_name(error), error.str())
 
     def _on_error(self, error: Any) -> None:
-        found = connection_failure(self._settings, error_name(error), error.str())
-        self._trouble = graver(self._trouble, found)
+        failure = connection_failure(self._settings, error_name(error), error.str())
+        self._trouble = graver(self._trouble, failure)

@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from runwire_agent.ship.broker import GIVEN_UP, TOO_LARGE, Broker, Failure, Message
+from runwire_agent.ship.broker import (
+    GIVEN_UP,
+    TOO_LARGE,
+    Broker,
+    Failure,
+    Message,
+    ValueOf,
+    keep_bundled_id,
+)
 from runwire_agent.ship.cuts_log import BatchRange, CutsLog
-from runwire_agent.ship.messages import ValueOf, keep_bundled_id, letter_message, messages_of
+from runwire_agent.ship.messages import letter_message, messages_of
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.format import OVERSIZED_GLOB, SERIES, SpoolError, oversized_name
 from runwire_disk.spool.letters import Loss

@@ -7,8 +7,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runwire_agent.ship.broker import DENIED, SILENT, UNUSABLE, Broker, Failure
-from runwire_agent.ship.messages import ValueOf, keep_bundled_id
+from runwire_agent.ship.broker import (
+    AWAY_AFTER_S,
+    DENIED,
+    SILENT,
+    SILENT_AFTER_S,
+    UNUSABLE,
+    Broker,
+    Failure,
+    ValueOf,
+    keep_bundled_id,
+)
 from runwire_agent.ship.shipped_folder import InFlight, ShippedFolder
 from runwire_disk.spool.folder_set import SKIPPED_RETRY_S, Accepts, FolderSet, LookPace
 from runwire_disk.spool.format import Meta, SpoolError, destination_of
@@ -24,8 +33,6 @@ SERVE_S = 0.1  # in one call of the broker
 CURSOR_SAVE_S = 0.5
 STUCK_REST_S = 5.0  # a writer over its quota asks about once a second
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024  # of values; the producer's copy doubles it
-AWAY_AFTER_S = 10.0  # without an acknowledgement while brokers are known to be in trouble
-SILENT_AFTER_S = 300.0  # without one while they are not
 # Between two questions whether brokers are reachable; one takes 1 s at most.
 REACHABLE_ASK_S, REACHABLE_ASK_S_MAX = 1.0, 10.0
 

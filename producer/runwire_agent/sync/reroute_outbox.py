@@ -1,4 +1,4 @@
-"""Changes where waiting artifacts go: those that nobody works on, with their content."""
+"""New destinations of waiting artifacts, with their content; claimed ones are left."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["ArtifactRerouting", "reroute_artifacts"]
 
 @dataclass(slots=True)
 class ArtifactRerouting:
-    """What became of the artifacts that were to go elsewhere; `left` says why one stayed."""
+    """The artifacts that were moved; `left` has the others, with the reason."""
 
     moved: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
 
 
 def reroute_artifacts(settings: NodeSettings, kafka: KafkaSettings | None) -> ArtifactRerouting:
-    """Send waiting artifacts as these settings say, without brokers when `kafka` is None.
+    """Route waiting artifacts by these settings, without brokers when `kafka` is None.
 
-    One that was published at its old place meanwhile is then at both: it has one id.
+    One that was published at the old destination meanwhile is then at both, under one id.
     """
     here = settings if kafka is not None else replace(settings, kafka_bootstrap_servers=None)
     if kafka is None and here.artifact_route == "kafka":
@@ -37,23 +37,23 @@ def reroute_artifacts(settings: NodeSettings, kafka: KafkaSettings | None) -> Ar
         "route": route.transport,
         "store": dict(route.store),
     }
-    found = ArtifactRerouting()
+    outcome = ArtifactRerouting()
     requests = OutboxRequests(settings.root, lambda _: True)
     for folder, request in requests.look():
         if all(getattr(request, name) == value for name, value in target.items()):
             continue
         claim = requests.claim(folder)
         if claim is None:
-            found.left[request.artifact] = "an agent works on it now: end it first"
+            outcome.left[request.artifact] = "an agent is uploading it: end that agent first"
             continue
         try:
             for note in (JOURNAL_FILE, "put-*.json"):
                 for path in folder.glob(note):
                     path.unlink()
             replace(request, **target).commit(folder)
-            found.moved.append(request.artifact)
+            outcome.moved.append(request.artifact)
         except OSError as error:
-            found.left[request.artifact] = f"cannot be changed: {error}"
+            outcome.left[request.artifact] = f"cannot be changed: {error}"
         finally:
             claim.release()
-    return found
+    return outcome

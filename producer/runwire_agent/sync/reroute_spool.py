@@ -1,4 +1,4 @@
-"""Changes where spool folders go: only of dead writers, under the reader lock, without doubt."""
+"""New destinations of spool folders: of dead writers, under the reader lock, without doubt."""
 
 from __future__ import annotations
 
@@ -29,52 +29,54 @@ __all__ = ["Rerouting", "reroute"]
 
 @dataclass(slots=True)
 class Rerouting:
-    """What became of each folder that was to go elsewhere; `left` says why it stayed."""
+    """The folders that were moved; `left` has the others, with the reason."""
 
     moved: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
 
 
 def reroute(root: Path, kafka: KafkaSettings | None, *, force: bool = False) -> Rerouting:
-    """Send every folder of a dead writer to `kafka`, or to the embedded worker when None.
+    """Move every folder of a dead writer to `kafka`, or to the embedded worker when None.
 
-    With `force` also those of which a batch may already be stored at the old destination.
+    With `force` also folders of which a batch may already be stored at the old destination.
     """
     target = LOCAL if kafka is None else kafka.destination
     doubtful = _folders_of_open_intent(root)
-    found = Rerouting()
+    outcome = Rerouting()
     for folder in list_folders(root):
         try:
             reader = FolderReader(folder, sync=False)
         except SpoolBusy:
-            found.left[folder.name] = (
-                "somebody reads it now: end the agent or `runwire down` first, then try again"
+            outcome.left[folder.name] = (
+                "another process reads it: end the agent, or run `runwire down`, and try again"
             )
             continue
         except (SpoolError, OSError) as error:
-            found.left[folder.name] = str(error)
+            outcome.left[folder.name] = str(error)
             continue
         try:
             if destination_of(reader.meta) == target:
                 continue
             if writer_alive(folder):
-                found.left[folder.name] = f"process {reader.meta.pid} still writes it: end it first"
+                outcome.left[folder.name] = (
+                    f"process {reader.meta.pid} still writes it: end it first"
+                )
                 continue
             doubt = _doubt(reader, folder.name in doubtful)
             if doubt and not force:
-                found.left[folder.name] = doubt
+                outcome.left[folder.name] = doubt
                 continue
             _move(reader, kafka)
-            found.moved.append(folder.name)
+            outcome.moved.append(folder.name)
         except OSError as error:
-            found.left[folder.name] = f"cannot be changed: {error}"
+            outcome.left[folder.name] = f"cannot be changed: {error}"
         finally:
             reader.close()
-    return found
+    return outcome
 
 
 def _doubt(reader: FolderReader, is_in_intent: bool) -> str:
-    """Say which batch may be stored already; empty when none."""
+    """Return a sentence on the batch that may be stored already; empty when there is none."""
     where = _where(reader.meta)
     if is_in_intent:
         return (
@@ -105,7 +107,7 @@ def _move(reader: FolderReader, kafka: KafkaSettings | None) -> None:
     folder = reader.folder
     journal = folder / CUTS_LOG_FILE
     if journal.exists():
-        # Numbers that were used stay used: the next cut must not repeat one with other content.
+        # A used number stays used: the next cut must not repeat it with other content.
         kept = CutsLog(folder)
         kept.close()
         cursor = read_cursor(folder)
@@ -119,18 +121,18 @@ def _move(reader: FolderReader, kafka: KafkaSettings | None) -> None:
 
 
 def _folders_of_open_intent(root: Path) -> set[str]:
-    """Return the folders in the batch that the embedded worker may not have finished.
+    """Return the folders in a batch that the embedded worker may not have finished.
 
     Source: the line log that is its journal; the last intent without a done counts.
     """
-    found: set[str] = set()
+    names: set[str] = set()
     try:
         content = read_log(embedded_dir(root) / "journal" / "intents.log")
     except OSError:
-        return found
+        return names
     for fact in (*content.facts, content.unended or {}):
         if fact.get("k") == "intent":
-            found = {cut[0] for cut in fact["cuts"]}
+            names = {cut[0] for cut in fact["cuts"]}
         elif fact.get("k") == "done":
-            found = set()
-    return found
+            names = set()
+    return names

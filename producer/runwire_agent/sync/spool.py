@@ -1,4 +1,4 @@
-"""One delivery of everything in the spool and the outbox: an agent that ends when all is gone."""
+"""One delivery of everything in the spool and the outbox, for a caller who waits."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runwire_agent.agent import Agent
+from runwire_agent.duty import Stay
+from runwire_agent.own_spool import OwnSpool
 from runwire_agent.ship.broker import Broker
-from runwire_agent.ship.messages import schema_ids
-from runwire_agent.ship.shipper import Shipper
+from runwire_agent.ship.duty import make_shipper
 from runwire_agent.sync.outbox import OutboxSync
-from runwire_disk.host import boot_id, hostname
+from runwire_agent.watch.duty import WatchDuty
+from runwire_agent.watch.trainers import AgentPlace
+from runwire_disk.agents.lock import here_lock
+from runwire_disk.host import boot_id
 from runwire_disk.settings import NodeSettings
 from runwire_disk.spool.format import Meta, SpoolError, destination_of, read_cursor
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
-from runwire_schemas.connections.kafka import KafkaSettings
 
 __all__ = ["Sync"]
 
@@ -33,30 +35,20 @@ class Sync:
     def __init__(
         self,
         settings: NodeSettings,
-        kafka: KafkaSettings,
         *,
-        broker: Broker | None = None,
         new_broker: Callable[[], Broker] | None = None,
     ) -> None:
-        if broker is None:
-            from runwire_agent.ship.kafka import KafkaBroker
-
-            broker = KafkaBroker(kafka)
+        kafka = settings.kafka
+        assert kafka is not None, "without brokers there is only the outbox to sync"
         self.root, self._kafka = settings.root, kafka
-        self._boot, self._host = boot_id(), hostname()
-        self.shipper = Shipper(
-            self.root,
-            kafka.destination,
-            broker,
-            accepts=self._accepts,
-            value_of=schema_ids(settings.schema_registry_url, kafka.topic_prefix),
-        )
-        self.outbox = OutboxSync(settings, kafka, new_broker=new_broker)
+        self._boot = boot_id()
+        self.shipper = make_shipper(settings, kafka, self._accepts, new_broker)
+        self.outbox = OutboxSync(settings, new_broker=new_broker)
 
     def deliver(self, timeout_s: float, say: Callable[[str], None]) -> str:
-        """Deliver; return "" or the sentence why not. Blocks: until `timeout_s` without progress.
+        """Deliver; return "" or the problem. Blocks: until `timeout_s` without progress.
 
-        `say` is told about once a second how far it is.
+        Calls `say` with its progress about once a second.
         """
         self._record_ends()
         before: tuple[int, tuple[int, ...]] = (-1, ())
@@ -67,7 +59,7 @@ class Sync:
             is_flushed = self.shipper.flush(now_s + SLICE_S)
             if is_flushed and self.outbox.is_idle:
                 self.outbox.close()
-                # The last word on artifacts, and the folder that it stood in.
+                # The outcome of the uploads, and the folder that holds it.
                 is_flushed = self.shipper.flush(now_s + 2 * SLICE_S)
             if is_flushed and self.outbox.is_idle and not self.pending_points(held_elsewhere=True):
                 return self._set_aside() or self.outbox.problem()
@@ -110,7 +102,7 @@ class Sync:
         return total
 
     def facts(self) -> dict[str, object]:
-        """Return what was delivered, for the command to print."""
+        """Return counts of deliveries, for the command to print."""
         in_flight = self.shipper.in_flight
         return {
             "records": in_flight.delivered,
@@ -122,7 +114,7 @@ class Sync:
         }
 
     def report(self) -> dict[str, Any]:
-        """Return how artifacts fare, as `AgentState.uploads`."""
+        """Return counts of uploads, as `AgentState.uploads`."""
         return self.outbox.report()
 
     def close(self) -> None:
@@ -134,29 +126,35 @@ class Sync:
         return meta.boot_id == self._boot or not writer_alive(folder)
 
     def _folders(self) -> list[tuple[Path, Meta]]:
-        found = []
+        folders = []
         for folder in list_folders(self.root):
             try:
                 meta = read_meta(folder)
             except SpoolError:
                 continue
             if destination_of(meta) == self._kafka.destination:
-                found.append((folder, meta))
-        return found
+                folders.append((folder, meta))
+        return folders
 
     def _record_ends(self) -> None:
-        agent = Agent(self.root, kafka=self._kafka)
-        if agent.lock.acquire(timeout_s=0.0):
-            agent.tick(time.monotonic())
-        agent.close()
+        lock = here_lock(self.root, self._kafka.destination)
+        if not lock.acquire(timeout_s=0.0):
+            return  # an agent is watching
+        own = OwnSpool(self.root, self._kafka)
+        try:
+            watch = WatchDuty(AgentPlace(self.root, self._kafka.destination), own, Stay())
+            watch.tick(time.monotonic())
+        finally:
+            own.close()
+            lock.release()
 
     def _set_aside(self) -> str:
         number = self.shipper.in_flight.set_aside
         if not number:
             return ""
         return (
-            f"{number} records are larger than their topics take; they lie as oversized-*.bin in "
-            "their spool folders, and the dead letters name them"
+            f"{number} records are larger than their topics accept; they are kept as "
+            "oversized-*.bin in their spool folders, and the dead letters name them"
         )
 
     def _elsewhere(self) -> int:

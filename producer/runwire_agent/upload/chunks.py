@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runwire_agent.ship.broker import UNREACHABLE, Broker, Message
-from runwire_agent.ship.messages import ValueOf, keep_bundled_id
+from runwire_agent.ship.broker import UNREACHABLE, Broker, Message, ValueOf, keep_bundled_id
 from runwire_agent.upload.contents import contents_of, hashed_entry, manifest_of, told_entry
 from runwire_agent.upload.errors import NotNow, UploadFailed
 from runwire_agent.upload.flight import Flight

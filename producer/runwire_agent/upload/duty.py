@@ -1,4 +1,4 @@
-"""The uploading half inside an agent: a thread of its own, so that nothing else waits for it."""
+"""The upload duty: ships the outbox from a thread of its own, so that nothing else waits for it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from runwire_agent.duty import Stay
 from runwire_agent.own_spool import OwnSpool
-from runwire_agent.ship.broker import Broker
-from runwire_agent.ship.messages import schema_ids
-from runwire_agent.state import StateFile
+from runwire_agent.ship.broker import Broker, schema_ids
 from runwire_agent.upload.chunks import ChunkRoute
 from runwire_agent.upload.direct import DirectRoute
 from runwire_agent.upload.pace import Pace, Stopped
@@ -24,11 +24,12 @@ from runwire_agent.upload.uploader import Uploader
 from runwire_disk.outbox.request import UploadRequest
 from runwire_disk.outbox.requests import OutboxRequests
 from runwire_disk.outbox.route import DIRECT, KAFKA
+from runwire_disk.settings import NodeSettings
 from runwire_disk.spool.format import LOCAL, SpoolError
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.connections.s3 import S3Settings
 
-__all__ = ["Uploading", "routes_of"]
+__all__ = ["UploadDuty", "make_routes"]
 
 _log = logging.getLogger("runwire.agent")
 LOOK_S = 0.5
@@ -38,72 +39,86 @@ ERROR_S = 5.0  # after a mistake of ours in the thread
 NICE = 10
 
 
-class Uploading:
-    """Ships the outbox of one destination. Threads: `tick` and the rest belong to the agent's."""
+class UploadDuty:
+    """Ships the outbox of the destination that `settings` name.
+
+    Threads: one of its own, started by the first tick.
+    """
 
     def __init__(
         self,
-        root: Path,
-        kafka: KafkaSettings | None,
+        settings: NodeSettings,
         own: OwnSpool,
+        stay: Stay,
         *,
-        routes: Callable[[Pace], Mapping[str, Route]],
-        s3: S3Settings | None = None,
         takes_offline: bool = False,
         is_behind: Callable[[], bool] | None = None,
         is_nice: bool = True,
+        new_broker: Callable[[], Broker] | None = None,
     ) -> None:
+        kafka, s3 = settings.kafka, settings.s3
+        self._own, self._stay = own, stay
         self._destination = LOCAL if kafka is None else kafka.destination
         self._takes_offline, self._is_nice = takes_offline, is_nice
-        self._own = own
         self._store = {} if s3 is None else s3.public()
         self._stop, self._wake = threading.Event(), threading.Event()
         pace = Pace(self._stop, is_behind)
-        self.uploader = Uploader(OutboxRequests(root, self._accepts), routes(pace), pace)
-        self.progress_s = time.monotonic()
+        registry_url = settings.schema_registry_url
+        routes = make_routes(
+            pace, settings.root, kafka, s3, registry_url=registry_url, new_broker=new_broker
+        )
+        self.uploader = Uploader(OutboxRequests(settings.root, self._accepts), routes, pace)
+        self._progress_s = time.monotonic()
         self._record_at_s = 0.0
-        self._seen = (-1, -1, -1)
-        self._cause: str | None = None
+        self._last_counts = (-1, -1, -1)
         self._thread = threading.Thread(target=self._run, name="runwire-uploads", daemon=True)
 
-    def start(self) -> None:
-        """Begin to ship."""
-        self._thread.start()
-
-    def tick(self) -> None:
-        """Record what became of artifacts; note progress."""
+    def tick(self, now_s: float, *, is_last: bool = False) -> None:
+        """Record the outcome of uploads; note progress."""
+        if self._thread.ident is None and not is_last:
+            self._thread.start()
         if time.monotonic() >= self._record_at_s:
             self.uploader.settle(self._record)
         self._wake.set()
         now = self.uploader.report()
-        seen = (now["bytes_read"], now["shipped"], now["failed"])
-        if seen != self._seen:
-            self._seen, self.progress_s = seen, time.monotonic()
+        counts = (now["bytes_read"], now["shipped"], now["failed"])
+        if counts != self._last_counts:
+            self._last_counts, self._progress_s = counts, time.monotonic()
+
+    def rest(self, until_s: float, stop: threading.Event) -> None:
+        """Return at once: uploads have a thread of their own."""
+
+    def facts(self) -> Mapping[str, Any]:
+        """Return counts of uploads, and the cause while they wait."""
+        return {"uploads": self.uploader.report() | {"store": self._store}}
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits that this agent could ship."""
         return self.uploader.is_settled and not self.uploader.waiting()
 
-    def may_end(self, busy_at_s: float, now_s: float, stay_s: float) -> bool:
-        """Whether an agent without trainers has nothing left to ship, or no hope to do it."""
+    def may_end(self, now_s: float) -> bool:
+        """Whether the outbox is empty, or made no progress for the time that an agent stays."""
         if self.is_idle:
             return True
-        if now_s - max(busy_at_s, self.progress_s) < stay_s:
+        if not self._stay.is_over(self._progress_s, now_s):
             return False
         _log.warning(
             "leaving %d artifacts in the outbox: no progress for %g s. The next agent or "
             "`runwire sync` ships them",
             len(self.uploader.waiting()),
-            stay_s,
+            self._stay.stay_s,
         )
         return True
 
-    def tell(self, state: StateFile) -> None:
-        """Put into the agent's state how uploads fare."""
-        now = self.uploader.report() | {"store": self._store}
-        is_news, self._cause = now["cause"] != self._cause, now["cause"]
-        state.update(at_once=is_news, uploads=now)
+    def is_needed(self) -> bool:
+        """Return false: requests wait on disk for the next agent."""
+        return False
+
+    def flush(self, deadline_s: float) -> bool:
+        """Record finished uploads; whether nothing waits. Blocks: not for a transfer."""
+        self.uploader.settle(self._record)
+        return self.is_idle
 
     def end(self, deadline_s: float) -> None:
         """Stop between two stretches of transfer; the outbox keeps the rest. Blocks: until then."""
@@ -131,7 +146,7 @@ class Uploading:
             except Stopped:
                 break
             except Exception:
-                _log.exception("the uploads go on after a mistake of runwire's; please report it")
+                _log.exception("uploads continue after a bug in runwire; please report it")
                 self._stop.wait(ERROR_S)
             self._wake.wait(LOOK_S)
             self._wake.clear()
@@ -139,7 +154,7 @@ class Uploading:
     def _accepts(self, request: UploadRequest) -> bool:
         if request.destination != self._destination:
             return False
-        # What goes to the folder store of this machine leaves it not, also when offline.
+        # Content for the folder store stays on this machine, so an offline run allows it too.
         stays_here = request.route == DIRECT and not request.store
         return request.mode != "offline" or self._takes_offline or stays_here
 
@@ -152,20 +167,21 @@ class Uploading:
             why: object = f"no room in {writer.folder}"
         except (OSError, SpoolError) as error:
             why = error
-        _log.warning("what became of an artifact cannot be recorded yet: %s", why)
+        _log.warning("the outcome of an upload cannot be recorded yet: %s", why)
         self._record_at_s = time.monotonic() + RECORD_S
         return False
 
 
-def routes_of(
+def make_routes(
+    pace: Pace,
     root: Path,
     kafka: KafkaSettings | None,
     s3: S3Settings | None,
     *,
     registry_url: str | None = None,
     new_broker: Callable[[], Broker] | None = None,
-) -> Callable[[Pace], Mapping[str, Route]]:
-    """Return what makes the routes that an agent with these settings has."""
+) -> Mapping[str, Route]:
+    """Return the routes that an agent with these settings has."""
 
     def content_broker() -> Broker:
         from runwire_agent.ship.kafka import CONTENT, KafkaBroker
@@ -173,14 +189,11 @@ def routes_of(
         assert kafka is not None
         return KafkaBroker(kafka, CONTENT)
 
-    def made(pace: Pace) -> Mapping[str, Route]:
-        routes: dict[str, Route] = {DIRECT: DirectRoute(Stores(root, s3), pace)}
-        if kafka is not None:
-            value = schema_ids(registry_url, kafka.topic_prefix)
-            routes[KAFKA] = ChunkRoute(new_broker or content_broker, pace, value_of=value)
-        return routes
-
-    return made
+    routes: dict[str, Route] = {DIRECT: DirectRoute(Stores(root, s3), pace)}
+    if kafka is not None:
+        value = schema_ids(registry_url, kafka.topic_prefix)
+        routes[KAFKA] = ChunkRoute(new_broker or content_broker, pace, value_of=value)
+    return routes
 
 
 def _be_nice() -> None:

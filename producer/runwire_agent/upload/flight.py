@@ -5,8 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from runwire_agent.ship.broker import SILENT, Broker, Failure, Message
-from runwire_agent.ship.shipper import AWAY_AFTER_S, SILENT_AFTER_S
+from runwire_agent.ship.broker import (
+    AWAY_AFTER_S,
+    SILENT,
+    SILENT_AFTER_S,
+    Broker,
+    Failure,
+    Message,
+)
 from runwire_agent.upload.errors import NotNow
 from runwire_agent.upload.pace import Pace
 

@@ -1,4 +1,4 @@
-"""What an agent records about a writer: its heartbeat, and its end when it could not itself."""
+"""Events that an agent writes about a trainer: its heartbeat, and the end it did not record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREEMPTING_PHASE = "preempting"
 def heartbeat_fields(
     meta: Meta, progress: Progress, *, phase: str | None = None
 ) -> dict[str, object]:
-    """Fields of one Heartbeat event about the writer `meta`."""
+    """Return the fields of one Heartbeat event about the writer `meta`."""
     return _identity(meta) | {
         "last_step": progress.last_step,
         "last_progress_at_ns": progress.last_at_ns,
@@ -34,7 +34,7 @@ def heartbeat_fields(
 def end_fields(
     meta: Meta, progress: Progress, *, seq: int, reporter: str, rebooted: bool
 ) -> dict[str, object]:
-    """Fields of the finished event for a writer that ended without saying so.
+    """Return the fields of the finished event for a writer that did not write its own.
 
     `seq` is the writer's next lifecycle number: greater than anything it wrote itself.
     """
@@ -51,7 +51,7 @@ def end_fields(
     }
 
 
-def mark_ended(folder: Path, *, reporter: str, status: str, reason: str) -> None:
+def mark_ended(folder: Path, *, reporter: str = "", status: str, reason: str) -> None:
     """Leave ended.json, so that the end is recorded once; harmless when the folder is gone."""
     end = {"at_ns": time.time_ns(), "reporter": reporter, "status": status, "reason": reason}
     try:

@@ -1,4 +1,4 @@
-"""Which spool folders an agent has to look at: cheap with thousands of folders."""
+"""Spool folders of trainers: those that one agent is responsible for, cheap with thousands."""
 
 from __future__ import annotations
 
@@ -7,19 +7,58 @@ import os
 import time
 from pathlib import Path
 
+from runwire_disk.agents.lock import AgentLock, lock_path
+from runwire_disk.host import boot_id, hostname, pid_namespace
 from runwire_disk.paths import spool_dir
 from runwire_disk.spool.format import ENDED_FILE, LOCAL, Meta, SpoolError, destination_of
-from runwire_disk.spool.reader import list_folders, read_meta
+from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
 
-__all__ = ["Folders"]
+__all__ = ["AgentPlace", "TrainerFolders"]
 
 _log = logging.getLogger("runwire.agent")
-# A folder made in the same clock tick as a scan leaves the directory's time as it was; list again
-# while the time is this fresh.
+# A folder made in the same clock tick as a scan does not change the directory's time again: list
+# once more while the time is this fresh.
 FRESH_S = 2.0
 
 
-class Folders:
+class AgentPlace:
+    """The data root, boot, pid namespace and destination of one agent, and whose folders are its.
+
+    File locks exclude other processes of this machine only, so a shared file system needs rules.
+    """
+
+    def __init__(self, root: Path, destination: str = LOCAL) -> None:
+        self.root, self.destination = root, destination
+        self._boot, self._namespace, self._host = boot_id(), pid_namespace(), hostname()
+
+    def is_here(self, meta: Meta) -> bool:
+        """Whether the writer runs, or ran, in this boot and pid namespace."""
+        return (meta.boot_id, meta.pid_ns) == (self._boot, self._namespace)
+
+    def is_of_this_boot(self, meta: Meta) -> bool:
+        """Whether the writer was started since this machine booted."""
+        return meta.boot_id == self._boot
+
+    def adopts(self, meta: Meta) -> bool:
+        """Whether a dead writer of another boot or pid namespace has no other agent."""
+        if meta.boot_id != self._boot:
+            return meta.host == self._host  # else the file system is shared with another machine
+        return not self._has_agent(meta)
+
+    def reads(self, folder: Path, meta: Meta) -> bool:
+        """Whether this agent ships the folder."""
+        if meta.mode == "offline":
+            return False  # `runwire sync` does
+        if meta.boot_id == self._boot:
+            return meta.pid_ns == self._namespace or not self._has_agent(meta)
+        return meta.host == self._host and not writer_alive(folder)
+
+    def _has_agent(self, meta: Meta) -> bool:
+        path = lock_path(self.root, meta.boot_id, meta.pid_ns, self.destination)
+        return AgentLock(path).held()
+
+
+class TrainerFolders:
     """The trainers' folders of one destination that are not settled yet."""
 
     def __init__(self, root: Path, destination: str = LOCAL) -> None:
@@ -29,7 +68,7 @@ class Folders:
         self._listed_at_ns = -1
 
     def unsettled(self) -> dict[Path, Meta]:
-        """Folders whose writer lives or whose end nobody recorded yet."""
+        """Return the folders whose writer lives, or whose end is not recorded yet."""
         try:
             changed_ns = spool_dir(self._root).stat().st_mtime_ns
         except OSError:
@@ -43,9 +82,15 @@ class Folders:
         return dict(self._open)
 
     def settle(self, folder: Path) -> None:
-        """This folder needs no look any more."""
+        """Stop looking at a folder."""
         self._open.pop(folder, None)
         self._settled.add(folder)
+
+    def forget(self) -> None:
+        """List everything again at the next look."""
+        self._open.clear()
+        self._settled.clear()
+        self._listed_at_ns = -1
 
     def _list(self) -> None:
         present = set(list_folders(self._root))

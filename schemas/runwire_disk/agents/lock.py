@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import Final
 
 from runwire_disk.files import is_locked, try_lock
+from runwire_disk.host import boot_id, pid_namespace
 from runwire_disk.paths import agents_dir
 from runwire_disk.spool.format import LOCAL
 
-__all__ = ["KAFKA_SUFFIX", "LOCAL_SUFFIX", "AgentLock", "lock_path"]
+__all__ = [
+    "ACQUIRE_S",
+    "KAFKA_SUFFIX",
+    "LOCAL_SUFFIX",
+    "AgentLock",
+    "here_lock",
+    "local_agents",
+    "lock_path",
+]
 
 # The lock of a shipping agent is `<digest>.kafka.lock`, its state `<digest>.kafka.json`.
 LOCAL_SUFFIX: Final = ".lock"
@@ -28,6 +37,18 @@ def lock_path(root: Path, boot: str, namespace: str, destination: str = LOCAL) -
     digest = hashlib.blake2b(facts.encode(), digest_size=8).hexdigest()
     suffix = LOCAL_SUFFIX if destination == LOCAL else KAFKA_SUFFIX
     return agents_dir(root) / f"{digest}{suffix}"
+
+
+def here_lock(root: Path, destination: str = LOCAL) -> AgentLock:
+    """Return the lock of the agent that serves this process's boot and pid namespace."""
+    return AgentLock(lock_path(root, boot_id(), pid_namespace(), destination))
+
+
+def local_agents(root: Path) -> list[int]:
+    """Return the pids of the running agents of the embedded route."""
+    paths = sorted(agents_dir(root).glob(f"*{LOCAL_SUFFIX}"))
+    pids = (AgentLock(path).holder() for path in paths if not path.name.endswith(KAFKA_SUFFIX))
+    return [pid for pid in pids if pid is not None]
 
 
 class AgentLock:
@@ -72,7 +93,7 @@ class AgentLock:
             return 0
 
     def still_ours(self) -> bool:
-        """Tell whether the file is still the locked one; else another agent may hold a new one."""
+        """Whether the file is still the locked one; another agent may hold a new one."""
         try:
             ours, there = os.fstat(self._fd), self.path.stat()
         except OSError:

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -155,6 +155,34 @@ class OutboxRequests:
             elif not name.startswith(FAILED_PREFIX):
                 _finish_interrupted(folder)
         _bound_failed([self._outbox / name for name in names if name.startswith(FAILED_PREFIX)])
+
+
+def read_waiting(root: Path) -> Iterator[UploadRequest]:
+    """Yield the committed requests; changes nothing, unlike `Requests.look`."""
+    for folder in _list_outbox(root):
+        if not folder.name.startswith((".", FAILED_PREFIX)):
+            with contextlib.suppress(OSError, ValueError):  # not committed, gone, or damaged
+                yield UploadRequest.read(folder)
+
+
+def read_failed(root: Path) -> dict[str, str]:
+    """Return the folders of requests that failed for good, with their reasons."""
+    failed: dict[str, str] = {}
+    for folder in _list_outbox(root):
+        if folder.name.startswith(FAILED_PREFIX):
+            try:
+                reason = (folder / REASON_FILE).read_text("utf-8", "replace").strip()
+            except OSError:
+                reason = "no reason is recorded"
+            failed[folder.name] = reason
+    return failed
+
+
+def _list_outbox(root: Path) -> list[Path]:
+    try:
+        return sorted(outbox_dir(root).iterdir())
+    except OSError:
+        return []
 
 
 def set_aside(folder: Path, reason: str) -> None:

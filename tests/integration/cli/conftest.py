@@ -62,12 +62,12 @@ class Cli:
 
 
 def clean_environment():
-    """Without what would send a test elsewhere."""
+    """The environment without an address of another server."""
     return {k: v for k, v in os.environ.items() if k != "RUNWIRE_CLICKHOUSE_URL"}
 
 
 def end_all(cli):
-    """Stop the stack and whatever else still works on the folder."""
+    """Stop the stack and every other process of the folder."""
     cli("down", check=False)
     for process in cli.processes():
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -39,8 +39,8 @@ def damage(store: FolderStore, sha256: str, content: bytes) -> None:
     store.put(blob_key(sha256), content)
 
 
-def test_ls_without_clickhouse(cli, store) -> None:
-    """What the store has, of all projects, filtered; that lineage is unknown is said on stderr."""
+def test_artifact_ls_works_without_clickhouse(cli, store) -> None:
+    """Versions of all projects, filtered; stderr reports that lineage is unknown."""
     put_some(store)
     done = cli("artifact", "ls")
     assert "without lineage" in done.stderr
@@ -69,7 +69,7 @@ def test_ls_without_clickhouse(cli, store) -> None:
 
 
 def test_get_writes_verified_files(cli, store, tmp_path) -> None:
-    """By alias, number or project; the paths go to stdout, one a line."""
+    """By alias, number or project; stdout has one path per line."""
     put_some(store)
     out = tmp_path / "out"
     done = cli("artifact", "get", "model:best", "-o", str(out))
@@ -85,8 +85,8 @@ def test_get_writes_verified_files(cli, store, tmp_path) -> None:
         assert "Traceback" not in failed.stderr
 
 
-def test_get_into_a_folder_of_its_own(cli, store, tmp_path) -> None:
-    """Without -o the folder is called after the version, whatever the name contains."""
+def test_get_without_o_makes_a_folder_named_after_the_version(cli, store, tmp_path) -> None:
+    """Also when the name contains characters that no folder may have."""
     put_artifact(store, 1, {"a": b"x"}, name="../../evil name", project="default")
     work = tmp_path / "work"
     work.mkdir()
@@ -97,7 +97,8 @@ def test_get_into_a_folder_of_its_own(cli, store, tmp_path) -> None:
     ]
 
 
-def test_several_projects_have_the_name(cli, store, tmp_path) -> None:
+def test_get_asks_for_a_project_when_several_have_the_name(cli, store, tmp_path) -> None:
+    """It never guesses: the error names the projects."""
     for number, project in enumerate(["p", "q"], start=1):
         put_artifact(store, number, project=project)
     failed = cli("artifact", "get", "data", "-o", str(tmp_path / "x"), check=False)
@@ -106,7 +107,7 @@ def test_several_projects_have_the_name(cli, store, tmp_path) -> None:
     assert cli("artifact", "get", "data", "--project", "q", "-o", str(tmp_path / "x")).stdout
 
 
-def test_verify_finds_damage(cli, store, tmp_path) -> None:
+def test_verify_reports_each_damaged_file_once(cli, store, tmp_path) -> None:
     """Status 1 and one line per damaged file; get refuses the damaged one and names the digest."""
     put_some(store)
     assert "all right" in cli("artifact", "verify", "model:v0").stdout
@@ -124,7 +125,8 @@ def test_verify_finds_damage(cli, store, tmp_path) -> None:
     assert not (tmp_path / "out" / "x").exists()
 
 
-def test_show_has_what_the_store_knows(cli, store) -> None:
+def test_artifact_show_prints_files_and_metadata(cli, store) -> None:
+    """Everything in the manifest, without ClickHouse."""
     put_artifact(store, 1, FILES, name="model", project="default", metadata={"lr": 0.1})
     page = cli("artifact", "show", "model").stdout
     for word in ("model:v0", "latest", "by run r", "lr = 0.1", "config/a.json", "sha256"):
@@ -134,7 +136,8 @@ def test_show_has_what_the_store_knows(cli, store) -> None:
     assert fields["made_from"] is None
 
 
-def test_sweep_deletes_what_nothing_names(cli, store) -> None:
+def test_sweep_deletes_unreferenced_blobs(cli, store) -> None:
+    """Blobs that a manifest references stay."""
     put_some(store)
     put_blobs(store, {"orphan": b"orphan"})
     assert "deleted 0 files" in cli("artifact", "sweep").stdout, "it is younger than a day"
@@ -146,8 +149,8 @@ def test_sweep_deletes_what_nothing_names(cli, store) -> None:
     assert "all right" in cli("artifact", "verify", "p/model:v0").stdout
 
 
-def test_a_newer_manifest_is_told_and_stops_a_sweep(cli, store) -> None:
-    """Lists say what they leave out; a sweep deletes nothing and ends with 1."""
+def test_a_manifest_of_a_newer_version_stops_a_sweep(cli, store) -> None:
+    """It may reference any blob, so nothing is deleted and the status is 1; lists report it."""
     put_some(store)
     newer = put_artifact(store, 8, name="newer")
     data = json.loads(store.get(newer.key)) | {"format": 2}
@@ -180,7 +183,8 @@ def test_a_newer_manifest_is_told_and_stops_a_sweep(cli, store) -> None:
         ["checkpoints", "r", "--step", "-3"],
     ],
 )
-def test_misuse_is_status_2(cli, words) -> None:
+def test_misuse_of_artifact_ends_with_status_2(cli, words) -> None:
+    """As every command line that makes no sense."""
     done = cli(*words, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -200,7 +204,8 @@ def test_misuse_is_status_2(cli, words) -> None:
         ),
     ],
 )
-def test_a_store_that_is_not_there_is_one_sentence(cli, settings, words) -> None:
+def test_an_unreachable_store_is_one_sentence(cli, settings, words) -> None:
+    """Status 1 and the cause, without a traceback."""
     done = cli("artifact", "ls", check=False, **settings)
     assert done.returncode == 1
     assert words in done.stderr
@@ -216,7 +221,7 @@ def put_checkpoints(store: FolderStore) -> None:
 
 
 def test_checkpoints_are_listed_with_marks(cli, store) -> None:
-    """Oldest first, the best and the latest marked, NaN and missing parts said."""
+    """Oldest first, best and latest marked, NaN and missing parts shown."""
     put_checkpoints(store)
     done = cli("checkpoints", "r")
     lines = done.stdout.splitlines()
@@ -237,6 +242,7 @@ def test_checkpoints_are_listed_with_marks(cli, store) -> None:
 
 
 def test_checkpoints_are_verified_and_downloaded(cli, store, tmp_path) -> None:
+    """`verify` reads every part; `get` writes them below the folder that was asked for."""
     put_checkpoints(store)
     done = cli("checkpoints", "r", "--verify")
     assert done.stdout.splitlines()[0] == "step 10: all right"
@@ -262,7 +268,7 @@ def test_checkpoints_are_verified_and_downloaded(cli, store, tmp_path) -> None:
 
 
 def test_a_terminal_gets_a_bar_and_a_pipe_none(cli, store, tmp_path) -> None:
-    """On a terminal stderr moves, stdout stays what scripts read."""
+    """A bar on stderr of a terminal; stdout has nothing but the paths for scripts."""
     put_artifact(store, 1, {"a": b"x" * 1000}, project="default")
     master, slave = pty.openpty()
     command = [sys.executable, "-m", "runwire.cli", "artifact", "get", "data"]

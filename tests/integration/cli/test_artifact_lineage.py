@@ -36,8 +36,8 @@ def listed(stack, *options: str):
     return json.loads(stack("artifact", "ls", "--json", *options).stdout)
 
 
-def test_who_made_and_who_used(stack) -> None:
-    """ls counts users, show names producer, users and what it was made from."""
+def test_artifact_lineage_shows_producer_and_users(stack) -> None:
+    """ls counts users; show names the producer, the users and the inputs."""
     stack.train(PRODUCE)
     until(
         lambda: [row["state"] for row in listed(stack, "data")] == ["complete"],
@@ -58,8 +58,8 @@ def test_who_made_and_who_used(stack) -> None:
     assert text.stderr == ""
 
 
-def test_what_is_on_its_way_is_listed(stack) -> None:
-    """While the agent stands still the artifact is pending, with its run; then it is complete."""
+def test_an_artifact_that_waits_for_its_agent_is_listed_as_pending(stack) -> None:
+    """With its run, while the agent is stopped; afterwards it is complete."""
     agents = [p for p in stack.processes() if "runwire_agent" in p.cmdline()]
     assert agents
     for agent in agents:

@@ -67,8 +67,8 @@ def shown(cli, *words: str) -> str:
         ["checkpoints", f"nobody{CLEAR}"],
     ],
 )
-def test_nothing_moves_the_cursor(cli, store, tmp_path, words) -> None:
-    """Neither on stdout nor in what is told on stderr, also of damage."""
+def test_control_characters_in_names_never_reach_the_terminal(cli, store, tmp_path, words) -> None:
+    """Neither on stdout nor on stderr, in reports of damage too."""
     if "verify" in words:
         digest = hashlib.sha256(FILES[f"file{CSI}"]).hexdigest()
         store.put(blob_key(digest), b"damaged")
@@ -80,7 +80,7 @@ def test_nothing_moves_the_cursor(cli, store, tmp_path, words) -> None:
 
 
 def test_values_are_escaped_and_stay_on_their_line(cli, store) -> None:
-    """A page is what its store says, not what a value pretends; scripts get paths to the letter."""
+    """A value cannot fake a line of the page; scripts get the exact paths."""
     page = cli("artifact", "show", NAME).stdout
     assert "key\\x1b[2J = value\\x1b[2J\\nstored  elsewhere" in page
     assert "half = \\ud800" in page

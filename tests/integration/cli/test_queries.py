@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from runwire_consumers.core.dead_letters import FileDeadLetters, letter_of
-from runwire_consumers.stack import letters
+from runwire_disk.paths import letters_dir
 from support.builders import AT_NS, metric_batch, record
 
 pytestmark = pytest.mark.engine
@@ -72,7 +72,7 @@ def test_sql_arrow_is_a_readable_stream(logged, tmp_path):
     assert table.schema.field("value").type == pa.float64()
 
 
-def test_sql_tells_errors_and_emptiness_in_words(logged):
+def test_sql_reports_errors_and_empty_results_in_one_sentence(logged):
     """A wrong query is one readable line and status 1; no rows is a sentence."""
     wrong = logged("sql", "SELECT nothing FROM v_runs", check=False)
     assert wrong.returncode == 1
@@ -83,13 +83,13 @@ def test_sql_tells_errors_and_emptiness_in_words(logged):
     assert empty.stdout.startswith("no rows")
 
 
-def test_sql_cannot_write(logged):
+def test_sql_refuses_statements_that_write(logged):
     """The command reads with the reader's rights."""
     assert logged("sql", "DROP TABLE runwire.metrics", check=False).returncode == 1
 
 
-def test_runs_lists_and_filters(logged):
-    """Newest first, by project and status; an empty list is a sentence."""
+def test_runs_lists_newest_first_and_filters(logged):
+    """By project and by status; an empty list is a sentence."""
     rows = json.loads(logged("runs", "--json").stdout)
     assert [row["run_id"] for row in rows] == ["run-1", "run-0"]
     assert {row["status"] for row in rows} == {"finished"}
@@ -113,7 +113,7 @@ def test_show_has_params_metrics_and_completeness(logged):
 
 
 def test_show_refuses_to_guess(logged):
-    """A prefix of several runs lists them; an unknown one points at `runwire runs`."""
+    """A prefix of several runs lists them; an unknown one names `runwire runs`."""
     several = logged("show", "run-", check=False)
     assert several.returncode == 1
     assert "run-0" in several.stderr
@@ -121,7 +121,7 @@ def test_show_refuses_to_guess(logged):
     assert "`runwire runs`" in logged("show", "nobody", check=False).stderr
 
 
-def test_show_draws_a_picture(logged, tmp_path):
+def test_show_plot_writes_a_png(logged, tmp_path):
     """--plot writes a PNG, in a folder that need not exist."""
     picture = tmp_path / "new" / "curves.png"
     logged("show", "run-0", "--plot", str(picture))
@@ -141,15 +141,15 @@ def test_tail_ends_with_the_run(logged):
     assert set(calls[-1]["values"]) == {"train/loss", "nan", "lr"}
 
 
-def test_migrate_says_that_nothing_is_missing(logged):
-    """A second migration changes nothing; --print changes nothing either and shows the SQL."""
+def test_a_second_migration_changes_nothing(logged):
+    """--print changes nothing either, and shows the SQL."""
     assert json.loads(logged("migrate", "--json").stdout)["applied"] == []
     assert "CREATE TABLE" in logged("migrate", "--print").stdout
 
 
 def test_replayed_dead_letters_are_stored_once(stack):
-    """What decodes now is stored and forgotten; again changes nothing; the rest stays, with why."""
-    folder = letters.folder(stack.root)
+    """Letters that decode are stored and deleted; a repeat changes nothing; others stay."""
+    folder = letters_dir(stack.root)
     batch = metric_batch(calls=5, names=("loss",), run_id="late", project="p")
     good = letter_of(record(batch, 0), "disk", at_ns=AT_NS)
     bad = replace(good, id="ff" * 16, value=b"\x00garbage")

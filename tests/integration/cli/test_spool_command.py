@@ -22,7 +22,7 @@ def written(cli):
     return cli
 
 
-def test_ls_shows_the_writer_and_what_waits(written):
+def test_spool_ls_shows_writers_with_pending_points(written):
     """One line per writer: run, step, pending points."""
     rows = json.loads(written("spool", "ls", "--json").stdout)
     assert [(row["run_id"], row["last_step"], row["pending_points"]) for row in rows] == [
@@ -32,7 +32,7 @@ def test_ls_shows_the_writer_and_what_waits(written):
 
 
 def test_cat_prints_every_point_as_valid_json(written):
-    """Each call is one line with its names; what JSON cannot say becomes a word."""
+    """Each call is one line with its names; NaN and infinities become words."""
     lines = written("spool", "cat", "--series", "metric", "r1").stdout.splitlines()
     calls = [json.loads(line) for line in lines]
     assert [call["step"] for call in calls] == list(range(100))
@@ -66,13 +66,13 @@ def test_verify_names_a_flipped_bit_and_fails(written):
     assert found["spool damage"]["level"] == "warn"
 
 
-def test_a_name_that_fits_nothing_fails(written):
-    """Asking for a run that is not there ends with 1 and says where it looked."""
+def test_spool_of_an_unknown_run_ends_with_1(written):
+    """An unknown run is status 1, and the error names the folder."""
     done = written("spool", "cat", "nobody", check=False)
     assert done.returncode == 1
     assert "nobody" in done.stderr
 
 
-def test_an_empty_folder_is_no_error(cli):
-    """Nothing logged yet is an answer."""
+def test_spool_ls_of_an_empty_folder_succeeds(cli):
+    """Nothing logged yet is no error."""
     assert cli("spool", "ls").returncode == 0

@@ -1,4 +1,4 @@
-"""`up` and `down` leave exactly what they say, whatever dies in between."""
+"""`up` and `down` leave exactly what they print, whichever process dies in between."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def wait_for(what, timeout_s=WAIT_S):
     pytest.fail("it did not happen")
 
 
-def test_the_life_of_a_stack(cli):
-    """up starts it, a second up says so, status sees every part, down leaves nothing."""
+def test_up_status_and_down_agree_about_a_stack(cli):
+    """up starts it, a second up reports it, status shows every part, down leaves no process."""
     first = cli("up")
     assert "next:" in first.stdout
     assert "runwire down" in first.stdout
@@ -81,7 +81,7 @@ def test_a_killed_child_is_started_again(cli, name):
 
 
 def test_two_ups_at_once_make_one_stack(cli):
-    """Both succeed, one of them says that it is already running."""
+    """Both succeed, and one reports that it is already running."""
     command = [sys.executable, "-m", "runwire.cli", "up", "--json", "--dir", str(cli.root)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     answers = [json.loads(process.communicate(timeout=WAIT_S * 2)[0]) for process in both]
@@ -117,7 +117,7 @@ def test_ctrl_c_while_starting_leaves_nothing(cli):
 
 
 def test_an_unusable_folder_is_a_sentence(cli):
-    """up on a file says which folder and what else to choose, without a traceback."""
+    """up on a file names the folder and the ways to choose another, without a traceback."""
     cli.root.write_text("not a folder")
     done = cli("up", check=False)
     assert done.returncode == 1
@@ -125,7 +125,7 @@ def test_an_unusable_folder_is_a_sentence(cli):
     assert "Traceback" not in done.stderr
 
 
-def test_a_failing_start_shows_why(cli):
+def test_a_failing_start_prints_reason_and_log(cli):
     """When the engine cannot start, up prints the reason and the end of its log."""
     (cli.root / "embedded").mkdir(parents=True)
     (cli.root / "embedded" / "data").write_text("in the way")
@@ -136,8 +136,8 @@ def test_a_failing_start_shows_why(cli):
     assert cli.processes() == []
 
 
-def test_a_trainer_without_an_agent_gets_one(cli):
-    """From `up`, again when that one is killed, and a SIGKILL of the trainer is recorded."""
+def test_up_starts_an_agent_for_a_trainer_that_has_none(cli):
+    """Another one when it is killed; a SIGKILL of the trainer is recorded."""
     code = (
         "import runwire, time\n"
         "run = runwire.init(project='p', run_id='victim')\n"

@@ -17,9 +17,9 @@ from minio.credentials.providers import StaticProvider
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
 
 from runwire import cli
+from runwire_agent.survey.outbox import examine_store
 from runwire_consumers.objects import policies
-from runwire_consumers.stack.finding import FAIL, OK
-from runwire_consumers.stack.store_checkup import store_findings
+from runwire_disk.survey import FAIL, OK
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.catalog import Catalog
 from runwire_store.download import download
@@ -213,15 +213,15 @@ def test_who_may_not_administrate_is_told(users: dict[str, S3Settings]) -> None:
 
 def test_the_doctor_asks_the_store(server: ObjectStore, tmp_path: Path) -> None:
     """It says which one, or what to do; without an endpoint it is the folder."""
-    (found,) = store_findings({}, tmp_path)
+    found = examine_store({}, tmp_path)
     assert (found.level, found.found) == (OK, f"file://{tmp_path}/objects")
     missing = server.settings("there-is-no-such")
-    (found,) = store_findings(missing.environment(), tmp_path)
+    found = examine_store(missing.environment(), tmp_path)
     assert (found.level, "`runwire migrate` makes it" in found.advice) == (FAIL, True)
-    (found,) = store_findings({"RUNWIRE_S3_ENDPOINT": "http://s"}, tmp_path)
+    found = examine_store({"RUNWIRE_S3_ENDPOINT": "http://s"}, tmp_path)
     assert (found.level, "RUNWIRE_S3_ACCESS_KEY" in found.advice) == (FAIL, True)
 
 
 def test_the_doctor_is_content(bucket: S3Settings, tmp_path: Path) -> None:
-    (found,) = store_findings(bucket.environment(), tmp_path)
+    found = examine_store(bucket.environment(), tmp_path)
     assert (found.level, found.found) == (OK, f"{bucket.bucket} at {bucket.url}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire_agent.agent import HEARTBEAT_INTERVAL_S
+from runwire_agent.watch.duty import HEARTBEAT_INTERVAL_S
 from runwire_disk.outbox.request import RequestFile, content_path
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings

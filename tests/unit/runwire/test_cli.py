@@ -118,7 +118,7 @@ class _Module:
 
 def _run(monkeypatch, act):
     monkeypatch.setattr(cli, "find_commands", lambda: {"something": "unused"})
-    monkeypatch.setattr(cli, "_load", lambda _name: _Module(act))
+    monkeypatch.setattr(cli, "load_command", lambda _name: _Module(act))
     return cli.main(["something"])
 
 
@@ -200,7 +200,11 @@ def test_status_and_down_answer_without_a_stack(tmp_path):
     root = tmp_path / "none"
     status = runwire("status", "--dir", str(root), "--json")
     assert status.returncode == 0
-    assert json.loads(status.stdout)["supervisor"]["alive"] is False
+    parts = json.loads(status.stdout)
+    names = {"dir", "supervisor", "engine", "worker", "objects", "agent", "destinations"}
+    assert names | {"uploads", "runs", "dead_letters", "not_installed"} == set(parts)
+    assert parts["supervisor"]["alive"] is False
+    assert parts["not_installed"] == {}
     down = runwire("down", "--dir", str(root))
     assert (down.returncode, down.stdout.strip()) == (0, f"nothing runs for {root}")
     assert not root.exists()

@@ -1,147 +1,125 @@
-"""What an agent does at each look: beats for the living, records the dead once."""
+"""The agent's loop: when it runs its duties, when it stays, and what it holds meanwhile."""
 
-import json
-from collections.abc import Iterator
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from runwire_agent.agent import HEARTBEAT_INTERVAL_S, Agent
-from runwire_disk.agents.lock import AgentLock, lock_path
-from runwire_disk.host import boot_id
-from runwire_disk.spool.format import ENDED_FILE
-from runwire_disk.spool.reader import list_folders, read_meta
-from runwire_schemas.events import Heartbeat, RunEvent
-from support.watched import close_writers, said, trainer
+from runwire_agent.agent import Agent
+from runwire_agent.duty import Duty, MemoryDuty, Stay
+from runwire_agent.own_spool import OwnSpool
+from runwire_agent.state import StateFile
+from runwire_disk.agents.lock import AgentLock, here_lock
+from runwire_disk.agents.state import read_states
 
 
-@pytest.fixture(autouse=True)
-def _close_writers() -> Iterator[None]:
-    yield
-    close_writers()
+class Counting(MemoryDuty):
+    """Counts its ticks, and runs what a test wants to happen at one of them."""
+
+    def __init__(self, stay: Stay) -> None:
+        super().__init__(stay)
+        self.ticks: list[bool] = []
+        self.flushes = 0
+
+    def tick(self, now_s: float, *, is_last: bool = False) -> None:
+        super().tick(now_s, is_last=is_last)
+        self.ticks.append(is_last)
+
+    def flush(self, deadline_s: float) -> bool:
+        self.flushes += 1
+        return super().flush(deadline_s)
 
 
-def test_a_living_writer_gets_a_heartbeat_per_interval(tmp_path: Path) -> None:
-    """The first at once, then one per interval, about the trainer and not the agent."""
-    made = trainer(tmp_path, rank=3, world_size=8)
-    agent = Agent(tmp_path)
-    for at_s in (0.0, 0.5, HEARTBEAT_INTERVAL_S - 0.1, HEARTBEAT_INTERVAL_S, 6.0):
-        agent.tick(at_s)
-    agent.close()
-    beats = said(tmp_path)
-    assert len(beats) == 2
-    for beat in beats:
-        assert isinstance(beat, Heartbeat)
-        assert (beat.project, beat.run_id, beat.attempt) == ("p", "r1", "a1")
-        assert (beat.writer, beat.rank, beat.pid) == (made.writer, 3, 4242)
-    assert beats[0].seq != beats[1].seq
+def agent(root: Path, duties: Sequence[Duty], stay: Stay) -> Agent:
+    lock = here_lock(root)
+    assert lock.acquire()
+    state, own = StateFile(lock.path, None), OwnSpool(root, None)
+    return Agent(lock, state, own, duties, stay=stay, scan_s=0.01)
 
 
-def test_a_dead_writer_is_recorded_once(tmp_path: Path) -> None:
-    """Its seq beats everything the trainer wrote; ended.json keeps the next agent from it."""
-    made = trainer(tmp_path, ends="dies")
-    for _ in range(2):
-        agent = Agent(tmp_path)
-        agent.tick(0.0)
-        agent.tick(1.0)
-        agent.close()
-    ends = said(tmp_path)
-    assert len(ends) == 1
-    end = ends[0]
-    assert isinstance(end, RunEvent)
-    assert (end.event, end.status, end.writer, end.seq) == ("finished", "killed", made.writer, 1)
-    assert end.reporter not in (None, made.writer)
-    assert "process 4242" in (end.status_reason or "")
-    folder = next(f for f in list_folders(tmp_path) if read_meta(f).role == "trainer")
-    assert json.loads((folder / ENDED_FILE).read_text())["status"] == "killed"
+def test_agent_ends_when_idle_and_all_work_is_done(tmp_path: Path) -> None:
+    """Jobs first; then duties are ended, the state is written and the lock is free."""
+    stay = Stay(idle_s=0.0)
+    duty = MemoryDuty(stay)
+    duty.waiting += ["a", "b", "c"]
+    made = agent(tmp_path, [duty], stay)
+    made.run()
+    assert (duty.done, duty.is_ended) == (["a", "b", "c"], True)
+    assert made.ended.is_set()
+    assert not made.lock.held()
+    (state,) = read_states(tmp_path).values()
+    assert state.delivered == 3
 
 
-def test_a_finished_writer_is_left_alone(tmp_path: Path) -> None:
-    trainer(tmp_path, ends="finishes")
-    agent = Agent(tmp_path)
-    agent.tick(0.0)
-    agent.close()
-    assert said(tmp_path) == []
+def test_agent_gives_blocked_work_up_when_its_stay_is_over(tmp_path: Path) -> None:
+    """One duty without hope does not keep it for ever, and its work is still there."""
+    stay = Stay(idle_s=0.0, stay_s=0.2)
+    blocked, done = MemoryDuty(stay), MemoryDuty(stay)
+    blocked.waiting.append("a")
+    blocked.is_blocked = True
+    agent(tmp_path, [blocked, done], stay).run()
+    assert blocked.waiting == ["a"]
+    assert blocked.is_ended
+    assert done.is_ended
 
 
-def test_a_rebooted_machine_is_named(tmp_path: Path) -> None:
-    """Folders of an earlier boot of this host have no agent but us."""
-    trainer(tmp_path, ends="dies", boot_id="an-earlier-boot")
-    agent = Agent(tmp_path)
-    agent.tick(0.0)
-    agent.close()
-    (end,) = said(tmp_path)
-    assert isinstance(end, RunEvent)
-    assert "machine went down" in (end.status_reason or "")
+def test_agent_stays_for_a_trainer_that_comes_while_it_leaves(tmp_path: Path) -> None:
+    """The trainer saw the lock held and started no agent: the leaving one must see the trainer."""
+
+    class Late(Counting):
+        def is_needed(self) -> bool:
+            self.has_trainer = self.flushes == 1
+            return self.has_trainer
+
+        def tick(self, now_s: float, *, is_last: bool = False) -> None:
+            assert AgentLock(here_lock(tmp_path).path).held()
+            super().tick(now_s, is_last=is_last)
+            self.has_trainer = False
+
+    stay = Stay(idle_s=0.0)
+    duty = Late(stay)
+    agent(tmp_path, [duty], stay).run()
+    assert duty.flushes == 3, "two attempts to leave, and the end"
+    assert len(duty.ticks) >= 2
 
 
-def test_other_machines_and_watched_containers_are_left_alone(tmp_path: Path) -> None:
-    """A shared file system shows folders of other hosts; a container has its own agent."""
-    trainer(tmp_path, "other-host", ends="dies", boot_id="b", host="elsewhere")
-    trainer(tmp_path, "container", ends="dies", pid_ns="pid:[1]")
-    watching = AgentLock(lock_path(tmp_path, boot_id(), "pid:[1]"))
-    assert watching.acquire()
-    agent = Agent(tmp_path)
-    agent.tick(0.0)
-    assert said(tmp_path) == []
-    watching.release()
-    agent.tick(100.0)
-    agent.close()
-    assert [e.run_id for e in said(tmp_path)] == ["container"]
+def test_a_stopped_agent_ticks_once_more_with_is_last(tmp_path: Path) -> None:
+    """Duties write their latest counts before an agent ends on a signal."""
+    stay = Stay()
+    duty = Counting(stay)
+    made = agent(tmp_path, [duty], stay)
+    made.stop.set()
+    made.run()
+    assert duty.ticks == [True]
+    assert duty.is_ended
 
 
-def test_a_dead_worker_process_does_not_end_its_run(tmp_path: Path) -> None:
-    """DataLoader workers always end with os._exit: only their last counts are kept."""
-    trainer(tmp_path, ends="dies", worker_of=0)
-    agent = Agent(tmp_path)
-    agent.tick(0.0)
-    agent.close()
-    (beat,) = said(tmp_path)
-    assert isinstance(beat, Heartbeat)
-    assert beat.phase == "ended"
+def test_agent_ends_when_its_lock_file_is_deleted(tmp_path: Path) -> None:
+    """Another agent may hold a new file by then: this one makes no last tick."""
+    stay = Stay()
+
+    class Deletes(Counting):
+        def tick(self, now_s: float, *, is_last: bool = False) -> None:
+            super().tick(now_s, is_last=is_last)
+            here_lock(tmp_path).path.unlink(missing_ok=True)
+
+    duty = Deletes(stay)
+    agent(tmp_path, [duty], stay).run()
+    assert duty.ticks == [False]
 
 
-def test_what_is_said_of_an_offline_run_stays_offline(tmp_path: Path) -> None:
-    trainer(tmp_path, "off", ends="dies", mode="offline")
-    trainer(tmp_path, "on", ends="dies")
-    agent = Agent(tmp_path)
-    agent.tick(0.0)
-    agent.close()
-    modes = [read_meta(f).mode for f in list_folders(tmp_path) if read_meta(f).role == "agent"]
-    assert sorted(modes) == ["offline", "online"]
-
-
-def test_damaged_and_vanishing_folders_do_not_stop_it(tmp_path: Path) -> None:
-    trainer(tmp_path, ends="dies")
-    broken = tmp_path / "spool" / "broken"
-    broken.mkdir()
-    (broken / "meta.json").write_text("{")
-    agent = Agent(tmp_path)
-    agent.tick(0.0)
-    trainer(tmp_path, "r2", ends="dies")
-    agent.tick(1.0)
-    agent.close()
-    (broken / "meta.json").unlink()
-    broken.rmdir()
-    assert [e.run_id for e in said(tmp_path)] == ["r1", "r2"]
-
-
-def test_its_own_folder_deleted_is_made_again(tmp_path: Path) -> None:
-    trainer(tmp_path)
-    agent = Agent(tmp_path)
-    agent.tick(0.0)
-    own = next(f for f in list_folders(tmp_path) if read_meta(f).role == "agent")
-    own.rename(tmp_path / "gone")
-    agent.tick(100.0)
-    agent.close()
-    assert len(said(tmp_path)) == 1
-
-
-def test_settled_folders_cost_no_look(tmp_path: Path) -> None:
-    """Thousands of finished folders: one listing, then none until the directory changes."""
-    for number in range(3):
-        trainer(tmp_path, f"r{number}", ends="finishes")
-    agent = Agent(tmp_path)
-    agent.tick(0.0)
-    assert agent._folders.unsettled() == {}
-    agent.close()
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_leaves_lock_and_duties_to_its_parent(tmp_path: Path) -> None:
+    """In the thread mode a DataLoader worker inherits the agent: it must not act as one."""
+    stay = Stay()
+    duty = MemoryDuty(stay)
+    made = agent(tmp_path, [duty], stay)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if made.stop.is_set() and duty.is_ended else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert not duty.is_ended
+    assert AgentLock(made.lock.path).held()
+    made.stop.set()
+    made.run()

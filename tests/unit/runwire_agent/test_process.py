@@ -12,11 +12,11 @@ import pytest
 
 from runwire.agent_launch import agent_environment, ensure_agent
 from runwire.settings import Settings
-from runwire_agent.agent import Agent, run_in_thread
+from runwire_agent.agent import run_in_thread
 from runwire_disk.agents.lock import AgentLock, lock_path
 from runwire_disk.host import boot_id, pid_namespace
-from runwire_disk.spool.reader import list_folders, writer_alive
 from runwire_schemas.events import RunEvent
+from support.node import node_settings
 from support.watched import DEADLINE_S, WRITERS, close_writers, said, trainer, wait_until
 
 
@@ -26,8 +26,8 @@ def _close_writers() -> Iterator[None]:
     close_writers()
 
 
-def test_one_agent_per_root(tmp_path: Path) -> None:
-    """A second one says who watches and ends well."""
+def test_a_second_agent_of_a_root_exits_with_0(tmp_path: Path) -> None:
+    """It names the process that holds the lock."""
     first = start(tmp_path)
     try:
         lock = AgentLock(lock_path(tmp_path, boot_id(), pid_namespace()))
@@ -51,8 +51,8 @@ def start(root: Path, *arguments: str) -> subprocess.Popen[bytes]:
     )
 
 
-def test_it_survives_its_own_kill(tmp_path: Path) -> None:
-    """Killed between heartbeats; the next one goes on from the folders alone."""
+def test_next_agent_resumes_from_the_disk_after_a_kill(tmp_path: Path) -> None:
+    """Killed between heartbeats; the next one knows nothing but the folders."""
     trainer(tmp_path)
     first = start(tmp_path)
     wait_until(lambda: len(said(tmp_path)) > 0)
@@ -65,12 +65,14 @@ def test_it_survives_its_own_kill(tmp_path: Path) -> None:
     assert [e.status for e in ends] == ["killed"]
 
 
-def test_it_leaves_when_nobody_lives(tmp_path: Path) -> None:
+def test_agent_exits_when_no_trainer_lives(tmp_path: Path) -> None:
+    """Exit status 0, without a signal."""
     process = start(tmp_path, "--exit-when-idle-s", "0.1")
     assert process.wait(DEADLINE_S) == 0
 
 
-def test_an_unusable_root_is_told(tmp_path: Path) -> None:
+def test_an_unusable_root_is_one_sentence(tmp_path: Path) -> None:
+    """Exit status 1, and the settings that choose another root."""
     (tmp_path / "file").write_text("")
     done = subprocess.run(
         [*COMMAND, "--dir", str(tmp_path / "file")], capture_output=True, text=True, check=False
@@ -101,7 +103,8 @@ def test_a_trainer_starts_one_agent_that_is_not_its_child(tmp_path: Path) -> Non
     assert not lock.held()
 
 
-def test_no_agent_is_started_when_none_is_wanted(tmp_path: Path) -> None:
+def test_no_agent_is_started_with_agent_none(tmp_path: Path) -> None:
+    """RUNWIRE_AGENT=none leaves not even the folder of its lock."""
     ensure_agent(tmp_path, Settings(agent="none"))
     assert not (tmp_path / "agents").exists()
 
@@ -109,49 +112,36 @@ def test_no_agent_is_started_when_none_is_wanted(tmp_path: Path) -> None:
 def test_an_agent_that_cannot_start_is_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The trainer trains on; the warning names the command that starts one by hand."""
     (tmp_path / "agents").write_text("a file")
     ensure_agent(tmp_path, Settings(agent="process"))
     assert "no agent could be started" in caplog.text
     assert "runwire agent --dir" in caplog.text
 
 
-def test_the_agent_has_no_rank() -> None:
-    """What belongs to one rank of the trainer is not inherited by the node's agent."""
+def test_agent_environment_has_no_rank_of_the_trainer() -> None:
+    """The node's agent serves all ranks, so it inherits the facts of none."""
     environ = {"RANK": "3", "TORCHELASTIC_RUN_ID": "x", "RUNWIRE_RUN_ID": "r", "PATH": "/bin"}
-    clean = agent_environment(environ)
-    assert clean.pop("PYTHONPATH", "")
-    assert clean == {"PATH": "/bin"}
+    assert agent_environment(environ) == {"PATH": "/bin"}
 
 
-def test_the_thread_watches_like_the_process(tmp_path: Path) -> None:
+def test_agent_in_a_thread_watches_like_the_process(tmp_path: Path) -> None:
+    """It holds the same lock, so there is still one agent, and it frees the lock at its end."""
     trainer(tmp_path)
-    agent = run_in_thread(tmp_path)
+    agent = run_in_thread(tmp_path, node_settings(tmp_path))
     assert agent is not None
     try:
-        assert run_in_thread(tmp_path) is None
+        assert run_in_thread(tmp_path, node_settings(tmp_path)) is None
         wait_until(lambda: len(said(tmp_path)) > 0)
     finally:
         agent.stop.set()
         wait_until(lambda: not agent.lock.held())
 
 
-def test_a_lock_file_that_was_deleted_ends_the_agent(tmp_path: Path) -> None:
-    """Somebody removed the data root: an agent of nothing must not stay for ever."""
+def test_agent_exits_when_its_lock_file_is_deleted(tmp_path: Path) -> None:
+    """The data root was removed: an agent of nothing must not stay for ever."""
     process = start(tmp_path)
     path = lock_path(tmp_path, boot_id(), pid_namespace())
     wait_until(AgentLock(path).held)
     path.unlink()
     assert process.wait(DEADLINE_S) == 0
-
-
-def test_a_trainer_that_comes_while_it_leaves_is_watched(tmp_path: Path) -> None:
-    """The trainer saw the lock held and started nobody: the leaving agent must see the trainer."""
-    agent = Agent(tmp_path, exit_when_idle_s=0.0)
-    assert agent.lock.acquire()
-    trainer(tmp_path)
-    assert not agent._may_leave()
-    assert agent.lock.still_ours()
-    WRITERS[0].abandon()
-    assert agent._may_leave()
-    agent.close()
-    assert not writer_alive(list_folders(tmp_path)[0])

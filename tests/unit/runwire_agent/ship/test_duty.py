@@ -1,8 +1,7 @@
-"""The agent of a Kafka destination: what it ships, when it stays and when it leaves."""
+"""The agent of a Kafka destination: it ships, waits for brokers, and leaves the rest."""
 
 import json
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +10,16 @@ import pytest
 
 from runwire.agent_launch import agent_environment
 from runwire.settings import Settings
-from runwire_agent import agent as loop
 from runwire_agent.agent import Agent
-from runwire_agent.ship import duty as delivery
-from runwire_agent.ship.broker import AUTHENTICATION, UNREACHABLE, Cluster, Failure, MemoryBroker
+from runwire_agent.duty import STAY_S
+from runwire_agent.ship.broker import AUTHENTICATION, UNREACHABLE, Failure, MemoryCluster
 from runwire_agent.sync.spool import Sync
 from runwire_disk.agents.state import read_states
 from runwire_disk.spool.format import destination_of
 from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_schemas import codec
 from runwire_schemas.events import RunEvent
+from support.node import Polling, elected_agent, node_settings, watching
 from support.shipping import KAFKA
 from support.watched import WRITERS, close_writers, said, trainer
 
@@ -33,36 +32,24 @@ def _close_writers() -> Iterator[None]:
     close_writers()
 
 
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "SCAN_INTERVAL_S", 0.02)
-    monkeypatch.setattr(loop, "FLUSH_S", 10.0)
+def agent(root: Path, cluster: MemoryCluster, *, stay_s: float = 600.0) -> Agent:
+    return elected_agent(root, KAFKA, cluster, stay_s=stay_s)
 
 
-class Polling(MemoryBroker):
-    """Waits in `poll` like a client does, so that loops with the real clock rest."""
-
-    def poll(self, timeout_s: float) -> None:
-        super().poll(timeout_s)
-        time.sleep(min(timeout_s, 0.01))
+def sync(root: Path, cluster: MemoryCluster) -> Sync:
+    return Sync(node_settings(root, KAFKA), new_broker=lambda: Polling(cluster))
 
 
-def agent(root: Path, cluster: Cluster, *, stay_s: float = 600.0) -> Agent:
-    made = Agent(root, exit_when_idle_s=0.0, kafka=KAFKA, stay_s=stay_s, broker=Polling(cluster))
-    assert made.lock.acquire()
-    return made
-
-
-def run_events(cluster: Cluster) -> list[RunEvent]:
-    """What was said of runs; order holds within a writer's own records, `seq` beyond."""
+def run_events(cluster: MemoryCluster) -> list[RunEvent]:
+    """Events about runs; order holds within a writer's own records, `seq` beyond."""
     decoded = [codec.decode(message.value) for message in cluster.topics["run"]]
     return sorted((e for e in decoded if isinstance(e, RunEvent)), key=lambda event: event.seq)
 
 
-def test_it_delivers_everything_and_leaves(tmp_path: Path) -> None:
+def test_agent_delivers_everything_and_leaves_when_idle(tmp_path: Path) -> None:
     """A killed trainer: its records, its end as the agent saw it, and nothing left behind."""
     made = trainer(tmp_path, ends="dies", **ROUTE)
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     events = run_events(cluster)
     assert [(e.event, e.writer) for e in events] == [
@@ -73,45 +60,47 @@ def test_it_delivers_everything_and_leaves(tmp_path: Path) -> None:
     assert list_folders(tmp_path) == []
 
 
-def test_local_folders_and_other_destinations_are_not_touched(tmp_path: Path) -> None:
+def test_folders_of_other_destinations_are_not_touched(tmp_path: Path) -> None:
+    """Neither shipped nor settled: the agent of their own destination does both."""
     trainer(tmp_path, "local", ends="dies")
     elsewhere = replace(KAFKA, bootstrap_servers="elsewhere:1").public()
     trainer(tmp_path, "elsewhere", ends="dies", route="kafka", destination=elsewhere)
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     assert cluster.topics == {}
     assert {read_meta(f).run_id for f in list_folders(tmp_path)} == {"local", "elsewhere"}
     assert not any((f / "ended.json").exists() for f in list_folders(tmp_path))
 
 
-def test_the_local_agent_leaves_kafka_folders(tmp_path: Path) -> None:
+def test_the_local_agent_skips_folders_of_the_kafka_route(tmp_path: Path) -> None:
+    """Their shipping agent records the ends of their trainers."""
     trainer(tmp_path, ends="dies", **ROUTE)
-    watcher = Agent(tmp_path)
-    watcher.tick(0.0)
-    watcher.close()
+    with watching(tmp_path) as watch:
+        watch.tick(0.0)
     assert said(tmp_path) == []
 
 
-def test_offline_runs_wait_for_sync(tmp_path: Path) -> None:
+def test_offline_runs_are_shipped_by_sync_only(tmp_path: Path) -> None:
+    """An agent with brokers keeps an offline run on this disk; `runwire sync` sends it."""
     trainer(tmp_path, ends="dies", mode="offline", **ROUTE)
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     assert cluster.topics == {}
-    sync = Sync(Settings(dir=str(tmp_path)), KAFKA, broker=Polling(cluster))
-    assert sync.deliver(10.0, lambda _: None) == ""
-    sync.close()
+    delivery = sync(tmp_path, cluster)
+    assert delivery.deliver(10.0, lambda _: None) == ""
+    delivery.close()
     assert [e.event for e in run_events(cluster)] == ["started", "finished"]
     assert list_folders(tmp_path) == []
 
 
-def test_without_brokers_it_stays_and_then_says_so(
+def test_agent_waits_for_brokers_and_logs_the_cause_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The cause is told once and left for `runwire status`; the spool is kept."""
+    """The state file has the cause for `runwire status`; the spool is kept for the next agent."""
     caplog.set_level(logging.INFO)
     trainer(tmp_path, ends="dies", **ROUTE)
     cause = Failure(AUTHENTICATION, "SASL authentication failed at k:9092 for user 'u'")
-    agent(tmp_path, Cluster(away=cause), stay_s=0.5).run()
+    agent(tmp_path, MemoryCluster(away=cause), stay_s=0.5).run()
     assert caplog.text.count(cause.sentence) == 1
     assert "runwire sync" in caplog.text
     (state,) = read_states(tmp_path).values()
@@ -119,47 +108,48 @@ def test_without_brokers_it_stays_and_then_says_so(
     assert (state.key, state.destination) == (KAFKA.destination, KAFKA.public())
     assert state.since_ns > 0
     assert {read_meta(f).role for f in list_folders(tmp_path)} == {"trainer", "agent"}
-    second = Cluster()
+    second = MemoryCluster()
     agent(tmp_path, second).run()
     assert list_folders(tmp_path) == []
     assert [e.event for e in run_events(second)] == ["started", "finished"]
 
 
-def test_a_stopped_agent_keeps_what_is_not_delivered(tmp_path: Path) -> None:
+def test_a_stopped_agent_keeps_undelivered_records(tmp_path: Path) -> None:
     """SIGTERM with brokers away: one deadline, nothing lost."""
     trainer(tmp_path, **ROUTE)
-    made = agent(tmp_path, Cluster(away=Failure(UNREACHABLE, "no broker answers")))
+    made = agent(tmp_path, MemoryCluster(away=Failure(UNREACHABLE, "no broker answers")))
     made.stop.set()
     made.hurry.set()
     made.run()
     assert not made.lock.held()
     WRITERS[0].abandon()
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     assert len(run_events(cluster)) == 2
 
 
-def test_sync_says_why_it_could_not(tmp_path: Path) -> None:
+def test_sync_returns_the_cause_when_brokers_are_unreachable(tmp_path: Path) -> None:
+    """The sentence names the cause and the command to repeat."""
     trainer(tmp_path, ends="dies", **ROUTE)
     cause = Failure(UNREACHABLE, "no broker answers at k:9092")
-    sync = Sync(Settings(dir=str(tmp_path)), KAFKA, broker=Polling(Cluster(away=cause)))
-    said_lines: list[str] = []
-    problem = sync.deliver(0.2, said_lines.append)
-    sync.close()
+    delivery = sync(tmp_path, MemoryCluster(away=cause))
+    lines: list[str] = []
+    problem = delivery.deliver(0.2, lines.append)
+    delivery.close()
     assert cause.sentence in problem
     assert "run `runwire sync` again" in problem
-    assert said_lines
+    assert lines
 
 
-def test_its_own_folders_have_its_route(tmp_path: Path) -> None:
+def test_the_agent_s_own_folders_have_its_destination(tmp_path: Path) -> None:
+    """So heartbeats travel the way of the points."""
     trainer(tmp_path, **ROUTE)
-    made = Agent(tmp_path, kafka=KAFKA)
-    made.tick(0.0)
-    made.close()
+    with watching(tmp_path, KAFKA) as watch:
+        watch.tick(0.0)
     assert {destination_of(read_meta(f)) for f in list_folders(tmp_path)} == {KAFKA.destination}
 
 
-def test_the_destination_travels_in_the_environment() -> None:
+def test_the_agent_s_environment_has_the_trainer_s_destination() -> None:
     """Settings from arguments or runwire.toml too; a stale variable does not."""
     settings = Settings(
         kafka_bootstrap_servers="k:9092",
@@ -182,12 +172,11 @@ def test_the_destination_travels_in_the_environment() -> None:
     assert "RUNWIRE_KAFKA_SSL_CA_LOCATION" not in clean
 
 
-def test_the_state_holds_no_secret(tmp_path: Path) -> None:
+def test_the_state_file_holds_no_secret(tmp_path: Path) -> None:
+    """Other users may read it through `runwire status`; passwords stay in the process."""
     kafka = replace(KAFKA, sasl_username="agent", sasl_password="hunter2")
-    made = Agent(tmp_path, exit_when_idle_s=0.0, kafka=kafka, broker=Polling(Cluster()))
-    assert made.lock.acquire()
-    made.run()
+    elected_agent(tmp_path, kafka, MemoryCluster()).run()
     (path,) = read_states(tmp_path)
     assert "hunter2" not in path.read_text()
     assert json.loads(path.read_text())["key"] == kafka.destination
-    assert delivery.STAY_S == 600.0
+    assert STAY_S == 600.0

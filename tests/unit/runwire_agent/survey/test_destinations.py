@@ -1,4 +1,4 @@
-"""`runwire status` says of each Kafka destination what waits, since when, and why."""
+"""The section of `runwire status` about Kafka destinations: what waits, since when, and why."""
 
 import time
 from collections.abc import Iterator
@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from runwire_consumers.stack import agent, survey
-from runwire_consumers.stack.destinations import destinations
+from runwire_agent.survey.destinations import destinations, survey_agents
 from runwire_disk.agents.lock import AgentLock, lock_path
 from runwire_disk.agents.state import STATE_SUFFIX, AgentState, write_state
 from runwire_schemas.connections.kafka import KafkaSettings
 from support.shipping import KAFKA, kafka_writer
 from support.spools import metric_log, new_writer
-from support.watched import close_writers, trainer
+from support.watched import close_writers
 
 OTHER = replace(KAFKA, topic_prefix="team-b")
 SENTENCE = "SASL authentication failed at k:9092"
@@ -41,7 +40,7 @@ def shipping_agent(root: Path, kafka: KafkaSettings, sentence: str = "") -> Agen
     return lock
 
 
-def test_what_waits_is_told_by_destination(tmp_path: Path) -> None:
+def test_pending_points_are_counted_per_destination(tmp_path: Path) -> None:
     """Two prefixes on one cluster are two destinations; local runs belong to none."""
     for kafka, points in ((KAFKA, 3), (OTHER, 5)):
         writer = kafka_writer(tmp_path, kafka)
@@ -56,37 +55,28 @@ def test_what_waits_is_told_by_destination(tmp_path: Path) -> None:
         OTHER.destination: 5,
     }
     assert found[OTHER.destination]["destination"] == OTHER.public()
-    text = survey.as_text(survey.survey(tmp_path))
+    text = "\n".join(survey_agents(tmp_path).lines)
     assert "k:9092 (team-b.*): no agent, 5 points of 1 runs pending" in text
     assert "runwire sync" in text
 
 
-def test_the_cause_is_shown(tmp_path: Path) -> None:
+def test_cause_of_an_agent_is_shown_while_it_lives(tmp_path: Path) -> None:
+    """One that ended and left nothing in the spool is no longer listed."""
     lock = shipping_agent(tmp_path, KAFKA, SENTENCE)
     (entry,) = destinations(tmp_path)
     assert entry["agent_pid"] is not None
     assert (entry["cause"], entry["error"]) == ("authentication", SENTENCE)
-    assert f"not delivered for 10 min: {SENTENCE}" in survey.as_text(survey.survey(tmp_path))
+    assert f"not delivered for 10 min: {SENTENCE}" in "\n".join(survey_agents(tmp_path).lines)
+    assert survey_agents(tmp_path).facts["agent"] == {"alive": True, "pid": entry["agent_pid"]}
     lock.release()
     assert destinations(tmp_path) == [], "an agent that ended and left nothing is no news"
 
 
-def test_records_set_aside_are_counted(tmp_path: Path) -> None:
+def test_oversized_records_are_counted_and_named(tmp_path: Path) -> None:
+    """They stay on this disk for good, so status shows where."""
     writer = kafka_writer(tmp_path)
     (writer.folder / "oversized-lifecycle-0.bin").write_bytes(b"x")
     writer.close()
     (entry,) = destinations(tmp_path)
     assert entry["oversized"] == 1
-    assert "oversized-*.bin" in survey.as_text(survey.survey(tmp_path))
-
-
-def test_the_stack_starts_agents_for_its_own_route_only(tmp_path: Path) -> None:
-    """An agent that ships elsewhere does not watch local trainers, and the other way round."""
-    trainer(tmp_path, route="kafka", destination=KAFKA.public())
-    lock = shipping_agent(tmp_path, KAFKA)
-    assert agent.running(tmp_path) == []
-    assert agent.live_trainers(tmp_path) == []
-    assert not agent.ensure(tmp_path)
-    lock.release()
-    trainer(tmp_path, "local")
-    assert agent.live_trainers(tmp_path) == ["local"]
+    assert "oversized-*.bin" in "\n".join(survey_agents(tmp_path).lines)

@@ -1,10 +1,10 @@
-"""`runwire sync --to`: only dead writers, only without doubt, never a number used twice."""
+"""`runwire sync --to`: dead writers only, no batch in doubt, never a number used twice."""
 
 from pathlib import Path
 
 import pytest
 
-from runwire_agent.ship.broker import Cluster, MemoryBroker
+from runwire_agent.ship.broker import MemoryBroker, MemoryCluster
 from runwire_agent.ship.cuts_log import CUTS_LOG_FILE
 from runwire_agent.ship.shipper import Shipper
 from runwire_agent.sync.reroute_spool import reroute
@@ -19,7 +19,7 @@ from support.spools import metric_log, new_writer
 OTHER = KafkaSettings(bootstrap_servers="other:9092", sasl_username="u", sasl_password="hunter2")
 
 
-def test_a_local_folder_goes_to_kafka(tmp_path: Path) -> None:
+def test_a_local_folder_is_rerouted_to_kafka(tmp_path: Path) -> None:
     """The route changes, the rest of meta.json does not, and no secret is written."""
     writer = new_writer(tmp_path)
     metric_log(writer).log({"a": 1.0})
@@ -34,7 +34,8 @@ def test_a_local_folder_goes_to_kafka(tmp_path: Path) -> None:
     assert reroute(tmp_path, OTHER).moved == []
 
 
-def test_a_live_writer_stays(tmp_path: Path) -> None:
+def test_the_folder_of_a_live_writer_is_not_moved(tmp_path: Path) -> None:
+    """Its trainer would go on writing under the old destination."""
     writer = new_writer(tmp_path)
     outcome = reroute(tmp_path, KAFKA)
     assert outcome.moved == []
@@ -42,15 +43,16 @@ def test_a_live_writer_stays(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_a_folder_that_is_read_stays(tmp_path: Path) -> None:
+def test_a_folder_that_another_process_reads_is_not_moved(tmp_path: Path) -> None:
+    """The reader would deliver it to the old destination at the same time."""
     writer = new_writer(tmp_path)
     writer.close()
     reader = FolderReader(writer.folder)
-    assert "somebody reads it" in reroute(tmp_path, KAFKA).left[writer.folder.name]
+    assert "another process reads it" in reroute(tmp_path, KAFKA).left[writer.folder.name]
     reader.close()
 
 
-def test_a_batch_in_doubt_is_reported(tmp_path: Path) -> None:
+def test_a_batch_in_doubt_keeps_its_folder_unless_forced(tmp_path: Path) -> None:
     """Sent and not acknowledged: with force its points go again, under a number of their own."""
     rig = ShippingRig(tmp_path)
     writer, log = rig.writer()
@@ -65,7 +67,7 @@ def test_a_batch_in_doubt_is_reported(tmp_path: Path) -> None:
     assert reroute(tmp_path, OTHER, force=True).moved == [writer.folder.name]
     assert not (writer.folder / CUTS_LOG_FILE).exists()
     assert read_cursor(writer.folder).batch_seq == 1
-    cluster = Cluster()
+    cluster = MemoryCluster()
     broker = MemoryBroker(cluster)
     shipper = Shipper(tmp_path, OTHER.destination, broker, monotonic_s=lambda: rig.now_s)
     for _ in range(20):
@@ -76,7 +78,8 @@ def test_a_batch_in_doubt_is_reported(tmp_path: Path) -> None:
     assert cluster.topics["metric"] != rig.messages("metric")
 
 
-def test_a_batch_of_the_embedded_worker_in_doubt_is_reported(tmp_path: Path) -> None:
+def test_an_open_intent_of_the_embedded_worker_keeps_its_folder(tmp_path: Path) -> None:
+    """Only the worker knows whether the batch was stored; after its `done` the folder moves."""
     writer = new_writer(tmp_path)
     metric_log(writer).log({"a": 1.0})
     writer.close()
@@ -90,7 +93,8 @@ def test_a_batch_of_the_embedded_worker_in_doubt_is_reported(tmp_path: Path) -> 
     assert reroute(tmp_path, KAFKA).moved == [writer.folder.name]
 
 
-def test_kafka_folders_go_back_to_the_embedded_worker(tmp_path: Path) -> None:
+def test_kafka_folders_can_return_to_the_embedded_worker(tmp_path: Path) -> None:
+    """Route and destination in meta.json are those of a local folder again."""
     writer = kafka_writer(tmp_path)
     writer.close()
     assert reroute(tmp_path, None).moved == [writer.folder.name]
@@ -99,7 +103,8 @@ def test_kafka_folders_go_back_to_the_embedded_worker(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"format": 99}'])
-def test_an_unreadable_folder_is_reported(tmp_path: Path, text: str) -> None:
+def test_a_folder_with_unreadable_meta_is_reported(tmp_path: Path, text: str) -> None:
+    """Empty, torn or newer meta.json: the folder stays, and the report names it."""
     writer = new_writer(tmp_path)
     writer.close()
     (writer.folder / "meta.json").write_text(text)

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,23 +9,22 @@ from pathlib import Path
 import pytest
 
 from runwire import agent_launch as launch
-from runwire.agent_launch import _is_unfit
+from runwire.agent_launch import is_unfit
 from runwire.settings import Settings
-from runwire_agent import agent as loop
 from runwire_agent.agent import Agent
-from runwire_agent.ship import duty as delivery
-from runwire_agent.ship.broker import UNREACHABLE, Broker, Cluster, Failure, MemoryBroker
+from runwire_agent.ship.broker import UNREACHABLE, Failure, MemoryCluster
+from runwire_agent.survey import outbox as survey
 from runwire_agent.sync.outbox import OutboxSync
 from runwire_agent.sync.reroute_outbox import reroute_artifacts
 from runwire_agent.sync.spool import Sync
 from runwire_agent.upload import routes as lanes
-from runwire_consumers.stack import uploads as uploads_survey
 from runwire_disk.agents.state import AgentState, read_states
 from runwire_disk.spool.reader import list_folders
 from runwire_schemas import codec
 from runwire_schemas.events import ArtifactEvent
 from runwire_store.catalog import Catalog
 from runwire_store.open import open_store
+from support.node import Polling, elected_agent, node_settings
 from support.shipping import KAFKA
 from support.uploads import folder_of, for_kafka, leave
 from support.watched import close_writers, said, trainer, wait_until
@@ -40,34 +38,11 @@ def _close_writers() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "SCAN_INTERVAL_S", 0.02)
-    monkeypatch.setattr(loop, "FLUSH_S", 10.0)
     monkeypatch.setattr(lanes, "REST_S", 0.05)
 
 
-class Polling(MemoryBroker):
-    """Waits in `poll` like a client does, so that loops with the real clock rest."""
-
-    def poll(self, timeout_s: float) -> None:
-        super().poll(timeout_s)
-        time.sleep(min(timeout_s, 0.01))
-
-
-def agent(root: Path, cluster: Cluster | None = None, *, stay_s: float = 600.0) -> Agent:
-    def new_broker() -> Broker:
-        assert cluster is not None
-        return Polling(cluster)
-
-    made = Agent(
-        root,
-        exit_when_idle_s=0.0,
-        stay_s=stay_s,
-        kafka=None if cluster is None else KAFKA,
-        broker=None if cluster is None else new_broker(),
-        new_broker=new_broker,
-    )
-    assert made.lock.acquire()
-    return made
+def agent(root: Path, cluster: MemoryCluster | None = None, *, stay_s: float = 600.0) -> Agent:
+    return elected_agent(root, None if cluster is None else KAFKA, cluster, stay_s=stay_s)
 
 
 def names(root: Path) -> list[str]:
@@ -98,7 +73,7 @@ def test_with_brokers_pieces_and_events_arrive(tmp_path: Path) -> None:
     """One artifact of each route: the direct one's event travels with the agent's spool."""
     pieces = leave(tmp_path, b"pieces", **for_kafka())
     direct = leave(tmp_path, b"direct", destination=KAFKA.destination)
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     events = [codec.decode(message.value) for message in cluster.topics["artifact"]]
     assert {(e.artifact, e.event) for e in events if isinstance(e, ArtifactEvent)} == {
@@ -129,9 +104,9 @@ def test_it_stays_until_the_store_is_repaired(tmp_path: Path) -> None:
             return [str(s.uploads.get("cause")) for s in read_states(tmp_path).values()]
 
         wait_until(lambda: causes() == ["store_refused"])
-        told = uploads_survey.uploads(tmp_path)
+        told = survey.uploads(tmp_path)
         assert (told["waiting"], told["cause"]) == (1, "store_refused")
-        lines = "\n".join(uploads_survey.lines(told))
+        lines = "\n".join(survey.lines(told))
         assert "1 waiting" in lines
         assert "Give this user the right to it" in lines or "not uploaded for" in lines
         assert thread.is_alive()
@@ -142,7 +117,7 @@ def test_it_stays_until_the_store_is_repaired(tmp_path: Path) -> None:
         made.stop.set()
         thread.join()
     assert names(tmp_path) == ["things:v0"]
-    assert uploads_survey.lines(uploads_survey.uploads(tmp_path)) == []
+    assert survey.lines(survey.uploads(tmp_path)) == []
 
 
 def test_it_gives_up_after_a_while_and_says_so(
@@ -160,16 +135,14 @@ def test_it_gives_up_after_a_while_and_says_so(
     assert names(tmp_path) == ["things:v0"]
 
 
-def test_brokers_away_do_not_stop_direct_uploads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(delivery, "STAY_S", 0.5)
+def test_unreachable_brokers_do_not_stop_direct_uploads(tmp_path: Path) -> None:
+    """The store is another destination: artifacts arrive, their events wait in the spool."""
     leave(tmp_path, b"direct", destination=KAFKA.destination)
-    away = Cluster(away=Failure(UNREACHABLE, "no broker answers"))
+    away = MemoryCluster(away=Failure(UNREACHABLE, "no broker answers"))
     agent(tmp_path, away, stay_s=0.5).run()
     assert names(tmp_path) == ["things:v0"]
     assert outbox(tmp_path) == []
-    cluster = Cluster()
+    cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
     assert len(cluster.topics["artifact"]) == 1
 
@@ -191,17 +164,12 @@ def test_offline_artifacts_stay_on_the_machine_until_sync(tmp_path: Path) -> Non
     leave(tmp_path, b"here", mode="offline")
     sent = leave(tmp_path, b"there", mode="offline", **for_kafka())
     agent(tmp_path).run()
-    agent(tmp_path, cluster := Cluster()).run()
+    agent(tmp_path, cluster := MemoryCluster()).run()
     assert names(tmp_path) == ["things:v0"]
     assert outbox(tmp_path) == [sent.artifact]
     assert "chunk" not in cluster.topics
     told: list[str] = []
-    sync = Sync(
-        Settings(dir=str(tmp_path)),
-        KAFKA,
-        broker=Polling(cluster),
-        new_broker=lambda: Polling(cluster),
-    )
+    sync = Sync(node_settings(tmp_path, KAFKA), new_broker=lambda: Polling(cluster))
     assert sync.deliver(10.0, told.append) == ""
     sync.close()
     assert sync.facts()["artifacts"] == 1
@@ -213,8 +181,8 @@ def test_sync_delivers_the_word_too(tmp_path: Path) -> None:
     """What became of a direct upload is in the topic when `sync` ends, and no folder is left."""
     leave(tmp_path, b"direct", mode="offline", destination=KAFKA.destination, store={})
     leave(tmp_path, b"more", mode="offline", destination=KAFKA.destination, store={})
-    cluster = Cluster()
-    sync = Sync(Settings(dir=str(tmp_path)), KAFKA, broker=Polling(cluster))
+    cluster = MemoryCluster()
+    sync = Sync(node_settings(tmp_path, KAFKA), new_broker=lambda: Polling(cluster))
     assert sync.deliver(10.0, lambda _: None) == ""
     sync.close()
     assert len(cluster.topics["artifact"]) == 2
@@ -223,7 +191,7 @@ def test_sync_delivers_the_word_too(tmp_path: Path) -> None:
 
 def test_sync_without_brokers_uploads_artifacts(tmp_path: Path) -> None:
     leave(tmp_path, b"here")
-    sync = OutboxSync(Settings(dir=str(tmp_path)), None)
+    sync = OutboxSync(node_settings(tmp_path))
     assert sync.deliver(10.0, lambda _: None) == ""
     sync.close()
     assert names(tmp_path) == ["things:v0"]
@@ -234,7 +202,7 @@ def test_sync_says_what_it_could_not(tmp_path: Path) -> None:
     (tmp_path / "objects").write_text("in the way")
     leave(tmp_path, b"here")
     told: list[str] = []
-    sync = OutboxSync(Settings(dir=str(tmp_path)), None)
+    sync = OutboxSync(node_settings(tmp_path))
     problem = sync.deliver(0.3, told.append)
     sync.close()
     assert "1 artifacts (0.0 MB) are not uploaded: " in problem
@@ -270,10 +238,9 @@ def test_heartbeats_go_on_while_an_upload_stands(
         ship(self, *args)
 
     monkeypatch.setattr(DirectRoute, "ship", standing)
-    monkeypatch.setattr(loop, "HEARTBEAT_INTERVAL_S", 0.05)
     trainer(tmp_path)
     leave(tmp_path)
-    made = agent(tmp_path)
+    made = elected_agent(tmp_path, heartbeat_s=0.05)
     thread = threading.Thread(target=made.run)
     thread.start()
     try:
@@ -297,11 +264,11 @@ def state(settings: Settings | None, **uploads: object) -> AgentState:
 def test_an_agent_without_our_keys_is_succeeded() -> None:
     """The successor gets the settings of the trainer that starts it."""
     in_file = replace(S3, s3_secret_key=None, s3_secret_key_file="/keys/secret")
-    assert _is_unfit(state(None), S3)
-    assert not _is_unfit(state(S3), S3)
-    assert not _is_unfit(state(None), Settings())
-    assert not _is_unfit(state(None), in_file), "it reads the file itself"
-    assert _is_unfit(state(S3, cause="store_refused"), S3)
-    assert not _is_unfit(state(S3, cause="store_away"), S3)
-    assert not _is_unfit(AgentState(key="local"), S3), "it has not said yet"
+    assert is_unfit(state(None), S3)
+    assert not is_unfit(state(S3), S3)
+    assert not is_unfit(state(None), Settings())
+    assert not is_unfit(state(None), in_file), "it reads the file itself"
+    assert is_unfit(state(S3, cause="store_refused"), S3)
+    assert not is_unfit(state(S3, cause="store_away"), S3)
+    assert not is_unfit(AgentState(key="local"), S3), "it has not said yet"
     assert launch.SUCCEED_S > 0

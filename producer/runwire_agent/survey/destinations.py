@@ -1,4 +1,4 @@
-"""How the Kafka destinations of a data folder fare: what waits for each, since when, and why."""
+"""Agents of a data root and their Kafka destinations: what waits for each, since when, and why."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runwire_consumers.stack import agent
+from runwire_disk.agents.lock import AgentLock, local_agents
 from runwire_disk.agents.state import AgentState, read_states
 from runwire_disk.spool.format import (
     CURSOR_FILE,
     LOCAL,
+    OVERSIZED_GLOB,
     Meta,
     SpoolError,
     destination_of,
@@ -19,8 +20,24 @@ from runwire_disk.spool.format import (
 )
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import list_folders, read_meta
+from runwire_disk.survey import Section, labelled
 
-OVERSIZED = "oversized-*.bin"
+
+def survey_agents(root: Path) -> Section:
+    """Return the agents that run for this data root, and what waits for each destination."""
+    entries = destinations(root)
+    shipping = [entry["agent_pid"] for entry in entries if entry["agent_pid"] is not None]
+    pids = local_agents(root) + shipping
+    text = f"pid {pids[0]}" if pids else "none (it runs while trainers do)"
+    return Section(
+        name="agent",
+        order=20,
+        facts={
+            "agent": {"alive": bool(pids), "pid": pids[0] if pids else None},
+            "destinations": entries,
+        },
+        lines=[labelled("agent", text), *(line for entry in entries for line in lines(entry))],
+    )
 
 
 @dataclass(slots=True)
@@ -34,13 +51,13 @@ class _Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class _Agent:
+class _ShippingAgent:
     state: AgentState
     pid: int | None  # None once it has ended
 
 
 def destinations(root: Path) -> list[dict[str, Any]]:
-    """One entry per Kafka destination that has folders here or an agent that lives."""
+    """Return one entry per Kafka destination that has folders here or a running agent."""
     now_s = time.time()
     waiting: dict[str, _Waiting] = {}
     for folder in list_folders(root):
@@ -48,44 +65,43 @@ def destinations(root: Path) -> list[dict[str, Any]]:
             meta = read_meta(folder)
             key = destination_of(meta)
             if key != LOCAL:
-                entry = waiting.setdefault(key, _Waiting(meta.destination))
-                _add(entry, folder, meta, now_s)
+                _add(waiting.setdefault(key, _Waiting(meta.destination)), folder, meta, now_s)
         except (SpoolError, OSError):
-            continue  # delivered and removed meanwhile, or damaged: `runwire doctor` tells
-    said: dict[str, _Agent] = {}
+            continue  # delivered and removed meanwhile, or damaged: `runwire doctor` reports it
+    agents: dict[str, _ShippingAgent] = {}
     for path, state in read_states(root).items():
         if state.key == LOCAL:
             continue
-        pid = agent.holder(path.with_suffix(".lock"))
-        if pid is not None or state.key not in said:
-            said[state.key] = _Agent(state, pid)
-    alive = {key for key, found in said.items() if found.pid is not None}
+        pid = AgentLock(path.with_suffix(".lock")).holder()
+        if pid is not None or state.key not in agents:
+            agents[state.key] = _ShippingAgent(state, pid)
+    alive = {key for key, agent in agents.items() if agent.pid is not None}
     for key in alive - waiting.keys():
-        waiting[key] = _Waiting(said[key].state.destination)
-    return [_entry(key, waiting[key], said.get(key), now_s) for key in sorted(waiting)]
+        waiting[key] = _Waiting(agents[key].state.destination)
+    return [_entry(key, waiting[key], agents.get(key), now_s) for key in sorted(waiting)]
 
 
 def lines(entry: dict[str, Any]) -> list[str]:
-    """One destination for people."""
+    """Return one destination as lines for people."""
     where = entry["destination"].get("bootstrap_servers", "unknown brokers")
     prefix = entry["destination"].get("topic_prefix")
     name = f"{where} ({prefix}.*)" if prefix else where
     alive = f"agent pid {entry['agent_pid']}" if entry["agent_pid"] else "no agent"
-    found = [f"kafka         {name}: {alive}, {_waiting_words(entry)}"]
+    shown = [labelled("kafka", f"{name}: {alive}, {_waiting_words(entry)}")]
     if entry["error"]:
-        found.append(f"  not delivered for {_time_words(entry['error_since_s'])}: {entry['error']}")
+        shown.append(f"  not delivered for {_time_words(entry['error_since_s'])}: {entry['error']}")
     if entry["oversized"]:
-        found.append(
-            f"  {entry['oversized']} records are larger than their topics take and lie as "
-            f"{OVERSIZED} in their spool folders"
+        shown.append(
+            f"  {entry['oversized']} records are larger than their topics accept; they are kept as "
+            f"{OVERSIZED_GLOB} in their spool folders"
         )
     if not entry["agent_pid"] and (entry["pending_points"] or entry["pending_bytes"]):
-        found.append("  `runwire sync` delivers it, or the next trainer's agent")
-    return found
+        shown.append("  `runwire sync` delivers them, or the next trainer's agent")
+    return shown
 
 
 def _add(entry: _Waiting, folder: Path, meta: Meta, now_s: float) -> None:
-    entry.oversized += len(list(folder.glob(OVERSIZED)))
+    entry.oversized += len(list(folder.glob(OVERSIZED_GLOB)))
     if meta.role != "trainer":
         return
     done, cursor = progress(folder), read_cursor(folder)
@@ -102,12 +118,14 @@ def _add(entry: _Waiting, folder: Path, meta: Meta, now_s: float) -> None:
     entry.oldest_s = max(entry.oldest_s or 0.0, now_s - since_s)
 
 
-def _entry(key: str, waiting: _Waiting, said: _Agent | None, now_s: float) -> dict[str, Any]:
-    trouble = said.state if said is not None and said.state.sentence else None
+def _entry(
+    key: str, waiting: _Waiting, agent: _ShippingAgent | None, now_s: float
+) -> dict[str, Any]:
+    trouble = agent.state if agent is not None and agent.state.sentence else None
     return {
         "key": key,
         "destination": waiting.destination,
-        "agent_pid": said.pid if said is not None else None,
+        "agent_pid": agent.pid if agent is not None else None,
         "runs": len(waiting.runs),
         "pending_points": waiting.points,
         "pending_bytes": waiting.bytes,

@@ -1,4 +1,4 @@
-"""`runwire doctor`: checks every part and says what to do."""
+"""`runwire doctor`: checks of every installed part, with advice for a user."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ EXAMPLE = "runwire doctor --json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `doctor`."""
+    """Add the options of `doctor`."""
     parser.add_argument("--json", action="store_true", help="print a JSON array of checks")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line a check; 1 when one fails."""
-    from runwire_consumers.stack.checkup import examine
-    from runwire_consumers.stack.finding import FAIL
+    """Print one line per check; 1 when one fails."""
     from runwire_disk import paths
+    from runwire_disk.survey import CHECK_GROUP, FAIL, collect_sections
 
-    findings = examine(paths.state_dir(args.dir))
+    sections = collect_sections(CHECK_GROUP, paths.state_dir(args.dir))
+    findings = [finding for section in sections for finding in section.findings]
     if args.json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:

@@ -1,0 +1,1 @@
+"""Sections of `runwire status` and checks of `runwire doctor` that a node contributes."""
