@@ -1,4 +1,4 @@
-"""What an agent costs while it ships 100,000 points/s, and how fast it drains after an outage."""
+"""Cost of an agent that ships 100,000 points/s, and its speed when it drains a full spool."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import psutil
 
 import runwire
 from brokers import topics
-from measure import figure
+from measure import figure, three_digits
 from runwire_agent.ship.broker import Failure, Message
 from runwire_agent.ship.kafka import KafkaBroker
 from runwire_agent.ship.shipper import IN_FLIGHT_BYTES_MAX
@@ -32,7 +32,7 @@ PATIENCE_S = 300.0
 
 
 def train(root: str, calls: int, calls_per_s: float) -> None:
-    """Log as told; with a rate, evenly in bursts of a millisecond."""
+    """Log `calls` times; with a rate, evenly in bursts of a millisecond."""
     run = runwire.init("bench", dir=root, settings=runwire.Settings(agent="none"))
     values = {f"metric/{n}": n * 1.25 for n in range(NAMES)}
     begin_s = time.perf_counter()
@@ -48,7 +48,7 @@ def train(root: str, calls: int, calls_per_s: float) -> None:
 
 @contextmanager
 def agent(root: Path, environ: dict[str, str]) -> Iterator[psutil.Process]:
-    """An agent of the destination in `environ`."""
+    """Run an agent for the destination in `environ`."""
     command = [sys.executable, "-m", "runwire_agent", "--dir", str(root)]
     process = subprocess.Popen(command, env=os.environ | environ)
     try:
@@ -64,7 +64,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 
 def steady(root: Path, environ: dict[str, str]) -> tuple[float, float, float]:
-    """CPU seconds per second, greatest resident bytes, points per second while it ships."""
+    """Return CPU seconds per second, peak resident bytes and points per second while it ships."""
     calls = int(CALLS_PER_S * STEADY_S)
     with agent(root, environ) as process:
         time.sleep(1.0)
@@ -79,7 +79,7 @@ def steady(root: Path, environ: dict[str, str]) -> tuple[float, float, float]:
 
 
 def drain(root: Path, environ: dict[str, str]) -> tuple[float, float]:
-    """Points per second and greatest resident bytes of an agent that finds a full spool."""
+    """Return points per second and peak resident bytes of an agent that drains a full spool."""
     trainer = multiprocessing.Process(target=train, args=(str(root), OUTAGE_POINTS // NAMES, 0))
     trainer.start()
     trainer.join()
@@ -89,14 +89,14 @@ def drain(root: Path, environ: dict[str, str]) -> tuple[float, float]:
         (folder,) = (f for f in folders if f.is_dir() and "agent" not in f.name)
         while folder.exists() and read_cursor(folder).accepted < OUTAGE_POINTS:
             if time.perf_counter() - begin_s > PATIENCE_S:
-                raise SystemExit("the spool was never drained")
+                raise SystemExit(f"the spool was not drained within {PATIENCE_S:.0f} s")
             resident = max(resident, process.memory_info().rss)
             time.sleep(0.05)
         return OUTAGE_POINTS / (time.perf_counter() - begin_s), resident
 
 
 def produce_floor(environ: dict[str, str], points: int) -> float:
-    """CPU seconds to produce as many points as ready bytes."""
+    """Return the CPU seconds to produce as many points from prepared bytes."""
     kafka = from_environment(environ)
     assert kafka is not None
     broker = KafkaBroker(kafka)
@@ -126,7 +126,7 @@ print(psutil.Process().memory_info().rss)
 
 
 def resident_floor(environ: dict[str, str]) -> int:
-    """Resident bytes of a process with nothing but a connected producer."""
+    """Return the resident bytes of a process that only has a connected producer."""
     command = [sys.executable, "-c", IDLE_PRODUCER]
     done = subprocess.run(command, env=os.environ | environ, capture_output=True, check=True)
     return int(done.stdout)
@@ -141,26 +141,26 @@ def main() -> None:
         floor_cpu_s = produce_floor(environ, OUTAGE_POINTS)
         floor_resident = resident_floor(environ)
     floor = floor_cpu_s / OUTAGE_POINTS * rate
-    name = f"at {rate / 1000:.0f} k points/s"
+    name = f"at {three_digits(rate / 1000)} k points/s"
     figure(
         f"agent CPU {name}",
         100 * cpu,
         "% of a core",
-        floor=f"produce ready bytes {100 * floor:.2f} %",
+        floor=f"produce prepared bytes {three_digits(100 * floor)} %",
         ratio=cpu / floor,
     )
     figure(
         f"agent RSS {name}",
         resident / 2**20,
         "MiB",
-        floor=f"a connected producer {floor_resident / 2**20:.0f} MiB",
+        floor=f"a connected producer {three_digits(floor_resident / 2**20)} MiB",
         ratio=resident / floor_resident,
     )
     figure(
         "drain after an outage",
         drained,
         "points/s",
-        floor=f"steady rate {rate:,.0f}",
+        floor=f"steady rate {three_digits(rate)}",
         ratio=drained / rate,
     )
     figure(

@@ -1,6 +1,6 @@
-"""How long does `log_artifact` hold its caller, for one large file and for many small ones?
+"""Time that `log_artifact` holds its caller, for one large file and for many small ones.
 
-TMPDIR chooses the file system: one that clones (XFS, btrfs) or one that copies (ext4).
+TMPDIR selects the file system: one that clones (XFS, btrfs) or one that copies (ext4).
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ TURNS = 5
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     begin_s = time.perf_counter()
     action()
     return time.perf_counter() - begin_s
 
 
 class Trial:
-    """Repeats an action and removes what it left, with all written pages on the device between."""
+    """Repeats an action; syncs the disks before each turn and deletes the output after it."""
 
     def __init__(self, root: Path, turns: int) -> None:
         self._root, self._turns = root, turns
 
     def seconds(self, action: Callable[[], object]) -> float:
-        """Median of the turns."""
+        """Return the median of the turns."""
         took = []
         for _ in range(self._turns):
             os.sync()
@@ -52,14 +52,14 @@ class Trial:
 
 
 def can_clone(folder: Path) -> bool:
-    """Whether this file system shares blocks."""
+    """Return whether this file system can share blocks."""
     (folder / "probe").write_bytes(b"x")
     with (folder / "probe").open("rb") as file:
         return capture._clone(file.fileno(), folder / "probed") >= 0
 
 
 def large(run: Run, root: Path, folder: Path) -> None:
-    """One file, by every policy."""
+    """Measure one large file with every policy."""
     path, block = folder / "large", os.urandom(MIB)
     with path.open("wb") as file:
         for _ in range(FILE_BYTES // MIB):
@@ -82,7 +82,7 @@ def large(run: Run, root: Path, folder: Path) -> None:
 
 
 def small(run: Run, root: Path, folder: Path) -> None:
-    """A folder of many files."""
+    """Measure a folder of many small files."""
     many = folder / "many"
     for number in range(FILES):
         if number % 1000 == 0:

@@ -1,4 +1,4 @@
-"""Starts a real broker for a benchmark, or takes the one that RUNWIRE_TEST_KAFKA names."""
+"""Kafka for a benchmark: the brokers of RUNWIRE_TEST_KAFKA, else a real one started here."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NATIVE = Path(__file__).parents[1] / "deploy" / "native" / "servers.py"
 
 @contextlib.contextmanager
 def topics() -> Iterator[dict[str, str]]:
-    """A broker with fresh topics; yields the environment for trainers, agents and workers."""
+    """Create fresh topics; yield the environment for trainers, agents and workers."""
     with broker() as kafka:
         prefix = f"bench{uuid.uuid4().hex[:8]}"
         make_topics(kafka, prefix)
@@ -30,7 +30,7 @@ def topics() -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def broker() -> Iterator[KafkaSettings]:
-    """Yield where a broker answers; one that was started here is stopped again."""
+    """Yield the address of a broker; one that was started here is stopped at the end."""
     given = os.environ.get("RUNWIRE_TEST_KAFKA")
     if given:
         yield KafkaSettings(bootstrap_servers=given)
@@ -49,7 +49,7 @@ def broker() -> Iterator[KafkaSettings]:
 
 
 def make_topics(kafka: KafkaSettings, prefix: str) -> None:
-    """All topics with the partitions of the table."""
+    """Create all topics with the partitions of the table."""
     admin = AdminClient(kafka.client_config())
     new = [
         NewTopic(

@@ -23,7 +23,7 @@ PACED_CALLS = 3_000
 
 
 def latencies(call: Callable[[dict[str, float]], Any], data: dict[str, float], n: int) -> list[int]:
-    """Ascending durations of `n` calls in ns, the clock's own cost included in each."""
+    """Return ascending durations of `n` calls in ns, each including the cost of the clock."""
     clock, found = time.perf_counter_ns, []
     for _ in range(n):
         start = clock()
@@ -33,7 +33,7 @@ def latencies(call: Callable[[dict[str, float]], Any], data: dict[str, float], n
 
 
 def paced(call: Callable[[dict[str, float]], Any], data: dict[str, float]) -> list[int]:
-    """The same between 1 ms steps of pure Python: caches are cold then."""
+    """Return the same for calls between 1 ms steps of pure Python, when caches are cold."""
     clock, found = time.perf_counter_ns, []
     for _ in range(PACED_CALLS):
         until = clock() + 1_000_000
@@ -46,7 +46,7 @@ def paced(call: Callable[[dict[str, float]], Any], data: dict[str, float]) -> li
 
 
 def per_call(call: Callable[[dict[str, float]], Any], data: dict[str, float]) -> float:
-    """Mean ns per call without a clock inside the loop."""
+    """Return the mean ns per call, without a clock inside the loop."""
     start = time.perf_counter_ns()
     for _ in range(CALLS):
         call(data)
@@ -66,7 +66,7 @@ def main() -> None:
         log = run.log
         for _ in range(2000):
             log(data)
-        # Floors and log() take turns, so that a slow spell of the machine hits them alike.
+        # Floors and log() take turns, so that other load on the machine affects them alike.
         rounds = []
         for _ in range(ROUNDS):
             tight, clock = latencies(log, data, CALLS), latencies(lambda _: None, data, CALLS)

@@ -1,8 +1,8 @@
-"""How long a checkpoint stops training, what zstd saves on weights, what an upload costs a loop.
+"""Time that a checkpoint stops training, size saved by zstd, cost of an upload to a training loop.
 
 Needs torch; without it nothing is measured. The floor of the saves is `torch.save` of the same
-state to the same disk in the same run, by turns; of the loop, the same steps while nothing is
-uploaded. The weights for zstd are of a small GPT after some hundred steps on English text.
+state to the same disk in the same run, in turns; the floor of the loop is the same steps without
+an upload. zstd compresses the weights of a small GPT after some hundred steps on English text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from stores import distant_bucket, fresh_bucket
 try:
     import torch
 except ImportError:
-    print("checkpoint_save.py: torch is not installed, nothing measured", file=sys.stderr)
+    print("checkpoint_save.py: torch is not installed: nothing is measured", file=sys.stderr)
     sys.exit(0)
 
 MIB = 1024 * 1024
@@ -56,7 +56,7 @@ Minio(address, key, secret, secure=False).fput_object(bucket, "plain", path)
 
 
 def state_of(size: int) -> dict[str, Any]:
-    """A model with the moments of Adam, in eight layers."""
+    """Return a model of eight layers and its Adam moments."""
     rows = size // 3 // 8 // 4 // 1024
     model = {f"layer{n}": torch.randn(rows, 1024) for n in range(8)}
     moments = {
@@ -80,7 +80,7 @@ def plain(state: dict[str, Any], path: Path, *, sync: bool) -> None:
 
 
 def blocking() -> None:
-    """What the caller of a save waits for, beside `torch.save`."""
+    """Measure how long the caller of a save waits, in turns with `torch.save`."""
     state, took = state_of(STATE_BYTES), dict[str, list[float]]()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         settings = runwire.Settings(dir=folder, agent="none", strict=True, checkpoint_keep_last=1)
@@ -117,7 +117,7 @@ def clean(root: Path) -> None:
 
 
 def trained() -> tuple[Any, Any]:
-    """A small GPT and its optimizer after some hundred steps."""
+    """Return a small GPT and its optimizer after some hundred steps."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
     import char_gpt
 
@@ -136,15 +136,15 @@ def trained() -> tuple[Any, Any]:
 
 
 def compression() -> None:
-    """What zstd saves of each kind of state, and how fast it is both ways."""
+    """Measure the size that zstd saves for each kind of state, and its speed."""
     model, optimizer = trained()
     weights = model.state_dict()
     moments = list(optimizer.state_dict()["state"].values())
     parts = {
         "fp32 weights": weights,
         "bf16 weights": {name: value.bfloat16() for name, value in weights.items()},
-        "Adam exp_avg": [each["exp_avg"] for each in moments],
-        "Adam exp_avg_sq": [each["exp_avg_sq"] for each in moments],
+        "Adam exp_avg": [moment["exp_avg"] for moment in moments],
+        "Adam exp_avg_sq": [moment["exp_avg_sq"] for moment in moments],
         "fp32 weights + Adam": {"model": weights, "optimizer": optimizer.state_dict()},
     }
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
@@ -186,7 +186,7 @@ class Loop:
 
 
 def step_aside(endpoint: str) -> None:
-    """Let the store use only what nobody else wants: elsewhere it has a machine of its own."""
+    """Run the store at idle priority, because a real store has its own machine."""
     port = urlsplit(endpoint).port
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, PermissionError):
@@ -196,7 +196,7 @@ def step_aside(endpoint: str) -> None:
 
 
 def agents_of(root: Path) -> list[psutil.Process]:
-    """The agents of a data root."""
+    """Return the agents of a data root."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -208,15 +208,15 @@ def agents_of(root: Path) -> list[psutil.Process]:
 def beside(
     loop: Loop, uploaders: list[psutil.Process], is_under_way: Callable[[], bool]
 ) -> Iterator[float]:
-    """Slowdowns of blocks beside the upload, against blocks around them while it is stopped.
+    """Yield the slowdown of a block during the upload, relative to blocks while it is stopped.
 
-    What else the machine does hits both alike.
+    Blocks alternate, so other load on the machine affects both alike.
     """
     began, before, during = time.perf_counter(), 0.0, 0.0
     while is_under_way() and time.perf_counter() - began < PATIENCE_S:
         for uploader in uploaders:
             uploader.suspend()
-        time.sleep(0.05)  # what the store already has is through
+        time.sleep(0.05)  # until the store has processed what it received
         after = loop.block()
         for uploader in uploaders:
             uploader.resume()
@@ -227,7 +227,7 @@ def beside(
 
 
 def client(s3: S3Settings, path: Path) -> subprocess.Popen[bytes]:
-    """The same file by `minio` alone, with the manners of the agent."""
+    """Upload the same file with the plain `minio` client, at the agent's low priority."""
     words = [sys.executable, "-c", PLAIN, s3.address, s3.access_key, s3.bucket, str(path)]
     return subprocess.Popen(words, env=os.environ | s3.environment())
 
@@ -237,13 +237,13 @@ def is_running(process: subprocess.Popen[bytes]) -> Callable[[], bool]:
 
 
 def upload() -> None:
-    """A loop beside the upload to a store elsewhere, and to one that shares the two cores."""
+    """Measure a loop during an upload to a distant store, then to one that shares the two cores."""
     uploaded(distant_bucket(), "store behind 1 Gbit/s", "<= 5 %")
     uploaded(fresh_bucket("versitygw"), "versitygw on the same cores", "")
 
 
 def uploaded(bucket: contextlib.AbstractContextManager[S3Settings], where: str, bar: str) -> None:
-    """A loop while an agent uploads a checkpoint, in turns with the same loop and no upload."""
+    """Measure a loop while an agent uploads a checkpoint, in turns with the loop alone."""
     loop = Loop()
     loop.block()
     slowdowns, plain, took = list[float](), list[float](), list[float]()
@@ -263,12 +263,12 @@ def uploaded(bucket: contextlib.AbstractContextManager[S3Settings], where: str, 
                     plain += beside(loop, [psutil.Process(process.pid)], is_running(process))
     slow, size = median(slowdowns), f"{UPLOAD_BYTES / MIB:.0f} MiB"
     figure(
-        f"loop slowdown, {size} checkpoint under upload, {where}", slow * 100, "%",
+        f"loop slowdown, upload of a {size} checkpoint, {where}", slow * 100, "%",
         floor="same loop, agent stopped", ratio=1 + slow, bar=bar,
     )  # fmt: skip
     figure(
-        f"loop slowdown, {size} by the plain client at nice 19, {where}", median(plain) * 100, "%",
-        floor="same loop, client stopped", ratio=1 + median(plain),
+        f"loop slowdown, the same by the plain client at nice 19, {where}",
+        median(plain) * 100, "%", floor="same loop, client stopped", ratio=1 + median(plain),
     )  # fmt: skip
     figure(
         f"upload of {size}, stopped half of the time, {where}", median(took), "s",

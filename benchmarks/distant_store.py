@@ -1,7 +1,8 @@
-"""Stands for an object store on another machine: what content costs here is only the sending.
+"""Stand-in for an object store on another machine: this machine only pays for sending.
 
-Speaks what runwire and the `minio` client need of S3. Large bodies are discarded in the kernel as
-they come, at the speed of a link; small objects are kept. Prints its port; ends with its stdin.
+It implements the part of S3 that runwire and the `minio` client use. The kernel discards large
+bodies at the speed of a link; small objects are kept. It prints its port and ends when its stdin
+is closed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 
 class Link:
-    """Lets bytes pass at the speed of the link, all connections together."""
+    """Limits all connections together to the speed of the link."""
 
     def __init__(self) -> None:
         self._lock, self._free_s = threading.Lock(), 0.0
@@ -41,7 +42,7 @@ class Link:
 
 
 class Objects:
-    """Keys with size and, when it is small, content; parts of uploads by upload and number."""
+    """Size of each key, content of small ones, and parts by upload and number."""
 
     def __init__(self) -> None:
         self.kept: dict[str, tuple[int, bytes]] = {}
@@ -100,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
             head = "<Name>distant</Name><IsTruncated>false</IsTruncated>"
             self._xml("ListBucketResult", head + "".join(listed))
 
-    do_HEAD = do_GET  # noqa: N815 - the word that the base looks for
+    do_HEAD = do_GET  # noqa: N815 - the name that the base class calls
 
     def do_DELETE(self) -> None:
         self.objects.kept.pop(self._key, None)
@@ -154,8 +155,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's word
-        """Say nothing."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Log nothing."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Starts a real engine and worker for a benchmark, in a folder of its own."""
+"""Real engine and worker for a benchmark, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runwire_disk.paths import embedded_dir
 
 @contextlib.contextmanager
 def engine() -> Iterator[tuple[Path, Any]]:
-    """A data root with a running engine and applied migrations; yields (root, client)."""
+    """Start an engine and apply the migrations; yield (data root, client)."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         started = Engine(embedded_dir(root))
@@ -34,7 +34,7 @@ def engine() -> Iterator[tuple[Path, Any]]:
 
 @contextlib.contextmanager
 def worker(root: Path, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker process on `root`, or on the brokers that the environment names."""
+    """Run a worker on the spool of `root`, or on the brokers of the environment."""
     log = (root / "worker.log").open("wb")
     command = [sys.executable, "-m", "runwire_consumers", "clickhouse", "--metrics-port", "0"]
     process = subprocess.Popen(

@@ -1,6 +1,6 @@
-"""Seconds from the return of `log()` until SQL sees the point, default settings.
+"""Seconds from the return of `log()` until SQL sees the point, with default settings.
 
-Floor: the round trip of the same query when the point is already there.
+Floor: the round trip of the same query when the point is already stored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SAMPLES = 60
 
 
 def measure(client: Client, run: runwire.Run, label: str) -> None:
-    """Log at random moments and ask until the point is there."""
+    """Log at random moments and query until the point is visible."""
     rng = random.Random(1)
     run.log({"x": 0.0}, 0)
     query = f"SELECT count(), max(step) FROM runwire.metrics WHERE run_id = '{run.id}'"

@@ -1,6 +1,6 @@
 """Points/s from a full spool into ClickHouse, and bytes per stored point.
 
-Floor: one prepared Native block of the same rows inserted raw, as fast as the engine takes it.
+Floor: INSERT SELECT of the same rows inside the engine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POINTS = 10
 
 
 def fill(root: object) -> int:
-    """Spool a realistic run: noisy losses, smooth rates, counters."""
+    """Log a realistic run into the spool: noisy losses, smooth rates, counters."""
     rng = random.Random(1)
     settings = runwire.Settings(agent="none", quota_bytes=2**36)
     with runwire.init("bench", run_id="ingest", dir=str(root), settings=settings) as run:

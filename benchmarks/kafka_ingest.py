@@ -1,7 +1,7 @@
 """Points/s from a real Kafka broker into ClickHouse, with the CPU of the worker.
 
-Records hold 1,000 points, as an agent of a busy trainer cuts them. Floors in the same run: the
-same rows inserted as one prepared Native block, and consuming the messages without doing anything.
+Records contain 1,000 points, like those of a busy trainer. Floors in the same run: inserting the
+same rows as prepared Native blocks, and consuming the messages without decoding them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WRITERS = 16
 
 
 def value(writer: int, number: int, rng: np.random.Generator) -> bytes:
-    """One record of 1,000 points: noisy metrics of one writer."""
+    """Return one record of 1,000 points: noisy metrics of one writer."""
     first = number * CALLS
     steps = list(range(first, first + CALLS))
     batch = MetricBatch(
@@ -52,7 +52,7 @@ def value(writer: int, number: int, rng: np.random.Generator) -> bytes:
 
 
 def produce(bootstrap: str, topic: str) -> list[bytes]:
-    """Fill the topic; return some of the values."""
+    """Fill the topic and return the values."""
     rng = np.random.default_rng(1)
     producer = Producer(
         {"bootstrap.servers": bootstrap, "enable.idempotence": True, "compression.type": "zstd",
@@ -68,7 +68,7 @@ def produce(bootstrap: str, topic: str) -> list[bytes]:
 
 
 def consume_only(bootstrap: str, topic: str) -> float:
-    """Seconds to read the topic without decoding."""
+    """Return the seconds to read the topic without decoding."""
     consumer = Consumer(
         {"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex, "log_level": 3,
          "auto.offset.reset": "earliest", "fetch.queue.backoff.ms": 50}
@@ -107,14 +107,14 @@ def main() -> None:
     rate = (total - first) / wall
     figure("Kafka -> ClickHouse points/s", rate, "1/s", floor="raw Native insert",
            ratio=rate * insert, bar=">= 2 M")  # fmt: skip
-    figure("the same against reading alone", rate, "1/s", floor="consume without decoding",
-           ratio=rate / (total / reading))  # fmt: skip
+    figure("Kafka -> ClickHouse points/s, against reading alone", rate, "1/s",
+           floor="consume without decoding", ratio=rate / (total / reading))  # fmt: skip
     figure("worker points per CPU second, start included", total / cpu, "1/s",
            floor="raw Native insert", ratio=total / cpu * insert)  # fmt: skip
 
 
 def raw_insert(client: Client, values: list[bytes]) -> float:
-    """Seconds per point of a prepared block into the same table."""
+    """Return the seconds per point to insert prepared blocks into a copy of the table."""
     records = [Record("metric", "p", n, n, 0, data) for n, data in enumerate(values)]
     block = rows.metric_rows([decode_record(record) for record in records])
     client.command("CREATE TABLE runwire.floor AS runwire.metrics")

@@ -1,9 +1,9 @@
-"""How much longer a loop of 1 ms pure-Python steps takes when each step logs 10 floats.
+"""Slowdown of a loop of 1 ms pure-Python steps when each step logs 10 floats.
 
-The work of a step is a fixed amount of Python, calibrated to 1 ms, so that contention shows. The
-floor is the same loop without logging: blocks of both alternate in one process, so that what else
-the machine does hits both alike. The agent watches and, on the second pass, the engine and worker
-drain the spool on the same cores; what the agent takes of a core is a figure of its own.
+The work of a step is a fixed amount of Python, calibrated to 1 ms, so that contention is visible.
+The floor is the same loop without logging; blocks of both alternate in one process, so other load
+on the machine affects both alike. The agent watches; on the second pass, engine and worker drain
+the spool on the same cores. The agent's share of a core is a separate figure.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def busy(iterations: int) -> float:
 
 
 def calibrated() -> int:
-    """Iterations of `busy` that take 1 ms."""
+    """Return the iterations of `busy` that take 1 ms."""
     best = min(_timed(lambda: busy(20_000)) for _ in range(50))
     return int(20_000 * 0.001 / best)
 
@@ -64,7 +64,7 @@ def slowdown(iterations: int, log: Callable[[dict[str, float]], None]) -> float:
 
 
 def cpu_s(root: Path) -> float:
-    """CPU seconds that processes which name `root` have used: the agent."""
+    """Return the CPU seconds of the agent: of all processes with `root` on their command line."""
     total = 0.0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,7 +1,7 @@
-"""How fast a trainer's file is in the object store by each route, and what that takes of memory.
+"""Speed of each artifact route from `log_artifact` to MinIO, and the memory that it needs.
 
-The whole way: from `log_artifact` until the artifact is visible in MinIO. The floor is `put_object`
-of the plain `minio` client with the same file, by turns with the routes in the same run.
+The time ends when the artifact is visible in the store. The floor is `put_object` of the plain
+`minio` client with the same file, in turns with the routes in the same run.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import psutil
 from minio import Minio
 
 from brokers import topics
-from measure import figure, median
+from measure import figure, median, three_digits
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.layout import artifacts_prefix
 from runwire_store.s3.store import S3Store
 from stores import fresh_bucket
 
 MIB = 1024 * 1024
-# One size for speed, by turns and often; one for memory, once.
+# One size for speed, in several turns; one for memory, once.
 FILE_BYTES = int(os.environ.get("RUNWIRE_BENCH_BYTES", str(1024 * MIB)))
 LARGE_BYTES = int(os.environ.get("RUNWIRE_BENCH_LARGE_BYTES", str(2048 * MIB)))
 TURNS = int(os.environ.get("RUNWIRE_BENCH_TURNS", "5"))
@@ -44,8 +44,8 @@ run.finish(timeout=60)
 """
 
 
-class Way:
-    """A trainer and an agent that use one route; with brokers, an object worker beside them."""
+class RoutePipeline:
+    """A trainer and an agent that use one route; on the Kafka route also an object worker."""
 
     def __init__(self, route: str, root: Path, s3: S3Settings, kafka: dict[str, str]) -> None:
         self.route, self.run_id = route, f"run-{route}"
@@ -69,7 +69,7 @@ class Way:
     def seconds(self, path: Path) -> float:
         """Log the file, wait until it is visible, and return how long that took."""
         with path.open("r+b") as file:
-            file.write(os.urandom(64))  # else the store would have the content from another turn
+            file.write(os.urandom(64))  # otherwise the store has the content from an earlier turn
         seen = self._visible()
         assert self._trainer.stdin is not None
         assert self._trainer.stdout is not None
@@ -78,12 +78,12 @@ class Way:
         begin_ns = int(self._trainer.stdout.readline())
         while self._visible() == seen:
             if time.time_ns() - begin_ns > PATIENCE_S * 1e9:
-                raise SystemExit(f"{self.route}: nothing arrived; look into {self._root}")
+                raise SystemExit(f"{self.route}: no artifact arrived; see the logs in {self._root}")
             time.sleep(0.01)
         return (time.time_ns() - begin_ns) / 1e9
 
     def resident(self) -> dict[str, int]:
-        """Resident memory of what ships."""
+        """Return the resident memory of the processes that ship."""
         return {name: process.memory_info().rss for name, process in self.watched.items()}
 
     def close(self) -> None:
@@ -113,7 +113,7 @@ class Way:
 
 @contextlib.contextmanager
 def peaks(processes: dict[str, psutil.Process]) -> Iterator[dict[str, int]]:
-    """The greatest resident memory of each while the block ran."""
+    """Yield the peak resident memory of each process while the block runs."""
     found, done = dict.fromkeys(processes, 0), threading.Event()
 
     def watch() -> None:
@@ -139,7 +139,7 @@ def noise(path: Path, size: int) -> Path:
 
 
 def plain_seconds(client: Minio, bucket: str, path: Path) -> float:
-    """What the client alone takes."""
+    """Return the seconds that the plain client takes."""
     begin_s = time.perf_counter()
     with path.open("rb") as data:
         client.put_object(bucket, "plain", data, path.stat().st_size)
@@ -148,39 +148,39 @@ def plain_seconds(client: Minio, bucket: str, path: Path) -> float:
 
 def measure(folder: Path, s3: S3Settings, kafka: dict[str, str]) -> None:
     client = Minio(s3.address, s3.access_key, s3.secret_key, secure=s3.is_secure)
-    ways = []
+    pipelines = []
     for route in BARS:
         (folder / route).mkdir()
-        ways.append(Way(route, folder / route, s3, kafka))
-    times: dict[str, list[float]] = {"plain": [], **{way.route: [] for way in ways}}
+        pipelines.append(RoutePipeline(route, folder / route, s3, kafka))
+    times: dict[str, list[float]] = {"plain": [], **{pipeline.route: [] for pipeline in pipelines}}
     for turn in range(TURNS + 1):
         path = noise(folder / f"file-{turn}", FILE_BYTES if turn else MIB)
         took = {"plain": plain_seconds(client, s3.bucket, path)}
-        took |= {way.route: way.seconds(path) for way in ways}
+        took |= {pipeline.route: pipeline.seconds(path) for pipeline in pipelines}
         path.unlink()
-        for name in times if turn else ():  # the first one, a small file, opens connections
+        for name in times if turn else ():  # the first turn, a small file, opens connections
             times[name].append(took[name])
         if not turn:
-            small = {way.route: way.resident() for way in ways}
+            small = {pipeline.route: pipeline.resident() for pipeline in pipelines}
     floor = median(times["plain"])
-    for way in ways:
-        speed = FILE_BYTES / MIB / median(times[way.route])
-        # Each turn against its own floor: the machine's mood is in both.
-        pairs = zip(times["plain"], times[way.route], strict=True)
+    for pipeline in pipelines:
+        speed = FILE_BYTES / MIB / median(times[pipeline.route])
+        # Each turn against its own floor, because other load on the machine affects both.
+        pairs = zip(times["plain"], times[pipeline.route], strict=True)
         ratio = median([plain / ours for plain, ours in pairs])
-        figure(f"{way.route} route, {FILE_BYTES // MIB} MiB file", speed, "MiB/s",
-               floor=f"plain client {FILE_BYTES / MIB / floor:.0f} MiB/s", ratio=ratio,
-               bar=BARS[way.route])  # fmt: skip
+        figure(f"{pipeline.route} route, {FILE_BYTES // MIB} MiB file", speed, "MiB/s",
+               floor=f"plain client {three_digits(FILE_BYTES / MIB / floor)} MiB/s", ratio=ratio,
+               bar=BARS[pipeline.route])  # fmt: skip
     path = noise(folder / "large", LARGE_BYTES)
-    for way in ways:
-        with peaks(way.watched) as most:
-            way.seconds(path)
-        for name, before in small[way.route].items():
+    for pipeline in pipelines:
+        with peaks(pipeline.watched) as most:
+            pipeline.seconds(path)
+        for name, before in small[pipeline.route].items():
             more = most[name] - before
-            figure(f"{name} memory, {way.route} route, {LARGE_BYTES // MIB} MiB", more / MIB,
-                   "MiB more", floor=f"{before // MIB} MiB after a small file",
+            figure(f"{name} memory, {pipeline.route} route, {LARGE_BYTES // MIB} MiB", more / MIB,
+                   "MiB more", floor=f"{three_digits(before / MIB)} MiB after a small file",
                    ratio=most[name] / before, bar="<= 100 MB")  # fmt: skip
-        way.close()
+        pipeline.close()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""How fast is a file in the object store and back, against the plain client in the same process?"""
+"""Speed of a file to the object store and back, relative to the plain client in one process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 from minio import Minio
 
-from measure import figure, median
+from measure import figure, median, three_digits
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.s3.store import S3Store
 from stores import fresh_bucket
@@ -25,7 +25,7 @@ TURNS = 5
 
 @contextlib.contextmanager
 def peak_rss() -> Iterator[list[int]]:
-    """Appends by how much resident memory grew at most while the block ran."""
+    """Yield a list; at the end of the block it receives the peak growth of resident memory."""
     process, grown, done = psutil.Process(), list[int](), threading.Event()
     before = process.memory_info().rss
     most = [before]
@@ -45,14 +45,14 @@ def peak_rss() -> Iterator[list[int]]:
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     begin_s = time.perf_counter()
     action()
     return time.perf_counter() - begin_s
 
 
 def compare(name: str, settings: S3Settings, folder: Path) -> None:
-    """Ours and the plain client by turns, so that both meet the same machine."""
+    """Measure our store and the plain client in turns, so that other load affects both."""
     source = folder / "source"
     with source.open("wb") as file:
         for _ in range(FILE_BYTES // MIB):
@@ -67,7 +67,7 @@ def compare(name: str, settings: S3Settings, folder: Path) -> None:
     def get_plain() -> None:
         plain.fget_object(settings.bucket, "blobs/aa/ours", str(folder / "plain"))
         with (folder / "plain").open("rb") as data:
-            os.fsync(data.fileno())  # as ours: what has its name is on disk
+            os.fsync(data.fileno())  # as ours, which syncs before it renames
 
     actions: dict[str, Callable[[], object]] = {
         "put": lambda: store.put_file("blobs/aa/ours", source, journal=folder / "journal"),
@@ -81,7 +81,7 @@ def compare(name: str, settings: S3Settings, folder: Path) -> None:
         action()  # the first of each also opens connections and creates the object
     for turn in range(TURNS):
         for what, action in sorted(actions.items(), reverse=turn % 2 > 0):
-            os.sync()  # nobody pays for what was written before
+            os.sync()  # so that no turn pays for earlier writes
             with peak_rss() as rss:
                 times[what].append(timed(action))
             grown[what] = max(grown[what], rss[0])
@@ -89,7 +89,7 @@ def compare(name: str, settings: S3Settings, folder: Path) -> None:
     for what, bar in (("put", ">= 0.8 of the client"), ("get", "")):
         ours, floor = median(times[what]), median(times[f"{what} plain"])
         speed = FILE_BYTES / MIB / ours
-        plain_speed = f"plain minio client {FILE_BYTES / MIB / floor:.0f} MiB/s"
+        plain_speed = f"plain minio client {three_digits(FILE_BYTES / MIB / floor)} MiB/s"
         figure(
             f"{name} {what}_file", speed, "MiB/s", floor=plain_speed, ratio=floor / ours, bar=bar
         )
@@ -98,14 +98,14 @@ def compare(name: str, settings: S3Settings, folder: Path) -> None:
             f"{name} {what}_file memory",
             ours_mib,
             "MiB more",
-            floor=f"plain minio client {floor_mib:.1f} MiB",
+            floor=f"plain minio client {three_digits(floor_mib)} MiB",
             ratio=ours_mib / floor_mib,
             bar="<= 64 MiB" if what == "put" else "",
         )
 
 
 def main() -> None:
-    """Both servers, one after the other."""
+    """Measure both servers, one after the other."""
     for name in ("versitygw", "minio"):
         with (
             tempfile.TemporaryDirectory(prefix="runwire-bench-") as folder,

@@ -1,4 +1,4 @@
-"""Runs every benchmark in a process of its own and writes RESULTS.md."""
+"""Runner of all benchmarks, each in its own process; it writes RESULTS.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from measure import machine
+from measure import machine, three_digits
 
 HERE = Path(__file__).parent
 SCRIPTS = (
@@ -17,7 +17,7 @@ SCRIPTS = (
 )
 HEAD = """# Results
 
-Written by `make bench`; each row's ratio is against a floor measured in the same run.
+Written by `make bench`, with three significant digits; each ratio is to a floor of the same run.
 
 Machine: {machine}. Date: {date}.
 
@@ -37,8 +37,8 @@ def rows_of(script: str) -> list[str]:
         raise SystemExit(f"{script} failed with status {done.returncode}")
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return [
-        f"| {f['figure']} | {f['value']:,} | {f['unit']} | {f['floor']} | {f['ratio']} | "
-        f"{f['bar']} |"
+        f"| {f['figure']} | {three_digits(f['value'])} | {f['unit']} | {f['floor']} | "
+        f"{three_digits(f['ratio'])} | {f['bar']} |"
         for f in lines
     ]
 

@@ -25,7 +25,7 @@ BY_NAME = "project = 'bench' AND run_id = 'series' AND metric = 'loss'"
 
 
 def warm_ms(query: Callable[[], object]) -> float:
-    """Median of warm runs in ms."""
+    """Return the median of warm runs in ms."""
     query()
     found = []
     for _ in range(ROUNDS):
@@ -36,7 +36,7 @@ def warm_ms(query: Callable[[], object]) -> float:
 
 
 def fill(root: object) -> int:
-    """A long series, short neighbours in the same run, and another run."""
+    """Log a long series, short neighbours in the same run, and another run."""
     settings = runwire.Settings(agent="none", quota_bytes=2**36)
     with runwire.init("bench", run_id="series", dir=str(root), settings=settings) as run:
         for step in range(POINTS):
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def compare(client: Client, state: str, *, bar: str) -> None:
-    """The query through both views and over the table below them."""
+    """Run the query on both views and on the table below them."""
     found = {
         table: warm_ms(lambda table=table: client.query(BUCKETS.format(table=table, where=BY_NAME)))
         for table in ("runwire.metrics", "runwire.v_series", "runwire.v_metrics")

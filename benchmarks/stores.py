@@ -1,4 +1,4 @@
-"""Starts a real object store for a benchmark, or takes the one that the environment names."""
+"""Object stores for a benchmark: the one that the environment names, else one started here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VARIABLES = {"versitygw": "RUNWIRE_TEST_S3", "minio": "RUNWIRE_TEST_MINIO"}
 
 @contextlib.contextmanager
 def distant_bucket() -> Iterator[S3Settings]:
-    """A bucket that costs this machine the sending only; see `distant_store`."""
+    """Yield a bucket of `distant_store`, where this machine only pays for sending."""
     script = Path(__file__).with_name("distant_store.py")
     with subprocess.Popen(
         [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -42,7 +42,7 @@ def distant_bucket() -> Iterator[S3Settings]:
 
 @contextlib.contextmanager
 def fresh_bucket(name: str) -> Iterator[S3Settings]:
-    """An empty bucket of "versitygw" or "minio"; one that was started here is removed again."""
+    """Yield an empty bucket of "versitygw" or "minio"; remove a server that was started here."""
     given = os.environ.get(VARIABLES[name])
     instance = ["--instance", f"bench-{os.getpid()}-{name}"]
     if given:

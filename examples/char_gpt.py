@@ -1,13 +1,13 @@
-"""Train a small character-level GPT on the English text that ships with Python.
+"""Training of a small character-level GPT on the English text that ships with Python.
 
 Needs `pip install torch runwire`. About two minutes on two cores:
 
     python examples/char_gpt.py
     python examples/char_gpt.py --minutes 10 --lr 1e-3
-    python examples/char_gpt.py --sample FOLDER     # text from a checkpoint that was downloaded
+    python examples/char_gpt.py --sample FOLDER     # samples text from a downloaded checkpoint
 
-The seed is fixed, the number of steps depends on the machine: training stops after `--minutes`.
-The lines that talk to runwire are `runwire.init(...)`, the two `run.log(...)` and
+The seed is fixed; the number of steps depends on the machine, because training stops after
+`--minutes`. The calls of runwire are `runwire.init(...)`, two `run.log(...)` and
 `run.save_checkpoint(...)`.
 """
 
@@ -48,7 +48,7 @@ class Block(nn.Module):
 
 
 class CharGPT(nn.Module):
-    """Predicts the next character from the ones before it."""
+    """Predicts the next character from the previous ones."""
 
     def __init__(self, *, characters: int, context: int, layers: int, width: int, heads: int):
         super().__init__()
@@ -74,12 +74,12 @@ class CharGPT(nn.Module):
 
 
 def read_text() -> str:
-    """Return the help topics of Python: about 460,000 characters of English prose and grammar."""
+    """Return the help topics of Python: about 465,000 characters of English prose and grammar."""
     return "\n".join(topics[name] for name in sorted(topics))
 
 
 def draw_batch(data: Tensor, context: int, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Cut random windows out of the text; the target is the window moved by one character."""
+    """Return random windows of the text, and as targets the same windows one character later."""
     starts = torch.randint(len(data) - context - 1, (batch_size,))
     windows = torch.stack([data[i : i + context + 1] for i in starts.tolist()])
     return windows[:, :-1], windows[:, 1:]
@@ -95,31 +95,31 @@ def validate(model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
 
 
 def learning_rate(config: dict, step: int, progress: float) -> float:
-    """Warm up linearly, then fall along a cosine to a tenth."""
+    """Return the rate of a linear warm-up, then a cosine that falls to a tenth."""
     warmup = min(1.0, (step + 1) / config["warmup_steps"])
     return config["lr"] * warmup * (0.55 + 0.45 * math.cos(math.pi * progress))
 
 
 def sample(model: CharGPT, alphabet: str, length: int = 300) -> str:
-    """Return text that begins with a line break."""
+    """Return sampled text, started from a line break."""
     start = torch.tensor([[alphabet.index("\n")]])
     return "".join(alphabet[i] for i in model.write(start, length)[0].tolist())
 
 
 def sample_from(folder: str) -> None:
-    """Load the model of a checkpoint, from its folder alone, and print what it writes."""
+    """Load the model from a checkpoint's folder and print sampled text."""
     checkpoint = runwire.read_checkpoint(folder)
     about = checkpoint.extra
     model = CharGPT(characters=len(about["alphabet"]), **about["shape"])
     model.load_state_dict(checkpoint.model)
     model.eval()
-    print(f"step {checkpoint.step}, {dict(checkpoint.metrics)}, writes:")
+    print(f"sampled from step {checkpoint.step}, {dict(checkpoint.metrics)}:")
     print(sample(model, about["alphabet"]))
 
 
 def train(config: dict, name: str | None) -> None:
-    # So small a model gains little from more threads, and threads that wait for each other crawl
-    # as soon as anything else needs a core.
+    # More threads help so small a model little, and threads that wait for each other become very
+    # slow when another process needs a core.
     torch.set_num_threads(1)
     torch.manual_seed(config["seed"])
     text = read_text()
@@ -183,7 +183,7 @@ def train(config: dict, name: str | None) -> None:
                 )
             step += 1
 
-    print("\nwhat it writes now:" + sample(model, alphabet, 200))
+    print("\nsampled text:" + sample(model, alphabet, 200))
 
 
 def main() -> int:
@@ -192,7 +192,7 @@ def main() -> int:
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--name", default=None, help="name of the run")
-    parser.add_argument("--sample", metavar="FOLDER", help="only write text, with a checkpoint")
+    parser.add_argument("--sample", metavar="FOLDER", help="only sample text from this checkpoint")
     arguments = parser.parse_args()
     if arguments.sample:
         sample_from(arguments.sample)

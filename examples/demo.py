@@ -1,11 +1,11 @@
-"""The demo behind `make demo`: install, start the embedded stack, train, look at the run, stop.
+"""Demo of `make demo`: install, start the embedded stack, train, show the run, stop.
 
-Everything it makes lies in two folders of the checkout that git ignores: `.venv-demo` (the virtual
-environment) and `.demo` (the spool, the database and the picture). Only the standard library is
-needed to start it. Ctrl-C at any moment stops the trainer, shows the interrupted run and takes the
-stack down; a second Ctrl-C skips the showing.
+It writes only to two folders of the checkout, which git ignores: `.venv-demo` (the virtual
+environment) and `.demo` (the spool, the database and the picture). Starting it needs only the
+standard library. Ctrl-C at any time stops the trainer, shows the interrupted run and stops the
+stack; a second Ctrl-C skips showing the run.
 
-With --kafka a real broker stands between: the agent ships the spool to it and the worker reads it.
+With --kafka the agent ships the spool to a real broker, from which the worker reads.
 """
 
 import argparse
@@ -29,7 +29,7 @@ BEST = DATA / "best"
 SERVERS = [sys.executable, "deploy/native/servers.py"]
 ARRIVAL_S = 30.0
 AGENT_LEAVES_S = 20.0
-# A trainer that is told to stop finishes its step and the run; far more than both take.
+# An interrupted trainer finishes its step and the run, which takes far less.
 STOP_S = 20.0
 
 SIZES = """\
@@ -72,10 +72,10 @@ def environment(run_id: str) -> dict[str, str]:
 
 
 def run(command: list[str], env: dict[str, str] | None = None) -> int:
-    """Run one command to its end; when we are interrupted it gets SIGINT and time to finish.
+    """Run one command to its end; on an interrupt, send it SIGINT and give it time to finish.
 
-    The command has a process group of its own: a terminal's Ctrl-C reaches this process alone,
-    which then asks exactly once. A second Ctrl-C kills the command.
+    The command has its own process group, so a terminal's Ctrl-C reaches only this process, which
+    then sends exactly one SIGINT. A second Ctrl-C kills the command.
     """
     process = subprocess.Popen(command, cwd=ROOT, env=env, process_group=0)
     try:
@@ -91,7 +91,7 @@ def run(command: list[str], env: dict[str, str] | None = None) -> int:
 
 
 def quoted(argument: str) -> str:
-    """Quote for a shell; SQL, with its single quotes, reads best in double ones."""
+    """Quote for a shell; SQL contains single quotes, so it gets double ones."""
     return f'"{argument}"' if "'" in argument else shlex.quote(argument)
 
 
@@ -102,7 +102,7 @@ def step(title: str, command: list[str], env: dict[str, str]) -> int:
 
 
 def find_torch() -> str | None:
-    """Return the folder this interpreter would import torch from, without importing it."""
+    """Return the folder from which this interpreter would import torch, without importing it."""
     code = "import importlib.util as u; s = u.find_spec('torch'); print(s.origin if s else '')"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     origin = found.stdout.strip()
@@ -110,24 +110,24 @@ def find_torch() -> str | None:
 
 
 def install() -> None:
-    """Make `.venv-demo` and install runwire and torch into it; a second call only checks."""
+    """Create `.venv-demo` with runwire and torch; a second call only checks it."""
     torch_folder = find_torch()
     python = VENV / "bin" / "python"
     stamp = VENV / ".installed"
     wanted = (ROOT / "pyproject.toml").read_text()
     if stamp.exists() and stamp.read_text() == wanted:
-        say(f"using {VENV.name}, made by an earlier demo (remove it to install afresh)")
+        say(f"using {VENV.name} of an earlier demo (delete it to install again)")
         return
     say("installing into .venv-demo")
     print(f"This downloads, once:\n{SIZES}")
     if torch_folder:
-        print(f"torch is here already ({torch_folder}): it is used and not downloaded.")
-    print("Ctrl-C now if that is too much; a second `make demo` goes on from there.", flush=True)
+        print(f"torch is not downloaded: {torch_folder} has one, which is used.")
+    print("Press Ctrl-C to stop; `make demo` continues the installation later.", flush=True)
     try:
         import ensurepip  # noqa: F401
     except ImportError:
         sys.exit(
-            "error: this Python cannot make virtual environments with pip (module ensurepip is "
+            "error: this Python cannot create virtual environments with pip (module ensurepip is "
             "missing).\nOn Debian and Ubuntu: sudo apt install python3-venv, then `make demo`."
         )
     venv.create(VENV, with_pip=True, symlinks=True)
@@ -148,23 +148,23 @@ def check(code: int, what: str) -> None:
 
 
 def wait_until_stored(env: dict[str, str], run_id: str, limit_s: float) -> bool:
-    """Wait until every point that log() accepted is stored. Returns whether any was accepted."""
+    """Wait until every accepted point is stored; return whether any point was accepted."""
     end = time.monotonic() + limit_s
     accepted = 0
     while time.monotonic() < end:
-        row = asked(env, ARRIVED_SQL.format(run=run_id))
+        row = query_row(env, ARRIVED_SQL.format(run=run_id))
         accepted = row.get("accepted", 0)
         if accepted and not row["pending"]:
             return True
         time.sleep(0.5)
     if accepted:
-        print(f"note: not everything arrived in {limit_s:.0f} s; `runwire status` tells more.")
+        print(f"note: points are still pending after {limit_s:.0f} s; `runwire status` shows why.")
     return accepted > 0
 
 
 def show(env: dict[str, str], run_id: str, minutes: float, *, interrupted: bool) -> None:
     if not wait_until_stored(env, run_id, 5.0 if interrupted else ARRIVAL_S) and interrupted:
-        print("nothing: the run had not started yet")
+        print("nothing to show: the run had not started yet")
         return
     command = ["runwire", "show", run_id, "--plot", str(PICTURE.relative_to(ROOT))]
     check(step("the run", command, env), "runwire show")
@@ -175,27 +175,33 @@ def show(env: dict[str, str], run_id: str, minutes: float, *, interrupted: bool)
 
 
 def show_best(env: dict[str, str], run_id: str) -> None:
-    """List the checkpoints, bring the best one back from the store and have it write."""
+    """List and verify the checkpoints, download the best one and sample text from it."""
     end = time.monotonic() + ARRIVAL_S
-    while (row := asked(env, KEPT_SQL.format(run=run_id))).get("pending") or not row:
+    while (row := query_row(env, KEPT_SQL.format(run=run_id))).get("pending") or not row:
         if time.monotonic() > end:
-            print(f"note: not all checkpoints were stored in {ARRIVAL_S:.0f} s; `runwire status`")
+            print(
+                f"note: checkpoints are still pending after {ARRIVAL_S:.0f} s; "
+                "`runwire status` shows why."
+            )
             break
         time.sleep(0.5)
     if not row.get("complete"):
         return
     command = ["runwire", "checkpoints", run_id, "--project", "demo"]
-    check(step("its checkpoints", command, env), "runwire checkpoints")
-    check(step("every byte of them", [*command, "--verify"], env), "runwire checkpoints --verify")
+    check(step("the checkpoints of the run", command, env), "runwire checkpoints")
+    check(
+        step("verifying every byte of them", [*command, "--verify"], env),
+        "runwire checkpoints --verify",
+    )
     shutil.rmtree(BEST, ignore_errors=True)
     command += ["--download", "best", "-o", str(BEST.relative_to(ROOT))]
-    check(step("the best one, from the store", command, env), "runwire checkpoints --download")
+    check(step("downloading the best one", command, env), "runwire checkpoints --download")
     writer = [str(VENV / "bin" / "python"), "examples/char_gpt.py", "--sample", command[-1]]
-    check(step("what it writes", writer, env), "char_gpt.py --sample")
+    check(step("text sampled from it", writer, env), "char_gpt.py --sample")
 
 
-def asked(env: dict[str, str], sql: str) -> dict[str, Any]:
-    """Return the one row of a query, nothing while there is no answer."""
+def query_row(env: dict[str, str], sql: str) -> dict[str, Any]:
+    """Return the row of a query; empty if the stack does not answer."""
     command = ["runwire", "sql", "--format", "json", sql]
     answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     rows = json.loads(answer.stdout) if answer.returncode == 0 else []
@@ -203,17 +209,17 @@ def asked(env: dict[str, str], sql: str) -> dict[str, Any]:
 
 
 def start_broker(env: dict[str, str]) -> dict[str, str]:
-    """Start a Kafka broker and return the environment that leads there."""
+    """Start a Kafka broker and return an environment with its address."""
     check(step("starting a Kafka broker", [*SERVERS, "start", "kafka"], env), "servers start")
-    told = subprocess.run(
+    status = subprocess.run(
         [*SERVERS, "status"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    (line,) = (row for row in told.stdout.splitlines() if row.startswith("kafka "))
+    (line,) = (row for row in status.stdout.splitlines() if row.startswith("kafka "))
     return env | {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": line.split()[3]}
 
 
 def stop(env: dict[str, str]) -> int:
-    """Take the stack down; a Ctrl-C meanwhile cannot stop it half way."""
+    """Stop the stack; Ctrl-C is ignored meanwhile."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     code = step("stopping the stack", ["runwire", "down"], env)
@@ -226,14 +232,14 @@ def stop(env: dict[str, str]) -> int:
 
 
 def agent_lives(env: dict[str, str]) -> bool:
-    """The agent leaves by itself, some seconds after the last trainer."""
+    """Return whether an agent is alive; it exits some seconds after the last trainer."""
     command = ["runwire", "status", "--json"]
     answer = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     return answer.returncode == 0 and bool(json.loads(answer.stdout)["agent"]["alive"])
 
 
 def train_and_show(env: dict[str, str], run_id: str, minutes: float) -> bool:
-    """Train, then show the run. Returns whether training was interrupted."""
+    """Train, then show the run; return whether training was interrupted."""
     trainer = [str(VENV / "bin" / "python"), "examples/char_gpt.py", "--minutes", str(minutes)]
     interrupted = False
     try:
@@ -241,7 +247,7 @@ def train_and_show(env: dict[str, str], run_id: str, minutes: float) -> bool:
         check(step(title, [*trainer, "--name", "char-gpt"], env), "char_gpt.py")
     except KeyboardInterrupt:
         interrupted = True
-        say("interrupted; here is what was recorded (Ctrl-C again to skip)")
+        say("interrupted; the recorded part of the run follows (Ctrl-C again to skip)")
     try:
         show(env, run_id, minutes, interrupted=interrupted)
         show_best(env, run_id)
@@ -262,7 +268,7 @@ def main() -> int:
         signal.signal(end, raise_interrupt)
     run_id = time.strftime("demo-%Y%m%d-%H%M%S")
     env = environment(run_id)
-    os.environ["PATH"] = env["PATH"]  # where `runwire` is looked up
+    os.environ["PATH"] = env["PATH"]  # to find `runwire`
     interrupted, started = False, False
     try:
         install()
@@ -271,7 +277,7 @@ def main() -> int:
             env = start_broker(env)
         check(step("starting the embedded stack", ["runwire", "up"], env), "runwire up")
         if options.kafka:
-            check(step("making the topics", ["runwire", "migrate"], env), "runwire migrate")
+            check(step("creating the topics", ["runwire", "migrate"], env), "runwire migrate")
         interrupted = train_and_show(env, run_id, minutes)
     except KeyboardInterrupt:
         interrupted = True
@@ -279,7 +285,7 @@ def main() -> int:
         if started:
             stop(env)
     if interrupted:
-        print("\nstopped; `make demo` starts again where the installation ended")
+        print("\nstopped; `make demo` starts again and reuses what is installed")
         return 130
     print("\nlook again:  .venv-demo/bin/runwire up --dir .demo")
     print(f"             .venv-demo/bin/runwire show {run_id} --dir .demo")

@@ -1,7 +1,7 @@
-"""The commands and programs in the README work as they stand, in the order in which they stand.
+"""Commands and programs of the READMEs, run unchanged and in the order of the page.
 
-Python blocks are always run; shell blocks when `<!-- runnable -->` stands above them. Lines that
-install packages are skipped: the environment that runs the test has them.
+Python blocks are always run; shell blocks are run if `<!-- runnable -->` precedes them. Lines that
+install packages are skipped, because the test's environment has the packages.
 """
 
 import json
@@ -24,7 +24,7 @@ LEFT_SQL = "SELECT sum(accepted) AS accepted, sum(pending) AS pending FROM v_com
 
 
 def runnable_blocks(text: str) -> list[tuple[str, str]]:
-    """(language, code) of the blocks that a test runs."""
+    """Return (language, code) of the blocks that a test runs."""
     found = [(language, code, bool(mark)) for mark, language, code in BLOCK.findall(text)]
     return [(language, code) for language, code, marked in found if language == "python" or marked]
 
@@ -52,7 +52,7 @@ class Shell:
         return done.stdout
 
     def wait_until_stored(self) -> None:
-        """What a reader does by reading on: give the pipeline its seconds."""
+        """Wait like a reader who reads on, until nothing accepted is pending."""
         end = time.monotonic() + ARRIVAL_S
         answer = ""
         while time.monotonic() < end:
@@ -61,13 +61,13 @@ class Shell:
             if rows and int(rows[0]["accepted"] or 0) > 0 and int(rows[0]["pending"] or 0) == 0:
                 return
             time.sleep(0.5)
-        pytest.fail(f"not everything arrived within {ARRIVAL_S:.0f} s: {answer}\n{self.logs()}")
+        pytest.fail(f"points are still pending after {ARRIVAL_S:.0f} s: {answer}\n{self.logs()}")
 
-    def wait_until_the_agent_left(self) -> None:
-        """It leaves by itself, some seconds after the last trainer."""
+    def wait_until_agent_ended(self) -> None:
+        """Wait until the agent has exited by itself, some seconds after the last trainer."""
         end = time.monotonic() + ARRIVAL_S
         while json.loads(self.run("sh", "runwire status --json"))["agent"]["alive"]:
-            assert time.monotonic() < end, f"the agent stayed\n{self.logs()}"
+            assert time.monotonic() < end, f"the agent did not exit\n{self.logs()}"
             time.sleep(0.5)
 
     def logs(self) -> str:
@@ -80,12 +80,12 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     terminal = Shell(tmp_path)
     yield terminal
     terminal.run("sh", "runwire down")
-    terminal.wait_until_the_agent_left()
+    terminal.wait_until_agent_ended()
 
 
 @pytest.mark.engine
-def test_the_readme_works(shell: Shell) -> None:
-    """Up, a trainer, runs, SQL, status, down: each block succeeds and shows the run."""
+def test_readme_blocks_work_in_order(shell: Shell) -> None:
+    """Up, a trainer, runs, SQL, status, down: each block succeeds, and the run is shown."""
     printed = ""
     before, _, _ = sections((ROOT / "README.md").read_text())
     blocks = runnable_blocks(before)
@@ -100,8 +100,8 @@ def test_the_readme_works(shell: Shell) -> None:
 
 
 @pytest.mark.engine
-def test_the_checkpoints_of_the_readme_work(shell: Shell) -> None:
-    """Trained twice: the second time goes on where the first one ended, and adds nothing."""
+def test_readme_trainer_resumes_from_checkpoint(shell: Shell) -> None:
+    """The trainer runs twice: the second run resumes after the last step and adds no checkpoint."""
     import support.torch_here  # noqa: F401 - skips where there is none
 
     _, checkpoints, _ = sections((ROOT / "README.md").read_text())
@@ -109,7 +109,7 @@ def test_the_checkpoints_of_the_readme_work(shell: Shell) -> None:
     assert (trainer[0], commands[0]) == ("python", "sh")
     for _ in range(2):
         shell.run(*trainer)
-        shell.wait_until_the_agent_left()
+        shell.wait_until_agent_ended()
     printed = shell.run(*commands)
     for step in (9, 19, 29):
         assert re.search(rf"^\D*{step}\b.*complete", printed, re.MULTILINE), printed
@@ -118,7 +118,7 @@ def test_the_checkpoints_of_the_readme_work(shell: Shell) -> None:
 
 
 def sections(text: str) -> tuple[str, str, str]:
-    """The README before, in and after its section about checkpoints."""
+    """Return the README before, in and after its section about checkpoints."""
     before, heading, rest = text.partition("## Checkpoints\n")
     checkpoints, following, after = rest.partition("\n## ")
     assert heading
@@ -126,7 +126,7 @@ def sections(text: str) -> tuple[str, str, str]:
     return before, checkpoints, after
 
 
-# What the blocks of the producer's README take for granted.
+# Names that the blocks of the producer's README use without defining them.
 ARTIFACTS = """
 import matplotlib.pyplot, numpy, pathlib, runwire
 for name in ("model.pt", "huge.bin", "data/a", "train/b"):
@@ -148,8 +148,8 @@ steps, epoch, loss, best = 2, 0, 1.0, 2.0
 """
 
 
-def test_the_producer_readme_works(shell: Shell) -> None:
-    """Its trainer logs without `runwire up` and leaves its points in the spool."""
+def test_producer_readme_logs_without_stack(shell: Shell) -> None:
+    """The trainer logs without `runwire up` and leaves its points in the spool."""
     shell.env["RUNWIRE_AGENT"] = "none"
     shell.env["RUNWIRE_STRICT"] = "1"
     trainer, artifacts, _ = runnable_blocks((ROOT / "producer" / "README.md").read_text())
@@ -160,7 +160,8 @@ def test_the_producer_readme_works(shell: Shell) -> None:
     shell.run("python", f"{ARTIFACTS}\n{code}\nassert (folder / 'name').read_bytes() == b'cat'")
 
 
-def test_the_checkpoints_of_the_producer_readme_work(shell: Shell) -> None:
+def test_producer_readme_saves_and_loads_checkpoint(shell: Shell) -> None:
+    """The loop starts without a checkpoint the first time, and from step 0 the second time."""
     import support.torch_here  # noqa: F401 - skips where there is none
 
     shell.env["RUNWIRE_STRICT"] = "1"
@@ -170,6 +171,7 @@ def test_the_checkpoints_of_the_producer_readme_work(shell: Shell) -> None:
         shell.run("python", f"{CHECKPOINTS}\n{checkpoints[1]}\n{end}")
 
 
-def test_unmarked_shell_blocks_are_left_alone() -> None:
+def test_unmarked_shell_block_is_not_run() -> None:
+    """A shell block without the mark may change the machine, so no test runs it."""
     text = "```sh\nrm x\n```\n<!-- runnable -->\n```sh\nls\n```\n```python\nx = 1\n```\n"
     assert runnable_blocks(text) == [("sh", "ls\n"), ("python", "x = 1\n")]

@@ -33,15 +33,15 @@ NOTES = (
     "random insert tokens, cursors saved at every 20th batch. It shows that the harness sees",
     "duplicates; that `v_metrics` has none even so is the natural key at work.",
     "",
-    "Trainers log from one thread, from four, and from two forked children beside their parent,",
-    "1 to 8,700 metrics a call (20 B to 70 kB), texts up to 65,000 characters, and parameters.",
-    "Worker and engine mostly die within 60 ms of a new line in the journal: during an insert.",
-    "`RUNWIRE_FAULTS_KILLS` sets the number of kills.",
+    "Trainers log from one thread, from four, and from two forked children and their parent:",
+    "1 to 8,700 metrics per call (20 B to 70 kB), texts up to 65,000 characters, and parameters.",
+    "Most kills of worker and engine come within 60 ms of a new line in the journal, during an",
+    "insert. `RUNWIRE_FAULTS_KILLS` sets the number of kills.",
     "",
-    "The other files: `test_spool_kill.py` kills trainers and reads the spool back without an",
-    "engine; `test_disk_faults.py` fills the disk, reaches the quota, deletes the spool and takes",
-    "its folder away, and checks the sentence that a user gets; `test_exit_matrix.py` goes through",
-    "every way in which a trainer ends.",
+    "Other files: `test_spool_kill.py` kills trainers and reads the spool without an engine.",
+    "`test_disk_faults.py` fills the disk, reaches the quota, deletes the spool and removes its",
+    "folder, and checks the message that the user gets. `test_exit_matrix.py` ends a trainer in",
+    "every possible way.",
 )
 
 
@@ -69,13 +69,13 @@ def document(safe: Outcome, control: Outcome, *, seed: int) -> str:
         "# Faults",
         "",
         (
-            "Real processes, killed and starved on purpose. `fuzz_trainer.py` logs what "
-            "`ledger.py` says and acknowledges each call that returned; `campaign.py` kills "
-            "trainer, worker and engine by SIGKILL from one seed; `verdict.py` compares "
-            "acknowledgements and store."
+            "Real processes, killed and starved on purpose. `fuzz_trainer.py` logs the points of "
+            "`ledger.py` and acknowledges each call that returned; `campaign.py` sends SIGKILL to "
+            "trainer, worker and engine, driven by one seed; `verdict.py` compares the "
+            "acknowledgements with the store."
         ),
         "",
-        "Written by the long form, not by hand. The command:",
+        "The long form writes this page:",
         "",
         "```",
         (

@@ -1,8 +1,8 @@
-"""All servers by name."""
+"""Catalog of all servers by name."""
 
 from __future__ import annotations
 
-from runwire_servers.errors import ServersError
+from runwire_servers import ServersError
 from runwire_servers.kafka import Kafka
 from runwire_servers.kafka_secure import SecureKafka
 from runwire_servers.objects import Minio, Versitygw
@@ -24,7 +24,7 @@ DEFAULT = ("kafka", "registry", "versitygw")
 
 
 def find_server(name: str) -> Server:
-    """Raises: ServersError with the names that exist."""
+    """Return a server. Raises: ServersError with the names that exist."""
     if name not in SERVERS:
         raise ServersError(f"no server is called {name!r}: choose among {', '.join(SERVERS)}")
     return SERVERS[name]

@@ -1,4 +1,4 @@
-"""The command line: build, start, stop, status, remove."""
+"""Command line of the servers: build, start, stop, status, remove."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from runwire_servers import control, processes, state
+from runwire_servers import ServersError, control, processes, state
 from runwire_servers.catalog import DEFAULT, SERVERS
-from runwire_servers.errors import ServersError
 from runwire_servers.places import Places, find_places
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status. Blocks: as long as the command takes."""
+    """Run one command and return its exit status. Blocks: until the command has finished."""
     options = _parser().parse_args(argv)
     try:
         places = find_places(options.instance)
@@ -35,21 +34,25 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     chosen = f"{', '.join(SERVERS)} (default: {' '.join(DEFAULT)})"
     for name, run, what in (
-        ("build", _build, "fetch and build what the servers need, start nothing"),
+        ("build", _build, "fetch and build the servers, start none"),
         ("start", _start, "start servers and wait until they are ready"),
-        ("stop", _stop, "stop servers, all without a name; NAME/2 is its second process"),
-        ("status", _status, "say what runs, where, and as which pid"),
-        ("remove", _remove, "stop all servers and remove their data"),
+        ("stop", _stop, "stop servers, or all of them; NAME/2 is the second process of NAME"),
+        ("status", _status, "show state, address and pid of each server"),
+        ("remove", _remove, "stop all servers and delete their data"),
     ):
         command = commands.add_parser(name, help=what, description=what)
         command.set_defaults(run=run)
-        command.add_argument("--instance", default="", help="a set of servers of its own")
+        command.add_argument("--instance", default="", help="name of a separate set of servers")
         if name in {"build", "start", "stop"}:
             command.add_argument("names", nargs="*", metavar="NAME", help=chosen)
         if name in {"start", "status"}:
-            command.add_argument("--json", action="store_true", help="for programs; has passwords")
+            command.add_argument(
+                "--json", action="store_true", help="for programs; includes passwords"
+            )
         if name == "start":
-            command.add_argument("--owner", type=int, help="remove the instance once this pid ends")
+            command.add_argument(
+                "--owner", type=int, help="remove the instance once this process has ended"
+            )
         if name == "stop":
             command.add_argument("--kill", action="store_true", help="SIGKILL at once")
     return parser
@@ -92,10 +95,10 @@ def _status(places: Places, options: argparse.Namespace) -> int:
         print(json.dumps({name: asdict(record) for name, record in known.servers.items()}))
         return 0
     if not known.servers:
-        print(f"no server was started in {os.path.relpath(places.home)}")
+        print(f"no servers were started in {os.path.relpath(places.home)}")
     for name, record in known.servers.items():
         running = record.running()
-        word = "running" if len(running) == len(record.processes) else "in part"
+        word = "running" if len(running) == len(record.processes) else "partial"
         memory = sum(processes.resident_mb(process.pid) for process in running.values())
         pids = " ".join(str(process.pid) for process in running.values())
         print(

@@ -1,4 +1,4 @@
-"""Start, stop and tell the state of the servers of one instance."""
+"""Lifecycle of the servers of one instance: build, start, stop, remove."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from runwire_servers import processes, state
+from runwire_servers import ServersError, processes, state
 from runwire_servers.catalog import find_server
-from runwire_servers.errors import ServersError
 from runwire_servers.places import Places, find_places, locked
 from runwire_servers.server import Launch, Server, choose_ports
 from runwire_servers.state import Record
@@ -22,17 +21,17 @@ from runwire_servers.tools import last_lines
 
 
 def build(places: Places, names: Sequence[str]) -> None:
-    """Fetch and build what the servers need. Raises: ServersError. Blocks: minutes at first."""
+    """Fetch and build the servers. Raises: ServersError. Blocks: minutes, the first time."""
     places.make()
     for server in [find_server(name) for name in names]:
         server.fetch(places)
 
 
 def start(places: Places, name: str, owner: int | None = None) -> Record:
-    """Start the processes of a server that do not run, and wait until all are ready.
+    """Start the missing processes of a server and wait until all are ready.
 
-    Raises: ServersError; what this call had started is stopped again.
-    Blocks: seconds; minutes where parts must be fetched or built.
+    Raises: ServersError, after stopping the processes that this call started.
+    Blocks: seconds; minutes if something must be fetched or built.
     """
     server = find_server(name)
     places.make()
@@ -59,7 +58,7 @@ def start(places: Places, name: str, owner: int | None = None) -> Record:
 
 @dataclass(frozen=True, slots=True)
 class _Starting:
-    """A process that is not ready yet; `offset` is where its part of the log begins."""
+    """A process that is not ready yet; its part of the log begins at `offset`."""
 
     child: subprocess.Popen[bytes]
     launch: Launch
@@ -80,7 +79,7 @@ def _launch(
             launch.command, log=log, folder=places.data(server.name), extra=launch.environment
         )
         record.processes[label] = process
-        state.save(places, known)  # before the next step, so that no process is ever forgotten
+        state.save(places, known)  # at once, so that no process is lost if this one is killed
         starting.append(_Starting(child, launch, log, offset))
     until = time.monotonic() + server.start_within_s
     try:
@@ -96,25 +95,25 @@ def _wait_ready(server: Server, one: _Starting, until: float) -> None:
         status = one.child.poll()
         with one.log.open("rb") as file:
             file.seek(one.offset)
-            said = file.read().decode(errors="replace")
+            logged = file.read().decode(errors="replace")
         if status is not None:
             raise ServersError(
-                f"{server.name} ended with status {status} while it started; {one.log} says\n"
-                + last_lines(said)
+                f"{server.name} ended with status {status} while it started; "
+                f"the end of {one.log}:\n" + last_lines(logged)
             )
         url = one.launch.ready_url
-        if one.launch.ready_line in said and (not url or answers(url)):
+        if one.launch.ready_line in logged and (not url or answers(url)):
             return
         if time.monotonic() > until:
             raise ServersError(
-                f"{server.name} was not ready after {server.start_within_s:.0f} s; {one.log} says\n"
-                + last_lines(said)
+                f"{server.name} was not ready after {server.start_within_s:.0f} s; "
+                f"the end of {one.log}:\n" + last_lines(logged)
             )
         time.sleep(processes.POLL_S)
 
 
 def answers(url: str) -> bool:
-    """Whether anything but a server error comes back; proxies of the environment play no part."""
+    """Return whether the URL answers without a server error; proxies are not used."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=2)
     try:
@@ -127,13 +126,16 @@ def answers(url: str) -> bool:
 
 
 def stop(places: Places, name: str, *, label: str = "", kill: bool = False) -> list[str]:
-    """Stop a server or one process of it; lines that say what was done.
+    """Stop a server or one of its processes; return a line for each stopped process.
 
+    Raises: ServersError if the server has no such process.
     Blocks: up to the server's deadline.
     """
     server = find_server(name)
     if label and label not in server.labels:
-        raise ServersError(f"{name} has no process {label}, only {', '.join(server.labels)}")
+        raise ServersError(
+            f"{name} has no process {label}: choose among {', '.join(server.labels)}"
+        )
     if not places.state.exists():
         return []
     with locked(places.home / "lock"):
@@ -149,9 +151,9 @@ def stop(places: Places, name: str, *, label: str = "", kill: bool = False) -> l
 
 
 def remove(places: Places) -> None:
-    """Stop all servers of an instance and remove their data, logs and state."""
+    """Stop all servers of an instance and delete their data, logs and state."""
     for name in state.load(places).servers:
-        stop(places, name, kill=True)  # nothing is left to be stopped in order for
+        stop(places, name, kill=True)  # their data is deleted: an orderly stop has no use
     for folder in (places.home / "data", places.home / "logs"):
         shutil.rmtree(folder, ignore_errors=True)
     places.state.unlink(missing_ok=True)
@@ -160,7 +162,7 @@ def remove(places: Places) -> None:
 
 
 def sweep(root: Path) -> list[str]:
-    """Remove the instances whose owner is gone; their names."""
+    """Remove the instances whose owner has ended; return their names."""
     gone = []
     for folder in sorted(root.glob("instances/*")):
         places = find_places(folder.name)

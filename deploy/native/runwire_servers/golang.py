@@ -1,4 +1,4 @@
-"""Programs in Go, built once from the module proxy that `go env GOPROXY` names."""
+"""Go programs, built once from the module proxy of `go env GOPROXY`."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class Program:
     module_folder: str = ""
 
     def path(self, places: Places) -> Path:
-        """Where the built program is."""
+        """Return the path of the built program."""
         return places.binaries / self.name
 
     def built(self, places: Places) -> bool:
-        """Whether the program there says that it is this version of this module."""
+        """Return whether the built program is this version of this module."""
         try:
             with (
                 self.path(places).open("rb") as file,
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
             ):
-                # What `go version -m` shows, without needing Go to read it.
+                # The line that `go version -m` prints; reading it this way works without Go.
                 return content.find(f"mod\t{self.module}\t{self.version}\t".encode()) >= 0
         except (OSError, ValueError):
             return False
 
     def build(self, places: Places) -> None:
-        """Build the program unless it is there. Raises: ServersError. Blocks: minutes at first."""
+        """Build the program if it is missing. Raises: ServersError. Blocks: minutes, once."""
         with locked(places.root / f"{self.name}.lock"):
             if self.built(places):
                 return
@@ -54,7 +54,7 @@ class Program:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             what = f"building {self.name} {self.version}"
-            tools.tell(f"{what}: a minute or two, once")
+            tools.report(f"{what}: this takes a minute or two, once")
             if self.module_folder:
                 for file in (NATIVE / self.module_folder).iterdir():
                     shutil.copyfile(file, part / file.name)

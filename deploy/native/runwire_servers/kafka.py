@@ -20,11 +20,10 @@ from runwire_servers.kafka_runtime import (
     find_runtime,
     make_archive,
 )
-from runwire_servers.places import Places, locked
-from runwire_servers.private_files import write_private
+from runwire_servers.places import Places, locked, write_private
 from runwire_servers.server import Launch, Server, choose_ports
 
-# Small, fast to start and to notice a dead neighbour; production has other figures.
+# For tests: small, fast to start, fast to detect a dead broker. Not for production.
 SMALL = {
     "offsets.topic.num.partitions": 4,
     "transaction.state.log.num.partitions": 4,
@@ -45,7 +44,7 @@ SMALL = {
 
 
 class Kafka(Server):
-    """Brokers that are controllers as well, on loopback, without encryption."""
+    """Brokers that are also controllers, on loopback, without encryption."""
 
     version = VERSION
 
@@ -55,21 +54,21 @@ class Kafka(Server):
         self._heap_mb = heap_mb
 
     def fetch(self, places: Places) -> None:
-        """Have Java, the jars and the archive of classes. Raises: ServersError."""
+        """Find Java, fetch the jars, build the class archive. Raises: ServersError."""
         runtime = find_runtime(places)
         if not runtime.archive.exists():
             _warm_up(runtime, places)
 
     def port_names(self) -> Sequence[str]:
-        """Two for each node."""
+        """Return two names per node."""
         return [f"{role}-{label}" for label in self.labels for role in ("client", "controller")]
 
     def address(self, ports: Mapping[str, int]) -> str:
-        """The bootstrap servers."""
+        """Return the bootstrap servers."""
         return ",".join(f"127.0.0.1:{ports[f'client-{label}']}" for label in self.labels)
 
     def configure(self, home: Path, ports: Mapping[str, int]) -> None:
-        """Write what the nodes read: nothing here needs Java."""
+        """Write the configuration files of the nodes, without Java."""
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         for label in self.labels:
             properties = self.properties(label, ports, home)
@@ -77,7 +76,7 @@ class Kafka(Server):
             write_private(home / f"{label}.properties", "".join(lines))
 
     def prepare(self, places: Places, ports: Mapping[str, int]) -> dict[str, Launch]:
-        """Configure, and format the folders that are new."""
+        """Write the configuration and format new folders. Raises: ServersError."""
         home = places.data(self.name)
         self.configure(home, ports)
         runtime = find_runtime(places)
@@ -86,7 +85,7 @@ class Kafka(Server):
         return {label: self._launch(runtime, label) for label in self.labels}
 
     def format_node(self, runtime: Runtime, home: Path, label: str) -> None:
-        """Make the folder of a node that has none. Raises: ServersError."""
+        """Format the folder of a node if it is new. Raises: ServersError."""
         if (home / label / "meta.properties").exists():
             return
         words = ["kafka.tools.StorageTool", *self.format_words(home, label)]
@@ -94,7 +93,7 @@ class Kafka(Server):
         tools.run_tool(runtime.command(words), what, folder=home)
 
     def format_words(self, home: Path, label: str) -> list[str]:
-        """The words for Kafka's storage tool; a folder that is formatted already stays as it is."""
+        """Return the arguments of Kafka's storage tool, which skips a formatted folder."""
         words = ["format", "-c", f"{label}.properties", "-t", _cluster_id(home)]
         return [*words, "--ignore-formatted"]
 
@@ -104,7 +103,7 @@ class Kafka(Server):
         return Launch(runtime.broker(f"{label}.properties", heap), ready_line=READY_LINE)
 
     def properties(self, label: str, ports: Mapping[str, int], home: Path) -> dict[str, Any]:
-        """The configuration of one node."""
+        """Return the configuration of one node."""
         voters = [f"{n}@127.0.0.1:{ports[f'controller-{n}']}" for n in self.labels]
         copies = min(3, len(self.labels))
         listeners = (
@@ -114,7 +113,7 @@ class Kafka(Server):
         return {
             "process.roles": "broker,controller",
             "node.id": label,
-            # Static voters: the only kind whose addresses may change between two starts.
+            # Static voters, because only their addresses may change between two starts.
             "controller.quorum.voters": ",".join(voters),
             "listeners": listeners,
             "advertised.listeners": listeners,
@@ -128,7 +127,7 @@ class Kafka(Server):
             "transaction.state.log.min.isr": max(1, copies - 1),
             "share.coordinator.state.topic.replication.factor": copies,
             "share.coordinator.state.topic.min.isr": max(1, copies - 1),
-            # After a kill -9 a lone broker is its own neighbour: it must first be taken for dead.
+            # After a kill -9 a single broker can register only once its old session has expired.
             "broker.session.timeout.ms": 2000 if copies == 1 else 4000,
             **SMALL,
         }
@@ -145,7 +144,10 @@ def _warm_up(runtime: Runtime, places: Places) -> None:
 
 
 def _cluster_id(home: Path) -> str:
-    """Kafka's own form; the first byte keeps it from starting with a dash, like an option."""
+    """Return the cluster id in Kafka's format.
+
+    Its first byte is fixed, so that the text never starts with a dash, like an option.
+    """
     file = home / "cluster-id"
     with locked(home / "cluster-id.lock"):  # nodes are formatted at the same time
         if not file.exists():

@@ -1,4 +1,4 @@
-"""Kafka with SASL_SSL, SCRAM-SHA-512 and ACLs: nobody but `admin` may do what no ACL allows."""
+"""Kafka with SASL_SSL, SCRAM-SHA-512 and ACLs: every user but `admin` needs an ACL."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 
 from runwire_servers import tools
 from runwire_servers.kafka import Kafka
-from runwire_servers.places import Places
-from runwire_servers.private_files import write_private
+from runwire_servers.places import Places, write_private
 
 USERS = ("admin", "agent", "worker")
-# The name in the broker's own certificate: brokers and controllers know each other by it.
+# The name in the broker's certificate, by which brokers and controllers authenticate.
 BROKER = "User:CN=runwire-broker"
 DAYS = "3650"
 
@@ -22,16 +21,16 @@ class SecureKafka(Kafka):
     """Clients use passwords over TLS; brokers and controllers use certificates."""
 
     def fetch(self, places: Places) -> None:
-        """Have Java, the jars and openssl. Raises: ServersError."""
+        """Find openssl, then fetch as without encryption. Raises: ServersError."""
         _openssl()
         super().fetch(places)
 
     def port_names(self) -> Sequence[str]:
-        """One more for each node: brokers talk on a listener of their own."""
+        """Return three names per node: brokers use a separate listener among themselves."""
         return [*super().port_names(), *(f"internal-{label}" for label in self.labels)]
 
     def configure(self, home: Path, ports: Mapping[str, int]) -> None:
-        """Make certificates and passwords once, then as without."""
+        """Create certificates and passwords once, then configure the nodes."""
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (home / "tls" / "server.pem").exists():
             _make_certificates(home / "tls")
@@ -41,7 +40,7 @@ class SecureKafka(Kafka):
         super().configure(home, ports)
 
     def facts(self, home: Path) -> dict[str, Any]:
-        """What a client needs to be one of the users."""
+        """Return the certificate authority, and the password of each user."""
         return {
             "ca": str(home / "tls" / "ca.pem"),
             "users": {
@@ -54,7 +53,7 @@ class SecureKafka(Kafka):
         }
 
     def format_words(self, home: Path, label: str) -> list[str]:
-        """The users must be there before the first broker starts."""
+        """Return the arguments that also create the users, before the first broker starts."""
         words = super().format_words(home, label)
         for user in USERS:
             password = _password_file(home, user).read_text()
@@ -62,7 +61,7 @@ class SecureKafka(Kafka):
         return words
 
     def properties(self, label: str, ports: Mapping[str, int], home: Path) -> dict[str, Any]:
-        """The configuration of one node."""
+        """Return the configuration of one node."""
         listeners = ",".join(
             f"{name}://127.0.0.1:{ports[f'{role}-{label}']}"
             for name, role in (
@@ -107,7 +106,7 @@ def _openssl() -> str:
 
 
 def _make_certificates(folder: Path) -> None:
-    """An authority, and a certificate of it for the broker with its key in front."""
+    """Create an authority, and the broker's certificate in one file with its key."""
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / "names.cnf").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
     openssl, key = _openssl(), ["-newkey", "rsa:2048", "-nodes"]
@@ -124,4 +123,4 @@ def _make_certificates(folder: Path) -> None:
     parts = [(folder / name).read_text() for name in ("server.p8", "server.crt")]
     write_private(folder / "server.pem", "".join(parts))
     for name in ("ca.key", "server.key", "server.p8"):
-        (folder / name).unlink()  # what nobody needs any more cannot leak
+        (folder / name).unlink()  # a deleted key cannot leak

@@ -1,4 +1,4 @@
-"""Object stores with the S3 protocol: versitygw, and MinIO as an archived second opinion."""
+"""Object stores with the S3 protocol: versitygw, and an archived MinIO for comparison."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runwire_servers.golang import Program
-from runwire_servers.places import Places
-from runwire_servers.private_files import write_private
+from runwire_servers.places import Places, write_private
 from runwire_servers.server import Launch, Server
 
 ACCESS_KEY = "runwire"
@@ -18,20 +17,20 @@ KEY_FILE = "secret-key"
 
 
 class ObjectStore(Server):
-    """One user, whose secret key is made once and kept beside the data."""
+    """A store with one user; the secret key is generated once and kept beside the data."""
 
     program: Program
 
     def fetch(self, places: Places) -> None:
-        """Have the program. Raises: ServersError."""
+        """Build the program if it is missing. Raises: ServersError."""
         self.program.build(places)
 
     def address(self, ports: Mapping[str, int]) -> str:
-        """The endpoint."""
+        """Return the endpoint."""
         return f"http://127.0.0.1:{ports['s3']}"
 
     def prepare(self, places: Places, ports: Mapping[str, int]) -> dict[str, Launch]:
-        """Make the folders and the key."""
+        """Create the folders and the key."""
         home = places.data(self.name)
         for folder in (home / "objects", home / "versions"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -40,16 +39,16 @@ class ObjectStore(Server):
         return {"1": self.launch(self.program.path(places), home, ports)}
 
     def facts(self, home: Path) -> dict[str, Any]:
-        """The user."""
+        """Return the keys of the user."""
         return {"access_key": ACCESS_KEY, "secret_key": (home / KEY_FILE).read_text()}
 
     @abc.abstractmethod
     def launch(self, program: Path, home: Path, ports: Mapping[str, int]) -> Launch:
-        """How this one is started."""
+        """Return how to start this store."""
 
 
 class Versitygw(ObjectStore):
-    """Versity's gateway on a folder of the file system."""
+    """Versity's gateway on a folder."""
 
     name = "versitygw"
     program = Program(
@@ -61,11 +60,11 @@ class Versitygw(ObjectStore):
     version = program.version
 
     def port_names(self) -> Sequence[str]:
-        """One."""
+        """Return the only name."""
         return ["s3"]
 
     def launch(self, program: Path, home: Path, ports: Mapping[str, int]) -> Launch:
-        """Both folders must be absolute; the health path answers without a signature."""
+        """Return the command line; both folders must be absolute, health needs no signature."""
         command = [str(program), "--port", f"127.0.0.1:{ports['s3']}", "--health", "/health"]
         command += ["--quiet", "posix", "--versioning-dir", str(home / "versions")]
         secret = self.facts(home)["secret_key"]
@@ -77,10 +76,10 @@ class Versitygw(ObjectStore):
 
 
 class Minio(ObjectStore):
-    """MinIO as its archived repository was left; for comparisons on loopback only."""
+    """The last MinIO of its archived repository; for comparisons on loopback only."""
 
     name = "minio"
-    # The one version that `go install` takes: every release has a go.mod that it refuses.
+    # The only version that `go install` accepts: it refuses the go.mod of every release.
     program = Program(
         "minio",
         "github.com/minio/minio",
@@ -90,11 +89,11 @@ class Minio(ObjectStore):
     version = "2026-02-12"
 
     def port_names(self) -> Sequence[str]:
-        """One for S3, one for its own web page."""
+        """Return a name for S3 and one for the web console."""
         return ["s3", "console"]
 
     def launch(self, program: Path, home: Path, ports: Mapping[str, int]) -> Launch:
-        """A single folder; the user comes from the environment."""
+        """Return the command line of a store on a single folder."""
         command = [str(program), "server", str(home / "objects"), "--quiet"]
         command += ["--address", f"127.0.0.1:{ports['s3']}"]
         command += ["--console-address", f"127.0.0.1:{ports['console']}"]

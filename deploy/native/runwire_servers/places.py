@@ -1,7 +1,7 @@
-"""Folders of the servers and the locks on them.
+"""Folders of the servers, the locks on them, and files that only this user may read.
 
-`<root>/` holds what was fetched and built, shared by all; an instance holds the state file, the
-data and the logs of one set of running servers. The default instance is the root itself.
+`<root>/` holds fetched and built files, shared by all instances. An instance holds the state file,
+the data and the logs of one set of running servers. The default instance is the root itself.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runwire_servers.errors import ServersError
+from runwire_servers import ServersError
 
 NATIVE = Path(__file__).resolve().parents[1]
 ROOT_VARIABLE = "RUNWIRE_SERVERS_DIR"
 
 
 def root_folder() -> Path:
-    """RUNWIRE_SERVERS_DIR, else `.servers` in the checkout; absolute."""
+    """Return RUNWIRE_SERVERS_DIR, else `.servers` in the checkout, as an absolute path."""
     named = os.environ.get(ROOT_VARIABLE)
     return Path(named).absolute() if named else NATIVE.parents[1] / ".servers"
 
@@ -40,37 +40,37 @@ class Places:
 
     @property
     def state(self) -> Path:
-        """The file that says what runs."""
+        """The state file: the servers of the instance and their processes."""
         return self.home / "state.json"
 
     @property
     def binaries(self) -> Path:
-        """What was built, shared by all instances."""
+        """The folder of built programs, shared by all instances."""
         return self.root / "bin"
 
     def data(self, server: str) -> Path:
-        """What a server keeps across restarts."""
+        """Return the folder that a server keeps across restarts."""
         return self.home / "data" / server
 
     def log(self, server: str, label: str) -> Path:
-        """Where a process writes what it has to say."""
+        """Return the log file of a process."""
         name = server if label == "1" else f"{server}-{label}"
         return self.home / "logs" / f"{name}.log"
 
     def make(self) -> None:
-        """Make the folders, for this user alone. Raises: ServersError."""
+        """Create the folders, for this user only. Raises: ServersError."""
         try:
             for folder in (self.home, self.home / "data", self.home / "logs", self.binaries):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise ServersError(
                 f"cannot make {error.filename}: {error.strerror}; "
-                f"set {ROOT_VARIABLE} to a folder that you may write to"
+                f"set {ROOT_VARIABLE} to a folder that you can write to"
             ) from error
 
 
 def find_places(instance: str = "") -> Places:
-    """Raises: ServersError for a name that is no folder name."""
+    """Return the folders of an instance. Raises: ServersError if the name is no folder name."""
     if instance and not re.fullmatch(r"[\w-]{1,64}", instance):
         raise ServersError(f"instance {instance!r}: use letters, digits, - and _")
     return Places(root_folder(), instance)
@@ -78,11 +78,20 @@ def find_places(instance: str = "") -> Places:
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Be the only process that changes what the file stands for.
+    """Hold an exclusive lock on the file.
 
-    Blocks: until the one before has finished.
+    Blocks: until the process that holds it has finished.
     """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with file.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def write_private(file: Path, text: str) -> None:
+    """Replace the file's content in one step; only this user may read it."""
+    part = file.with_name(file.name + ".part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as handle:
+        handle.write(text)
+    part.replace(file)

@@ -1,4 +1,4 @@
-"""Processes by pid and start time: a pid alone may belong to somebody else by now."""
+"""Processes by pid and start time, because the kernel reuses pids."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process of ours, whoever its parent is now."""
+    """A process that was started here, even if its parent has ended."""
 
     pid: int
     start_time: str
 
     def alive(self) -> bool:
-        """Whether it runs; a zombie or a reused pid does not."""
+        """Return whether it runs; false for a zombie and for a reused pid."""
         return start_time(self.pid) == self.start_time
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process is gone."""
+        """Send a signal, unless the process has ended."""
         if self.alive():
             try:
                 os.kill(self.pid, number)
@@ -33,18 +33,18 @@ class Process:
                 return
 
     def as_dict(self) -> dict[str, object]:
-        """The form of the state file."""
+        """Return the form of the state file."""
         return asdict(self)
 
 
 def this_process(pid: int) -> Process | None:
-    """The process that has the pid now; None when there is none."""
+    """Return the process that has the pid now; None if there is none."""
     started = start_time(pid)
     return Process(pid, started) if started else None
 
 
 def start_time(pid: int) -> str:
-    """When the process with the pid started, as the kernel says it; empty when it does not run."""
+    """Return the start time of a pid in the kernel's form; empty if it does not run."""
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         try:
@@ -56,7 +56,7 @@ def start_time(pid: int) -> str:
 
 
 def resident_mb(pid: int) -> int:
-    """Memory of a process in MB; 0 when it does not run."""
+    """Return the memory of a process in MB; 0 if it does not run."""
     return int(_ps(pid, "rss") or 0) // 1024
 
 
@@ -71,7 +71,7 @@ def _ps(pid: int, column: str) -> str:
 def start(
     command: Sequence[str], *, log: Path, folder: Path, extra: Mapping[str, str]
 ) -> tuple[Process, subprocess.Popen[bytes]]:
-    """Start a process that outlives this one and no terminal can interrupt."""
+    """Start a process that outlives this one and that no terminal can interrupt."""
     with log.open("ab") as output:
         child = subprocess.Popen(
             list(command),
@@ -86,9 +86,9 @@ def start(
 
 
 def stop(processes: Sequence[Process], within_s: float) -> list[Process]:
-    """SIGTERM, then SIGKILL for those that needed longer; the ones that had to be killed.
+    """Send SIGTERM, and SIGKILL to those that need longer; return the killed ones.
 
-    Blocks: up to `within_s`, and until the killed are gone.
+    Blocks: up to `within_s`, and until the killed ones have ended.
     """
     for process in processes:
         process.signal(signal.SIGTERM)
@@ -97,9 +97,9 @@ def stop(processes: Sequence[Process], within_s: float) -> list[Process]:
 
 
 def kill(processes: Sequence[Process]) -> list[Process]:
-    """SIGKILL; the processes that were still there.
+    """Send SIGKILL; return the processes that were still running.
 
-    Blocks: until they are gone, seconds at most.
+    Blocks: until they have ended, seconds at most.
     """
     there = [process for process in processes if process.alive()]
     for process in there:

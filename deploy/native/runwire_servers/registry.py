@@ -1,4 +1,4 @@
-"""A schema registry with Confluent's paths; it keeps schemas in memory, for tests and trials."""
+"""Schema registry with Confluent's API that keeps schemas in memory, for tests and trials."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class Registry(Server):
     version = PROGRAM.version
 
     def fetch(self, places: Places) -> None:
-        """Have the program. Raises: ServersError."""
+        """Build the program if it is missing. Raises: ServersError."""
         PROGRAM.build(places)
 
     def port_names(self) -> Sequence[str]:
-        """One."""
+        """Return the only name."""
         return ["http"]
 
     def address(self, ports: Mapping[str, int]) -> str:
-        """The url that clients of a Confluent registry take."""
+        """Return the URL for clients of a Confluent registry."""
         return f"http://127.0.0.1:{ports['http']}"
 
     def prepare(self, places: Places, ports: Mapping[str, int]) -> dict[str, Launch]:
-        """It is configured by its environment alone."""
+        """Return the process; its environment is its whole configuration."""
         places.data(self.name).mkdir(parents=True, exist_ok=True, mode=0o700)
         environment = {
             "SCHEMA_REGISTRY_HOST": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""What every server has in common: parts to fetch, ports, a configuration, processes to start."""
+"""Base of all servers: parts to fetch, ports, a configuration, processes to start."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from random import SystemRandom
 from typing import Any, ClassVar
 
-from runwire_servers.errors import ServersError
+from runwire_servers import ServersError
 from runwire_servers.places import Places
 
-# Below the range that Linux takes ports for outgoing connections from.
+# Below the range from which Linux takes ports for outgoing connections.
 PORTS = range(20_000, 32_000)
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One process: how to start it, and the line of its log or the url that says it is ready."""
+    """How to start one process, and the log line or URL that shows that it is ready."""
 
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -28,38 +28,41 @@ class Launch:
 
 
 class Server(abc.ABC):
-    """One kind of server. `home` is the folder where it keeps what survives a restart."""
+    """One kind of server. `home` is its folder, which is kept across restarts."""
 
     name: str
     version: str
     labels: Sequence[str] = ("1",)  # one per process
     stop_within_s: ClassVar[float] = 10.0
-    start_within_s: ClassVar[float] = 90.0  # seconds where idle; a busy machine takes longer
+    start_within_s: ClassVar[float] = 90.0  # a few seconds when idle; a busy machine needs longer
 
     @abc.abstractmethod
     def fetch(self, places: Places) -> None:
-        """Fetch or build what is missing. Raises: ServersError. Blocks: for minutes at first."""
+        """Fetch or build missing parts. Raises: ServersError. Blocks: minutes, the first time."""
 
     @abc.abstractmethod
     def port_names(self) -> Sequence[str]:
-        """Names of the ports it listens on."""
+        """Return the names of the ports that it listens on."""
 
     @abc.abstractmethod
     def address(self, ports: Mapping[str, int]) -> str:
-        """Where clients connect."""
+        """Return the address for clients."""
 
     @abc.abstractmethod
     def prepare(self, places: Places, ports: Mapping[str, int]) -> dict[str, Launch]:
-        """Write the configuration; how to start each process. Raises: ServersError."""
+        """Write the configuration; return how to start each process. Raises: ServersError."""
 
     def facts(self, home: Path) -> dict[str, Any]:
-        """What clients need beside the address, once prepared."""
+        """Return what clients need besides the address, after `prepare`."""
         del home
         return {}
 
 
 def choose_ports(names: Sequence[str], wanted: Mapping[str, int]) -> dict[str, int]:
-    """The wanted ports where all are free, so that clients find a restarted server; else others."""
+    """Return the wanted ports if all are free, so that clients find the server again; else others.
+
+    Raises: ServersError if too few ports are free.
+    """
     if set(wanted) == set(names) and all(_is_free(port) for port in wanted.values()):
         return dict(wanted)
     free: list[int] = []
@@ -69,7 +72,9 @@ def choose_ports(names: Sequence[str], wanted: Mapping[str, int]) -> dict[str, i
         if _is_free(port):
             free.append(port)
     if len(free) < len(names):
-        raise ServersError(f"no {len(names)} free ports in {PORTS.start} to {PORTS.stop}")
+        raise ServersError(
+            f"{len(names)} ports are needed, and too few of {PORTS.start} to {PORTS.stop} are free"
+        )
     return dict(zip(names, free, strict=True))
 
 

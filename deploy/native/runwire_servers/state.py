@@ -1,4 +1,4 @@
-"""The state file of an instance: which servers were started, where they answer, as which pid."""
+"""State file of an instance: its servers, their addresses and their processes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from runwire_servers.errors import ServersError
-from runwire_servers.places import Places
-from runwire_servers.private_files import write_private
+from runwire_servers import ServersError
+from runwire_servers.places import Places, write_private
 from runwire_servers.processes import Process
 
 
 @dataclass(slots=True)
 class Record:
-    """One server. `facts` is what a client needs beside the address, secrets included."""
+    """One server. `facts` is what a client needs besides the address, including secrets."""
 
     version: str = ""
     address: str = ""
@@ -25,20 +24,20 @@ class Record:
     logs: dict[str, str] = field(default_factory=dict)
 
     def running(self) -> dict[str, Process]:
-        """The processes that live."""
+        """Return the processes that are running."""
         return {label: process for label, process in self.processes.items() if process.alive()}
 
 
 @dataclass(slots=True)
 class State:
-    """All servers of an instance; `owner` is the process for which they were started, if any."""
+    """All servers of an instance; it is removed once the process `owner` has ended."""
 
     servers: dict[str, Record] = field(default_factory=dict)
     owner: Process | None = None
 
 
 def load(places: Places) -> State:
-    """Read the file; an empty state when there is none. Raises: ServersError."""
+    """Return the state; empty if there is no file. Raises: ServersError."""
     try:
         found = json.loads(places.state.read_text())
         owner = Process(**found["owner"]) if found["owner"] else None
@@ -47,8 +46,8 @@ def load(places: Places) -> State:
         return State()
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ServersError(
-            f"{places.state} cannot be read ({error!r}): end the servers it may name by hand, "
-            "then remove it"
+            f"{places.state} cannot be read ({error!r}): stop its servers by hand, "
+            "then delete the file"
         ) from error
 
 
@@ -58,7 +57,7 @@ def _record(facts: dict[str, Any]) -> Record:
 
 
 def save(places: Places, state: State) -> None:
-    """Replace the file in one step, readable by this user alone: it holds test passwords."""
+    """Replace the file in one step; only this user may read it, as it holds passwords."""
     facts = {
         "owner": state.owner.as_dict() if state.owner else None,
         "servers": {name: asdict(record) for name, record in sorted(state.servers.items())},

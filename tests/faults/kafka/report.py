@@ -56,8 +56,9 @@ def document(rows: list[Row]) -> str:
         "",
         (
             "`kafka/`: real brokers, real worker processes, a real engine. `feed.py` sends "
-            "records and keeps the ledger of those that the brokers acknowledged; `pipeline.py` "
-            "starts and kills; `verdict.py` compares ledger and store. Written by:"
+            "records and keeps a ledger of those that the brokers acknowledged; `pipeline.py` "
+            "starts and kills the processes; `verdict.py` compares the ledger with the store. "
+            "Written by:"
         ),
         "",
         "```",

@@ -13,11 +13,11 @@ DONE = 0  # tests that began; a session that was cut short shows less than it cl
 SEEDS_VARIABLE = "RUNWIRE_FAULTS_OBJECT_SEEDS"
 COLUMNS = (
     ("kills", "kills"),
-    ("amid a transfer", "kills_amid"),
+    ("during a transfer", "kills_amid"),
     ("acknowledged", "acknowledged"),
     ("complete", "complete"),
     ("not acknowledged", "unacknowledged"),
-    ("there all the same", "there_all_the_same"),
+    ("stored anyway", "there_all_the_same"),
     ("looks", "looks"),
     ("parts, transfers before the sweep", ""),
 )
@@ -58,10 +58,10 @@ def document() -> str:
         "",
         (
             "`objects/`: real trainers, agents, object workers, brokers and stores. `trainer.py` "
-            "keeps a ledger of what it logged and what was acknowledged, and spoils its files as "
-            "soon as a call returned; `observer.py` looks at the store all the time with the plain "
-            "client and hashes whatever becomes visible; `verdict.py` compares ledgers, store and "
-            "`v_artifacts`, and looks for what is left after the sweep. Written by:"
+            "keeps a ledger of logged and acknowledged artifacts, and overwrites its files as soon "
+            "as a call returned; `observer.py` polls the store with the plain client and hashes "
+            "every object that becomes visible; `verdict.py` compares ledgers, store and "
+            "`v_artifacts`, and lists the leftovers after the sweep. Written by:"
         ),
         "",
         "```",
@@ -69,7 +69,7 @@ def document() -> str:
         "```",
         "",
         f"Python {platform.python_version()}, {os.cpu_count()} cores, Kafka 4.3.1, versitygw and",
-        "MinIO on the same machine; contents of 200 MB beside small ones.",
+        "MinIO on the same machine; files of 200 MB and small ones.",
         "",
         f"| test | done | seeds | {' | '.join(names)} | **wrong or left** |",
         f"|---|---|---:|{'---:|' * (len(names) + 1)}",
@@ -81,12 +81,11 @@ def document() -> str:
         )
     lines += [
         "",
-        "*There all the same*: calls that were under way when their trainer died and had been",
-        "committed by then. *Parts, transfers*: what interrupted transfers had left in the store",
-        "before the sweep with the set time; after it nothing is left. MinIO does not list its",
-        "transfers, so those are seen on versitygw and in the folder alone. The control publishes",
-        "the manifest before the content and must be noticed, as must every tampering of a store",
-        "in `test_object_oracle.py`.",
+        "*Stored anyway*: calls that had not returned when their trainer died, but were already",
+        "committed. *Parts, transfers*: leftovers of interrupted transfers in the store before the",
+        "sweep; after it there are none. MinIO does not list its transfers, so only versitygw and",
+        "the folder show them. The control publishes the manifest before the content and must be",
+        "detected, as must every manipulation of a store in `test_object_oracle.py`.",
         "",
     ]
     return "\n".join(lines)

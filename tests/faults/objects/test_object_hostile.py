@@ -211,5 +211,5 @@ def test_an_event_for_the_artifact_of_another(open_rig: OpenRig, bucket: S3Setti
         rig.start_worker(member="one")
         rig.start_agent()
         verdict = finish(rig, observer)
-    report.note("an event for the artifact of another", "before", verdict)
+    report.note("an event for a foreign artifact", "before", verdict)
     assert_whole(verdict)

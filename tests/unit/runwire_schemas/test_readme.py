@@ -1,4 +1,4 @@
-"""schemas/README.md says what the code says."""
+"""Tables and code blocks of schemas/README.md, compared with the code."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def table_rows(first_cell: str) -> list[str]:
     return [line for line in README.splitlines() if re.match(rf"\| {first_cell}", line)]
 
 
-def test_topics_table() -> None:
-    """The table of topics is TOPICS, row by row."""
+def test_topics_table_repeats_code() -> None:
+    """The table of topics in the document is TOPICS, row by row."""
     assert table_rows("`runwire[.]") == [topic_row(topic) for topic in TOPICS.values()]
 
 
-def test_configuration_table() -> None:
-    """Every configuration of a topic is a row, with its values in code spans."""
+def test_configuration_table_covers_every_setting() -> None:
+    """Each configuration of a topic is a row of the document, with its values in code spans."""
     rows = {row.split("`")[1]: row for row in table_rows("`[a-z.]+` [|] `") if "runwire" not in row}
     metric, letters = TOPICS["metric"], TOPICS["deadletter"]
     sizes = [(topic.configuration(brokers=n)) for topic in (metric, letters) for n in (1, 2, 3)]
@@ -45,15 +45,15 @@ def test_configuration_table() -> None:
             assert f"`{configuration[name]}`" in row, name
 
 
-def test_ids_table() -> None:
-    """The table of bundled ids is BUNDLED."""
+def test_ids_table_repeats_code() -> None:
+    """The table of bundled ids in the document is BUNDLED, row by row."""
     rows = [f"| {number} | `avro/{stem}.avsc` |" for number, (stem, _) in BUNDLED.items()]
 
     assert table_rows("2130") == rows
 
 
-def test_named_files_exist() -> None:
-    """Every file of the package that the text names is there."""
+def test_files_in_document_exist() -> None:
+    """Each file of the package that the document names exists."""
     named = set(re.findall(r"`((?:runwire_schemas|avro)/[\w./]+)`", README))
     root = Path(runwire_schemas.__file__).parent
 
@@ -63,6 +63,6 @@ def test_named_files_exist() -> None:
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_code_runs(block: str) -> None:
-    """Each block runs as it stands."""
+def test_python_block_runs_as_printed(block: str) -> None:
+    """Each Python block of the document runs unchanged."""
     exec(compile(block, "schemas/README.md", "exec"), {"__name__": "readme"})
