@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
-from runwire_consumers.core.clock import MemoryClock
+from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, decode_record
+from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.core.dead_letters import letter_of
-from runwire_consumers.core.deadline import Deadline
-from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Retryable
-from runwire_consumers.core.sink import MemorySink, MemoryStore, Sink
+from runwire_consumers.core.sink import MemorySink, Sink, StoredBatches
 from support.builders import (
     AT_NS,
     artifact_event,
@@ -64,7 +62,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def rig(kind: str, request: pytest.FixtureRequest) -> Rig:
     if kind == "memory":
-        store = MemoryStore()
+        store = StoredBatches()
         return Rig(lambda: MemorySink(store), store.count)
     from runwire_consumers.clickhouse.client import connect
     from runwire_consumers.clickhouse.sink import ClickHouseSink

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire_consumers.core.clock import MemoryClock
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.core.source import MemoryLog, MemorySource, Record, Source, Span
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_consumers.spool.journal import IntentJournal

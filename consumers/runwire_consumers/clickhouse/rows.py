@@ -1,16 +1,16 @@
-"""Turn the events of a batch into one Native block per table."""
+"""Native blocks of all tables, built from the events and metric columns of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse.native import Array, Column
-from runwire_consumers.clickhouse.rollup import roll_up
 from runwire_schemas import identity
 from runwire_schemas.events import (
     ArtifactEvent,
@@ -259,3 +259,124 @@ def _writers(batches: Sequence[MetricColumns]) -> list[int]:
 def instants(name: str, at_ns: Sequence[int]) -> Column:
     """Instants given in nanoseconds."""
     return native.numbers(name, "DateTime64(3)", [at // 1_000_000 for at in at_ns])
+
+
+# Project, run id, rank, attempt and metric name.
+Series = tuple[str, str, int, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollup:
+    """Aggregates of the points of each series.
+
+    Shapes: all arrays [series]. `min` and `max` are of finite values, NaN where there is none.
+    The newest point has the greatest (at_ms, seq, step, value).
+    """
+
+    series: list[Series]
+    first_step: Array
+    last_step: Array
+    at_ms: Array
+    seq: Array
+    step: Array
+    value: Array
+    min: Array
+    max: Array
+
+
+def roll_up(batches: Sequence[MetricColumns]) -> Rollup:
+    """Aggregate the points of the batches, which hold at least one, by series."""
+    places: dict[Series, int] = {}
+    group = np.concatenate([_groups(places, batch) for batch in batches])
+    # A radix sort where the numbers of the series fit 16 bits.
+    order = np.argsort(group.astype("u2") if len(places) < 1 << 16 else group, kind="stable")
+    group = group[order]
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    step, seq, at_ms, value = (
+        np.concatenate([getattr(batch, field) for batch in batches])[order]
+        for field in ("step", "seq", "at_ms", "value")
+    )
+    finite = np.isfinite(value)
+    least = np.minimum.reduceat(np.where(finite, value, np.inf), starts)
+    greatest = np.maximum.reduceat(np.where(finite, value, -np.inf), starts)
+    empty = ~np.logical_or.reduceat(finite, starts)
+    last = _newest(group, starts, (at_ms, seq, step, value))
+    series = list(places)
+    return Rollup(
+        series=[series[number] for number in group[starts].tolist()],
+        first_step=np.minimum.reduceat(step, starts),
+        last_step=np.maximum.reduceat(step, starts),
+        at_ms=at_ms[last],
+        seq=seq[last],
+        step=step[last],
+        value=value[last],
+        min=np.where(empty, np.nan, least),
+        max=np.where(empty, np.nan, greatest),
+    )
+
+
+def _groups(places: dict[Series, int], batch: MetricColumns) -> Array:
+    """The number of the series of each point; new series get the next ones."""
+    who = (batch.project, batch.run_id, batch.rank, batch.attempt)
+    numbers = [places.setdefault((*who, name), len(places)) for name in batch.names]
+    return np.array(numbers, "i8")[batch.name_idx]
+
+
+def _newest(group: Array, starts: Array, keys: tuple[Array, ...]) -> Array:
+    """Where the greatest point of each group is; only those of the last instant are sorted."""
+    at_ms = keys[0]
+    lengths = np.diff(starts, append=len(group))
+    latest = np.flatnonzero(at_ms == np.repeat(np.maximum.reduceat(at_ms, starts), lengths))
+    ranked = latest[np.lexsort([key[latest] for key in (*reversed(keys), group)])]
+    ends = np.flatnonzero(np.diff(group[ranked], append=-1))
+    found: Array = ranked[ends]
+    return found
+
+
+def artifact_rows(events: Sequence[ArtifactEvent], append_at_ns: int) -> bytes:
+    """One row per event for `artifacts`; the manifest stays in the store."""
+    texts = ("artifact", "event", "name", "type", "sha256", "uri", "route")
+    columns = event_columns(events, append_at_ns)
+    columns += [native.strings(f, [getattr(e, f) for e in events]) for f in texts]
+    columns += [
+        native.numbers("has_aliases", "Bool", [e.aliases is not None for e in events]),
+        native.string_arrays("aliases", [e.aliases or [] for e in events]),
+        native.strings("metadata", [e.metadata or "" for e in events]),
+        native.numbers("files", "Int64", [e.files for e in events]),
+        native.numbers("bytes", "Int64", [e.bytes for e in events]),
+        native.nullable_numbers("version_at_ns", "Int64", [e.version_at_ns for e in events]),
+        native.nullable_strings("reason", [e.reason for e in events]),
+        native.nullable_floats("duration_s", _doubles([e.duration_s for e in events])),
+    ]
+    return native.block(columns)
+
+
+def checkpoint_rows(events: Sequence[CheckpointEvent], append_at_ns: int) -> bytes:
+    """One row per event for `checkpoints`."""
+    columns = event_columns(events, append_at_ns)
+    for field in ("artifact", "kind", "sha256", "uri"):
+        columns.append(native.strings(field, [getattr(e, field) for e in events]))
+    for field in ("step", "world_size", "bytes", "raw_bytes"):
+        columns.append(native.numbers(field, "Int64", [getattr(e, field) for e in events]))
+    for field in ("duration_s", "blocked_s"):
+        columns.append(native.numbers(field, "Float64", [getattr(e, field) for e in events]))
+    columns += [
+        native.float_maps("metrics", [e.metrics for e in events]),
+        native.numbers("is_best", "Bool", [e.is_best for e in events]),
+    ]
+    return native.block(columns)
+
+
+def _doubles(values: Sequence[float | None]) -> native.Array:
+    return np.array([np.nan if value is None else value for value in values], "<f8")
+
+
+EVENT_TABLES: Mapping[str, tuple[str, Callable[[Any, int], bytes]]] = {
+    "run": ("run_events", run_rows),
+    "param": ("params", param_rows),
+    "heartbeat": ("heartbeats", heartbeat_rows),
+    "log": ("logs", log_rows),
+    "checkpoint": ("checkpoints", checkpoint_rows),
+    "artifact": ("artifacts", artifact_rows),
+}
+"""Table and block builder of each event kind."""

@@ -10,13 +10,12 @@ from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse import rows
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
-from runwire_consumers.clickhouse.event_tables import EVENT_TABLES
 from runwire_consumers.clickhouse.migrate import pending
+from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.clickhouse.tidiness import NOTE_UNTIDY, History, Tidiness
 from runwire_consumers.clickhouse.tombstones import deleted_runs
 from runwire_consumers.core.batch import Batch
-from runwire_consumers.core.clock import Clock, SystemClock
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Clock, Deadline, SystemClock
 from runwire_consumers.core.errors import Fatal, Rejection, RowsRejected
 from runwire_schemas.events import Event, RunEvent
 from runwire_schemas.metric_decode import MetricColumns
@@ -42,8 +41,15 @@ class ClickHouseSink:
     Threads: one at a time.
     """
 
-    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        open_client: Callable[[str], Client] = connect,
+    ) -> None:
         self._url = url
+        self._open_client = open_client
         self._clock = clock or SystemClock()
         self._client: Client | None = None
         self._tidiness = Tidiness(self._history)
@@ -92,7 +98,7 @@ class ClickHouseSink:
 
     def _connected(self) -> Client:
         if self._client is None:
-            self._client = connect(self._url)
+            self._client = self._open_client(self._url)
         return self._client
 
     def _insert(self, table: str, block: bytes, token: str) -> None:

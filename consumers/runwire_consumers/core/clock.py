@@ -1,4 +1,4 @@
-"""Time as the worker sees it, handed in so that tests own it."""
+"""Clocks and deadlines, handed in so that tests own the time."""
 
 import time
 from typing import Protocol
@@ -59,3 +59,21 @@ class MemoryClock:
         """Move both times forward."""
         self._monotonic_s += seconds
         self._unix_ns += int(seconds * 1e9)
+
+
+class Deadline:
+    """A moment after which nobody waits any longer."""
+
+    def __init__(self, seconds: float, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._end_s = self._clock.monotonic_s() + seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, never below zero."""
+        return max(0.0, self._end_s - self._clock.monotonic_s())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is spent."""
+        return self.left_s <= 0.0

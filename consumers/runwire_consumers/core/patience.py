@@ -1,18 +1,57 @@
-"""Trying the same thing again: pause, back off, stay answerable to signals."""
+"""Retries with growing waits that signals and the shutdown's deadline can cut short."""
 
 import contextlib
 import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from runwire_consumers.core.backoff import Backoff
-from runwire_consumers.core.clock import Clock
-from runwire_consumers.core.deadline import Deadline
-from runwire_consumers.core.errors import Retryable
-from runwire_consumers.core.health import Health
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.clock import Clock, Deadline
+from runwire_consumers.core.errors import Retryable, SkipFlush
+from runwire_consumers.core.health import Health, SelfMetrics
 from runwire_consumers.core.source import Source
-from runwire_consumers.core.stop import Stop
+
+
+class Stop:
+    """The wish to end: first in order, then at once.
+
+    Threads: `signal` runs in the main thread, as signal handlers do, or in a test.
+    """
+
+    def __init__(self) -> None:
+        self.is_requested = False
+        self._is_skipped = False
+
+    def signal(self) -> None:
+        """Ask for an orderly end; asked again, leave at once.
+
+        Raises: SkipFlush at the second call, wherever the worker stands; later calls are ignored,
+        so that releasing handles is not interrupted.
+        """
+        if not self.is_requested:
+            self.is_requested = True
+        elif not self._is_skipped:
+            self._is_skipped = True
+            raise SkipFlush
+
+
+class Backoff:
+    """Doubles from `first_s` to `max_s`; what the failure asks for is the least, within the max."""
+
+    def __init__(self, first_s: float, max_s: float) -> None:
+        self._first_s = first_s
+        self._max_s = max_s
+        self._next_s = first_s
+
+    def next_s(self, asked_s: float) -> float:
+        """Return the next wait."""
+        wait_s = min(self._max_s, max(asked_s, self._next_s))
+        self._next_s = min(self._max_s, self._next_s * 2)
+        return wait_s
+
+    def reset(self) -> None:
+        """Begin again after a success."""
+        self._next_s = self._first_s
+
 
 T = TypeVar("T")
 _log = logging.getLogger("runwire.worker")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from runwire_consumers.core.batch import Batch
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 
 
 class Sink(Protocol):
@@ -32,7 +32,7 @@ class Sink(Protocol):
 
 
 @dataclass
-class MemoryStore:
+class StoredBatches:
     """What survives the death of a MemorySink: batches by token, in order of arrival."""
 
     batches: dict[str, Batch] = field(default_factory=dict)
@@ -54,9 +54,9 @@ class MemoryStore:
 
 
 class MemorySink:
-    """A sink into a MemoryStore. `failures` are raised first, one per call of write."""
+    """A sink into a StoredBatches. `failures` are raised first, one per call of write."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: StoredBatches) -> None:
         self._store = store
         self.failures: list[BaseException] = []
 

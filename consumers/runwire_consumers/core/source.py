@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 
 
 @dataclass(frozen=True, slots=True)

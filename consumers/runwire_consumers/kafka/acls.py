@@ -16,7 +16,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from runwire_consumers.kafka.cluster import REQUEST_S, Cluster
+from runwire_consumers.kafka.admin import ADMIN_REQUEST_S, KafkaAdmin
 from runwire_schemas.topics import TOPICS, topic_name
 
 _LETTERS = "deadletter"
@@ -90,7 +90,7 @@ def commands(servers: str, wanted: list[Grant]) -> list[str]:
     return lines
 
 
-def apply(cluster: Cluster, wanted: list[Grant]) -> list[str]:
+def apply(cluster: KafkaAdmin, wanted: list[Grant]) -> list[str]:
     """Give the rights that are not given yet; return them in words.
 
     Blocks: until a broker knows of them, usually for less than a second.
@@ -99,8 +99,8 @@ def apply(cluster: Cluster, wanted: list[Grant]) -> list[str]:
     bindings = [binding for grant in wanted for binding in _bindings(grant)]
     missing = _missing(cluster, bindings)
     if missing:
-        futures = cluster.admin.create_acls(missing, request_timeout=REQUEST_S)
-        cluster.each(futures, lambda b: f"the right {_shown(b)} cannot be given")
+        futures = cluster.admin.create_acls(missing, request_timeout=ADMIN_REQUEST_S)
+        cluster.answers(futures, lambda b: f"the right {_shown(b)} cannot be given")
         # Brokers learn them one by one: who starts an agent next should not be refused.
         deadline = time.monotonic() + _VISIBLE_S
         while _missing(cluster, missing) and time.monotonic() < deadline:
@@ -108,9 +108,9 @@ def apply(cluster: Cluster, wanted: list[Grant]) -> list[str]:
     return [_shown(binding) for binding in missing]
 
 
-def _missing(cluster: Cluster, bindings: list[AclBinding]) -> list[AclBinding]:
-    future = cluster.admin.describe_acls(_everything(), request_timeout=REQUEST_S)
-    given = cluster.one(future, "tell which rights are given")
+def _missing(cluster: KafkaAdmin, bindings: list[AclBinding]) -> list[AclBinding]:
+    future = cluster.admin.describe_acls(_everything(), request_timeout=ADMIN_REQUEST_S)
+    given = cluster.answer(future, "tell which rights are given")
     return [binding for binding in bindings if binding not in given]
 
 

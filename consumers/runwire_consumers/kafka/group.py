@@ -1,7 +1,8 @@
-"""Membership in the consumer group: which partitions are ours, and since when not any more."""
+"""Membership in the consumer group: its configuration and the partitions it assigns to us."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import (
@@ -15,18 +16,74 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Fatal, Retryable
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.kafka.errors import FENCED, PASSING, REBALANCING, explain, retryable
-from runwire_consumers.kafka.group_settings import GroupSettings
-from runwire_consumers.kafka.log_bounds import ask_bounds, tell_cut, tell_outside
-from runwire_consumers.kafka.partition import Partition, parse_intent
-from runwire_consumers.kafka.topic_ids import TopicIds
+from runwire_consumers.kafka.partition import (
+    Partition,
+    TopicIds,
+    log_bounds,
+    parse_intent,
+    report_cut,
+    report_outside,
+)
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.topics import kind_of, topic_name
+from runwire_schemas.topics import topic_kind, topic_name
+
+# Offsets and commits are the protocol's business (see source.py), so nothing is automatic.
+_CONSUMER: Mapping[str, Any] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",  # a partition without an offset is begun at its start explicitly
+    "enable.partition.eof": True,
+    "isolation.level": "read_committed",
+    "fetch.max.bytes": 52_428_800,
+    "max.partition.fetch.bytes": 4_194_304,
+    "fetch.queue.backoff.ms": 50,  # the default of 1 s stalls a hungry consumer
+    "max.poll.interval.ms": 300_000,
+    "allow.auto.create.topics": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSettings:
+    """Which group reads which kinds, and how it is formed.
+
+    `protocol` is "classic" or "consumer" (KIP-848); session_timeout_s holds for the classic one.
+    `queued_bytes` bounds what is fetched ahead, `messages_max` what one poll returns: with our
+    largest message the default stays below 200 MB.
+    """
+
+    name: str
+    kinds: Sequence[str]
+    protocol: str = "classic"
+    instance_id: str = ""
+    session_timeout_s: float = 45.0
+    queued_bytes: int = 64 * 1024 * 1024
+    messages_max: int = 200
+
+    def client_config(self) -> dict[str, Any]:
+        """Return librdkafka's configuration of a member, without the connection."""
+        config: dict[str, Any] = {**_CONSUMER, "group.id": self.name}
+        config["queued.max.messages.kbytes"] = self.queued_bytes // 1024
+        if self.instance_id:
+            config["group.instance.id"] = self.instance_id
+        if self.protocol == "consumer":  # its timeouts are the broker's
+            return {**config, "group.protocol": "consumer"}
+        session_ms = int(self.session_timeout_s * 1000)
+        classic = {"partition.assignment.strategy": "cooperative-sticky"}
+        # Three heartbeats in a session, as librdkafka's own default of 3 s in 45 s is generous.
+        beat_ms = min(3000, session_ms // 3)
+        return {
+            **config,
+            **classic,
+            "session.timeout.ms": session_ms,
+            "heartbeat.interval.ms": beat_ms,
+        }
+
 
 _log = logging.getLogger("runwire.kafka")
 
-REQUEST_S = 10.0
+COMMITTED_REQUEST_S = 10.0
 
 
 class Group:
@@ -84,11 +141,11 @@ class Group:
         """
         if self._consumer is None or not partition.misses_records(offset):
             return
-        bounds = ask_bounds(self._consumer, partition)
+        bounds = log_bounds(self._consumer, partition)
         if bounds is None:
             self._must_reopen = True  # an end is told once
         elif bounds[1] <= offset:
-            tell_cut(partition, offset)
+            report_cut(partition, offset)
             partition.cut(offset)
             self.hold(partition)
 
@@ -172,10 +229,10 @@ class Group:
         """Begin each new partition at its committed offset, or repeat its intent first."""
         self._metrics.add("runwire_worker_rebalances_total")
         try:
-            places = consumer.committed(assigned, timeout=REQUEST_S) if assigned else []
+            places = consumer.committed(assigned, timeout=COMMITTED_REQUEST_S) if assigned else []
             for failed in (place.error for place in places if place.error is not None):
                 raise KafkaException(failed)  # not "no offset": that would begin at the start
-            ids = self._ids.read() if assigned else self._ids.known
+            ids = self._ids.read() if assigned else self._ids.last
             for place in places:
                 fresh = self._begun(place, ids[place.topic])
                 self.partitions[fresh.name] = fresh
@@ -195,7 +252,7 @@ class Group:
             if place.offset >= 0:
                 _log.warning("%s was made anew, its old offset is void", place.topic)
             place.offset, repeat = OFFSET_BEGINNING, None
-        kind = kind_of(place.topic, self._kafka.topic_prefix)
+        kind = topic_kind(place.topic, self._kafka.topic_prefix)
         return Partition(place.topic, place.partition, now_id, kind, place.offset, repeat)
 
     def _revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
@@ -243,7 +300,7 @@ class Group:
         if partition is None or self._consumer is None:
             return
         try:
-            bounds = None if self._is_made_anew() else ask_bounds(self._consumer, partition)
+            bounds = None if self._is_made_anew() else log_bounds(self._consumer, partition)
         except Retryable as error:
             _log.warning("cannot look up the topic of %s (%s)", partition.name, error)
             bounds = None
@@ -251,7 +308,7 @@ class Group:
             self._must_reopen = True
             return
         low, high = bounds
-        tell_outside(partition, low, high)
+        report_outside(partition, low, high)
         if low < partition.next_offset:
             # Cut: what was read and not committed is no part of it any more.
             self._forget([partition.name])

@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, TopicPartition
 
-from runwire_consumers.core.clock import Clock, SystemClock
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Clock, Deadline, SystemClock
 from runwire_consumers.core.errors import Retryable
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_consumers.kafka.group import Group
-from runwire_consumers.kafka.group_settings import GroupSettings
+from runwire_consumers.kafka.group import Group, GroupSettings
 from runwire_consumers.kafka.partition import Partition, intent_text
 from runwire_schemas.connections.kafka import KafkaSettings
 

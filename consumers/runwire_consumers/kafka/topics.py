@@ -20,7 +20,7 @@ from confluent_kafka.admin import (
     NewTopic,
 )
 
-from runwire_consumers.kafka.cluster import REQUEST_S, Cluster
+from runwire_consumers.kafka.admin import ADMIN_REQUEST_S, KafkaAdmin
 from runwire_schemas.topics import TOPICS, Topic, replication, topic_name
 
 # A created topic reaches the other brokers by the metadata log: usually within 0.1 s.
@@ -43,7 +43,7 @@ class Difference:
 
 
 @dataclass(slots=True)
-class Outcome:
+class TopicChanges:
     """What was done, and what is left as somebody else wanted it."""
 
     created: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Outcome:
     differing: list[Difference] = field(default_factory=list)
 
 
-def apply(cluster: Cluster, *, prefix: str = "", fix: bool = False) -> Outcome:
+def apply(cluster: KafkaAdmin, *, prefix: str = "", fix: bool = False) -> TopicChanges:
     """Make the cluster's topics those of the table; what differs is set only with `fix`.
 
     Raises: Fatal when a request is refused (NotAuthorized where a right is missing); what was
@@ -60,23 +60,23 @@ def apply(cluster: Cluster, *, prefix: str = "", fix: bool = False) -> Outcome:
     """
     brokers = cluster.brokers()
     wanted = {topic_name(kind, prefix): topic for kind, topic in TOPICS.items()}
-    outcome = Outcome()
+    changes = TopicChanges()
     found = _describe(cluster, list(wanted))
     missing = {name: topic for name, topic in wanted.items() if name not in found}
     if missing:
-        outcome.created = _create(cluster, missing, brokers)
+        changes.created = _create(cluster, missing, brokers)
         found = _wait_visible(cluster, list(wanted), {})
-    outcome.grown = _grow(cluster, wanted, found)
-    if outcome.grown:
-        counts = {change.topic: int(change.wanted) for change in outcome.grown}
+    changes.grown = _grow(cluster, wanted, found)
+    if changes.grown:
+        counts = {change.topic: int(change.wanted) for change in changes.grown}
         found = _wait_visible(cluster, list(wanted), counts)
     differing = _compare(cluster, wanted, found, brokers)
     if fix:
-        outcome.fixed = [difference for difference in differing if difference.can_fix]
-        _fix(cluster, outcome.fixed)
+        changes.fixed = [difference for difference in differing if difference.can_fix]
+        _fix(cluster, changes.fixed)
         differing = [difference for difference in differing if not difference.can_fix]
-    outcome.differing = differing
-    return outcome
+    changes.differing = differing
+    return changes
 
 
 def commands(servers: str, *, prefix: str = "", brokers: int) -> list[str]:
@@ -92,12 +92,12 @@ def commands(servers: str, *, prefix: str = "", brokers: int) -> list[str]:
     return lines
 
 
-def _describe(cluster: Cluster, names: list[str]) -> dict[str, Any]:
-    futures = cluster.admin.describe_topics(TopicCollection(names), request_timeout=REQUEST_S)
-    return cluster.each(futures, lambda n: f"topic {n} cannot be looked at", passing=_MISSING)
+def _describe(cluster: KafkaAdmin, names: list[str]) -> dict[str, Any]:
+    futures = cluster.admin.describe_topics(TopicCollection(names), request_timeout=ADMIN_REQUEST_S)
+    return cluster.answers(futures, lambda n: f"topic {n} cannot be looked at", ignored=_MISSING)
 
 
-def _create(cluster: Cluster, missing: dict[str, Topic], brokers: int) -> list[str]:
+def _create(cluster: KafkaAdmin, missing: dict[str, Topic], brokers: int) -> list[str]:
     new = [
         NewTopic(
             name,
@@ -107,12 +107,12 @@ def _create(cluster: Cluster, missing: dict[str, Topic], brokers: int) -> list[s
         )
         for name, topic in missing.items()
     ]
-    futures = cluster.admin.create_topics(new, request_timeout=REQUEST_S)
-    made = cluster.each(futures, lambda n: f"topic {n} cannot be created", passing=_EXISTS)
+    futures = cluster.admin.create_topics(new, request_timeout=ADMIN_REQUEST_S)
+    made = cluster.answers(futures, lambda n: f"topic {n} cannot be created", ignored=_EXISTS)
     return list(made)
 
 
-def _wait_visible(cluster: Cluster, names: list[str], counts: dict[str, int]) -> dict[str, Any]:
+def _wait_visible(cluster: KafkaAdmin, names: list[str], counts: dict[str, int]) -> dict[str, Any]:
     """Return the topics as the brokers see them, once each partition is there and has a leader."""
     deadline = time.monotonic() + _VISIBLE_S
     while True:
@@ -127,7 +127,7 @@ def _wait_visible(cluster: Cluster, names: list[str], counts: dict[str, int]) ->
         time.sleep(0.05)
 
 
-def _grow(cluster: Cluster, wanted: dict[str, Topic], found: dict[str, Any]) -> list[Difference]:
+def _grow(cluster: KafkaAdmin, wanted: dict[str, Topic], found: dict[str, Any]) -> list[Difference]:
     grown = [
         Difference(
             topic=name,
@@ -140,18 +140,18 @@ def _grow(cluster: Cluster, wanted: dict[str, Topic], found: dict[str, Any]) -> 
     ]
     if grown:
         new = [NewPartitions(change.topic, int(change.wanted)) for change in grown]
-        futures = cluster.admin.create_partitions(new, request_timeout=REQUEST_S)
-        cluster.each(futures, lambda n: f"topic {n} cannot get more partitions", passing=_GROWN)
+        futures = cluster.admin.create_partitions(new, request_timeout=ADMIN_REQUEST_S)
+        cluster.answers(futures, lambda n: f"topic {n} cannot get more partitions", ignored=_GROWN)
     return grown
 
 
 def _compare(
-    cluster: Cluster, wanted: dict[str, Topic], found: dict[str, Any], brokers: int
+    cluster: KafkaAdmin, wanted: dict[str, Topic], found: dict[str, Any], brokers: int
 ) -> list[Difference]:
     resources = [_resource(name) for name in wanted if name in found]
-    futures = cluster.admin.describe_configs(resources, request_timeout=REQUEST_S)
-    answers = cluster.each(
-        futures, lambda r: f"the configuration of topic {r.name} cannot be read", passing=_MISSING
+    futures = cluster.admin.describe_configs(resources, request_timeout=ADMIN_REQUEST_S)
+    answers = cluster.answers(
+        futures, lambda r: f"the configuration of topic {r.name} cannot be read", ignored=_MISSING
     )
     differing = []
     for resource, entries in answers.items():
@@ -176,7 +176,7 @@ def _compare(
     return differing
 
 
-def _fix(cluster: Cluster, differences: list[Difference]) -> None:
+def _fix(cluster: KafkaAdmin, differences: list[Difference]) -> None:
     changes: dict[str, list[ConfigEntry]] = {}
     for difference in differences:
         entry = ConfigEntry(
@@ -185,8 +185,10 @@ def _fix(cluster: Cluster, differences: list[Difference]) -> None:
         changes.setdefault(difference.topic, []).append(entry)
     if changes:
         resources = [_resource(name, entries) for name, entries in changes.items()]
-        futures = cluster.admin.incremental_alter_configs(resources, request_timeout=REQUEST_S)
-        cluster.each(futures, lambda r: f"the configuration of topic {r.name} cannot be changed")
+        futures = cluster.admin.incremental_alter_configs(
+            resources, request_timeout=ADMIN_REQUEST_S
+        )
+        cluster.answers(futures, lambda r: f"the configuration of topic {r.name} cannot be changed")
 
 
 def _resource(name: str, changes: list[ConfigEntry] | None = None) -> ConfigResource:

@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from runwire_consumers.core.clock import Clock, SystemClock
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Clock, Deadline, SystemClock
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.spool.folders import Folders
@@ -35,7 +34,6 @@ REST_S_MAX = 0.5  # ... but not longer than this: news must be seen within a sec
 class SpoolSource:
     """Reads every local folder under `<root>/spool`.
 
-    `save_every` writes cursors only at every n-th commit; anything but 1 is for the fault harness.
     Threads: one.
     """
 
@@ -45,14 +43,10 @@ class SpoolSource:
         journal: Journal,
         *,
         clock: Clock | None = None,
-        save_every: int = 1,
     ) -> None:
         self._journal = journal
         self._clock = clock or SystemClock()
         self._folders = Folders(root, self._clock)
-        self._save_every = save_every
-        self._commits = 0
-        self._unsaved: set[str] = set()
         self._book: dict[str, deque[tuple[CutRange, int]]] = {}
         self._intent: Intent | None = None
         self._is_paused = False
@@ -218,13 +212,9 @@ class SpoolSource:
     def _settle(self, intent: Intent, present: Mapping[CutRange, FolderReader]) -> None:
         for cut, reader in present.items():
             reader.advance(cut.series, cut.last_seq + 1, batch_seq=cut.batch_seq + 1)
-            self._unsaved.add(cut.folder)
-        self._commits += 1
-        if self._commits % self._save_every == 0:
-            for name in self._unsaved:
-                if self._folders.get(name) is not None:
-                    self._folders.save(name)
-            self._unsaved.clear()
+        for name in {cut.folder for cut in present}:
+            if self._folders.get(name) is not None:
+                self._folders.save(name)
         self._journal.done(intent)
         self._intent = None
 

@@ -8,17 +8,13 @@ from pathlib import Path
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.clickhouse.sink import ClickHouseSink
 from runwire_consumers.compose.workers import DEAD_LETTERS_DIR
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
-from runwire_consumers.core.clock import SystemClock
+from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, decode_record
+from runwire_consumers.core.clock import Deadline, SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
-from runwire_consumers.core.deadline import Deadline
-from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Retryable, RowsRejected
 from runwire_consumers.core.source import Record
-from runwire_consumers.kafka import schema_ids
+from runwire_consumers.kafka.schema_ids import kafka_with_registry
 from runwire_disk import paths
-from runwire_schemas import registry
-from runwire_schemas.connections import kafka as kafka_settings
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
 from runwire_schemas.topics import topic_name
@@ -34,14 +30,13 @@ def kept_letters(root: Path, environ: Mapping[str, str]) -> tuple[DeadLetters | 
 
     None where the folder does not exist yet. Raises: KafkaSettingsError.
     """
-    kafka = kafka_settings.from_environment(environ)
+    kafka = kafka_with_registry(environ)
     if kafka is None:
         place = folder(root)
         return (FileDeadLetters(place) if place.is_dir() else None), str(place)
     from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
 
     topic = topic_name("deadletter", kafka.topic_prefix)
-    schema_ids.resolve_with(registry.from_environment(environ, prefix=kafka.topic_prefix))
     return KafkaDeadLetters(kafka), f"topic {topic} at {kafka.bootstrap_servers}"
 
 

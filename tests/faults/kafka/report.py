@@ -79,9 +79,9 @@ def document(rows: list[Row]) -> str:
     lines += [
         "",
         "*Inserted twice* is counted by a materialized view with `sum()`, which no merge and no",
-        "natural key can mend: it is zero only where intents and tokens work. The control runs the",
-        "workers with `RUNWIRE_WORKER_PROTOCOL=at-least-once-unsafe`: random tokens, no intents,",
-        "offsets committed at every 20th round only.",
+        "natural key can mend: it is zero only where intents and tokens work. The control is",
+        "`tests/support/harness_worker.py --unsafe`: random tokens, no intents, offsets",
+        "committed at every 20th round only.",
         "",
     ]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from faults.kafka.gate import Gate
 from faults.kafka.pipeline import Pipeline, WorkerProcess
 from faults.kafka.verdict import judge
 from faults.verdict import assert_exactly_once
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.source import Record
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_schemas.topics import topic_name

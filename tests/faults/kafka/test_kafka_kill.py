@@ -75,7 +75,9 @@ def test_a_killed_worker_leaves_nothing_behind(
     """Before and after the intent, after the insert, and at a random moment."""
     rng = random.Random(f"{fault_seed} kafka kill")
     pipeline = open_pipeline()
-    kills = campaign(pipeline, ["after-insert", "random", "after-intent", "after-commit"], rng)
+    kills = campaign(
+        pipeline, ["after-insert", "random", "between-tables", "after-intent", "after-commit"], rng
+    )
     verdict = finish(pipeline, rng)
     report.note("kill -9, short", f"{kills.total()} kills", pipeline, verdict)
     assert_exactly_once(verdict)
@@ -100,7 +102,7 @@ def test_without_the_protocol_rows_are_there_twice(
     """The control: the harness sees duplicates once intents and tokens are switched off."""
     rng = random.Random(f"{fault_seed} kafka control")
     plan = ["after-insert"] + (["random", "after-commit", "after-intent"] * 3 if LONG else [])
-    verdict = control(open_pipeline(protocol="at-least-once-unsafe"), plan, rng)
+    verdict = control(open_pipeline(unsafe=True), plan, rng)
     assert verdict.inserted_twice > 0
     # The natural key is the second net: readers see each point once all the same.
     assert (verdict.lost, verdict.duplicates) == (0, 0)
@@ -112,7 +114,7 @@ def test_many_kills(open_pipeline: OpenPipeline, fault_seed: int) -> None:
     """A long campaign over all moments."""
     rng = random.Random(f"{fault_seed} kafka long")
     pipeline = open_pipeline(partitions=6)
-    plan = rng.choices(["random", *KILL_POINTS], weights=[5, 1, 2, 2, 1], k=LONG_KILLS)
+    plan = rng.choices(["random", *KILL_POINTS], weights=[5, 1, 2, 1, 2, 1], k=LONG_KILLS)
     kills = campaign(pipeline, plan, rng)
     verdict = finish(pipeline, rng)
     done = ", ".join(f"{count} {name}" for name, count in sorted(kills.items()))

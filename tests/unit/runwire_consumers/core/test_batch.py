@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from runwire_consumers.core.batch import BatchLimits
+from runwire_consumers.core.batch import BatchLimits, OpenBatches, decode_record
 from runwire_consumers.core.clock import MemoryClock
-from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Rejection
-from runwire_consumers.core.open_batches import OpenBatches
 from runwire_consumers.core.source import Span
 from support.builders import AT_NS, batch_of, metric_record, param_event, record, run_event
 

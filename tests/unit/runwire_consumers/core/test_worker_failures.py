@@ -130,21 +130,6 @@ def test_health_says_retrying_and_then_stuck() -> None:
     assert bench.health.answer()[0] == 200
 
 
-def test_the_unsafe_protocol_takes_a_new_token_for_every_try() -> None:
-    """The control of the fault harness must be able to duplicate."""
-    bench = Bench(new_token_per_try=True)
-    bench.log.append([metric_record(0)])
-
-    class Unsure(MemorySink):
-        def write(self, batch: Batch) -> None:
-            super().write(batch)
-            if len(bench.store.writes) < 3:
-                raise Retryable(0.1, "the answer got lost")
-
-    assert bench.start(sink=Unsure(bench.store)).run() == 0
-    assert bench.store.points == 6
-
-
 def test_rejected_rows_are_set_aside_and_the_rest_is_written() -> None:
     """RowsRejected: same token, the other rows, then the commit."""
     bench = Bench()

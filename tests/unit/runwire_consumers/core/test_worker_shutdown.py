@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runwire_consumers.core.batch import Batch, BatchLimits
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.sink import MemorySink
 from runwire_consumers.core.source import MemorySource

@@ -1,4 +1,4 @@
-"""The administrator's view of a cluster: requests, and why one was refused."""
+"""Administrative requests to a Kafka cluster, and the sentences for refused ones."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from runwire_consumers.core.errors import Fatal
 from runwire_consumers.kafka.errors import explain
 from runwire_schemas.connections.kafka import KafkaSettings
 
-REQUEST_S = 10.0
-# Waiting does not help: the next try has the same password and the same certificates.
+ADMIN_REQUEST_S = 10.0
+# Retrying does not help: the next try has the same password and the same certificates.
 _FINAL = frozenset((KafkaError._AUTHENTICATION, KafkaError._SSL))
 _SILENCE = frozenset((KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN))
 _FORBIDDEN = frozenset(
@@ -27,7 +27,7 @@ class NotAuthorized(Fatal):
     """This user may not administer the cluster; `--print` shows what somebody else can run."""
 
 
-class Cluster:
+class KafkaAdmin:
     """Administrative requests to one cluster. Threads: one."""
 
     def __init__(self, settings: KafkaSettings) -> None:
@@ -36,38 +36,40 @@ class Cluster:
         self._reason: KafkaError | None = None
         self._protocol = settings.protocol
         config: dict[str, Any] = {**settings.client_config(), "error_cb": self._note}
-        config["log_level"] = 0  # each try to connect again is a line; the reason is said once
+        config["log_level"] = (
+            0  # librdkafka logs every reconnect; `refused` reports the reason once
+        )
         self.admin = AdminClient(config)
 
     def brokers(self) -> int:
         """Return how many brokers are up.
 
-        Blocks: for one request. Raises: Fatal with the reason when nobody answers.
+        Blocks: for one request. Raises: Fatal with the reason when no broker answers.
         """
-        future = self.admin.describe_cluster(request_timeout=REQUEST_S)
+        future = self.admin.describe_cluster(request_timeout=ADMIN_REQUEST_S)
         while not future.done():
             self.admin.poll(0.05)
             if self._reason is not None and self._reason.code() in _FINAL:
                 raise Fatal(explain(self._reason, self.servers))
-        return len(self.one(future, "be looked at").nodes)
+        return len(self.answer(future, "be described").nodes)
 
-    def one(self, future: Future[Any], doing: str) -> Any:
-        """Return a request's answer. Raises: Fatal saying what could not `doing`."""
+    def answer(self, future: Future[Any], doing: str) -> Any:
+        """Return a request's answer. Raises: Fatal "Kafka at … cannot <doing>"."""
         try:
             return future.result()
         except KafkaException as error:
             raise self.refused(error, f"Kafka at {self.servers} cannot {doing}") from error
 
-    def each(
+    def answers(
         self,
         futures: Mapping[_Key, Future[Any]],
-        what: Callable[[_Key], str],
+        failure: Callable[[_Key], str],
         *,
-        passing: frozenset[int] = frozenset(),
+        ignored: frozenset[int] = frozenset(),
     ) -> dict[_Key, Any]:
-        """Return each request's answer, without those that failed in a `passing` way.
+        """Return every request's answer; a failure whose code is in `ignored` has no answer.
 
-        Raises: Fatal for the first that failed otherwise, after all were answered.
+        Raises: Fatal for the first other failure, after all requests are answered.
         """
         answers: dict[_Key, Any] = {}
         first: Fatal | None = None
@@ -75,32 +77,32 @@ class Cluster:
             try:
                 answers[key] = future.result()
             except KafkaException as error:
-                if error.args[0].code() not in passing:
-                    first = first or self.refused(error, what(key))
+                if error.args[0].code() not in ignored:
+                    first = first or self.refused(error, failure(key))
         if first is not None:
             raise first
         return answers
 
-    def refused(self, error: KafkaException, what: str) -> Fatal:
-        """Return the sentence for a refused request: what could not be done, why, what to do."""
+    def refused(self, error: KafkaException, failure: str) -> Fatal:
+        """Return the error for a refused request: the failure, its cause and the remedy."""
         (cause,) = error.args
         if cause.code() in _FORBIDDEN:
             user = f"user {self._user!r}" if self._user else "an anonymous client"
             return NotAuthorized(
-                f"{what}: {user} may not ({cause.name()}). `runwire migrate --print kafka` prints "
-                f"the commands for somebody who may"
+                f"{failure}: {user} may not ({cause.name()}). `runwire migrate --print kafka` "
+                f"prints the commands for somebody who may"
             )
         if cause.code() == KafkaError.SECURITY_DISABLED:
             return Fatal(
-                f"{what}: this cluster checks no rights, every client may do everything; set "
+                f"{failure}: this cluster checks no rights, every client may do everything; set "
                 f"authorizer.class.name on its brokers first ({cause.name()})"
             )
         if cause.code() in _SILENCE:
-            self.admin.poll(0.1)  # the reason waits there
-            return self._silent(self._reason or cause)
-        return Fatal(f"{what}: {cause.str()} ({cause.name()})")
+            self.admin.poll(0.1)  # delivers the reason to `_note`
+            return self._unreachable(self._reason or cause)
+        return Fatal(f"{failure}: {cause.str()} ({cause.name()})")
 
-    def _silent(self, reason: KafkaError) -> Fatal:
+    def _unreachable(self, reason: KafkaError) -> Fatal:
         if reason.code() not in _SILENCE:
             return Fatal(explain(reason, self.servers))
         return Fatal(
@@ -110,8 +112,8 @@ class Cluster:
         )
 
     def _note(self, error: KafkaError) -> None:
-        # That a name cannot be resolved says more than that a connection was refused, and
-        # anything says more than that all brokers are down.
+        # Keep the most informative reason: any is better than "all brokers down", and an
+        # unresolved name is better than a refused connection.
         if error.code() != KafkaError._ALL_BROKERS_DOWN or self._reason is None:
-            known = self._reason is not None and self._reason.code() not in _SILENCE
-            self._reason = self._reason if known and error.code() in _SILENCE else error
+            is_known = self._reason is not None and self._reason.code() not in _SILENCE
+            self._reason = self._reason if is_known and error.code() in _SILENCE else error
