@@ -83,7 +83,7 @@ def run_objects(
     )
     health = Health(clock, stuck_after_s=settings.stuck_after_s)
     worker = Worker(
-        KafkaSource(kafka, group, metrics=metrics, gained=take_over),
+        KafkaSource(kafka, group, metrics=metrics, on_gained=take_over),
         ObjectSink(staging, finishing.add, publish),
         KafkaDeadLetters(kafka, limit=settings.dead_letters_max),
         options=replace(worker_options(settings), overlap=True),

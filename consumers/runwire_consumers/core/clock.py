@@ -37,7 +37,7 @@ class SystemClock:
 
 
 class MemoryClock:
-    """A clock that moves only when told to, or by exactly what is slept."""
+    """A clock that moves only by `advance`, and by `sleep` without waiting."""
 
     def __init__(self, unix_ns: int = 1_700_000_000_000_000_000) -> None:
         self._unix_ns = unix_ns
@@ -62,7 +62,7 @@ class MemoryClock:
 
 
 class Deadline:
-    """A moment after which nobody waits any longer."""
+    """The end of one time budget, handed down a whole shutdown."""
 
     def __init__(self, seconds: float, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()

@@ -104,7 +104,7 @@ class SelfMetrics:
                 self._histograms[name] = Histogram(name, meaning, labels, registry=self.registry)
 
     def add(self, name: Name, amount: float = 1.0, **labels: str) -> None:
-        """Raise a counter."""
+        """Increase a counter."""
         counter = self._counters[name]
         (counter.labels(**labels) if labels else counter).inc(amount)
 
@@ -118,7 +118,7 @@ class SelfMetrics:
         self._histograms[name].observe(seconds)
 
     def value(self, name: Name, **labels: str) -> float:
-        """Return what a counter or gauge stands at."""
+        """Return the value of a counter or gauge, 0 before the first update."""
         return self.registry.get_sample_value(name, labels) or 0.0
 
 
@@ -127,9 +127,9 @@ HOST = "127.0.0.1"
 
 @dataclass(slots=True)
 class Health:
-    """How the worker fares: state is starting, replaying, running, retrying, stopping or failed.
+    """State of the worker: starting, replaying, running, retrying, stopping or failed.
 
-    Stuck means: rows wait, and for `stuck_after_s` no write has succeeded or the loop stood still.
+    Stuck means: rows wait, and for `stuck_after_s` no write succeeded or the loop did not run.
     Threads: the worker writes, the HTTP thread reads; each field is replaced in one go.
     """
 
@@ -142,22 +142,22 @@ class Health:
     progress_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Count the time without progress from now on."""
+        """Start measuring the time without progress."""
         self.progress_s = self.clock.monotonic_s()
 
     def idle(self) -> None:
-        """Nothing waits: that is progress."""
+        """Note that no rows wait: that is progress."""
         self.progress_s = self.clock.monotonic_s()
         self.pending = 0
 
     def wrote(self) -> None:
-        """A batch was written and committed."""
+        """Note that a batch was written and committed."""
         self.last_write_s = self.progress_s = self.clock.monotonic_s()
         self.pending = 0
 
     @property
     def is_stuck(self) -> bool:
-        """Whether a person or a supervisor should look."""
+        """Whether the worker makes no progress, so that a person should look."""
         return self.clock.monotonic_s() - self.progress_s > self.stuck_after_s
 
     def answer(self) -> tuple[int, dict[str, Any]]:
@@ -175,9 +175,9 @@ class Health:
 
 
 class HealthServer:
-    """Serves both pages from a daemon thread until closed.
+    """Server of both pages, in a daemon thread until `close`.
 
-    Raises: OSError when the port cannot be had; port 0 takes a free one.
+    Raises: OSError when the port is taken; port 0 takes a free one.
     """
 
     def __init__(self, health: Health, metrics: SelfMetrics, port: int) -> None:
@@ -203,7 +203,7 @@ class HealthServer:
 class _Pages(BaseHTTPRequestHandler):
     health: Health
     metrics: SelfMetrics
-    timeout = 5  # seconds; a client that says nothing must not hold a thread for ever
+    timeout = 5  # seconds; a silent client must not hold a thread for ever
 
     def do_GET(self) -> None:
         """Answer one request."""
@@ -214,7 +214,7 @@ class _Pages(BaseHTTPRequestHandler):
             status, body = self.health.answer()
             self._send(status, "application/json", json.dumps(body).encode() + b"\n")
         else:
-            self._send(404, "text/plain", b"/metrics and /healthz are served here\n")
+            self._send(404, "text/plain", b"this worker serves /metrics and /healthz\n")
 
     def _send(self, status: int, content_type: str, body: bytes) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -225,4 +225,4 @@ class _Pages(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Stay silent: a scrape every few seconds is no news."""
+        """Log nothing: a scrape every few seconds is not worth a line."""

@@ -1,10 +1,10 @@
-"""What Kafka's errors mean for a worker, in sentences."""
+"""Kafka's errors as a worker treats them, and the sentences that explain them."""
 
 from confluent_kafka import KafkaError
 
 from runwire_consumers.core.errors import Retryable
 
-# The group goes on without us, or in another generation: what we read is not ours any more.
+# The group excluded us, or is in another generation: our records belong to other members now.
 FENCED = frozenset(
     (
         KafkaError.UNKNOWN_MEMBER_ID,
@@ -18,7 +18,7 @@ FENCED = frozenset(
     )
 )
 REBALANCING = frozenset((KafkaError.REBALANCE_IN_PROGRESS, KafkaError._WAIT_COORD))
-# librdkafka mends these by itself; only the silence that follows is worth a sentence.
+# librdkafka recovers from these by itself; only a lasting outage is reported.
 PASSING = frozenset((KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._PARTITION_EOF))
 
 _SENTENCES = {
@@ -41,11 +41,11 @@ _SENTENCES = {
 
 
 def explain(error: KafkaError, servers: str) -> str:
-    """Return what happened and what to do, with librdkafka's own words behind it."""
+    """Return a sentence with the cause and the remedy, followed by librdkafka's own text."""
     sentence = _SENTENCES.get(error.code(), "Kafka at {servers} answers with an error")
     return f"{sentence.format(servers=servers)} ({error.name()}: {error.str()})"
 
 
 def retryable(error: KafkaError, servers: str, after_s: float = 1.0) -> Retryable:
-    """Return the failure as the worker's word for "later"."""
+    """Return the failure as a Retryable."""
     return Retryable(after_s, explain(error, servers))

@@ -1,7 +1,7 @@
-"""Brings a cluster to the topics table: creates, adds partitions, compares the configuration.
+"""Topics of a cluster, brought to the topics table: created, grown, compared, fixed on request.
 
-Nothing is deleted, no partition count is lowered, and a configuration that somebody chose is
-changed only when asked to. Doing it again changes nothing.
+Nothing is deleted and no partition count is lowered. A configuration that differs is changed only
+with `fix`. Running it again changes nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from runwire_schemas.topics import TOPICS, Topic, replication, topic_name
 _VISIBLE_S = 10.0
 _EXISTS = frozenset((KafkaError.TOPIC_ALREADY_EXISTS,))
 _MISSING = frozenset((KafkaError.UNKNOWN_TOPIC_OR_PART,))
-# INVALID_PARTITIONS: somebody else was faster and the topic has that many by now.
+# INVALID_PARTITIONS: a concurrent run was faster and the topic has this many already.
 _GROWN = frozenset((KafkaError.INVALID_PARTITIONS,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A topic's setting that is not ours; `can_fix` where `--fix` can set it."""
+    """A setting of a topic that differs from the table; `can_fix` when `--fix` can set it."""
 
     topic: str
     name: str
@@ -44,7 +44,7 @@ class Difference:
 
 @dataclass(slots=True)
 class TopicChanges:
-    """What was done, and what is left as somebody else wanted it."""
+    """Changes made to topics, and the differences left as they are."""
 
     created: list[str] = field(default_factory=list)
     grown: list[Difference] = field(default_factory=list)
@@ -53,10 +53,10 @@ class TopicChanges:
 
 
 def apply(cluster: KafkaAdmin, *, prefix: str = "", fix: bool = False) -> TopicChanges:
-    """Make the cluster's topics those of the table; what differs is set only with `fix`.
+    """Bring the cluster's topics to the table; differing settings are set only with `fix`.
 
-    Raises: Fatal when a request is refused (NotAuthorized where a right is missing); what was
-    done before stays, and running it again goes on from there.
+    Raises: Fatal when a request is refused (NotAuthorized where a right is missing); changes made
+    before stay, and another run completes them.
     """
     brokers = cluster.brokers()
     wanted = {topic_name(kind, prefix): topic for kind, topic in TOPICS.items()}
@@ -80,7 +80,7 @@ def apply(cluster: KafkaAdmin, *, prefix: str = "", fix: bool = False) -> TopicC
 
 
 def commands(servers: str, *, prefix: str = "", brokers: int) -> list[str]:
-    """Return the same as lines for a shell, for those who may not create topics themselves."""
+    """Return shell commands that create the topics, for an administrator."""
     lines = []
     for kind, topic in TOPICS.items():
         words = ["kafka-topics.sh", "--bootstrap-server", servers, "--create", "--if-not-exists"]
@@ -94,7 +94,7 @@ def commands(servers: str, *, prefix: str = "", brokers: int) -> list[str]:
 
 def _describe(cluster: KafkaAdmin, names: list[str]) -> dict[str, Any]:
     futures = cluster.admin.describe_topics(TopicCollection(names), request_timeout=ADMIN_REQUEST_S)
-    return cluster.answers(futures, lambda n: f"topic {n} cannot be looked at", ignored=_MISSING)
+    return cluster.answers(futures, lambda n: f"topic {n} cannot be described", ignored=_MISSING)
 
 
 def _create(cluster: KafkaAdmin, missing: dict[str, Topic], brokers: int) -> list[str]:
@@ -113,7 +113,7 @@ def _create(cluster: KafkaAdmin, missing: dict[str, Topic], brokers: int) -> lis
 
 
 def _wait_visible(cluster: KafkaAdmin, names: list[str], counts: dict[str, int]) -> dict[str, Any]:
-    """Return the topics as the brokers see them, once each partition is there and has a leader."""
+    """Return the topics once every partition exists and has a leader, or after a while."""
     deadline = time.monotonic() + _VISIBLE_S
     while True:
         found = _describe(cluster, names)
@@ -168,7 +168,7 @@ def _compare(
                     can_fix=False,
                 )
             )
-        # By the copies there are: more in-sync replicas than copies would stop all writing.
+        # For the existing copies: more in-sync replicas than copies would stop all writing.
         for key, value in wanted[name].configuration(brokers=copies).items():
             now = entries[key].value if key in entries else None
             if now != value:

@@ -17,7 +17,7 @@ from types import FrameType
 
 from runwire_consumers.clickhouse.engine import Connection, Engine
 from runwire_consumers.stack import agent, lock, logs, state
-from runwire_consumers.stack.backoff import Backoff
+from runwire_consumers.stack.backoff import RestartPace
 from runwire_consumers.stack.errors import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
 from runwire_disk import paths
@@ -47,7 +47,7 @@ class Supervisor:
         self._worker = WorkerProcess(root, metrics_port)
         self._objects: WorkerProcess | None = None
         self._state = state.StackState(pid=os.getpid())
-        self._backoff = {"engine": Backoff(), "worker": Backoff(), "objects": Backoff()}
+        self._backoff = {"engine": RestartPace(), "worker": RestartPace(), "objects": RestartPace()}
         if os.environ.get(BROKERS_VARIABLE):
             self._objects = WorkerProcess(root, kind="objects")
             self._state.objects = state.Part()

@@ -12,7 +12,7 @@ from faults.verdict import Verdict
 
 SEED = 0
 REPLAYED = "writing batch "
-FENCED = "the group went on without this worker"
+FENCED = "the group continued without this worker"
 COLUMNS = (
     ("points acknowledged", "accepted"),
     ("**lost**", "lost"),

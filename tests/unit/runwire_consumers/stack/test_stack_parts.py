@@ -11,7 +11,7 @@ import pytest
 
 from runwire_consumers.commands import dead_letters
 from runwire_consumers.stack import checkup, control, lock, logs, state, survey
-from runwire_consumers.stack.backoff import MAX_DELAY_S, Backoff
+from runwire_consumers.stack.backoff import MAX_DELAY_S, RestartPace
 from runwire_consumers.stack.errors import StackError
 from runwire_consumers.stack.finding import FAIL, OK, WARN
 from runwire_consumers.stack.kafka_checkup import kafka_findings
@@ -49,7 +49,7 @@ def test_a_reused_pid_is_not_the_holder(root):
 
 def test_backoff_doubles_up_to_its_cap_and_forgets_after_health():
     """Crashes in a row wait longer, never above the cap; a healthy minute starts anew."""
-    backoff, now, delays = Backoff(), 0.0, []
+    backoff, now, delays = RestartPace(), 0.0, []
     for _ in range(10):
         backoff.started(now)
         delays.append(backoff.crashed(now + 1))
