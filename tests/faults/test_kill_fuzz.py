@@ -75,7 +75,7 @@ def test_every_acknowledged_point_is_stored_once(mode: str, tmp_path: Path, fuzz
     assert_exactly_once(verdict)
 
 
-def test_without_the_protocol_rows_are_there_twice(tmp_path: Path, fuzz_seed: int) -> None:
+def test_control_without_the_protocol_doubles_rows(tmp_path: Path, fuzz_seed: int) -> None:
     """The control: the same harness sees duplicates once intents and tokens are switched off."""
     rng = random.Random(f"{fuzz_seed} control")
     plan = ["after-insert", "worker", "after-commit"]
@@ -87,7 +87,7 @@ def test_without_the_protocol_rows_are_there_twice(tmp_path: Path, fuzz_seed: in
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LONG, reason="RUNWIRE_FAULTS=long runs it (make faults)")
-def test_a_hundred_kills(tmp_path: Path, fuzz_seed: int) -> None:
+def test_a_hundred_kills_lose_and_double_nothing(tmp_path: Path, fuzz_seed: int) -> None:
     """A long campaign over all modes and victims, and its control."""
     rng = random.Random(f"{fuzz_seed} long")
     verdict, campaign = fuzz(tmp_path / "long", victims(rng, LONG_KILLS), rng)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, decode_record
+from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, Decoded, decode_record
 from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.core.dead_letters import MemoryDeadLetters
 from runwire_consumers.core.health import Health, SelfMetrics
@@ -145,7 +145,12 @@ class Bench:
     overlap: bool = False
 
     def start(
-        self, *, sink: Sink | None = None, source: Source | None = None, polls: int = 20
+        self,
+        *,
+        sink: Sink | None = None,
+        source: Source | None = None,
+        decode: Callable[[Record], Decoded] = decode_record,
+        polls: int = 20,
     ) -> Worker:
         """A new process life: a worker over what the last one left, until all is quiet."""
         self.stop = Stop()
@@ -164,6 +169,7 @@ class Bench:
             stop=self.stop,
             metrics=self.metrics,
             health=self.health,
+            decode=decode,
         )
 
 

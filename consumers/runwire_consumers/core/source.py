@@ -131,12 +131,15 @@ class MemoryLog:
 
 
 class MemorySource:
-    """A source over a MemoryLog; a second one on the same log is a restarted process."""
+    """A source over a MemoryLog; a second one on the same log is a restarted process.
+
+    `positions` holds the next offset to yield of each partition.
+    """
 
     def __init__(self, log: MemoryLog, *, records_max: int = 1000) -> None:
         self._log = log
         self._records_max = records_max
-        self._read = dict(log.committed)
+        self.positions = dict(log.committed)
         self._is_paused = False
 
     def poll(self, timeout_s: float) -> list[Record]:
@@ -145,11 +148,11 @@ class MemorySource:
             return []
         fresh: list[Record] = []
         for partition, records in self._log.records.items():
-            start = self._read.get(partition, 0)
+            start = self.positions.get(partition, 0)
             for record in records:
                 if record.offset >= start and len(fresh) < self._records_max:
                     fresh.append(record)
-                    self._read[partition] = record.last_offset + 1
+                    self.positions[partition] = record.last_offset + 1
         return fresh
 
     def pending(self) -> list[Pending]:
@@ -159,7 +162,7 @@ class MemorySource:
             return []
         records = self._covered(intent.spans)
         for record in records:
-            self._read[record.partition] = record.last_offset + 1
+            self.positions[record.partition] = record.last_offset + 1
         return [replace(intent, records=records)]
 
     def lane(self, partition: str) -> str:

@@ -78,6 +78,11 @@ class KafkaSource:
         ranges = [partition.pending() for partition in self._group.partitions.values()]
         return [pending for pending in ranges if pending is not None]
 
+    @property
+    def assigned(self) -> frozenset[str]:
+        """The partitions that the group has assigned to this source."""
+        return frozenset(self._group.partitions)
+
     def lane(self, partition: str) -> str:
         """Return the partition itself: it may move to another worker alone."""
         return partition

@@ -69,7 +69,7 @@ def finish(pipeline: Pipeline, rng: random.Random) -> Verdict:
     return judge(pipeline, pipeline.feed.accepted)
 
 
-def test_a_killed_worker_leaves_nothing_behind(
+def test_killed_workers_lose_and_double_nothing(
     open_pipeline: OpenPipeline, fault_seed: int
 ) -> None:
     """Before and after the intent, after the insert, and at a random moment."""
@@ -94,7 +94,7 @@ def control(pipeline: Pipeline, plan: list[str], rng: random.Random) -> Verdict:
     return verdict
 
 
-def test_without_the_protocol_rows_are_there_twice(
+def test_control_without_the_protocol_doubles_rows(
     open_pipeline: OpenPipeline, fault_seed: int
 ) -> None:
     """The control: the harness sees duplicates once intents and tokens are switched off."""
@@ -108,7 +108,7 @@ def test_without_the_protocol_rows_are_there_twice(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LONG, reason="RUNWIRE_FAULTS=long runs it (make faults)")
-def test_many_kills(open_pipeline: OpenPipeline, fault_seed: int) -> None:
+def test_many_kills_lose_and_double_nothing(open_pipeline: OpenPipeline, fault_seed: int) -> None:
     """A long campaign over all moments."""
     rng = random.Random(f"{fault_seed} kafka long")
     pipeline = open_pipeline(partitions=6)

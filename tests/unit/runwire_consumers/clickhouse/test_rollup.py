@@ -52,7 +52,7 @@ def by_series(batches: list[MetricColumns]) -> dict[Series, list[Point]]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_rollup_is_what_it_says(seed: int) -> None:
+def test_rollup_equals_its_definition_point_by_point(seed: int) -> None:
     """First and last step, extremes of finite values and the newest point of every series."""
     rng = random.Random(seed)
     batches = [batch(rng, writer) for writer in range(rng.choice([1, 4]))]
