@@ -313,8 +313,7 @@ class Worker:
         return batch
 
     def _drop_revoked(self) -> None:
-        lost = self._source.revoked()
-        if not lost:
+        if not (lost := self._source.revoked()):
             return
         self._metrics.add("runwire_worker_revoked_partitions_total", len(lost))
         self._open.drop(lost)
@@ -324,10 +323,9 @@ class Worker:
 
     def _write_open_batches(self) -> None:
         self._settle()
-        if self._open.is_empty:
-            return
-        tokens = self._patience.insist(self._try_intend)
-        self._deliver(self._open.close(tokens))
+        if not self._open.is_empty:
+            tokens = self._patience.insist(self._try_intend)
+            self._deliver(self._open.close(tokens))
 
     def _try_intend(self) -> list[str]:
         self._drop_revoked()
@@ -386,11 +384,10 @@ class Worker:
         )
 
     def _coordinates(self) -> str:
-        in_hand = self._round.batches
-        tokens = [batch.token for batch in in_hand]
-        groups = [batch.spans for batch in in_hand] or self._open.spans
+        batches = self._round.batches
+        groups = [batch.spans for batch in batches] or self._open.spans
         shown = [f"{p} {s.first}-{s.last}" for spans in groups for p, s in spans.items()]
-        token = f"batch {tokens[0]}: " if tokens else ""
+        token = f"batch {batches[0].token}: " if batches else ""
         more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
         return token + (", ".join(shown[:5]) or "no open batch") + more
 

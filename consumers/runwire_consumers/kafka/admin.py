@@ -10,21 +10,11 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Fatal
-from runwire_consumers.kafka.errors import explain
+from runwire_consumers.kafka.errors import FINAL, UNEXPLAINED, explain, refusal, unreachable
 from runwire_schemas.connections.kafka import KafkaSettings
 
 ADMIN_REQUEST_S = 10.0
-# Retrying does not help: the next try has the same password and the same certificates.
-_FINAL = frozenset((KafkaError._AUTHENTICATION, KafkaError._SSL))
-_SILENCE = frozenset((KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN))
-_FORBIDDEN = frozenset(
-    (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
-)
 _Key = TypeVar("_Key")
-
-
-class NotAuthorized(Fatal):
-    """This user may not administer the cluster; `--print` shows what somebody else can run."""
 
 
 class KafkaAdmin:
@@ -49,7 +39,7 @@ class KafkaAdmin:
         future = self.admin.describe_cluster(request_timeout=ADMIN_REQUEST_S)
         while not future.done():
             self.admin.poll(0.05)
-            if self._reason is not None and self._reason.code() in _FINAL:
+            if self._reason is not None and self._reason.code() in FINAL:
                 raise Fatal(explain(self._reason, self.servers))
         return len(self.answer(future, "be described").nodes)
 
@@ -86,34 +76,14 @@ class KafkaAdmin:
     def refused(self, error: KafkaException, failure: str) -> Fatal:
         """Return the error for a refused request: the failure, its cause and the remedy."""
         (cause,) = error.args
-        if cause.code() in _FORBIDDEN:
-            user = f"user {self._user!r}" if self._user else "an anonymous client"
-            return NotAuthorized(
-                f"{failure}: {user} may not ({cause.name()}). `runwire migrate --print kafka` "
-                f"prints the commands for somebody who may"
-            )
-        if cause.code() == KafkaError.SECURITY_DISABLED:
-            return Fatal(
-                f"{failure}: this cluster checks no rights, every client may do everything; set "
-                f"authorizer.class.name on its brokers first ({cause.name()})"
-            )
-        if cause.code() in _SILENCE:
+        if cause.code() in UNEXPLAINED:
             self.admin.poll(0.1)  # delivers the reason to `_note`
-            return self._unreachable(self._reason or cause)
-        return Fatal(f"{failure}: {cause.str()} ({cause.name()})")
-
-    def _unreachable(self, reason: KafkaError) -> Fatal:
-        if reason.code() not in _SILENCE:
-            return Fatal(explain(reason, self.servers))
-        return Fatal(
-            f"no Kafka broker answers at {self.servers}: is it running, and are the address and "
-            f"RUNWIRE_KAFKA_SECURITY_PROTOCOL (now {self._protocol}) right? "
-            f"({reason.name()}: {reason.str()})"
-        )
+            return unreachable(self._reason or cause, self.servers, self._protocol)
+        return refusal(cause, failure, self._user)
 
     def _note(self, error: KafkaError) -> None:
         # Keep the most informative reason: any is better than "all brokers down", and an
         # unresolved name is better than a refused connection.
         if error.code() != KafkaError._ALL_BROKERS_DOWN or self._reason is None:
-            is_known = self._reason is not None and self._reason.code() not in _SILENCE
-            self._reason = self._reason if is_known and error.code() in _SILENCE else error
+            is_known = self._reason is not None and self._reason.code() not in UNEXPLAINED
+            self._reason = self._reason if is_known and error.code() in UNEXPLAINED else error

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_consumers.kafka.errors import retryable
+from runwire_consumers.kafka.errors import NO_ANSWER, retryable
 
 _log = logging.getLogger("runwire.kafka")
 
@@ -113,11 +113,6 @@ def parse_intent(metadata: str | None) -> tuple[str, Span | None]:
     return topic_id, None
 
 
-# The request goes to the controller that the client last knew, and a client without topics of its
-# own refreshes that only every five minutes: until then it would ask a killed broker.
-_NO_ANSWER = frozenset((KafkaError._TIMED_OUT, KafkaError._TRANSPORT))
-
-
 class TopicIds:
     """Asks the cluster for topic ids and remembers the last answer."""
 
@@ -142,7 +137,9 @@ class TopicIds:
             except KafkaException as error:
                 (cause,) = error.args
                 if cause.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    if cause.code() in _NO_ANSWER:
+                    if cause.code() in NO_ANSWER:
+                        # The request went to the controller that the client last knew, and a
+                        # client without topics of its own refreshes that every five minutes only.
                         self._refresh_metadata()
                     raise retryable(cause, self._servers) from error
                 missing.append(name)

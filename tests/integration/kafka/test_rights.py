@@ -26,8 +26,9 @@ from runwire_consumers.core.errors import Fatal
 from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.core.source import Record, Span
 from runwire_consumers.kafka import acls, topics
-from runwire_consumers.kafka.admin import KafkaAdmin, NotAuthorized
+from runwire_consumers.kafka.admin import KafkaAdmin
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
+from runwire_consumers.kafka.errors import NotAuthorized
 from runwire_consumers.kafka.group import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_schemas import codec
