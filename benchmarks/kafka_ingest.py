@@ -18,7 +18,7 @@ from brokers import topics
 from embedded import engine, worker
 from measure import figure, machine
 from runwire_consumers.clickhouse import rows
-from runwire_consumers.core.decoding import decode_record
+from runwire_consumers.core.batch import decode_record
 from runwire_consumers.core.source import Record
 from runwire_schemas import codec
 from runwire_schemas.events import MetricBatch

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The workers: records to ClickHouse, artifacts to the object store; and the embedded stack."""

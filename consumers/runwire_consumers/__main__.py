@@ -9,13 +9,10 @@ from dataclasses import replace
 
 from runwire_consumers import settings as worker_settings
 from runwire_consumers.core.errors import Fatal
-from runwire_consumers.kafka import schema_ids
+from runwire_consumers.kafka.schema_ids import kafka_with_registry
 from runwire_consumers.settings import WorkerSettings
 from runwire_disk.paths import state_dir
-from runwire_schemas import registry
-from runwire_schemas.connections import kafka as kafka_settings
 from runwire_schemas.connections import s3 as s3_settings
-from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.errors import SchemaError
 from runwire_store.store import StoreError
 
@@ -53,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _add_metrics_port(clickhouse, worker_settings.DEFAULT_METRICS_PORT)
     objects = kinds.add_parser(
         "objects",
-        help="puts artifacts together that come in pieces, in the object store",
+        help="assembles artifacts from their pieces, in the object store",
         epilog=OBJECTS_EXAMPLE,
     )
     objects.add_argument(
@@ -94,22 +91,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clickhouse(arguments: argparse.Namespace) -> Callable[[], int]:
-    settings = _told(worker_settings.from_environment(), arguments)
+    settings = _with_port(worker_settings.from_environment(), arguments)
     kafka = None
     if arguments.source != "spool":
-        kafka = _kafka()
+        kafka = kafka_with_registry(os.environ)
     if arguments.source == "kafka" and kafka is None:
         raise ValueError("--source kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers")
-    url = arguments.url or os.environ.get(worker_settings.URL_VARIABLE) or None
-    from runwire_consumers.compose.workers import run_clickhouse
+    root, url = state_dir(arguments.dir), arguments.url
+    url = url or os.environ.get(worker_settings.URL_VARIABLE) or None
+    from runwire_consumers.compose.workers import clickhouse_parts, run_clickhouse
 
-    return lambda: run_clickhouse(state_dir(arguments.dir), url, settings, kafka=kafka)
+    def run() -> int:
+        return run_clickhouse(root, settings, clickhouse_parts(root, url, settings, kafka=kafka))
+
+    return run
 
 
 def _objects(arguments: argparse.Namespace) -> Callable[[], int]:
     defaults = worker_settings.OBJECT_WORKER
-    settings = _told(worker_settings.from_environment(defaults=defaults), arguments)
-    kafka, s3 = _kafka(), s3_settings.from_environment(os.environ)
+    settings = _with_port(worker_settings.from_environment(defaults=defaults), arguments)
+    kafka, s3 = kafka_with_registry(os.environ), s3_settings.from_environment(os.environ)
     if kafka is None:
         raise ValueError(
             "the object worker reads Kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers "
@@ -120,17 +121,9 @@ def _objects(arguments: argparse.Namespace) -> Callable[[], int]:
     return lambda: run_objects(state_dir(arguments.dir), s3, settings, kafka=kafka)
 
 
-def _told(settings: WorkerSettings, arguments: argparse.Namespace) -> WorkerSettings:
+def _with_port(settings: WorkerSettings, arguments: argparse.Namespace) -> WorkerSettings:
     port = arguments.metrics_port
     return settings if port is None else replace(settings, metrics_port=port)
-
-
-def _kafka() -> KafkaSettings | None:
-    """Return where the brokers are, None when nobody said; schema ids are asked for there."""
-    kafka = kafka_settings.from_environment(os.environ)
-    if kafka is not None:
-        schema_ids.resolve_with(registry.from_environment(os.environ, prefix=kafka.topic_prefix))
-    return kafka
 
 
 if __name__ == "__main__":

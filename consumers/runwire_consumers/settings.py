@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from runwire_schemas.connections.table import (
     COUNT,
@@ -14,8 +14,6 @@ from runwire_schemas.connections.table import (
     setting,
 )
 
-Protocol = Literal["exactly-once", "at-least-once-unsafe"]
-PROTOCOLS: tuple[Protocol, ...] = ("exactly-once", "at-least-once-unsafe")
 PREFIX = "RUNWIRE_WORKER_"
 URL_VARIABLE = "RUNWIRE_CLICKHOUSE_URL"
 DEFAULT_METRICS_PORT = 9464  # Prometheus' registered port of OpenTelemetry exporters
@@ -23,17 +21,19 @@ DEFAULT_METRICS_PORT = 9464  # Prometheus' registered port of OpenTelemetry expo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker can be told; each field is RUNWIRE_WORKER_<NAME> in the environment."""
+    """Settings of both workers; each field is RUNWIRE_WORKER_<NAME> in the environment."""
 
     PREFIX: ClassVar[str] = PREFIX
 
     batch_age_s: float = setting(SECONDS, 1.0, "a batch closes this long after its first record")
-    batch_rows: int = setting(COUNT, 1_000_000, "or with so many rows")
-    batch_bytes: int = setting(COUNT, 64 * 1024 * 1024, "or with so many encoded bytes")
+    batch_rows: int = setting(COUNT, 1_000_000, "a batch also closes at this many rows")
+    batch_bytes: int = setting(
+        COUNT, 64 * 1024 * 1024, "a batch also closes at this many encoded bytes"
+    )
     retry_max_s: float = setting(SECONDS, 5.0, "longest wait between tries of the same batch")
     shutdown_s: float = setting(SECONDS, 10.0, "time for the last flush after a first signal")
     stuck_after_s: float = setting(SECONDS, 120.0, "rows waiting this long turn /healthz to 503")
-    dead_letters_max: int = setting(COUNT, 1000, "the worker stops when so many letters are kept")
+    dead_letters_max: int = setting(COUNT, 1000, "the worker stops when this many letters are kept")
     metrics_port: int = setting(
         COUNT,
         DEFAULT_METRICS_PORT,
@@ -43,12 +43,14 @@ class WorkerSettings:
         TEXT, "runwire-clickhouse", "Kafka consumer group, shared by all such workers"
     )
     objects_group: str = setting(
-        TEXT, "runwire-objects", "the same for object workers: one group never reads for both"
+        TEXT,
+        "runwire-objects",
+        "consumer group of object workers; must differ from RUNWIRE_WORKER_GROUP",
     )
     group_protocol: str = setting(
         choice("classic", "consumer"),
         "classic",
-        "classic, or consumer (KIP-848, brokers from 4.0 on): how the group is formed",
+        "group protocol: classic, or consumer (KIP-848, needs Kafka 4.0)",
     )
     group_instance_id: str = setting(
         TEXT, "", "keeps this worker's partitions during a restart; unique within the group"
@@ -59,34 +61,23 @@ class WorkerSettings:
     staging_s: float = setting(
         SECONDS,
         7 * 86_400.0,
-        "object worker: an artifact whose pieces have not all come by then failed",
+        "object worker: an artifact still incomplete after this long is marked failed",
     )
     sweep_grace_s: float = setting(
         SECONDS,
         86_400.0,
         "object worker: content that no manifest names is deleted after this long",
     )
-    protocol: Protocol = setting(
-        choice(*PROTOCOLS),
-        "exactly-once",
-        "at-least-once-unsafe, for the fault harness only, duplicates rows",
-    )
-    unsafe_commit_every: int = setting(
-        COUNT, 20, "with the unsafe protocol, write cursors at every n-th batch only"
-    )
-    kill_at: str = setting(
-        TEXT, "", "for the fault harness: <point>:<n>, where the worker kills itself"
-    )
 
 
 # Pieces are half a megabyte each, and the next batch is gathered while one is written. The last
-# batch of a file is rarely full: people wait for its age.
+# batch of a file is rarely full, so its age decides how long people wait for an artifact.
 OBJECT_WORKER = WorkerSettings(
     batch_age_s=0.3,
     batch_bytes=16 * 1024 * 1024,
     metrics_port=DEFAULT_METRICS_PORT + 1,
 )
-"""What is different for the object worker when the environment says nothing."""
+"""Defaults of the object worker."""
 
 
 def variable(name: str) -> str:
@@ -97,7 +88,7 @@ def variable(name: str) -> str:
 def from_environment(
     environ: Mapping[str, str] | None = None, *, defaults: WorkerSettings | None = None
 ) -> WorkerSettings:
-    """Read the settings; what is not set stays as in `defaults`.
+    """Read the settings; unset variables keep the values of `defaults`.
 
     Raises: ConfigError naming the variable, its value and what is expected.
     """

@@ -1,4 +1,4 @@
-"""What every place for dead letters promises."""
+"""The contract of dead letters: each is kept once, durably, up to a limit."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def letter(offset: int) -> DeadLetter:
     return letter_of(bad_record(offset), f"reason {offset} with \n and ü", at_ns=AT_NS)
 
 
-def test_letters_come_back_as_they_were(open_letters: Open) -> None:
-    """Every field and byte survives, oldest first."""
+def test_letters_are_read_with_every_field_oldest_first(open_letters: Open) -> None:
+    """Every field and byte of a letter survives, and letters are read oldest first."""
     letters = open_letters(10)
     for offset in (3, 1):
         letters.put(letter(offset))
@@ -51,13 +51,14 @@ def test_letters_come_back_as_they_were(open_letters: Open) -> None:
     assert open_letters(10).read() == [letter(3), letter(1)]
 
 
-def test_nothing_is_kept_before_the_flush(open_letters: Open) -> None:
+def test_letter_is_not_kept_before_the_flush(open_letters: Open) -> None:
+    """A letter that was put and not flushed is unknown to a restarted process."""
     open_letters(10).put(letter(0))
     assert open_letters(10).count() == 0
 
 
-def test_the_same_coordinates_count_once(open_letters: Open) -> None:
-    """Within one process and across restarts."""
+def test_letters_with_the_same_coordinates_count_once(open_letters: Open) -> None:
+    """Putting a letter again changes nothing, within one process and across restarts."""
     for _ in range(2):
         letters = open_letters(10)
         for _ in range(2):
@@ -67,8 +68,8 @@ def test_the_same_coordinates_count_once(open_letters: Open) -> None:
     assert len(open_letters(10).read()) == 1
 
 
-def test_a_letter_that_was_replayed_is_forgotten(open_letters: Open) -> None:
-    """And may be kept again, should its record come back."""
+def test_removed_letter_is_gone_and_may_be_kept_again(open_letters: Open) -> None:
+    """A removed letter frees room below the limit and is kept again if its record fails again."""
     letters = open_letters(3)
     for offset in range(3):
         letters.put(letter(offset))
@@ -81,13 +82,14 @@ def test_a_letter_that_was_replayed_is_forgotten(open_letters: Open) -> None:
     assert open_letters(3).count() == 3
 
 
-def test_ids_tell_coordinates_apart() -> None:
+def test_letter_ids_differ_for_different_coordinates() -> None:
+    """A hundred offsets have a hundred ids."""
     ids = {letter(offset).id for offset in range(100)}
     assert len(ids) == 100
 
 
-def test_the_limit_survives_restarts(open_letters: Open) -> None:
-    """Those below the limit are kept; known letters are no reason to stop."""
+def test_letter_limit_counts_letters_of_earlier_processes(open_letters: Open) -> None:
+    """Letters below the limit are kept; a letter that is kept already never exceeds it."""
     letters = open_letters(2)
     for offset in range(3):
         letters.put(letter(offset))
@@ -103,7 +105,7 @@ def test_the_limit_survives_restarts(open_letters: Open) -> None:
     assert {kept.offset for kept in open_letters(2).read()} == {0, 1}
 
 
-def test_a_torn_line_loses_only_itself(tmp_path: Path) -> None:
+def test_torn_line_loses_only_its_own_letter(tmp_path: Path) -> None:
     """A crash at any byte of an append leaves the letters before it, and room for the next."""
     folder = tmp_path / "letters"
     first = FileDeadLetters(folder)
@@ -123,7 +125,7 @@ def test_a_torn_line_loses_only_itself(tmp_path: Path) -> None:
         assert [kept.offset for kept in letters.read()] == [0, 1, 2]
 
 
-def test_letters_removed_by_another_process_are_noticed(tmp_path: Path) -> None:
+def test_worker_notices_letters_removed_by_another_process(tmp_path: Path) -> None:
     """The command line replays letters while the worker runs; the worker's count follows."""
     worker = FileDeadLetters(tmp_path, limit=2)
     for offset in range(2):

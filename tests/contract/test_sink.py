@@ -1,4 +1,4 @@
-"""What every sink promises: a token counts once, with everything that hangs on it."""
+"""The contract of sinks: the rows of a token are stored once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
-from runwire_consumers.core.clock import MemoryClock
+from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, decode_record
+from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.core.dead_letters import letter_of
-from runwire_consumers.core.deadline import Deadline
-from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Retryable
-from runwire_consumers.core.sink import MemorySink, MemoryStore, Sink
+from runwire_consumers.core.sink import MemorySink, Sink, StoredBatches
 from support.builders import (
     AT_NS,
     artifact_event,
@@ -64,7 +62,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def rig(kind: str, request: pytest.FixtureRequest) -> Rig:
     if kind == "memory":
-        store = MemoryStore()
+        store = StoredBatches()
         return Rig(lambda: MemorySink(store), store.count)
     from runwire_consumers.clickhouse.client import connect
     from runwire_consumers.clickhouse.sink import ClickHouseSink
@@ -113,8 +111,8 @@ def written(rig: Rig, *batches: Batch) -> None:
 ONE_EACH = {**dict.fromkeys(TABLES, 1), "metric": 100, "deadletter": 2}
 
 
-def test_a_written_batch_is_readable(rig: Rig) -> None:
-    """When write returns, every row of every kind is there."""
+def test_written_batch_is_readable_when_write_returns(rig: Rig) -> None:
+    """When write returns, every row of every kind is stored."""
     sink = rig.open()
     sink.check()
     sink.write(full_batch())
@@ -122,36 +120,37 @@ def test_a_written_batch_is_readable(rig: Rig) -> None:
     sink.close(Deadline(5))
 
 
-def test_the_same_token_changes_nothing(rig: Rig) -> None:
-    """Again in the same process and in the next one."""
+def test_writing_the_same_token_again_changes_nothing(rig: Rig) -> None:
+    """A repetition in the same process and one in the next process store no row."""
     written(rig, full_batch(), full_batch())
     written(rig, full_batch())
     assert counts(rig) == ONE_EACH
 
 
-def test_another_token_adds(rig: Rig) -> None:
-    """Tokens are the identity, not the content of the call before."""
+def test_batch_with_another_token_adds_its_rows(rig: Rig) -> None:
+    """Tokens are the identity of batches: a new one adds rows, an old one in between does not."""
     first = batch_of([metric_record(0, calls=3)], "w:1")
     second = batch_of([metric_record(3, calls=3)], "w:2")
     written(rig, first, second, first)
     assert rig.count("metric") == 12
 
 
-def test_an_empty_batch_is_written(rig: Rig) -> None:
+def test_batch_without_rows_is_written_like_others(rig: Rig) -> None:
     """A batch whose rows were all rejected still has to be committed."""
     written(rig, batch_of([]))
     assert set(counts(rig).values()) == {0}
 
 
-def test_closing_twice_is_harmless(rig: Rig) -> None:
+def test_sink_can_be_closed_twice_without_error(rig: Rig) -> None:
+    """The worker closes its sink in every way of ending, so a second close has no effect."""
     sink = rig.open()
     sink.close(Deadline(1))
     sink.close(Deadline(0))
 
 
 @pytest.mark.engine
-def test_nobody_answering_is_retryable() -> None:
-    """An engine that is away is a matter of time, never fatal."""
+def test_sink_raises_retryable_when_nobody_answers() -> None:
+    """An unreachable engine is Retryable, and the message does not contain the password."""
     from runwire_consumers.clickhouse.sink import ClickHouseSink
 
     sink = ClickHouseSink("http://writer:secret@127.0.0.1:9/runwire")

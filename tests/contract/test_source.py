@@ -1,4 +1,4 @@
-"""What every source promises: order, intents that come back exactly, commits that hold."""
+"""The contract of sources: order, exact intents after a crash, durable commits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire_consumers.core.clock import MemoryClock
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.core.source import MemoryLog, MemorySource, Record, Source, Span
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_consumers.spool.journal import IntentJournal
@@ -144,8 +143,8 @@ def values(records: list[Record]) -> list[tuple[str, int, bytes]]:
     return sorted((item.partition, item.offset, item.value) for item in records)
 
 
-def test_records_come_once_and_in_order(rig: Rig) -> None:
-    """Per partition the offsets rise without gap or repetition; what comes later is seen."""
+def test_source_yields_records_once_and_in_order(rig: Rig) -> None:
+    """Per partition the offsets rise without gap or repetition; later records are yielded too."""
     rig.feed(0, 5)
     rig.feed(1, 3)
     source = rig.open()
@@ -160,7 +159,7 @@ def test_records_come_once_and_in_order(rig: Rig) -> None:
     source.close(Deadline(1))
 
 
-def test_uncommitted_records_come_again(rig: Rig) -> None:
+def test_source_yields_uncommitted_records_after_a_restart(rig: Rig) -> None:
     """Without an intent a restart begins at the committed offsets."""
     rig.feed(0, 4)
     first = rig.open()
@@ -172,8 +171,8 @@ def test_uncommitted_records_come_again(rig: Rig) -> None:
     second.close(Deadline(1))
 
 
-def test_an_intent_comes_back_exactly(rig: Rig) -> None:
-    """Token, spans, stamp and bytes are the same; nothing newer mixes in before the commit."""
+def test_source_restores_an_intent_exactly_after_a_crash(rig: Rig) -> None:
+    """Token, spans, stamp and bytes are the same; no newer record is yielded before the commit."""
     rig.feed(0, 3)
     rig.feed(1, 2)
     source = rig.open()
@@ -196,8 +195,8 @@ def test_an_intent_comes_back_exactly(rig: Rig) -> None:
     source.close(Deadline(1))
 
 
-def test_a_commit_holds(rig: Rig) -> None:
-    """What was committed never comes again, tokens never repeat."""
+def test_committed_records_are_never_yielded_again(rig: Rig) -> None:
+    """A commit survives the restart, and no token is used twice."""
     rig.feed(0, 3)
     source = rig.open()
     batch = drain(source)
@@ -220,8 +219,8 @@ def test_a_commit_holds(rig: Rig) -> None:
     source.close(Deadline(1))
 
 
-def test_a_batch_may_end_inside_what_was_polled(rig: Rig) -> None:
-    """The rest of a poll belongs to the next batch, across a restart too."""
+def test_batch_may_end_within_the_polled_records(rig: Rig) -> None:
+    """The rest of a poll belongs to the next batch, also across a restart."""
     rig.feed(0, 6)
     source = rig.open()
     polled = drain(source)
@@ -238,7 +237,8 @@ def test_a_batch_may_end_inside_what_was_polled(rig: Rig) -> None:
     source.close(Deadline(1))
 
 
-def test_a_paused_source_yields_nothing(rig: Rig) -> None:
+def test_source_yields_nothing_while_it_is_paused(rig: Rig) -> None:
+    """Between `pause` and `resume` no record is yielded; afterwards all of them are."""
     rig.feed(0, 2)
     source = rig.open()
     source.pause()
@@ -248,7 +248,7 @@ def test_a_paused_source_yields_nothing(rig: Rig) -> None:
     source.close(Deadline(1))
 
 
-def test_metrics_of_many_cuts_are_rebuilt_byte_for_byte(tmp_path: Path) -> None:
+def test_spool_source_rebuilds_metric_cuts_byte_for_byte(tmp_path: Path) -> None:
     """Several metric cuts of one writer in one batch keep their bounds and numbers."""
     writer = new_writer(tmp_path)
     log = metric_log(writer)

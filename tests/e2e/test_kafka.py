@@ -18,6 +18,7 @@ from runwire_consumers.clickhouse.client import connect
 from runwire_disk.agents.lock import AgentLock
 from runwire_disk.paths import agents_dir
 from runwire_schemas.topics import TOPICS
+from support import harness_worker
 from support.faults import tail, wait_for
 from support.servers import Cluster
 from support.topics import make_topics
@@ -65,8 +66,10 @@ class Pipeline:
         return (self.root / f"{run_id}.{rank}.acks").stat().st_size
 
     def worker(self, kill_at: str = "") -> subprocess.Popen[bytes]:
-        command = ("-m", "runwire_consumers", "clickhouse", "--metrics-port", "0")
-        return self.start(*command, RUNWIRE_WORKER_KILL_AT=kill_at)
+        if kill_at:
+            _, *arguments = harness_worker.command(kill_at=kill_at)
+            return self.start(*arguments, **harness_worker.environment())
+        return self.start("-m", "runwire_consumers", "clickhouse", "--metrics-port", "0")
 
     def agent_pid(self) -> int:
         found = [

@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from support.faults import Stack
+from support.harness_worker import POINTS as KILL_POINTS
 
-KILL_POINTS = ("before-intent", "after-intent", "after-insert", "after-commit")
 MODES = ("single", "threads", "forks")
 # How often the long form chooses each.
 _WEIGHTS = {"trainer": 36, "worker": 18, "engine": 14, **dict.fromkeys(KILL_POINTS, 8)}

@@ -29,8 +29,8 @@ ROWS = (
 )
 
 NOTES = (
-    "The control runs the worker with `RUNWIRE_WORKER_PROTOCOL=at-least-once-unsafe`: no journal,",
-    "random insert tokens, cursors saved at every 20th batch. It shows that the harness sees",
+    "The control is `tests/support/harness_worker.py --unsafe`: no intents, random insert tokens,",
+    "cursors saved at every 20th batch. It shows that the harness sees",
     "duplicates; that `v_metrics` has none even so is the natural key at work.",
     "",
     "Trainers log from one thread, from four, and from two forked children and their parent:",

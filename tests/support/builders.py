@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
+from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, Decoded, decode_record
 from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.core.dead_letters import MemoryDeadLetters
-from runwire_consumers.core.decoding import decode_record
-from runwire_consumers.core.health import Health
-from runwire_consumers.core.selfmetrics import SelfMetrics
-from runwire_consumers.core.sink import MemorySink, MemoryStore, Sink
+from runwire_consumers.core.health import Health, SelfMetrics
+from runwire_consumers.core.patience import Stop
+from runwire_consumers.core.sink import MemorySink, Sink, StoredBatches
 from runwire_consumers.core.source import MemoryLog, MemorySource, Record, Source
-from runwire_consumers.core.stop import Stop
 from runwire_consumers.core.worker import Worker, WorkerOptions
 from runwire_schemas import codec
 from runwire_schemas.events import (
@@ -26,6 +24,7 @@ from runwire_schemas.events import (
     ParamEvent,
     RunEvent,
 )
+from support.sources import ForwardingSource
 
 AT_NS = 1_700_000_000_000_000_000
 WRITER = "00112233445566778899aabbccddeeff"
@@ -138,16 +137,20 @@ class Bench:
     """A worker in memory with everything that outlives it: build one per process life."""
 
     log: MemoryLog = field(default_factory=MemoryLog)
-    store: MemoryStore = field(default_factory=MemoryStore)
+    store: StoredBatches = field(default_factory=StoredBatches)
     letters: dict[str, Any] = field(default_factory=dict)
     clock: MemoryClock = field(default_factory=MemoryClock)
     limits: BatchLimits = field(default_factory=BatchLimits)
     letters_max: int = 1000
-    new_token_per_try: bool = False
     overlap: bool = False
 
     def start(
-        self, *, sink: Sink | None = None, source: Source | None = None, polls: int = 20
+        self,
+        *,
+        sink: Sink | None = None,
+        source: Source | None = None,
+        decode: Callable[[Record], Decoded] = decode_record,
+        polls: int = 20,
     ) -> Worker:
         """A new process life: a worker over what the last one left, until all is quiet."""
         self.stop = Stop()
@@ -160,24 +163,24 @@ class Bench:
             MemoryDeadLetters(self.letters, limit=self.letters_max),
             options=WorkerOptions(
                 limits=self.limits,
-                new_token_per_try=self.new_token_per_try,
                 overlap=self.overlap,
             ),
             clock=self.clock,
             stop=self.stop,
             metrics=self.metrics,
             health=self.health,
+            decode=decode,
         )
 
 
-class QuietSource:
+class QuietSource(ForwardingSource):
     """Asks the worker to stop at the `polls`-th poll without news, so that a test ends by itself.
 
     A poll without news takes its timeout on the test's clock.
     """
 
     def __init__(self, inner: Source, clock: MemoryClock, stop: Stop, *, polls: int) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._clock = clock
         self._stop = stop
         self._left = polls
@@ -199,6 +202,3 @@ class QuietSource:
     def resume(self) -> None:
         self._is_paused = False
         self.inner.resume()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)

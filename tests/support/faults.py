@@ -21,6 +21,7 @@ from runwire_consumers.clickhouse.engine import Engine
 from runwire_consumers.clickhouse.migrate import apply
 from runwire_disk.paths import embedded_dir
 from runwire_disk.spool.reader import list_folders
+from support import harness_worker
 
 TRAINER = Path(__file__).parents[1] / "faults" / "fuzz_trainer.py"
 LABELS = {"single": 1, "threads": 4, "forks": 3}
@@ -54,12 +55,12 @@ def wait_for(
 class Stack:
     """The processes of one fuzz; use as a context manager, which ends all that is left."""
 
-    def __init__(self, root: Path, *, protocol: str = "exactly-once") -> None:
+    def __init__(self, root: Path, *, unsafe: bool = False) -> None:
         self.root = root
         self.acks = root / "acks"
         self.acks.mkdir(parents=True)
         self._stop_file = root / "stop"
-        self._protocol = protocol
+        self._unsafe = unsafe
         self._next_label = 0
         self.engine = Engine(embedded_dir(root), ports=(0, 0), die_with_parent=True)
         self.engine_pid = 0
@@ -103,14 +104,12 @@ class Stack:
         environ = os.environ | {
             "RUNWIRE_WORKER_BATCH_AGE_S": "0.05",
             "RUNWIRE_WORKER_RETRY_MAX_S": "0.5",
-            "RUNWIRE_WORKER_PROTOCOL": self._protocol,
-            "RUNWIRE_WORKER_KILL_AT": kill_at,
         }
-        command = [sys.executable, "-m", "runwire_consumers", "clickhouse"]
+        arguments = ("--dir", str(self.root))
         with self.worker_log.open("ab") as log:
             self.worker = subprocess.Popen(
-                [*command, "--dir", str(self.root), "--metrics-port", "0"],
-                env=environ,
+                harness_worker.command(*arguments, kill_at=kill_at, unsafe=self._unsafe),
+                env=environ | harness_worker.environment(),
                 stdout=log,
                 stderr=log,
             )

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import runwire
-from runwire.checkpoints import read_checkpoint
 from runwire.checkpoints.compress import zstd_module
+from runwire.checkpoints.loading import read_checkpoint
 from runwire.checkpoints.local import LocalPart
 from runwire.checkpoints.state_file import digest_of
 from runwire.run import Run

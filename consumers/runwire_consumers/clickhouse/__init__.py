@@ -1,1 +1,1 @@
-"""Everything that talks to ClickHouse: engine, migrations, blocks, sink."""
+"""ClickHouse for workers: client, embedded engine, migrations, Native blocks, sink."""

@@ -1,4 +1,4 @@
-"""Start, find and stop the embedded ClickHouse of one folder."""
+"""The embedded ClickHouse of one folder: its start, its addresses, its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from runwire_consumers.clickhouse import engine_process
-from runwire_consumers.clickhouse.engine_files import write_config, write_private
+from runwire_consumers.clickhouse.engine_files import EngineAccess, write_config, write_private
 from runwire_schemas.errors import CommandError
 
 DATABASE = "runwire"
@@ -35,7 +35,7 @@ class EngineError(CommandError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """What connection.json holds: how to reach the engine of this folder."""
+    """Contents of connection.json: the addresses of the engine of this folder."""
 
     url: str
     reader_url: str
@@ -44,7 +44,7 @@ class Connection:
 
 
 def read_connection(folder: Path) -> Connection | None:
-    """The addresses last written for this folder; None when it never had an engine."""
+    """Return the addresses last written for this folder; None when it never had an engine."""
     try:
         fields = json.loads((folder / "connection.json").read_text())
         return Connection(**fields)
@@ -55,7 +55,7 @@ def read_connection(folder: Path) -> Connection | None:
 class Engine:
     """One embedded ClickHouse: a child process that serves HTTP and native TCP on loopback.
 
-    Threads: with die_with_parent the kernel watches the *thread* that called start().
+    Threads: with die_with_parent the engine dies with the *thread* that called start().
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class Engine:
 
     @property
     def log_path(self) -> Path:
-        """Where the engine writes what goes wrong; begins anew at each start."""
+        """Path of the engine's log, which every start truncates."""
         return self.folder / "engine.log"
 
     @property
     def pid(self) -> int | None:
-        """Process id of whoever serves the folder now, this object or another one."""
+        """Process id of the engine that serves the folder, started here or elsewhere."""
         return _lock_holder(self.folder)
 
     def start(self) -> Connection:
-        """Write the configuration and start the process; returns before it answers.
+        """Write the configuration and start the process; return before it answers.
 
         Raises: EngineError when the engine is not installed or the folder is already served.
         """
@@ -92,7 +92,7 @@ class Engine:
         if holder is not None:
             raise EngineError(self._busy(holder))
         if self._process is not None:
-            # Its lock is free, so it has ended, perhaps in this moment: no zombie stays.
+            # Its lock is free, so it has ended, perhaps just now: reap it.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(REAP_S)
         connection = self._configure()
@@ -126,7 +126,7 @@ class Engine:
             time.sleep(0.05)
 
     def alive(self) -> bool:
-        """Whether some process serves the folder, this object's child or another's."""
+        """Return whether a process serves the folder, started here or elsewhere."""
         if self._process is not None:
             self._process.poll()  # reap, so that an ended child does not linger
         return _lock_holder(self.folder) is not None
@@ -148,20 +148,23 @@ class Engine:
 
     def _configure(self) -> Connection:
         earlier = read_connection(self.folder)
-        wanted = self._ports
-        passwords = secrets.token_hex(16), secrets.token_hex(16)
-        if earlier is not None:
-            wanted = (earlier.http_port, earlier.tcp_port)
-            passwords = _password(earlier.url), _password(earlier.reader_url)
-        http_port, tcp_port = _free_ports(wanted)
+        http_port, tcp_port = _free_ports(
+            *(self._ports if earlier is None else (earlier.http_port, earlier.tcp_port))
+        )
+        access = EngineAccess(
+            http_port=http_port,
+            tcp_port=tcp_port,
+            writer_password=_password(earlier.url) if earlier else secrets.token_hex(16),
+            reader_password=_password(earlier.reader_url) if earlier else secrets.token_hex(16),
+        )
         host = f"127.0.0.1:{http_port}/{DATABASE}"
         connection = Connection(
-            url=f"http://writer:{passwords[0]}@{host}",
-            reader_url=f"http://reader:{passwords[1]}@{host}",
+            url=f"http://writer:{access.writer_password}@{host}",
+            reader_url=f"http://reader:{access.reader_password}@{host}",
             http_port=http_port,
             tcp_port=tcp_port,
         )
-        write_config(self.folder, ports=(http_port, tcp_port), passwords=passwords)
+        write_config(self.folder, access)
         fields = {name: getattr(connection, name) for name in Connection.__slots__}
         write_private(self.folder / "connection.json", json.dumps(fields, indent=1))
         return connection
@@ -177,7 +180,7 @@ class Engine:
             return engine_process.MISSING_ENGINE
         if code == engine_process.EXIT_BUSY:
             return self._busy(_lock_holder(self.folder) or 0)
-        how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code}"
+        how = f"ended with exit code {code}" if code >= 0 else f"was killed by signal {-code}"
         if -code == signal.SIGILL:
             how += " (illegal instruction: the wheel needs a CPU with AVX2)"
         return f"the embedded engine {how}{self._tail()}"
@@ -207,10 +210,10 @@ def _password(url: str) -> str:
     return urlsplit(url).password or ""
 
 
-def _free_ports(wanted: tuple[int, int]) -> tuple[int, int]:
-    """The wanted ports where nobody listens, others where somebody does."""
+def _free_ports(http_port: int, tcp_port: int) -> tuple[int, int]:
+    """Return these ports, each replaced by a free one when it is taken."""
     with socket.socket() as http, socket.socket() as tcp:
-        for listener, port in zip((http, tcp), wanted, strict=True):
+        for listener, port in zip((http, tcp), (http_port, tcp_port), strict=True):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind(("127.0.0.1", port))
@@ -220,7 +223,7 @@ def _free_ports(wanted: tuple[int, int]) -> tuple[int, int]:
 
 
 def _answers(url: str) -> bool:
-    """Whether our own engine answers there: another one would refuse the password."""
+    """Return whether our own engine answers: another one would refuse the password."""
     parts = urlsplit(url)
     request = urllib.request.Request(f"http://{parts.hostname}:{parts.port}/?query=SELECT+1")
     request.add_header("X-ClickHouse-User", parts.username or "")

@@ -1,14 +1,15 @@
-"""The files the embedded engine reads at its start: config.xml and users.xml."""
+"""Configuration files of the embedded engine: config.xml and users.xml."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 # The engine itself logs in as `default` over loopback, so that user must exist without a
-# password; these two grants are all the listener needs, and an anonymous client can do nothing
+# password; these two grants are enough for the listener, and an anonymous client can do nothing
 # with them. `readonly` 2 and not 1: clients must be able to set formats and limits.
 _USERS = """<clickhouse>
   <profiles><default/><reading><readonly>2</readonly></reading></profiles>
@@ -60,14 +61,30 @@ def write_private(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def write_config(folder: Path, *, ports: tuple[int, int], passwords: tuple[str, str]) -> None:
-    """Write config.xml and users.xml for (http, tcp) ports and (writer, reader) passwords."""
-    writer, reader = (hashlib.sha256(password.encode()).hexdigest() for password in passwords)
-    write_private(folder / "users.xml", _USERS.format(writer=writer, reader=reader))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineAccess:
+    """Ports of the engine and passwords of its two users."""
+
+    http_port: int
+    tcp_port: int
+    writer_password: str = field(repr=False)
+    reader_password: str = field(repr=False)
+
+
+def write_config(folder: Path, access: EngineAccess) -> None:
+    """Write config.xml and users.xml."""
+    users = _USERS.format(
+        writer=_sha256(access.writer_password), reader=_sha256(access.reader_password)
+    )
+    write_private(folder / "users.xml", users)
     config = _CONFIG.format(
-        http_port=ports[0],
-        tcp_port=ports[1],
+        http_port=access.http_port,
+        tcp_port=access.tcp_port,
         data=escape(str(folder / "data")),
         users=escape(str(folder / "users.xml")),
     )
     write_private(folder / "config.xml", config)
+
+
+def _sha256(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()

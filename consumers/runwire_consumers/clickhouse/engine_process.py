@@ -1,7 +1,7 @@
-"""The process that is the embedded ClickHouse: `python -m ….engine_process <folder>`.
+"""The process of the embedded ClickHouse: `python -m ….engine_process <folder>`.
 
-The engine comes from the `chdb-core` wheel. Its listener is reached through a private entry
-point, so the wheel is pinned; this file is the only one that touches it.
+The engine comes from the `chdb-core` wheel. Its listener is started through a private entry
+point, so the wheel is pinned; only this file uses it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def take_lock(folder: Path) -> TextIO | None:
-    """Hold the folder for this process and leave the pid in it; None when somebody else does."""
+    """Lock the folder and write the pid into the lock; None when another process holds it."""
     lock = (folder / "engine.lock").open("a+")
     for _ in range(20):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            time.sleep(0.05)  # Engine.alive() takes the lock for a moment to test it
+            time.sleep(0.05)  # Engine.alive() holds the lock for a moment to test it
     else:
         lock.close()
         return None
@@ -54,8 +54,8 @@ def take_lock(folder: Path) -> TextIO | None:
 
 
 def die_with(parent: int) -> bool:
-    """Have the kernel send SIGTERM when the parent ends; False when it already has."""
-    if sys.platform == "linux":  # elsewhere the engine of a killed `up` is found by its lock
+    """Make the kernel send SIGTERM when the parent ends; False when it has ended already."""
+    if sys.platform == "linux":  # elsewhere the lock shows the engine of a killed `up`
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     return os.getppid() == parent
 
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError:
         print(MISSING_ENGINE, file=sys.stderr)
         return EXIT_MISSING
-    # Without this Python would note the signal and never act: the engine's query does not return.
+    # Python's own handler would never run: the engine's query does not return.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _chdb.query(_LISTEN, "TabSeparated")  # type: ignore[attr-defined]
     return 0

@@ -1,4 +1,4 @@
-"""Bring a database to the tables and views of this version: numbered SQL, forward only."""
+"""Migrations to the tables and views of this version: numbered SQL, forward only."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class Migration:
 
     @property
     def checksum(self) -> str:
-        """Of the file as released; guards against editing what some database already ran."""
+        """Checksum of the released file: an applied migration must never be edited."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:32]
 
 
 def migrations() -> list[Migration]:
-    """All migrations of this version in order."""
+    """Return all migrations of this version in order."""
     folder = resources.files(__package__) / "migrations"
     files = sorted((f for f in folder.iterdir() if _NAME.fullmatch(f.name)), key=lambda f: f.name)
     return [Migration(int(f.name[:4]), f.name[:-4], f.read_text("utf-8")) for f in files]
 
 
 def statements(text: str) -> list[str]:
-    """The SQL text cut at its semicolons, without comments."""
+    """Return the statements of an SQL text, without comments."""
     parts, current, end = [], [], 0
     for token in _TOKEN.finditer(text):
         current.append(text[end : token.start()])
@@ -61,10 +61,10 @@ def statements(text: str) -> list[str]:
 
 
 def apply(client: Client, *, cluster: str | None = None) -> list[str]:
-    """Run the migrations this database lacks; the names of those run.
+    """Run the migrations this database lacks; return their names.
 
-    With `cluster`, tables are made ON CLUSTER with Replicated engines (not run in our tests:
-    the embedded engine has no Keeper).
+    With `cluster`, tables are created ON CLUSTER with Replicated engines (our tests do not run
+    this: the embedded engine has no Keeper).
     Raises: Fatal when a migration fails or an applied one was changed.
     """
     database = client.database or "runwire"
@@ -74,15 +74,15 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
         "{replicated}": "Replicated" if cluster else "",
     }
     _run(client, _fill(_RECORD, words), "schema_migrations")
-    known = _applied(client, database)
+    applied = _applied(client, database)
     done = []
     for migration in migrations():
-        checksum = known.pop(migration.version, None)
+        checksum = applied.pop(migration.version, None)
         if checksum == migration.checksum:
             continue
         if checksum is not None:
             raise Fatal(
-                f"migration {migration.name} was applied to `{database}` with another text: "
+                f"migration {migration.name} was applied to `{database}` with a different text: "
                 f"never edit a released migration, add a new one"
             )
         for statement in statements(migration.text):
@@ -90,8 +90,8 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
         row = [migration.version, migration.name, migration.checksum]
         client.insert("schema_migrations", [row], column_names=["version", "name", "checksum"])
         done.append(migration.name)
-    if known:
-        newest = max(known)
+    if applied:
+        newest = max(applied)
         raise Fatal(
             f"`{database}` was migrated by a newer runwire (migration {newest:04d}): "
             f"upgrade runwire on this machine"
@@ -100,11 +100,11 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
 
 
 def pending(client: Client) -> list[str]:
-    """Names of the migrations this database lacks."""
+    """Return the names of the migrations this database lacks."""
     database = client.database or "runwire"
     recorded = client.command("EXISTS TABLE schema_migrations")
-    known = _applied(client, database) if recorded else {}
-    return [m.name for m in migrations() if m.version not in known]
+    applied = _applied(client, database) if recorded else {}
+    return [m.name for m in migrations() if m.version not in applied]
 
 
 def _applied(client: Client, database: str) -> dict[int, str]:

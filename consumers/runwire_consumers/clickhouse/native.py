@@ -1,7 +1,7 @@
-"""Build one ClickHouse `Native` block from columns, without a per-value Python loop for numbers.
+"""ClickHouse `Native` blocks from columns, without a per-value Python loop for numbers.
 
 Layout, all little-endian: `varuint(columns) varuint(rows)`, then per column its name, its type
-and all its values. A block of any size becomes one part, so its insert happens at once or not.
+and all its values. A block of any size becomes one part, so its insert is atomic.
 Source: pipeline notes, section "Native block"; ClickHouse src/Formats/NativeReader.cpp.
 """
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 Data: TypeAlias = "bytes | memoryview"
 
-# SerializationLowCardinality: keys version, and "the dictionary travels in this block".
+# SerializationLowCardinality: keys version, and the flag "this block has its dictionary".
 _LC_VERSION = np.array([1], "<u8").tobytes()
 _LC_HAS_KEYS = 1 << 9
 _DTYPES = {
@@ -33,7 +33,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column ready to send: its type as ClickHouse writes it, and its bytes in pieces."""
+    """One encoded column: its type as ClickHouse writes it, and its bytes in pieces."""
 
     name: str
     type: str
@@ -42,8 +42,9 @@ class Column:
 
 
 def block(columns: Sequence[Column]) -> bytes:
-    """The body of one `INSERT … FORMAT Native`.
+    """Return the body of one `INSERT … FORMAT Native`.
 
+    Shapes: every column has the same number of rows.
     Raises: ValueError when the columns differ in length.
     """
     rows = columns[0].rows
@@ -56,46 +57,55 @@ def block(columns: Sequence[Column]) -> bytes:
 
 
 def numbers(name: str, kind: str, values: Array | Sequence[int] | Sequence[float]) -> Column:
-    """Fixed-width values; DateTime64(3) takes milliseconds since the epoch."""
+    """Encode fixed-width values.
+
+    Units: DateTime64(3) takes milliseconds since the epoch.
+    """
     array = np.ascontiguousarray(values, _DTYPES[kind])
     return Column(name, kind, len(array), (array.tobytes(),))
 
 
 def nullable_numbers(name: str, kind: str, values: Sequence[int | None]) -> Column:
-    """Fixed-width values with None."""
+    """Encode fixed-width values, None as null."""
     nulls = np.fromiter((value is None for value in values), "u1", len(values))
     filled = numbers(name, kind, [value or 0 for value in values])
     return Column(name, f"Nullable({kind})", len(values), (nulls.tobytes(), *filled.data))
 
 
 def nullable_floats(name: str, values: Array) -> Column:
-    """Float64 values, NaN as null."""
+    """Encode Float64 values, NaN as null."""
     filled = numbers(name, "Float64", values)
     nulls = np.isnan(values).astype("u1").tobytes()
     return Column(name, "Nullable(Float64)", len(values), (nulls, *filled.data))
 
 
 def tuples(name: str, elements: Sequence[Column]) -> Column:
-    """Named tuples from one column per element, all of one length."""
+    """Encode named tuples from one column per element.
+
+    Shapes: every element has the same number of rows.
+    """
     kind = ", ".join(f"{element.name} {element.type}" for element in elements)
     data = tuple(piece for element in elements for piece in element.data)
     return Column(name, f"Tuple({kind})", elements[0].rows, data)
 
 
 def strings(name: str, values: Sequence[str | bytes]) -> Column:
-    """Text or bytes of any length."""
+    """Encode text or bytes of any length."""
     return Column(name, "String", len(values), (_strings(values),))
 
 
 def nullable_strings(name: str, values: Sequence[str | None]) -> Column:
-    """Text with None."""
+    """Encode text, None as null."""
     nulls = np.fromiter((value is None for value in values), "u1", len(values))
     texts = _strings([value or "" for value in values])
     return Column(name, "Nullable(String)", len(values), (nulls.tobytes(), texts))
 
 
 def low_cardinality(name: str, dictionary: Sequence[str], index: Array) -> Column:
-    """Text given as positions in a dictionary of distinct texts."""
+    """Encode text given as positions in a dictionary.
+
+    Shapes: dictionary [distinct texts], index [rows].
+    """
     rows, size = len(index), len(dictionary)
     kind = 0 if size <= 1 << 8 else 1 if size <= 1 << 16 else 2
     head = np.array([kind | _LC_HAS_KEYS, size], "<u8").tobytes()
@@ -106,38 +116,41 @@ def low_cardinality(name: str, dictionary: Sequence[str], index: Array) -> Colum
 
 
 def keys128(name: str, keys: Sequence[bytes], index: Array) -> Column:
-    """UInt128 from 16-byte little-endian keys, given as positions in a list of them."""
+    """Encode UInt128 given as positions in a list of 16-byte little-endian keys.
+
+    Shapes: keys [distinct keys], index [rows].
+    """
     table = np.frombuffer(b"".join(keys), "V16")
     return Column(name, "UInt128", len(index), (table[index].tobytes(),))
 
 
 def string_maps(name: str, values: Sequence[Mapping[str, str]]) -> Column:
-    """Map(String, String)."""
+    """Encode Map(String, String)."""
     texts = _strings([text for value in values for text in value.values()])
     return _maps(name, "String", values, texts)
 
 
 def count_maps(name: str, values: Sequence[Mapping[str, int]]) -> Column:
-    """Map(String, Int64)."""
+    """Encode Map(String, Int64)."""
     counts = np.array([count for value in values for count in value.values()], "<i8")
     return _maps(name, "Int64", values, counts.tobytes())
 
 
 def float_maps(name: str, values: Sequence[Mapping[str, float]]) -> Column:
-    """Map(String, Float64)."""
+    """Encode Map(String, Float64)."""
     doubles = np.array([number for value in values for number in value.values()], "<f8")
     return _maps(name, "Float64", values, doubles.tobytes())
 
 
 def string_arrays(name: str, values: Sequence[Sequence[str]]) -> Column:
-    """Array(String)."""
+    """Encode Array(String)."""
     ends = np.cumsum([len(value) for value in values], dtype="<u8")
     texts = _strings([text for value in values for text in value])
     return Column(name, "Array(String)", len(values), (ends.tobytes(), texts))
 
 
 def varuint(value: int) -> bytes:
-    """Unsigned LEB128: 7 bits a byte, low group first."""
+    """Encode unsigned LEB128: 7 bits a byte, low group first."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

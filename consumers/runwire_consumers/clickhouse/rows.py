@@ -1,16 +1,21 @@
-"""Turn the events of a batch into one Native block per table."""
+"""Native blocks of all tables, built from the events and metric columns of a batch.
+
+`metric_rollup` gets one row per series, which the worker aggregates itself: a materialized view
+would more than double the time of an insert (0.55 s instead of 0.25 s for a million points), here
+it costs about 0.05 s. A replay changes none of the aggregates.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse.native import Array, Column
-from runwire_consumers.clickhouse.rollup import roll_up
 from runwire_schemas import identity
 from runwire_schemas.events import (
     ArtifactEvent,
@@ -27,7 +32,7 @@ from runwire_schemas.metric_decode import MetricColumns
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
-# What the table keeps of a dead letter's bytes; the dead-letter file or topic keeps all.
+# Bytes of a dead letter that its table keeps; the dead-letter file or topic keeps all.
 DEAD_VALUE_BYTES_MAX = 64 * 1024
 
 # A worker sees the same few runs, writers and metrics all day.
@@ -38,7 +43,7 @@ attempt_key = lru_cache(65_536)(identity.attempt_key)
 
 
 def metric_rows(batches: Sequence[MetricColumns]) -> bytes:
-    """All points of the batches as one block for `metrics`."""
+    """Build the block for `metrics`: one row per point."""
     lengths = np.array([batch.points for batch in batches])
     names, per_batch = _dictionary([name for batch in batches for name in batch.names])
     starts = np.cumsum([0, *(len(batch.names) for batch in batches)])[:-1]
@@ -54,7 +59,7 @@ def metric_rows(batches: Sequence[MetricColumns]) -> bytes:
     def joined(field: Callable[[MetricColumns], Array]) -> Array:
         return np.concatenate([field(batch) for batch in batches])
 
-    columns = _who_columns(batches, lengths)
+    columns = _run_columns(batches, lengths)
     columns += [
         native.numbers("metric_id", "UInt64", ids[metric]),
         native.low_cardinality("metric", names, metric),
@@ -72,12 +77,15 @@ def metric_rows(batches: Sequence[MetricColumns]) -> bytes:
 def batch_rows(
     batches: Sequence[MetricColumns], append_at_ns: int, *, untidy: Sequence[bool]
 ) -> bytes:
-    """One row per metric batch for `batches`; `untidy` says which repeat a step."""
+    """Build the block for `batches`: one row per metric batch.
+
+    Shapes: untidy [batches], true where a batch repeats a step.
+    """
 
     def numbers(name: str, kind: str, value: Callable[[MetricColumns], int]) -> Column:
         return native.numbers(name, kind, [value(batch) for batch in batches])
 
-    columns = _who_columns(batches, np.ones(len(batches), "i8"))
+    columns = _run_columns(batches, np.ones(len(batches), "i8"))
     columns += [
         numbers("rank", "Int64", lambda b: b.rank),
         native.numbers("attempt", "UInt64", _attempts(batches)),
@@ -97,7 +105,7 @@ def batch_rows(
 
 
 def rollup_rows(batches: Sequence[MetricColumns]) -> bytes:
-    """One row per series of the batches for `metric_rollup`."""
+    """Build the block for `metric_rollup`: one row per series of the batches."""
     rolled = roll_up(batches)
     projects, runs, ranks, attempts, names = zip(*rolled.series, strict=True)
     keys, key = _dictionary(list(zip(projects, runs, strict=True)))
@@ -126,7 +134,7 @@ def rollup_rows(batches: Sequence[MetricColumns]) -> bytes:
 
 
 def run_rows(events: Sequence[RunEvent], append_at_ns: int) -> bytes:
-    """One row per event for `run_events`."""
+    """Build the block for `run_events`: one row per event."""
     texts = (
         *("status", "status_reason", "name", "group", "job_type", "notes", "parent_run_id"),
         *("summary", "metric_defs"),
@@ -153,14 +161,14 @@ def run_rows(events: Sequence[RunEvent], append_at_ns: int) -> bytes:
 
 
 def param_rows(events: Sequence[ParamEvent], append_at_ns: int) -> bytes:
-    """One row per event for `params`."""
+    """Build the block for `params`: one row per event."""
     columns = event_columns(events, append_at_ns)
     columns += [native.strings(f, [getattr(e, f) for e in events]) for f in ("key", "value")]
     return native.block(columns)
 
 
 def heartbeat_rows(events: Sequence[Heartbeat], append_at_ns: int) -> bytes:
-    """One row per event for `heartbeats`."""
+    """Build the block for `heartbeats`: one row per event."""
     progress = [e.last_progress_at_ns for e in events]
     columns = event_columns(events, append_at_ns)
     columns += [
@@ -182,7 +190,7 @@ def heartbeat_rows(events: Sequence[Heartbeat], append_at_ns: int) -> bytes:
 
 
 def log_rows(events: Sequence[LogEvent], append_at_ns: int) -> bytes:
-    """One row per event for `logs`."""
+    """Build the block for `logs`: one row per event."""
     texts = ("stream", "name", "level", "text")
     columns = event_columns(events, append_at_ns)
     columns += [native.nullable_numbers("step", "Int64", [e.step for e in events])]
@@ -191,8 +199,8 @@ def log_rows(events: Sequence[LogEvent], append_at_ns: int) -> bytes:
 
 
 def dead_rows(letters: Sequence[DeadLetter]) -> bytes:
-    """One row per letter for `dead_letters`, with the beginning of its bytes."""
-    columns = _who_columns(letters, np.ones(len(letters), "i8"))
+    """Build the block for `dead_letters`: one row per letter, with the beginning of its bytes."""
+    columns = _run_columns(letters, np.ones(len(letters), "i8"))
     columns += [
         native.numbers("writer", "UInt64", [writer_key(writer_of(e)) for e in letters]),
         instants("at", [e.at_ns for e in letters]),
@@ -207,7 +215,7 @@ def dead_rows(letters: Sequence[DeadLetter]) -> bytes:
 
 
 def writer_of(letter: DeadLetter) -> str:
-    """Who wrote the record: its Kafka key, or the first part of a spool partition."""
+    """Return the writer of the record: its Kafka key, or the first part of a spool partition."""
     return letter.key.decode(errors="replace") or letter.partition.split("/", 1)[0]
 
 
@@ -217,9 +225,9 @@ def event_columns(
     ],
     append_at_ns: int,
 ) -> list[Column]:
-    """Who wrote each event and when: the columns that all tables of events begin with."""
+    """Encode the columns that all event tables begin with: run, writer, and times."""
     return [
-        *_who_columns(events, np.ones(len(events), "i8")),
+        *_run_columns(events, np.ones(len(events), "i8")),
         native.numbers("rank", "Int64", [e.rank for e in events]),
         native.numbers("attempt", "UInt64", [attempt_key(e.attempt) for e in events]),
         native.numbers("writer", "UInt64", [writer_key(e.writer) for e in events]),
@@ -229,8 +237,11 @@ def event_columns(
     ]
 
 
-def _who_columns(events: Sequence[Event] | Sequence[MetricColumns], lengths: Array) -> list[Column]:
-    """Project and run, each event's repeated `lengths` times."""
+def _run_columns(events: Sequence[Event] | Sequence[MetricColumns], lengths: Array) -> list[Column]:
+    """Encode project and run, those of each event repeated `lengths` times.
+
+    Shapes: lengths [events].
+    """
     projects, project = _dictionary([e.project for e in events])
     runs, run = _dictionary([(e.project, e.run_id) for e in events])
     ids, run_id = _dictionary([e.run_id for e in events])
@@ -242,7 +253,10 @@ def _who_columns(events: Sequence[Event] | Sequence[MetricColumns], lengths: Arr
 
 
 def _dictionary(values: Sequence[K]) -> tuple[list[K], Array]:
-    """The distinct values, and the position of each value among them."""
+    """Return the distinct values, and the position of each value among them.
+
+    Shapes: the positions are [values].
+    """
     places: dict[K, int] = {}
     index = [places.setdefault(value, len(places)) for value in values]
     return list(places), np.array(index, "i8")
@@ -257,5 +271,126 @@ def _writers(batches: Sequence[MetricColumns]) -> list[int]:
 
 
 def instants(name: str, at_ns: Sequence[int]) -> Column:
-    """Instants given in nanoseconds."""
+    """Encode instants as milliseconds. Units: nanoseconds since the epoch."""
     return native.numbers(name, "DateTime64(3)", [at // 1_000_000 for at in at_ns])
+
+
+# Project, run id, rank, attempt and metric name.
+Series = tuple[str, str, int, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollup:
+    """Aggregates of the points of each series.
+
+    Shapes: all arrays [series]. `min` and `max` are of finite values, NaN where there is none.
+    The newest point has the greatest (at_ms, seq, step, value).
+    """
+
+    series: list[Series]
+    first_step: Array
+    last_step: Array
+    at_ms: Array
+    seq: Array
+    step: Array
+    value: Array
+    min: Array
+    max: Array
+
+
+def roll_up(batches: Sequence[MetricColumns]) -> Rollup:
+    """Aggregate the points of the batches, which hold at least one, by series."""
+    places: dict[Series, int] = {}
+    group = np.concatenate([_groups(places, batch) for batch in batches])
+    # A radix sort where the numbers of the series fit 16 bits.
+    order = np.argsort(group.astype("u2") if len(places) < 1 << 16 else group, kind="stable")
+    group = group[order]
+    starts = np.flatnonzero(np.diff(group, prepend=-1))
+    step, seq, at_ms, value = (
+        np.concatenate([getattr(batch, field) for batch in batches])[order]
+        for field in ("step", "seq", "at_ms", "value")
+    )
+    finite = np.isfinite(value)
+    least = np.minimum.reduceat(np.where(finite, value, np.inf), starts)
+    greatest = np.maximum.reduceat(np.where(finite, value, -np.inf), starts)
+    empty = ~np.logical_or.reduceat(finite, starts)
+    last = _newest(group, starts, (at_ms, seq, step, value))
+    series = list(places)
+    return Rollup(
+        series=[series[number] for number in group[starts].tolist()],
+        first_step=np.minimum.reduceat(step, starts),
+        last_step=np.maximum.reduceat(step, starts),
+        at_ms=at_ms[last],
+        seq=seq[last],
+        step=step[last],
+        value=value[last],
+        min=np.where(empty, np.nan, least),
+        max=np.where(empty, np.nan, greatest),
+    )
+
+
+def _groups(places: dict[Series, int], batch: MetricColumns) -> Array:
+    """Return the series number of each point; new series get the next numbers."""
+    run = (batch.project, batch.run_id, batch.rank, batch.attempt)
+    numbers = [places.setdefault((*run, name), len(places)) for name in batch.names]
+    return np.array(numbers, "i8")[batch.name_idx]
+
+
+def _newest(group: Array, starts: Array, keys: tuple[Array, ...]) -> Array:
+    """Return the place of the newest point of each group; only points of its last instant sort."""
+    at_ms = keys[0]
+    lengths = np.diff(starts, append=len(group))
+    latest = np.flatnonzero(at_ms == np.repeat(np.maximum.reduceat(at_ms, starts), lengths))
+    ranked = latest[np.lexsort([key[latest] for key in (*reversed(keys), group)])]
+    ends = np.flatnonzero(np.diff(group[ranked], append=-1))
+    newest: Array = ranked[ends]
+    return newest
+
+
+def artifact_rows(events: Sequence[ArtifactEvent], append_at_ns: int) -> bytes:
+    """Build the block for `artifacts`: one row per event; the manifest stays in the store."""
+    texts = ("artifact", "event", "name", "type", "sha256", "uri", "route")
+    columns = event_columns(events, append_at_ns)
+    columns += [native.strings(f, [getattr(e, f) for e in events]) for f in texts]
+    columns += [
+        native.numbers("has_aliases", "Bool", [e.aliases is not None for e in events]),
+        native.string_arrays("aliases", [e.aliases or [] for e in events]),
+        native.strings("metadata", [e.metadata or "" for e in events]),
+        native.numbers("files", "Int64", [e.files for e in events]),
+        native.numbers("bytes", "Int64", [e.bytes for e in events]),
+        native.nullable_numbers("version_at_ns", "Int64", [e.version_at_ns for e in events]),
+        native.nullable_strings("reason", [e.reason for e in events]),
+        native.nullable_floats("duration_s", _doubles([e.duration_s for e in events])),
+    ]
+    return native.block(columns)
+
+
+def checkpoint_rows(events: Sequence[CheckpointEvent], append_at_ns: int) -> bytes:
+    """Build the block for `checkpoints`: one row per event."""
+    columns = event_columns(events, append_at_ns)
+    for field in ("artifact", "kind", "sha256", "uri"):
+        columns.append(native.strings(field, [getattr(e, field) for e in events]))
+    for field in ("step", "world_size", "bytes", "raw_bytes"):
+        columns.append(native.numbers(field, "Int64", [getattr(e, field) for e in events]))
+    for field in ("duration_s", "blocked_s"):
+        columns.append(native.numbers(field, "Float64", [getattr(e, field) for e in events]))
+    columns += [
+        native.float_maps("metrics", [e.metrics for e in events]),
+        native.numbers("is_best", "Bool", [e.is_best for e in events]),
+    ]
+    return native.block(columns)
+
+
+def _doubles(values: Sequence[float | None]) -> native.Array:
+    return np.array([np.nan if value is None else value for value in values], "<f8")
+
+
+EVENT_TABLES: Mapping[str, tuple[str, Callable[[Any, int], bytes]]] = {
+    "run": ("run_events", run_rows),
+    "param": ("params", param_rows),
+    "heartbeat": ("heartbeats", heartbeat_rows),
+    "log": ("logs", log_rows),
+    "checkpoint": ("checkpoints", checkpoint_rows),
+    "artifact": ("artifacts", artifact_rows),
+}
+"""Table and block builder of each event kind."""

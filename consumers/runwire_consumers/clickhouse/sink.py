@@ -10,13 +10,12 @@ from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse import rows
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
-from runwire_consumers.clickhouse.event_tables import EVENT_TABLES
 from runwire_consumers.clickhouse.migrate import pending
+from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.clickhouse.tidiness import NOTE_UNTIDY, History, Tidiness
 from runwire_consumers.clickhouse.tombstones import deleted_runs
 from runwire_consumers.core.batch import Batch
-from runwire_consumers.core.clock import Clock, SystemClock
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Clock, Deadline, SystemClock
 from runwire_consumers.core.errors import Fatal, Rejection, RowsRejected
 from runwire_schemas.events import Event, RunEvent
 from runwire_schemas.metric_decode import MetricColumns
@@ -42,8 +41,15 @@ class ClickHouseSink:
     Threads: one at a time.
     """
 
-    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock | None = None,
+        open_client: Callable[[str], Client] = connect,
+    ) -> None:
         self._url = url
+        self._open_client = open_client
         self._clock = clock or SystemClock()
         self._client: Client | None = None
         self._tidiness = Tidiness(self._history)
@@ -56,7 +62,8 @@ class ClickHouseSink:
     def check(self) -> None:
         """Prove that a write could work now.
 
-        Raises: Retryable when nobody answers, Fatal for a wrong password or missing migrations.
+        Raises: Retryable when ClickHouse does not answer, Fatal for a wrong password or missing
+        migrations.
         """
         try:
             missing = pending(self._connected())
@@ -92,7 +99,7 @@ class ClickHouseSink:
 
     def _connected(self) -> Client:
         if self._client is None:
-            self._client = connect(self._url)
+            self._client = self._open_client(self._url)
         return self._client
 
     def _insert(self, table: str, block: bytes, token: str) -> None:
@@ -111,7 +118,7 @@ class ClickHouseSink:
         )
 
     def _blocks(self, batch: Batch) -> list[tuple[str, bytes]]:
-        """Every table's block, all built before the first is sent.
+        """Return the block of every table, all built before the first is sent.
 
         Runs come before points: a reader then never sees points of an unknown attempt.
         """
@@ -143,7 +150,7 @@ class ClickHouseSink:
         return blocks
 
     def _alive(self, kind: str, events: Sequence[T]) -> list[T]:
-        """The events without those of deleted runs, which are counted."""
+        """Return the events without those of deleted runs, which are counted."""
         if not self._deleted:
             return list(events)
         kept = []
@@ -155,19 +162,19 @@ class ClickHouseSink:
         return kept
 
     def _history(self, batches: Sequence[MetricColumns]) -> History:
-        """The greatest steps stored so far for the runs and ranks of the batches."""
+        """Return the greatest steps stored so far for the runs and ranks of the batches."""
         keys = _key_list({(b.project, b.run_id) for b in batches})
-        found = self._connected().query(
+        answer = self._connected().query(
             "SELECT project, run_id, rank, metric, max(last_step) FROM metric_rollup "
             f"WHERE run_key IN ({keys}) GROUP BY project, run_id, rank, metric"
         )
         history: History = {}
-        for project, run_id, rank, metric, step in found.result_rows:
+        for project, run_id, rank, metric, step in answer.result_rows:
             history.setdefault((project, run_id, rank), {})[metric] = step
         return history
 
     def _note_untidy(self, batch: Batch) -> None:
-        """Have the store look at runs that a writer or an attempt of this batch is new to."""
+        """Let the store list the untidy writers of runs with a new writer or attempt."""
         runs = set(self._tidiness.suspects)
         for event in batch.events.get("run", []):
             if isinstance(event, RunEvent) and (
@@ -187,7 +194,7 @@ class ClickHouseSink:
 
 
 def _key_list(runs: set[tuple[str, str]]) -> str:
-    """Keys of the runs as SQL; as text, since a literal beyond 64 bits is read as a float."""
+    """Return the keys of the runs as SQL text: a literal beyond 64 bits is read as a float."""
     numbers = [int.from_bytes(rows.run_key(*run), "little") for run in sorted(runs)]
     return ",".join(f"toUInt128('{number}')" for number in numbers)
 
@@ -195,11 +202,11 @@ def _key_list(runs: set[tuple[str, str]]) -> str:
 def _unencodable(
     kind: str, events: Sequence[Event], build: Callable[[Any, int], bytes]
 ) -> list[Rejection]:
-    """Which events no block can hold (text that is no Unicode, numbers beyond 64 bits)."""
-    found = []
+    """Return the events that no block can hold: invalid Unicode, numbers beyond 64 bits."""
+    rejected = []
     for index, event in enumerate(events):
         try:
             build([event], 0)
         except (ValueError, OverflowError) as error:
-            found.append(Rejection(kind, index, str(error)))
-    return found
+            rejected.append(Rejection(kind, index, str(error)))
+    return rejected

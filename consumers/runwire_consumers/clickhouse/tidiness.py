@@ -1,11 +1,11 @@
-"""Which writers ever repeat a step of a metric: `v_series` must thin only their curves.
+"""Judgement of batches as tidy or untidy: only untidy writers ever repeat a step of a metric.
 
-Thinning a million points costs ten times what reading them does, and most runs log each metric
-once per step. So the sink notes, in the row that a batch has in `batches`, whether the batch
-repeats a step of its own or goes back behind what its writer sent before, and after each start
-(of a writer, of an attempt) it lets the store list whom `v_series` has to thin. A wrong "repeats"
-costs time in a query and nothing else; a wrong "does not" would show a step twice, so where the
-past is unknown (another worker had the writer, this one was restarted) it is read from the store.
+`v_series` thins only the curves of untidy writers: thinning a million points costs ten times as
+much as reading them, and most runs log each metric once per step. The sink stores with each batch
+whether it repeats a step, its own or an earlier one of its writer. After each start of a writer or
+an attempt it also lets the store list the writers that `v_series` must thin. A wrong "untidy" only
+costs time in a query; a wrong "tidy" would show a step twice. So where the past is unknown (another
+worker read the writer, or this one was restarted) it is read from the store.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WRITERS_MAX = 10_000
 
 @dataclass(slots=True)
 class _Past:
-    """What a writer has sent so far; `last_steps` is None once it repeated a step."""
+    """State of a writer after one batch; `last_steps` is None once it repeated a step."""
 
     batch_seq: int
     last_steps: dict[str, int] | None = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Tidiness:
         self.suspects: set[tuple[str, str]] = set()
 
     def judge(self, batches: Sequence[MetricColumns]) -> list[bool]:
-        """Whether each batch repeats a step; asked again before `keep`, says the same again."""
+        """Return whether each batch repeats a step; repeatable until `keep`."""
         self._judged = {}
         self.suspects = set()
         unknown = [batch for batch in batches if self._past(batch) is None]
@@ -70,9 +70,9 @@ class Tidiness:
         for batch in batches:
             past = self._judged.get(batch.writer) or self._past(batch)
             if past is None or past.batch_seq != batch.batch_seq - 1:
-                known = history.get((batch.project, batch.run_id, batch.rank), {})
-                past = _Past(batch.batch_seq - 1, known)
-            last_steps = _followed(past.last_steps, batch)
+                stored = history.get((batch.project, batch.run_id, batch.rank), {})
+                past = _Past(batch.batch_seq - 1, stored)
+            last_steps = _steps_after(past.last_steps, batch)
             verdicts.append(last_steps is None)
             is_news = last_steps is None and past.last_steps is not None
             if is_news or batch.writer not in self._pasts:
@@ -81,7 +81,7 @@ class Tidiness:
         return verdicts
 
     def keep(self) -> None:
-        """The judged batches are stored."""
+        """Remember the judged batches: they are stored."""
         for writer, past in self._judged.items():
             self._pasts[writer] = past
             self._pasts.move_to_end(writer)
@@ -90,21 +90,21 @@ class Tidiness:
             self._pasts.popitem(last=False)
 
     def _past(self, batch: MetricColumns) -> _Past | None:
-        """What came before the batch, where it is known without asking the store."""
+        """Return the state before the batch, None when only the store knows it."""
         if batch.batch_seq == 0:
             return _Past(-1)
         past = self._pasts.get(batch.writer)
         return past if past is not None and past.batch_seq == batch.batch_seq - 1 else None
 
 
-def _followed(last_steps: dict[str, int] | None, batch: MetricColumns) -> dict[str, int] | None:
-    """The greatest steps after the batch; None when it repeats a step."""
-    if last_steps is None or not _each_rises(batch):
+def _steps_after(last_steps: dict[str, int] | None, batch: MetricColumns) -> dict[str, int] | None:
+    """Return the greatest steps after the batch; None when it repeats a step."""
+    if last_steps is None or not _steps_rise(batch):
         return None
     count = len(batch.names)
     first = np.zeros(count, "i8")
     last = np.zeros(count, "i8")
-    # Of assignments to the same place the last one stays.
+    # With repeated indices numpy keeps the last assignment.
     first[batch.name_idx[::-1]] = batch.step[::-1]
     last[batch.name_idx] = batch.step
     present = np.zeros(count, bool)
@@ -118,8 +118,8 @@ def _followed(last_steps: dict[str, int] | None, batch: MetricColumns) -> dict[s
     return after
 
 
-def _each_rises(batch: MetricColumns) -> bool:
-    """Whether the steps of each metric rise strictly within the batch."""
+def _steps_rise(batch: MetricColumns) -> bool:
+    """Return whether the steps of each metric rise strictly within the batch."""
     rise: Array = np.diff(batch.step)
     calls: Array = np.diff(batch.seq)
     if bool(np.all(rise >= 0)) and bool(np.all(rise[calls != 0] > 0)) and bool(np.all(calls >= 0)):
@@ -130,7 +130,7 @@ def _each_rises(batch: MetricColumns) -> bool:
 
 
 def _distinct_in_calls(batch: MetricColumns, calls: Array) -> bool:
-    """Whether no call has a name twice; quick where names come in the order of their index."""
+    """Return whether no call has a name twice; fast when names are in index order."""
     if bool(np.all(np.diff(batch.name_idx)[calls == 0] > 0)):
         return True
     pairs = batch.seq * np.int64(len(batch.names)) + batch.name_idx

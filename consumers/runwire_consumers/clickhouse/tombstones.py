@@ -1,4 +1,4 @@
-"""Deleted runs: the tombstone that views and the sink honour, and the removal of their rows."""
+"""Deleted runs: the tombstone that views and the sink respect, and the removal of their rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from clickhouse_connect.driver.client import Client
 from runwire_consumers.clickhouse.client import CALL_ERRORS, explain
 from runwire_schemas import identity
 
-# Everything that holds rows of a run, what views read first.
+# All tables with rows of a run; the tables that views read first come first.
 RUN_TABLES = (
     "run_events",
     "attempts",
@@ -29,7 +29,7 @@ RUN_TABLES = (
 
 
 def delete_run(client: Client, project: str, run_id: str) -> bool:
-    """Hide a run for good and delete its rows; whether the run had any.
+    """Hide a run for good and delete its rows; return whether it had any.
 
     The tombstone comes first, so a crash in between leaves a hidden run: run it again.
     Raises: Retryable, Fatal.
@@ -38,7 +38,7 @@ def delete_run(client: Client, project: str, run_id: str) -> bool:
     key = identity.run_key(project, run_id)
     where = f"run_key = toUInt128('{int.from_bytes(key, 'little')}')"
     try:
-        known = client.command(f"SELECT count() FROM run_events WHERE {where}")
+        events = client.command(f"SELECT count() FROM run_events WHERE {where}")
         client.command(
             "INSERT INTO deleted_runs (project, run_key, run_id, deleted_at) SELECT "
             f"%(project)s, toUInt128('{int.from_bytes(key, 'little')}'), %(run_id)s, now64(3)",
@@ -48,11 +48,11 @@ def delete_run(client: Client, project: str, run_id: str) -> bool:
             client.command(f"DELETE FROM {table} WHERE {where}")
     except CALL_ERRORS as error:
         raise explain(error, str(getattr(client, "url", ""))) from error
-    return bool(known)
+    return bool(events)
 
 
 def deleted_runs(client: Client) -> set[tuple[str, str]]:
-    """(project, run_id) of every tombstone."""
+    """Return (project, run_id) of every tombstone."""
     rows: Sequence[Sequence[str]] = client.query(
         "SELECT DISTINCT project, run_id FROM deleted_runs"
     ).result_rows

@@ -147,10 +147,10 @@ def _migrate_kafka(args: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from runwire_consumers.kafka import acls, topics
-    from runwire_consumers.kafka.cluster import Cluster
+    from runwire_consumers.kafka.admin import KafkaAdmin
 
     settings = _kafka(args)
-    cluster = Cluster(settings)
+    cluster = KafkaAdmin(settings)
     outcome = topics.apply(cluster, prefix=settings.topic_prefix, fix=args.fix)
     lines = [f"created topic {name}" for name in outcome.created]
     lines += [f"topic {d.topic}: {d.found} to {d.wanted} {d.name}" for d in outcome.grown]

@@ -1,1 +1,1 @@
-"""Composition of workers: which source feeds which sink."""
+"""Composition of the two workers: the only modules that know both ends."""

@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import Final
 
 from runwire_consumers.compose.workers import pages, signals, worker_options
-from runwire_consumers.core import kill_points
-from runwire_consumers.core.clock import SystemClock
-from runwire_consumers.core.deadline import Deadline
-from runwire_consumers.core.health import Health
-from runwire_consumers.core.selfmetrics import SelfMetrics
-from runwire_consumers.core.stop import Stop
+from runwire_consumers.core.clock import Deadline, SystemClock
+from runwire_consumers.core.health import Health, SelfMetrics
+from runwire_consumers.core.patience import Stop
 from runwire_consumers.core.worker import Worker
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
-from runwire_consumers.kafka.group_settings import GroupSettings
+from runwire_consumers.kafka.group import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
-from runwire_consumers.kafka.telling import KafkaTelling
+from runwire_consumers.kafka.worker_events import WorkerEvents
 from runwire_consumers.objects.completion import Completion
 from runwire_consumers.objects.decoding import CHUNK, decode_lean
 from runwire_consumers.objects.finishing import Finishing, Upkeep
@@ -35,12 +32,12 @@ from runwire_store.part_uploads import uploads_of
 
 _log = logging.getLogger("runwire.worker")
 
-# Fetched ahead and not looked at yet; with a batch, its successor and what is being put the whole
-# process stays within 100 MB of its size at the start (benchmarks/object_routes.py).
+# Fetched ahead and not decoded yet. With one batch being written and its successor, the process
+# stays within 100 MB of its size at the start (benchmarks/object_routes.py).
 QUEUED_BYTES: Final = 8 * 1024 * 1024
 MESSAGES_MAX: Final = 8
-# How often the artifacts of a worker that died are looked for.
-LOOK_S: Final = 300.0
+# Pace of the search for unfinished artifacts of dead workers.
+TENDING_S: Final = 300.0
 _M_ARENA_MAX: Final = -8  # malloc.h
 _ARENAS: Final = 2
 
@@ -52,16 +49,15 @@ def run_objects(
 
     Without `s3` the store is the folder of objects under `root`. Raises: StoreRefused.
     """
-    kill_points.arm(settings.kill_at)
     _few_arenas()
     clock, stop, metrics = SystemClock(), Stop(), SelfMetrics()
     store = open_store(s3, root)
     _log.info("artifacts from %s go to %s", kafka.bootstrap_servers, store.uri)
-    tell = KafkaTelling(kafka)
+    publish = WorkerEvents(kafka)
     staging = Staging(store, uploads=uploads_of(store))
-    completion = Completion(staging, tell)
+    completion = Completion(staging, publish)
     finishing = Finishing(completion, metrics)
-    look_s = max(1.0, min(LOOK_S, settings.staging_s, settings.sweep_grace_s))
+    look_s = max(1.0, min(TENDING_S, settings.staging_s, settings.sweep_grace_s))
     tending = Tending(
         staging,
         completion,
@@ -87,8 +83,8 @@ def run_objects(
     )
     health = Health(clock, stuck_after_s=settings.stuck_after_s)
     worker = Worker(
-        KafkaSource(kafka, group, metrics=metrics, gained=take_over),
-        ObjectSink(staging, finishing.add, tell),
+        KafkaSource(kafka, group, metrics=metrics, on_gained=take_over),
+        ObjectSink(staging, finishing.add, publish),
         KafkaDeadLetters(kafka, limit=settings.dead_letters_max),
         options=replace(worker_options(settings), overlap=True),
         clock=clock,
@@ -108,10 +104,10 @@ def run_objects(
 
 
 def _few_arenas() -> None:
-    """Let glibc share its free memory among threads, elsewhere do nothing.
+    """Make glibc share free memory among threads; no effect with other C libraries.
 
-    With an arena per thread, what one thread frees is kept for it while the next one takes new
-    memory: some ten megabytes more after a few gigabytes.
+    With an arena per thread, memory that one thread frees stays in its arena while the next thread
+    takes new memory: some ten megabytes more after a few gigabytes.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)

@@ -1,4 +1,6 @@
-"""Composition: which source feeds which sink, and what stands around the loop."""
+"""Composition of the worker to ClickHouse: its ends, signals, pages and files."""
+
+from __future__ import annotations
 
 import contextlib
 import json
@@ -7,25 +9,22 @@ import os
 import resource
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runwire_consumers.clickhouse.event_tables import EVENT_TABLES
+from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.clickhouse.sink import DEAD_LETTER, ClickHouseSink
-from runwire_consumers.core import kill_points
 from runwire_consumers.core.batch import Batch, BatchLimits
-from runwire_consumers.core.clock import SystemClock
+from runwire_consumers.core.clock import Deadline, SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
-from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Retryable
-from runwire_consumers.core.health import Health, HealthServer
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.health import Health, HealthServer, SelfMetrics
+from runwire_consumers.core.patience import Stop
 from runwire_consumers.core.sink import Sink
 from runwire_consumers.core.source import Source
-from runwire_consumers.core.stop import Stop
 from runwire_consumers.core.worker import Worker, WorkerOptions
 from runwire_consumers.settings import WorkerSettings
-from runwire_consumers.spool.journal import IntentJournal, Journal, NoJournal
+from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import SpoolSource
 from runwire_disk.files import replace_json
 from runwire_disk.paths import connection_file, embedded_dir, letters_dir
@@ -35,21 +34,20 @@ _log = logging.getLogger("runwire.worker")
 
 JOURNAL_DIR = "journal"
 STATE_FILE = "worker.json"
-UNSAFE_NOTICE = "protocol at-least-once-unsafe: for the fault harness only, rows may double"
 FILES_MAX = 65_536  # a spool of thousands of writers keeps a few files open for each
 
 
 class LazySink:
-    """Opens its sink at the first use, and anew when the address changes.
+    """A sink that is opened at its first use, and again when the address changes.
 
-    The embedded engine may come later than the worker, or come back on another port.
+    The embedded engine may start after the worker, or restart on another port.
     """
 
     def __init__(self, address: Callable[[], str], open_sink: Callable[[str], Sink]) -> None:
         self._address = address
         self._open_sink = open_sink
         self._sink: Sink | None = None
-        self._opened = ""
+        self._open_address = ""
 
     def check(self) -> None:
         """Open and check the sink."""
@@ -67,13 +65,13 @@ class LazySink:
 
     def _with_sink(self, action: Callable[[Sink], None]) -> None:
         if self._sink is None:
-            self._opened = self._address()
-            self._sink = self._open_sink(self._opened)
+            self._open_address = self._address()
+            self._sink = self._open_sink(self._open_address)
         try:
             action(self._sink)
         except Retryable:
             with contextlib.suppress(Retryable):
-                if self._address() != self._opened:
+                if self._address() != self._open_address:
                     self.close(Deadline(1.0))
             raise
 
@@ -92,42 +90,71 @@ def embedded_url(root: Path) -> str:
         ) from error
 
 
-def run_clickhouse(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerParts:
+    """The ends of one worker and its metrics: replace one to compose another worker.
+
+    `overlap`: the source allows polls while its intents are pending.
+    """
+
+    source: Source
+    sink: Sink
+    dead_letters: DeadLetters
+    metrics: SelfMetrics
+    overlap: bool
+
+
+def clickhouse_parts(
     root: Path,
     url: str | None,
     settings: WorkerSettings,
     *,
     kafka: KafkaSettings | None = None,
-) -> int:
-    """Run the worker to ClickHouse until a signal; return the exit status.
+    open_sink: Callable[[str], Sink] = ClickHouseSink,
+) -> WorkerParts:
+    """Return the parts of the worker to ClickHouse; `open_sink` gets the address.
 
-    It reads Kafka when `kafka` says where, else the spool under `root`.
+    The source is Kafka when `kafka` is given, else the spool under `root`; without `url` the sink
+    is the embedded engine of `root`.
     Raises: AlreadyRunning when another worker holds the folder.
     """
-    kill_points.arm(settings.kill_at)
-    _allow_many_files()
-    clock, stop, metrics = SystemClock(), Stop(), SelfMetrics()
+    metrics = SelfMetrics()
     source: Source
     letters: DeadLetters
     if kafka is None:
-        source = _spool_source(root, settings)
+        source = _spool_source(root)
         kept = letters_dir(root)
         letters = FileDeadLetters(kept, limit=settings.dead_letters_max)
     else:
         source, letters = _kafka_ends(kafka, settings, metrics)
-    sink = LazySink(lambda: url or embedded_url(root), ClickHouseSink)
+    return WorkerParts(
+        source=source,
+        sink=LazySink(lambda: url or embedded_url(root), open_sink),
+        dead_letters=letters,
+        metrics=metrics,
+        overlap=kafka is not None,
+    )
+
+
+def run_clickhouse(root: Path, settings: WorkerSettings, parts: WorkerParts) -> int:
+    """Run the worker to ClickHouse until a signal; return the exit status.
+
+    Its process id and port are written to `worker.json` under `root`.
+    """
+    _allow_many_files()
+    clock, stop = SystemClock(), Stop()
     health = Health(clock, stuck_after_s=settings.stuck_after_s)
     worker = Worker(
-        source,
-        sink,
-        letters,
-        options=replace(worker_options(settings), overlap=kafka is not None),
+        parts.source,
+        parts.sink,
+        parts.dead_letters,
+        options=replace(worker_options(settings), overlap=parts.overlap),
         clock=clock,
         stop=stop,
-        metrics=metrics,
+        metrics=parts.metrics,
         health=health,
     )
-    with signals(stop), pages(health, metrics, settings.metrics_port) as port:
+    with signals(stop), pages(health, parts.metrics, settings.metrics_port) as port:
         _write_state(embedded_dir(root) / STATE_FILE, port)
         return worker.run()
 
@@ -138,10 +165,7 @@ def worker_options(settings: WorkerSettings) -> WorkerOptions:
         age_s=settings.batch_age_s, rows=settings.batch_rows, bytes=settings.batch_bytes
     )
     return WorkerOptions(
-        limits=limits,
-        retry_max_s=settings.retry_max_s,
-        shutdown_s=settings.shutdown_s,
-        new_token_per_try=settings.protocol == "at-least-once-unsafe",
+        limits=limits, retry_max_s=settings.retry_max_s, shutdown_s=settings.shutdown_s
     )
 
 
@@ -149,7 +173,7 @@ def _kafka_ends(
     kafka: KafkaSettings, settings: WorkerSettings, metrics: SelfMetrics
 ) -> tuple[Source, DeadLetters]:
     from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
-    from runwire_consumers.kafka.group_settings import GroupSettings
+    from runwire_consumers.kafka.group import GroupSettings
     from runwire_consumers.kafka.source import KafkaSource
 
     group = GroupSettings(
@@ -161,30 +185,19 @@ def _kafka_ends(
         session_timeout_s=settings.session_timeout_s,
     )
     letters = KafkaDeadLetters(kafka, limit=settings.dead_letters_max)
-    if settings.protocol == "at-least-once-unsafe":
-        from runwire_consumers.kafka.unsafe import UnsafeKafkaSource
-
-        _log.warning(UNSAFE_NOTICE)
-        every = settings.unsafe_commit_every
-        return UnsafeKafkaSource(kafka, group, metrics=metrics, commit_every=every), letters
     return KafkaSource(kafka, group, metrics=metrics), letters
 
 
-def _spool_source(root: Path, settings: WorkerSettings) -> SpoolSource:
-    locked = IntentJournal(embedded_dir(root) / JOURNAL_DIR)
-    for notice in locked.notices:
+def _spool_source(root: Path) -> SpoolSource:
+    journal = IntentJournal(embedded_dir(root) / JOURNAL_DIR)
+    for notice in journal.notices:
         _log.warning("%s", notice)
-    journal: Journal = locked
-    save_every = 1
-    if settings.protocol == "at-least-once-unsafe":
-        _log.warning(UNSAFE_NOTICE)
-        journal, save_every = NoJournal(beside=locked), settings.unsafe_commit_every
-    return SpoolSource(root, journal, save_every=save_every)
+    return SpoolSource(root, journal)
 
 
 @contextlib.contextmanager
 def signals(stop: Stop) -> Iterator[None]:
-    """Let SIGTERM and SIGINT ask for an end, as `Stop` describes."""
+    """Make SIGTERM and SIGINT request a stop, as `Stop` describes."""
 
     def handle(*_: object) -> None:
         stop.signal()
@@ -207,7 +220,7 @@ def pages(health: Health, metrics: SelfMetrics, port: int) -> Iterator[int]:
         server = HealthServer(health, metrics, port)
     except OSError as error:
         server = HealthServer(health, metrics, 0)
-        _log.warning("port %d cannot be had (%s); /metrics is on %d", port, error, server.port)
+        _log.warning("port %d is not available (%s); /metrics is on %d", port, error, server.port)
     try:
         yield server.port
     finally:
@@ -221,7 +234,7 @@ def _write_state(path: Path, port: int) -> None:
 
 def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    limit = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < limit:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The worker's loop and its protocols, without any driver: source, batch, sink, dead letters."""

@@ -1,12 +1,16 @@
-"""A batch: decoded rows plus the exact spans they came from, which is its identity.
+"""Batches: decoded rows plus the exact spans they came from, which is their identity.
 
 A batch never changes once it has a token: the same token with other content would be
 dropped silently by the store. `Batch.without` is the one exception, and it is repeatable:
 a sink refuses the same rows again.
+
+A lane is a set of partitions that may share a batch. The spool has one lane, because its journal
+fences everything at once; in Kafka every partition is a lane, because it may move to another worker
+alone.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -14,8 +18,10 @@ from runwire_consumers.core.clock import Clock
 from runwire_consumers.core.dead_letters import letter_of
 from runwire_consumers.core.errors import Fatal, Rejection
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_schemas.events import DeadLetter, Event
-from runwire_schemas.metric_decode import MetricColumns
+from runwire_schemas import codec
+from runwire_schemas.errors import DecodeError
+from runwire_schemas.events import EVENTS, DeadLetter, Event
+from runwire_schemas.metric_decode import MetricColumns, decode_metric_batch
 
 T = TypeVar("T")
 Decoded = Event | MetricColumns
@@ -23,7 +29,7 @@ Decoded = Event | MetricColumns
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """When a batch closes, whichever comes first.
+    """Limits of a batch: the first one reached closes it.
 
     Source: design 4.3 (1 s or 1 M rows); 64 MB bounds what a worker holds of long log lines.
     """
@@ -35,10 +41,10 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a sink writes in one go.
+    """Rows that a sink writes under one token.
 
-    `origins[kind]` runs parallel to `events[kind]` (for "metric": to `metrics`) and says which
-    record each came from. `append_at_ns` is the greatest of its records: the watermark.
+    `origins[kind]` is parallel to `events[kind]` (for "metric": to `metrics`) and holds the record
+    of each. `append_at_ns` is the greatest of its records: the watermark.
     """
 
     token: str
@@ -51,12 +57,12 @@ class Batch:
 
     @property
     def points(self) -> int:
-        """Points in all metric columns."""
+        """Number of points in all metric columns."""
         return sum(columns.points for columns in self.metrics)
 
     @property
     def rows(self) -> int:
-        """Rows of every kind, dead letters included."""
+        """Number of rows of every kind, dead letters included."""
         return self.points + sum(map(len, self.events.values())) + len(self.dead)
 
     def without(self, rejections: Iterable[Rejection]) -> "Batch":
@@ -119,26 +125,26 @@ class BatchBuilder:
 
     @property
     def spans(self) -> Mapping[str, Span]:
-        """What the open batch covers; a view that the next `add` changes."""
+        """The spans of the open batch; a view that the next `add` changes."""
         return self._spans
 
     @property
     def rows(self) -> int:
-        """Rows in the open batch."""
+        """Number of rows in the open batch."""
         return self._rows
 
     @property
     def bytes(self) -> int:
-        """Encoded bytes in the open batch."""
+        """Number of encoded bytes in the open batch."""
         return self._bytes
 
     @property
     def streams(self) -> Iterable[str]:
-        """The kinds of the records in it."""
+        """The kinds of the records in the open batch."""
         return self._origins
 
     def add(self, record: Record, decoded: Decoded) -> None:
-        """Add a record that could be decoded."""
+        """Add a decoded record."""
         self._cover(record)
         if isinstance(decoded, MetricColumns):
             self._metrics.append(decoded)
@@ -170,18 +176,18 @@ class BatchBuilder:
         return batch
 
     def close_again(self, pending: Pending) -> Batch:
-        """Return the batch that an earlier owner announced, with exactly its identity.
+        """Return the batch that an earlier owner announced, with its identity.
 
-        Raises: Fatal when the records are not those of it.
+        Raises: Fatal when the records are not those of the intent.
         """
-        covered, wanted = self._spans, pending.spans
-        if any(p not in wanted or not wanted[p].covers(s) for p, s in covered.items()):
+        covered, intended = self._spans, pending.spans
+        if any(p not in intended or not intended[p].covers(s) for p, s in covered.items()):
             raise Fatal(
-                f"batch {pending.token} cannot be rebuilt: it covers {dict(wanted)}, the source "
+                f"batch {pending.token} cannot be rebuilt: it covers {dict(intended)}, the source "
                 f"yields {dict(covered)}. Nothing was written. Report this; it must not happen"
             )
         batch = self.close(pending.token)
-        return replace(batch, spans=wanted, append_at_ns=pending.append_at_ns)
+        return replace(batch, spans=intended, append_at_ns=pending.append_at_ns)
 
     def _cover(self, record: Record) -> None:
         if self.is_empty:
@@ -191,3 +197,109 @@ class BatchBuilder:
         self._spans[record.partition] = Span(first, record.last_offset)
         self._append_at_ns = max(self._append_at_ns, record.append_at_ns)
         self._bytes += len(record.value)
+
+
+def decode_record(record: Record) -> Decoded:
+    """Return the event, or for metrics the columns, of a record.
+
+    Raises: DecodeError when the bytes are no message or of another kind than their stream.
+    """
+    if record.stream == "metric":
+        return decode_metric_batch(record.value)
+    event = codec.decode(record.value)
+    if not isinstance(event, EVENTS.get(record.stream, ())):
+        raise DecodeError(f"{type(event).__name__} in the stream {record.stream!r}")
+    return event
+
+
+# Within one write runs come first, so that no reader sees points of an unknown attempt.
+_ORDER = ("run", "param", "heartbeat", "metric")
+
+
+class OpenBatches:
+    """Open batches, one per lane; they close together when their sum reaches a limit."""
+
+    def __init__(self, limits: BatchLimits, clock: Clock, lane: Callable[[str], str]) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._lane = lane
+        self._builders: dict[str, BatchBuilder] = {}
+        self._rows = self._bytes = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no record was added since the last close."""
+        return not self._builders
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a limit is reached."""
+        return not self.is_empty and (self.is_full or self.left_s <= 0.0)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the limit of rows or bytes is reached."""
+        return self._rows >= self._limits.rows or self._bytes >= self._limits.bytes
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the oldest batch reaches the age limit; the whole limit while empty."""
+        return min((b.left_s for b in self._builders.values()), default=self._limits.age_s)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows in all open batches."""
+        return self._rows
+
+    @property
+    def spans(self) -> list[Mapping[str, Span]]:
+        """The spans of each batch, in the order in which `close` returns them."""
+        return [builder.spans for builder in self._ordered()]
+
+    def continues(self, record: Record) -> bool:
+        """Return whether a record shares its offsets with the last one: one batch holds both."""
+        builder = self._builders.get(self._lane(record.partition))
+        span = builder.spans.get(record.partition) if builder else None
+        return span is not None and span.last >= record.last_offset
+
+    def add(self, record: Record, decoded: Decoded) -> None:
+        """Add a decoded record."""
+        self._of(record).add(record, decoded)
+        self._rows += decoded.points if isinstance(decoded, MetricColumns) else 1
+
+    def add_bad(self, record: Record, reason: str) -> None:
+        """Add a record that becomes a dead letter."""
+        self._of(record).add_bad(record, reason)
+        self._rows += 1
+
+    def close(self, tokens: list[str]) -> list[Batch]:
+        """Return the batches under their tokens and begin new ones."""
+        ordered = self._ordered()
+        self._builders = {}
+        self._rows = self._bytes = 0
+        return [builder.close(token) for builder, token in zip(ordered, tokens, strict=True)]
+
+    def drop(self, partitions: frozenset[str]) -> None:
+        """Drop the records of partitions that moved to another worker."""
+        self._builders = {
+            lane: builder
+            for lane, builder in self._builders.items()
+            if partitions.isdisjoint(builder.spans)
+        }
+        self._rows = sum(builder.rows for builder in self._builders.values())
+        self._bytes = sum(builder.bytes for builder in self._builders.values())
+
+    def _of(self, record: Record) -> BatchBuilder:
+        self._bytes += len(record.value)
+        lane = self._lane(record.partition)
+        builder = self._builders.get(lane)
+        if builder is None:
+            builder = self._builders[lane] = BatchBuilder(self._limits, self._clock)
+        return builder
+
+    def _ordered(self) -> list[BatchBuilder]:
+        return sorted(self._builders.values(), key=_rank)
+
+
+def _rank(builder: BatchBuilder) -> int:
+    return min((_ORDER.index(k) for k in builder.streams if k in _ORDER), default=len(_ORDER))

@@ -1,4 +1,4 @@
-"""Time as the worker sees it, handed in so that tests own it."""
+"""Clocks and deadlines, handed in so that tests own the time."""
 
 import time
 from typing import Protocol
@@ -37,7 +37,7 @@ class SystemClock:
 
 
 class MemoryClock:
-    """A clock that moves only when told to, or by exactly what is slept."""
+    """A clock that moves only by `advance`, and by `sleep` without waiting."""
 
     def __init__(self, unix_ns: int = 1_700_000_000_000_000_000) -> None:
         self._unix_ns = unix_ns
@@ -59,3 +59,21 @@ class MemoryClock:
         """Move both times forward."""
         self._monotonic_s += seconds
         self._unix_ns += int(seconds * 1e9)
+
+
+class Deadline:
+    """The end of one time budget, handed down a whole shutdown."""
+
+    def __init__(self, seconds: float, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._end_s = self._clock.monotonic_s() + seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, never below zero."""
+        return max(0.0, self._end_s - self._clock.monotonic_s())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is spent."""
+        return self.left_s <= 0.0

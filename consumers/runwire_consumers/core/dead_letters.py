@@ -1,4 +1,4 @@
-"""Records that could not be stored, kept aside: never dropped, flushed before the commit.
+"""Dead letters: records that could not be stored, kept durably before the commit passes them.
 
 A letter's id follows from its coordinates, so putting it twice changes nothing. The limit
 counts the letters kept, so it survives a restart; when it is reached the worker stops, because
@@ -48,17 +48,18 @@ def letter_of(record: Record, reason: str, *, at_ns: int) -> DeadLetter:
 
 
 class DeadLetters(Protocol):
-    """Keeps letters aside, each once."""
+    """Keeps letters, each once."""
 
     def put(self, letter: DeadLetter) -> None:
-        """Take a letter; it is kept for good only after `flush`."""
+        """Take a letter; it is durable only after `flush`."""
         ...
 
     def flush(self) -> int:
         """Make every letter put so far durable; return how many were new.
 
         Raises: DeadLetterLimit when they do not all fit below the limit; those that fit are kept.
-        Retryable when their place cannot be reached; put them again before the next try.
+        Retryable when the place of the letters is unreachable; put them again before the next
+        try.
         """
         ...
 
@@ -71,21 +72,21 @@ class DeadLetters(Protocol):
         ...
 
     def remove(self, ids: set[str]) -> int:
-        """Forget these letters, after a replay; return how many there were."""
+        """Delete these letters, after a replay; return how many there were."""
         ...
 
 
 def limit_reached(limit: int, place: str) -> DeadLetterLimit:
-    """Return the error that stops a worker whose letters are too many."""
+    """Return the error that stops a worker with too many letters."""
     return DeadLetterLimit(
-        f"{limit} records could not be stored and lie in {place}: the limit is reached. Nothing "
-        "was dropped and nothing more is read. Look at them with `runwire dead-letters ls`, then "
+        f"{limit} records could not be stored and are kept in {place}: the limit is reached. "
+        "Nothing was dropped and nothing more is read. List them with `runwire dead-letters ls`, "
         "replay or remove them, or raise RUNWIRE_WORKER_DEAD_LETTERS_MAX, and start again."
     )
 
 
 class MemoryDeadLetters:
-    """Letters in a dictionary; hand the same dictionary to a successor to simulate a restart."""
+    """Letters in a dictionary; pass the same dictionary to simulate a restart."""
 
     def __init__(self, letters: dict[str, DeadLetter] | None = None, *, limit: int = 1000) -> None:
         self.letters = {} if letters is None else letters
@@ -115,17 +116,17 @@ class MemoryDeadLetters:
         return list(self.letters.values())
 
     def remove(self, ids: set[str]) -> int:
-        """Forget these letters."""
-        found = self.letters.keys() & ids
-        for gone in found:
+        """Delete these letters."""
+        kept = self.letters.keys() & ids
+        for gone in kept:
             del self.letters[gone]
-        return len(found)
+        return len(kept)
 
 
 class FileDeadLetters:
     """Letters as JSON lines in `<folder>/letters.jsonl`, shared with the command line by a lock.
 
-    Threads: any process may open the same folder; each flush and `remove` holds the lock.
+    Threads: any process may open the same folder; `flush`, `count` and `remove` hold the lock.
     """
 
     def __init__(self, folder: Path, *, limit: int = 1000) -> None:
@@ -142,7 +143,7 @@ class FileDeadLetters:
         self._waiting.append(letter)
 
     def flush(self) -> int:
-        """Append what is new and fsync. Blocks: for one fsync, only when there is something."""
+        """Append the new letters and fsync. Blocks: for one fsync, if there are new letters."""
         if not self._waiting:
             return 0
         waiting, self._waiting = self._waiting, []
@@ -162,7 +163,7 @@ class FileDeadLetters:
             return len(self._ids)
 
     def read(self) -> list[DeadLetter]:
-        """Return the letters kept, oldest first; a torn last line is not one."""
+        """Return the letters kept, oldest first; a torn last line is ignored."""
         letters: dict[str, DeadLetter] = {}
         if self._path.exists():
             for line in self._path.read_bytes().split(b"\n"):
@@ -172,7 +173,7 @@ class FileDeadLetters:
         return list(letters.values())
 
     def remove(self, ids: set[str]) -> int:
-        """Forget these letters, after a replay; return how many there were."""
+        """Delete these letters, after a replay; return how many there were."""
         with self._locked():
             letters = self.read()
             kept = [letter for letter in letters if letter.id not in ids]
@@ -204,7 +205,7 @@ class FileDeadLetters:
             if size:
                 file.seek(size - 1)
                 if file.read(1) != b"\n":
-                    file.write(b"\n")  # a crash tore the last line: start on a fresh one
+                    file.write(b"\n")  # a crash tore the last line: start on a new one
             file.write(b"".join(map(_line, letters)))
             file.flush()
             os.fsync(file.fileno())

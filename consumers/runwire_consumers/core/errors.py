@@ -1,11 +1,11 @@
-"""What can go wrong in a worker, in the words the worker acts on.
+"""Errors of a worker, by what the worker does about them.
 
 | raised | by | the worker |
 |---|---|---|
-| `DecodeError` (runwire_schemas) | codec | dead-letters the record, goes on; stops at the limit |
-| `Retryable(after_s, reason)` | sink, source | pauses, same batch again; commits nothing |
+| `DecodeError` (runwire_schemas) | codec | dead-letters the record; stops at the limit |
+| `Retryable(after_s, reason)` | sink, source | waits, then tries the same batch again |
 | `RowsRejected(rejections)` | sink | dead-letters those rows, writes the rest, commits |
-| anything else | anywhere | logs once, commits nothing, exits non-zero |
+| any other error | anywhere | logs it once, commits nothing, exits non-zero |
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from runwire_schemas.errors import RunwireError
 
 
 class WorkerError(RunwireError):
-    """Base of what this package raises on purpose."""
+    """Root of the errors that the workers raise on purpose."""
 
 
 class Retryable(WorkerError):  # noqa: N818 - a word of the worker's vocabulary
-    """The same call may succeed later; nothing needs to change but time.
+    """The same call may succeed later without anybody's help.
 
     Units: `after_s` is the shortest useful wait; the worker backs off from there.
     """
@@ -31,7 +31,7 @@ class Retryable(WorkerError):  # noqa: N818 - a word of the worker's vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """One row source a sink refused: `kind` and the index in that kind's list of the batch.
+    """One event or metric batch that a sink refused: its kind and its index in the batch.
 
     For kind "metric" the index is into `batch.metrics`, else into `batch.events[kind]`.
     """
@@ -42,7 +42,7 @@ class Rejection:
 
 
 class RowsRejected(WorkerError):  # noqa: N818 - as above
-    """The sink will never accept some rows; the rest of the batch is not written yet."""
+    """The sink will never accept some rows; the others are not written yet."""
 
     def __init__(self, rejections: list[Rejection]) -> None:
         if not rejections:
@@ -53,11 +53,11 @@ class RowsRejected(WorkerError):  # noqa: N818 - as above
 
 
 class Fatal(WorkerError):  # noqa: N818 - as above
-    """Only a person can help: the sentence says what happened and what to do next."""
+    """A person must act: the sentence says what happened and what to do next."""
 
 
 class DeadLetterLimit(Fatal):
-    """So many records were set aside that going on would hide a broken deploy."""
+    """The limit of dead letters is reached: continuing would hide a broken deploy."""
 
 
 class AlreadyRunning(Fatal):
@@ -65,4 +65,4 @@ class AlreadyRunning(Fatal):
 
 
 class SkipFlush(BaseException):
-    """A second signal arrived: leave at once, without flush. Not an error of the program."""
+    """A second signal arrived: end at once, without a flush. Not an error of the program."""

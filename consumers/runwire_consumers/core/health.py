@@ -1,25 +1,135 @@
-"""`/healthz` and `/metrics` of a worker, on loopback."""
+"""A worker's state and metrics, and the loopback pages that show them."""
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 
 from runwire_consumers.core.clock import Clock
-from runwire_consumers.core.selfmetrics import SelfMetrics
+
+Name = Literal[
+    "runwire_worker_points_total",
+    "runwire_worker_rows_total",
+    "runwire_worker_batches_total",
+    "runwire_worker_replayed_batches_total",
+    "runwire_worker_retries_total",
+    "runwire_worker_rebalances_total",
+    "runwire_worker_revoked_partitions_total",
+    "runwire_worker_assigned_partitions",
+    "runwire_worker_lag_records",
+    "runwire_worker_dead_letters_total",
+    "runwire_worker_kept_dead_letters",
+    "runwire_worker_pending_rows",
+    "runwire_worker_delay_seconds",
+    "runwire_worker_last_write_timestamp_seconds",
+    "runwire_worker_write_seconds",
+    "runwire_worker_artifacts_total",
+    "runwire_worker_unfinished_artifacts",
+]
+
+SELF_METRICS: Mapping[Name, tuple[str, tuple[str, ...], str]] = {
+    "runwire_worker_points_total": ("counter", (), "points written to the sink"),
+    "runwire_worker_rows_total": ("counter", ("kind",), "rows written to the sink, by kind"),
+    "runwire_worker_batches_total": ("counter", (), "batches written and committed"),
+    "runwire_worker_replayed_batches_total": (
+        "counter",
+        (),
+        "batches written again after a restart, with the token they had",
+    ),
+    "runwire_worker_retries_total": ("counter", (), "tries that ended with `try again later`"),
+    "runwire_worker_rebalances_total": ("counter", (), "changes of the assigned partitions"),
+    "runwire_worker_revoked_partitions_total": (
+        "counter",
+        (),
+        "partitions that went to another worker",
+    ),
+    "runwire_worker_assigned_partitions": ("gauge", (), "Kafka partitions this worker reads"),
+    "runwire_worker_lag_records": ("gauge", ("topic",), "records behind the end, by topic"),
+    "runwire_worker_dead_letters_total": (
+        "counter",
+        ("reason",),
+        "records set aside by this process: decode, damage or rejected",
+    ),
+    "runwire_worker_kept_dead_letters": ("gauge", (), "records set aside and kept, all restarts"),
+    "runwire_worker_pending_rows": ("gauge", (), "rows read and not yet committed"),
+    "runwire_worker_delay_seconds": (
+        "gauge",
+        (),
+        "age of the newest record of the last batch when it was committed",
+    ),
+    "runwire_worker_last_write_timestamp_seconds": ("gauge", (), "when a batch was last written"),
+    "runwire_worker_write_seconds": ("histogram", (), "duration of successful writes to the sink"),
+    "runwire_worker_artifacts_total": (
+        "counter",
+        ("outcome",),
+        "object worker: artifacts complete, failed, or set aside after an error",
+    ),
+    "runwire_worker_unfinished_artifacts": (
+        "gauge",
+        (),
+        "object worker: artifacts being looked at or put together",
+    ),
+}
+
+
+class SelfMetrics:
+    """The metrics of one worker, in a registry of their own.
+
+    Threads: updates come from the worker; the HTTP thread only reads.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for name, (kind, labels, meaning) in SELF_METRICS.items():
+            if kind == "counter":
+                self._counters[name] = Counter(name, meaning, labels, registry=self.registry)
+            elif kind == "gauge":
+                self._gauges[name] = Gauge(name, meaning, labels, registry=self.registry)
+            else:
+                self._histograms[name] = Histogram(name, meaning, labels, registry=self.registry)
+
+    def add(self, name: Name, amount: float = 1.0, **labels: str) -> None:
+        """Increase a counter."""
+        counter = self._counters[name]
+        (counter.labels(**labels) if labels else counter).inc(amount)
+
+    def set(self, name: Name, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        gauge = self._gauges[name]
+        (gauge.labels(**labels) if labels else gauge).set(value)
+
+    def observe(self, name: Name, seconds: float) -> None:
+        """Add one duration to a histogram."""
+        self._histograms[name].observe(seconds)
+
+    def value(self, name: Name, **labels: str) -> float:
+        """Return the value of a counter or gauge, 0 before the first update."""
+        return self.registry.get_sample_value(name, labels) or 0.0
+
 
 HOST = "127.0.0.1"
 
 
 @dataclass(slots=True)
 class Health:
-    """How the worker fares: state is starting, replaying, running, retrying, stopping or failed.
+    """State of the worker: starting, replaying, running, retrying, stopping or failed.
 
-    Stuck means: rows wait, and for `stuck_after_s` no write has succeeded or the loop stood still.
+    Stuck means: rows wait, and for `stuck_after_s` no write succeeded or the loop did not run.
     Threads: the worker writes, the HTTP thread reads; each field is replaced in one go.
     """
 
@@ -32,22 +142,22 @@ class Health:
     progress_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Count the time without progress from now on."""
+        """Start measuring the time without progress."""
         self.progress_s = self.clock.monotonic_s()
 
     def idle(self) -> None:
-        """Nothing waits: that is progress."""
+        """Note that no rows wait: that is progress."""
         self.progress_s = self.clock.monotonic_s()
         self.pending = 0
 
     def wrote(self) -> None:
-        """A batch was written and committed."""
+        """Note that a batch was written and committed."""
         self.last_write_s = self.progress_s = self.clock.monotonic_s()
         self.pending = 0
 
     @property
     def is_stuck(self) -> bool:
-        """Whether a person or a supervisor should look."""
+        """Whether the worker makes no progress, so that a person should look."""
         return self.clock.monotonic_s() - self.progress_s > self.stuck_after_s
 
     def answer(self) -> tuple[int, dict[str, Any]]:
@@ -65,9 +175,9 @@ class Health:
 
 
 class HealthServer:
-    """Serves both pages from a daemon thread until closed.
+    """Server of both pages, in a daemon thread until `close`.
 
-    Raises: OSError when the port cannot be had; port 0 takes a free one.
+    Raises: OSError when the port is taken; port 0 takes a free one.
     """
 
     def __init__(self, health: Health, metrics: SelfMetrics, port: int) -> None:
@@ -93,7 +203,7 @@ class HealthServer:
 class _Pages(BaseHTTPRequestHandler):
     health: Health
     metrics: SelfMetrics
-    timeout = 5  # seconds; a client that says nothing must not hold a thread for ever
+    timeout = 5  # seconds; a silent client must not hold a thread for ever
 
     def do_GET(self) -> None:
         """Answer one request."""
@@ -104,7 +214,7 @@ class _Pages(BaseHTTPRequestHandler):
             status, body = self.health.answer()
             self._send(status, "application/json", json.dumps(body).encode() + b"\n")
         else:
-            self._send(404, "text/plain", b"/metrics and /healthz are served here\n")
+            self._send(404, "text/plain", b"this worker serves /metrics and /healthz\n")
 
     def _send(self, status: int, content_type: str, body: bytes) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -115,4 +225,4 @@ class _Pages(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Stay silent: a scrape every few seconds is no news."""
+        """Log nothing: a scrape every few seconds is not worth a line."""

@@ -1,23 +1,62 @@
-"""Trying the same thing again: pause, back off, stay answerable to signals."""
+"""Retries with growing waits that signals and the shutdown's deadline can cut short."""
 
 import contextlib
 import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from runwire_consumers.core.backoff import Backoff
-from runwire_consumers.core.clock import Clock
-from runwire_consumers.core.deadline import Deadline
-from runwire_consumers.core.errors import Retryable
-from runwire_consumers.core.health import Health
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.clock import Clock, Deadline
+from runwire_consumers.core.errors import Retryable, SkipFlush
+from runwire_consumers.core.health import Health, SelfMetrics
 from runwire_consumers.core.source import Source
-from runwire_consumers.core.stop import Stop
+
+
+class Stop:
+    """A request to end: orderly after the first signal, at once after the second.
+
+    Threads: `signal` runs in the main thread, as signal handlers do, or in a test.
+    """
+
+    def __init__(self) -> None:
+        self.is_requested = False
+        self._is_skipped = False
+
+    def signal(self) -> None:
+        """Request an orderly end; a second call ends the worker at once.
+
+        Raises: SkipFlush at the second call, whatever the worker is doing; later calls are
+        ignored, so that releasing handles is not interrupted.
+        """
+        if not self.is_requested:
+            self.is_requested = True
+        elif not self._is_skipped:
+            self._is_skipped = True
+            raise SkipFlush
+
+
+class Backoff:
+    """Waits that double from `first_s` to `max_s`."""
+
+    def __init__(self, first_s: float, max_s: float) -> None:
+        self._first_s = first_s
+        self._max_s = max_s
+        self._next_s = first_s
+
+    def next_s(self, least_s: float = 0.0) -> float:
+        """Return the next wait: at least `least_s`, never above the maximum."""
+        wait_s = min(self._max_s, max(least_s, self._next_s))
+        self._next_s = min(self._max_s, self._next_s * 2)
+        return wait_s
+
+    def reset(self) -> None:
+        """Return to the first wait, after a success."""
+        self._next_s = self._first_s
+
 
 T = TypeVar("T")
 _log = logging.getLogger("runwire.worker")
 
-SLICE_S = 0.1  # how long a wait may keep a signal from being noticed
+SLICE_S = 0.1  # longest time until a waiting worker notices a signal
 STOPPING_WAIT_S = 0.5  # a shutdown has little time: try often
 
 
@@ -26,9 +65,9 @@ class OutOfTime(Exception):  # noqa: N818 - the outcome of a shutdown, not a fau
 
 
 class Patience:
-    """Repeats what raises Retryable until it works or the shutdown's deadline is over.
+    """Repeats a call that raises Retryable until it works or the shutdown's deadline is over.
 
-    The one deadline begins when the wish to stop is first noticed here or by `begin_shutdown`.
+    The deadline begins when a stop request is first noticed here, or with `begin_shutdown`.
     """
 
     def __init__(
@@ -59,10 +98,10 @@ class Patience:
         return self._deadline
 
     def insist(self, action: Callable[[], T]) -> T:
-        """Do it until it works and return its result.
+        """Repeat the action until it works; return its result.
 
         Blocks: without limit before a stop, then at most until the deadline.
-        Raises: OutOfTime, and whatever else the action raises.
+        Raises: OutOfTime, and any other error of the action.
         """
         state = self._health.state
         while True:
@@ -71,7 +110,7 @@ class Patience:
             except Retryable as error:
                 self._metrics.add("runwire_worker_retries_total")
                 wait_s = self._backoff.next_s(error.after_s)
-                self._tell(error.reason, wait_s)
+                self._report(error.reason, wait_s)
                 self._wait(wait_s)
             else:
                 if self._reason:
@@ -81,7 +120,7 @@ class Patience:
                     self._backoff.reset()
                 return result
 
-    def _tell(self, reason: str, wait_s: float) -> None:
+    def _report(self, reason: str, wait_s: float) -> None:
         self._health.state, self._health.reason = "retrying", reason
         if reason != self._reason:  # once per cause, not once per try
             _log.warning("%s; trying again in %.1f s, nothing is lost", reason, wait_s)
@@ -97,10 +136,10 @@ class Patience:
                 if deadline.is_over:
                     raise OutOfTime
                 if not was_stopping:
-                    break  # the wish to stop came during this wait: one try at once
+                    break  # the stop was requested during this wait: try once at once
                 end_s = min(end_s, self._clock.monotonic_s() + min(STOPPING_WAIT_S, left_s))
                 left_s = min(left_s, deadline.left_s)
             self._clock.sleep(min(SLICE_S, left_s))
             with contextlib.suppress(Retryable):
-                self._source.poll(0.0)  # paused: yields nothing, keeps the membership
+                self._source.poll(0.0)  # paused: yields nothing, but stays in the group
         self._source.resume()

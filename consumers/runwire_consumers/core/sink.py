@@ -1,10 +1,10 @@
-"""Where batches go: the `Sink` protocol and its implementation in memory."""
+"""The `Sink` protocol, the destination of batches, and its implementation in memory."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from runwire_consumers.core.batch import Batch
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 
 
 class Sink(Protocol):
@@ -13,16 +13,16 @@ class Sink(Protocol):
     def check(self) -> None:
         """Prove that a write could work now.
 
-        Raises: Retryable when time may help, Fatal when only a person can.
+        Raises: Retryable when waiting may help, Fatal when a person must act.
         """
         ...
 
     def write(self, batch: Batch) -> None:
-        """Write all rows of the batch; when it returns they are readable and durable.
+        """Write all rows of the batch; on return they are readable and durable.
 
         Raises: Retryable (same batch, same token, later), RowsRejected (write again without
-        those rows, same token), anything else is fatal. After a raise some tables may hold
-        the batch already: the token makes the repetition harmless.
+        those rows, same token); any other error is fatal. After an error some tables may already
+        have the batch: the token makes the repetition harmless.
         """
         ...
 
@@ -32,19 +32,19 @@ class Sink(Protocol):
 
 
 @dataclass
-class MemoryStore:
-    """What survives the death of a MemorySink: batches by token, in order of arrival."""
+class StoredBatches:
+    """The store behind a MemorySink, which outlives it: batches by token, in order of arrival."""
 
     batches: dict[str, Batch] = field(default_factory=dict)
     writes: list[str] = field(default_factory=list)
 
     @property
     def points(self) -> int:
-        """Points stored."""
+        """Number of points stored."""
         return sum(batch.points for batch in self.batches.values())
 
     def count(self, kind: str) -> int:
-        """Rows stored of a kind ("metric": points, "deadletter": dead letters)."""
+        """Return the rows stored of a kind ("metric": points, "deadletter": dead letters)."""
         if kind == "metric":
             return self.points
         if kind == "deadletter":
@@ -54,21 +54,21 @@ class MemoryStore:
 
 
 class MemorySink:
-    """A sink into a MemoryStore. `failures` are raised first, one per call of write."""
+    """A sink into `StoredBatches`; `failures` are raised first, one per call of `write`."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: StoredBatches) -> None:
         self._store = store
         self.failures: list[BaseException] = []
 
     def check(self) -> None:
-        """Always well."""
+        """Do nothing: memory can always be written."""
 
     def write(self, batch: Batch) -> None:
-        """Keep the batch unless its token is known."""
+        """Store the batch unless its token is stored already."""
         if self.failures:
             raise self.failures.pop(0)
         self._store.writes.append(batch.token)
         self._store.batches.setdefault(batch.token, batch)
 
     def close(self, deadline: Deadline) -> None:
-        """Nothing to release."""
+        """Do nothing: there is no handle."""

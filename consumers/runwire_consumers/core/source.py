@@ -1,26 +1,26 @@
-"""Where records come from: the `Source` protocol and its implementation in memory.
+"""The `Source` protocol, the origin of records, and its implementation in memory.
 
-A source yields records with coordinates and remembers, durably, two things per
-partition: the committed offset, and at most one *intent*: the exact spans of the batch
-that is being written. After a crash `pending()` hands the intent out again with its records,
-so that the same batch is rebuilt and written with the same token (docs: exactly-once protocol).
+A source yields records with coordinates and stores durably, per partition, the committed offset
+and at most one *intent*: the exact spans of the batch that is being written. After a crash
+`pending()` returns the intent with its records, so that the same batch is rebuilt and written
+with the same token (docs: exactly-once protocol).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One encoded record and where it stands.
+    """One encoded record and its coordinates.
 
     `stream` is the topic kind ("metric"), `offset` and `last_offset` the inclusive range of
-    source positions it covers, `points` what its producer says it holds (0: unknown or none).
-    `damage` names why the source could not read it: such a record is a dead letter from birth.
-    `index` tells records with the same range apart.
+    source positions it covers, `points` the number its producer declared (0: unknown or none).
+    `damage` is the reason why the source could not read it: such a record becomes a dead letter
+    without being decoded. `index` distinguishes records with the same range.
     """
 
     stream: str
@@ -43,13 +43,13 @@ class Span:
     last: int
 
     def covers(self, other: "Span") -> bool:
-        """Whether the other range lies in this one."""
+        """Return whether the other range is within this one."""
         return self.first <= other.first and other.last <= self.last
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An intent that is not known to be written, and the records that it covers."""
+    """An intent whose batch may or may not be written, and the records it covers."""
 
     token: str
     spans: Mapping[str, Span]
@@ -58,10 +58,10 @@ class Pending:
 
 
 class Source(Protocol):
-    """Yields records in order per partition and commits what it is told."""
+    """Yields records in order per partition, and stores intents and commits."""
 
     def poll(self, timeout_s: float) -> list[Record]:
-        """Return what is new, in order per partition; empty when paused or idle.
+        """Return new records, in order per partition; none when paused or idle.
 
         Blocks: at most `timeout_s`.
         """
@@ -70,40 +70,40 @@ class Source(Protocol):
     def pending(self) -> list[Pending]:
         """Return intents of an earlier owner that are ready to be written again, each once.
 
-        Nothing newer of their partitions is yielded before their commit.
-        Raises: Retryable when the records cannot be reached yet.
+        No newer record of their partitions is yielded before their commit.
+        Raises: Retryable while the records cannot be read.
         """
         ...
 
     def lane(self, partition: str) -> str:
-        """Return what partitions that may share a batch have in common."""
+        """Return the lane of a partition: partitions of one lane may share a batch."""
         ...
 
     def revoked(self) -> frozenset[str]:
-        """Return the partitions that went to another owner since the last call.
+        """Return the partitions that moved to another owner since the last call.
 
-        What was read from them and is not committed is the other owner's to write.
+        The other owner writes the records that were read from them and not committed.
         """
         ...
 
     def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
-        """Make "each of these is one batch" durable and return their insert tokens.
+        """Store durably that each of these is one batch; return their insert tokens.
 
-        Called with spans that were polled and not committed yet, one batch per lane, never while
-        an earlier one of these partitions is pending.
-        Raises: Retryable; ask `revoked` before the next try.
+        The spans were polled and are not committed, with one batch per lane; no earlier batch of
+        these partitions is pending.
+        Raises: Retryable; call `revoked` before the next try.
         """
         ...
 
     def commit(self, spans: Mapping[str, Span]) -> None:
-        """Forget the intents of these partitions and everything up to the end of the spans.
+        """Move the offsets of these partitions behind the spans and delete their intents.
 
-        Raises: Retryable; ask `revoked` before the next try.
+        Raises: Retryable; call `revoked` before the next try.
         """
         ...
 
     def pause(self) -> None:
-        """Yield nothing until `resume`, but stay a member (of the group, of the locks)."""
+        """Yield nothing until `resume`, but keep the group membership and the locks."""
         ...
 
     def resume(self) -> None:
@@ -111,13 +111,13 @@ class Source(Protocol):
         ...
 
     def close(self, deadline: Deadline) -> None:
-        """Release every handle. Uncommitted records stay where they are."""
+        """Release every handle; uncommitted records stay at the source."""
         ...
 
 
 @dataclass
 class MemoryLog:
-    """What survives the death of a MemorySource: records, commits, the intent."""
+    """The log behind a MemorySource, which outlives it: records, commits, the intent."""
 
     records: dict[str, list[Record]] = field(default_factory=dict)
     committed: dict[str, int] = field(default_factory=dict)
@@ -131,26 +131,29 @@ class MemoryLog:
 
 
 class MemorySource:
-    """A source over a MemoryLog; a second one on the same log is a restarted process."""
+    """A source over a MemoryLog; a second one on the same log is a restarted process.
+
+    `positions` holds the next offset to yield of each partition.
+    """
 
     def __init__(self, log: MemoryLog, *, records_max: int = 1000) -> None:
         self._log = log
         self._records_max = records_max
-        self._read = dict(log.committed)
+        self.positions = dict(log.committed)
         self._is_paused = False
 
     def poll(self, timeout_s: float) -> list[Record]:
-        """Return what is new; never blocks."""
+        """Return new records; never blocks."""
         if self._is_paused or self._log.intent:
             return []
-        found: list[Record] = []
+        fresh: list[Record] = []
         for partition, records in self._log.records.items():
-            start = self._read.get(partition, 0)
+            start = self.positions.get(partition, 0)
             for record in records:
-                if record.offset >= start and len(found) < self._records_max:
-                    found.append(record)
-                    self._read[partition] = record.last_offset + 1
-        return found
+                if record.offset >= start and len(fresh) < self._records_max:
+                    fresh.append(record)
+                    self.positions[partition] = record.last_offset + 1
+        return fresh
 
     def pending(self) -> list[Pending]:
         """Return the intent left by an earlier source on this log."""
@@ -159,19 +162,19 @@ class MemorySource:
             return []
         records = self._covered(intent.spans)
         for record in records:
-            self._read[record.partition] = record.last_offset + 1
+            self.positions[record.partition] = record.last_offset + 1
         return [replace(intent, records=records)]
 
     def lane(self, partition: str) -> str:
-        """All partitions share one."""
+        """Return one lane for all partitions."""
         return ""
 
     def revoked(self) -> frozenset[str]:
-        """Nobody else reads this log."""
+        """Return no partition: this log has one reader."""
         return frozenset()
 
     def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
-        """Remember the spans in the log and return the token."""
+        """Store the spans in the log; return the token."""
         (spans,) = batches
         self._log.batch_number += 1
         token = f"memory:{self._log.batch_number}"
@@ -202,4 +205,4 @@ class MemorySource:
         self._is_paused = False
 
     def close(self, deadline: Deadline) -> None:
-        """Nothing to release."""
+        """Do nothing: there is no handle."""

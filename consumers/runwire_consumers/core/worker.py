@@ -1,33 +1,35 @@
 """The only loop: poll, decode, batch, intent, write, commit.
 
 Invariants, in the order in which a crash may test them:
-1. Nothing is written before its intent is durable: the same spans and token come back.
+1. Nothing is written before its intent is durable: a restart gets the same spans and token.
 2. Dead letters are durable before the commit that passes over them.
-3. Nothing is committed before the sink has said that it is written.
+3. Nothing is committed before the sink has confirmed its write.
 4. While an intent is unresolved no other batch of its partitions begins.
-5. What another worker has taken over is dropped here, wherever it is: the other one writes it.
+5. Records of a partition that moved to another worker are dropped: the other one writes them.
 """
 
 import logging
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from runwire_consumers.core import kill_points
-from runwire_consumers.core.backoff import Backoff
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, Decoded
+from runwire_consumers.core.batch import (
+    Batch,
+    BatchBuilder,
+    BatchLimits,
+    Decoded,
+    OpenBatches,
+    decode_record,
+)
 from runwire_consumers.core.clock import Clock, SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters
-from runwire_consumers.core.decoding import decode_record
-from runwire_consumers.core.delivery import Delivery
-from runwire_consumers.core.errors import Fatal, SkipFlush
-from runwire_consumers.core.health import Health
-from runwire_consumers.core.open_batches import OpenBatches
-from runwire_consumers.core.patience import SLICE_S, OutOfTime, Patience
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.errors import Fatal, RowsRejected, SkipFlush
+from runwire_consumers.core.health import Health, SelfMetrics
+from runwire_consumers.core.patience import SLICE_S, Backoff, OutOfTime, Patience, Stop
 from runwire_consumers.core.sink import Sink
-from runwire_consumers.core.source import Pending, Record, Source
-from runwire_consumers.core.stop import Stop
+from runwire_consumers.core.source import Pending, Record, Source, Span
 from runwire_schemas.errors import DecodeError
 
 _log = logging.getLogger("runwire.worker")
@@ -35,7 +37,7 @@ _log = logging.getLogger("runwire.worker")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """How a worker paces itself; `settings.py` says what each is for.
+    """Limits and pauses of the loop; `settings.py` describes each.
 
     `overlap` writes one round of batches while the next is read; the source must allow polls
     while its intents are pending.
@@ -46,8 +48,125 @@ class WorkerOptions:
     retry_first_s: float = 0.2
     retry_max_s: float = 5.0
     shutdown_s: float = 10.0
-    new_token_per_try: bool = False
     overlap: bool = False
+
+
+class WriteRound:
+    """Batches that have their intents and are not committed yet: written here or beside the loop.
+
+    Bad rows are set aside before the rest of their batch is written. While another thread writes,
+    the loop fetches and decodes the next records.
+    Threads: the loop calls everything; `launch` starts the only other one, and the loop uses the
+    sink only after it has waited for that one.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        dead_letters: DeadLetters,
+        metrics: SelfMetrics,
+        report_dead: Callable[[int, Batch], None],
+    ) -> None:
+        self._sink, self._dead_letters, self._metrics = sink, dead_letters, metrics
+        self._report_dead = report_dead
+        self._unwritten: list[Batch] = []
+        self._written: list[Batch] = []
+        self._lost: frozenset[str] = frozenset()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The batches of this round whose partitions are still ours."""
+        batches = [*self._written, *self._unwritten]
+        return [batch for batch in batches if self._lost.isdisjoint(batch.spans)]
+
+    @property
+    def spans(self) -> dict[str, Span]:
+        """The spans that a commit covers."""
+        return {p: span for batch in self.batches for p, span in batch.spans.items()}
+
+    @property
+    def is_active(self) -> bool:
+        """Whether batches wait for their commit."""
+        return bool(self._unwritten or self._written)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `finish` would return without waiting for the other thread."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def begin(self, batches: list[Batch]) -> None:
+        """Start a round with these batches; those of the last one are committed."""
+        self._unwritten, self._written, self._lost = list(batches), [], frozenset()
+
+    def launch(self) -> None:
+        """Write in a thread of its own; `finish` raises its failure."""
+        self._thread = threading.Thread(
+            target=self._write_beside, name="runwire-write", daemon=True
+        )
+        self._thread.start()
+
+    def drop(self, partitions: frozenset[str]) -> None:
+        """Treat these partitions as another worker's; writing their batches is harmless."""
+        self._lost |= partitions
+
+    def finish(self) -> None:
+        """Wait for the other thread, then write the rest in this one.
+
+        Raises: any error of the sink and the dead letters; call again after a Retryable.
+        """
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            try:
+                thread.join()
+            except BaseException:
+                self._thread = thread  # interrupted by a signal: the thread is still writing
+                raise
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure
+        self._write_all()
+
+    def clear(self) -> None:
+        """End the round: everything is committed."""
+        self.begin([])
+
+    def _write_beside(self) -> None:
+        try:
+            self._write_all()
+        except BaseException as error:
+            self._failure = error
+
+    def _write_all(self) -> None:
+        while self._unwritten:
+            batch = self._unwritten[0]
+            if self._lost.isdisjoint(batch.spans):
+                begin_s = time.perf_counter()
+                self._write(batch)
+                self._metrics.observe("runwire_worker_write_seconds", time.perf_counter() - begin_s)
+            self._written.append(self._unwritten.pop(0))
+
+    def _write(self, batch: Batch) -> None:
+        while True:
+            self._set_aside(batch)
+            try:
+                self._sink.write(batch)
+                return
+            except RowsRejected as error:
+                # Same token: tables that took the batch already ignore the repetition.
+                batch = self._unwritten[0] = batch.without(error.rejections)
+                count = float(len(error.rejections))
+                self._metrics.add("runwire_worker_dead_letters_total", count, reason="rejected")
+
+    def _set_aside(self, batch: Batch) -> None:
+        if not batch.dead:
+            return
+        for letter in batch.dead:
+            self._dead_letters.put(letter)
+        new = self._dead_letters.flush()
+        if new:
+            self._report_dead(new, batch)
 
 
 class Worker:
@@ -81,15 +200,7 @@ class Worker:
         self._open = OpenBatches(self._options.limits, self._clock, source.lane)
         self._carry: deque[Record] = deque()
         self._pending: list[Pending] = []
-        self._delivery = Delivery(
-            sink,
-            dead_letters,
-            self._metrics,
-            tell=self._tell_dead,
-            new_token=(lambda spans: source.intend([spans])[0])
-            if self._options.new_token_per_try
-            else None,
-        )
+        self._round = WriteRound(sink, dead_letters, self._metrics, self._report_dead)
         self._patience = Patience(
             source,
             backoff=Backoff(self._options.retry_first_s, self._options.retry_max_s),
@@ -101,24 +212,23 @@ class Worker:
         )
 
     def run(self) -> int:
-        """Work until told to stop; return the exit status, 0 when nothing was left undone."""
+        """Work until a stop is requested; return 0 when everything read is committed, else 1."""
         status = 1
         try:
             status = self._serve()
         except SkipFlush:
             _log.warning("second signal: the flush is skipped; %s", self._leftover())
         except OutOfTime:
-            _log.warning(
-                "the %.1f s for the shutdown are over; %s",
-                self._options.shutdown_s,
-                self._leftover(),
-            )
+            shutdown_s = self._options.shutdown_s
+            _log.warning("the shutdown ran out of its %.1f s; %s", shutdown_s, self._leftover())
         except Fatal as error:
             self._health.state, self._health.reason = "failed", str(error)
             _log.error("%s", error)
         except Exception:
             self._health.state = "failed"
-            _log.exception("the worker ends, nothing is committed; at %s", self._coordinates())
+            _log.exception(
+                "the worker failed and exits without a commit; at %s", self._coordinates()
+            )
         finally:
             self._release()
         return status
@@ -141,20 +251,20 @@ class Worker:
         return 0
 
     def _turn(self) -> None:
-        if self._delivery.is_active and (self._delivery.is_over or self._open.is_full):
+        if self._round.is_active and (self._round.is_over or self._open.is_full):
             self._settle()
         if not self._carry:
             wait_s = min(self._options.poll_s, self._open.left_s)
-            if self._delivery.is_active:
-                wait_s = self._options.poll_s / 10  # its commit should not wait for news
+            if self._round.is_active:
+                wait_s = self._options.poll_s / 10  # an idle source must not delay the commit
             polled = self._patience.insist(lambda: self._source.poll(wait_s))
-            self._drop_revoked()  # first: what was polled now may be of a partition won back
+            self._drop_revoked()  # first: the records just polled may be of a partition won back
             self._carry.extend(polled)
             self._replay()
         self._gather_carry()
-        if self._open.is_due and not self._delivery.is_active:
+        if self._open.is_due and not self._round.is_active:
             self._write_open_batches()
-        elif self._open.is_empty and not self._delivery.is_active:
+        elif self._open.is_empty and not self._round.is_active:
             self._health.idle()
 
     def _gather_carry(self) -> None:
@@ -169,7 +279,7 @@ class Worker:
             into.add_bad(record, record.damage)
             return
         try:
-            # A registry that is away is worth waiting for; see kafka/schema_ids.py.
+            # Retryable while a schema registry is unreachable: kafka/schema_ids.py.
             decoded = self._patience.insist(lambda: self._decode(record))
         except DecodeError as error:
             self._metrics.add("runwire_worker_dead_letters_total", reason="decode")
@@ -182,11 +292,11 @@ class Worker:
             into.add(record, decoded)
 
     def _replay(self) -> None:
-        """Write the intents of earlier owners before anything newer of their partitions."""
+        """Write the batches of earlier owners before anything newer of their partitions."""
         self._pending += self._patience.insist(self._source.pending)
         if not self._pending:
             return
-        self._settle()  # may take a while, in which some of them go to another worker
+        self._settle()  # may take long enough for some of them to move to another worker
         self._health.state = "replaying"
         pending, self._pending = self._pending, []
         self._deliver([self._rebuild(one) for one in pending])
@@ -203,59 +313,53 @@ class Worker:
         return batch
 
     def _drop_revoked(self) -> None:
-        lost = self._source.revoked()
-        if not lost:
+        if not (lost := self._source.revoked()):
             return
         self._metrics.add("runwire_worker_revoked_partitions_total", len(lost))
         self._open.drop(lost)
         self._carry = deque(record for record in self._carry if record.partition not in lost)
         self._pending = [one for one in self._pending if lost.isdisjoint(one.spans)]
-        self._delivery.drop(lost)
+        self._round.drop(lost)
 
     def _write_open_batches(self) -> None:
         self._settle()
-        if self._open.is_empty:
-            return
-        kill_points.reach("before-intent")
-        tokens = self._patience.insist(self._try_intend)
-        kill_points.reach("after-intent")
-        self._deliver(self._open.close(tokens))
+        if not self._open.is_empty:
+            tokens = self._patience.insist(self._try_intend)
+            self._deliver(self._open.close(tokens))
 
     def _try_intend(self) -> list[str]:
         self._drop_revoked()
         return [] if self._open.is_empty else self._source.intend(self._open.spans)
 
     def _deliver(self, batches: list[Batch]) -> None:
-        """Begin to write the batches; `_settle` ends it."""
-        self._delivery.begin(batches)
+        """Begin to write the batches; `_settle` commits them."""
+        self._round.begin(batches)
         self._health.pending = sum(batch.rows for batch in batches)
         if self._options.overlap and batches:
-            self._delivery.launch()
+            self._round.launch()
         else:
             self._settle()
 
     def _settle(self) -> None:
-        """Write what is in hand, however long it takes, then commit it together."""
-        if not self._delivery.is_active:
+        """Write the current round, however long it takes, then commit it in one call."""
+        if not self._round.is_active:
             return
         self._patience.insist(self._try_write)
-        kill_points.reach("after-insert")
         self._patience.insist(self._try_commit)
-        kill_points.reach("after-commit")
-        for batch in self._delivery.batches:
+        for batch in self._round.batches:
             self._account(batch)
-        self._delivery.clear()
+        self._round.clear()
 
     def _try_write(self) -> None:
         self._drop_revoked()
-        self._delivery.finish()
+        self._round.finish()
 
     def _try_commit(self) -> None:
         self._drop_revoked()
-        if self._delivery.spans:
-            self._source.commit(self._delivery.spans)
+        if self._round.spans:
+            self._source.commit(self._round.spans)
 
-    def _tell_dead(self, new: int, batch: Batch) -> None:
+    def _report_dead(self, new: int, batch: Batch) -> None:
         _log.warning("%d records set aside as dead letters: %s", new, batch.dead[-1].reason)
         self._metrics.set("runwire_worker_kept_dead_letters", self._dead_letters.count())
 
@@ -273,18 +377,17 @@ class Worker:
         metrics.set("runwire_worker_pending_rows", 0)
 
     def _leftover(self) -> str:
-        rows = self._open.rows + sum(batch.rows for batch in self._delivery.batches)
+        rows = self._open.rows + sum(batch.rows for batch in self._round.batches)
         return (
             f"{rows} rows that were read are not committed; they stay at the source and are "
-            "written at the next start"
+            "written after the next start"
         )
 
     def _coordinates(self) -> str:
-        in_hand = self._delivery.batches
-        tokens = [batch.token for batch in in_hand]
-        groups = [batch.spans for batch in in_hand] or self._open.spans
+        batches = self._round.batches
+        groups = [batch.spans for batch in batches] or self._open.spans
         shown = [f"{p} {s.first}-{s.last}" for spans in groups for p, s in spans.items()]
-        token = f"batch {tokens[0]}: " if tokens else ""
+        token = f"batch {batches[0].token}: " if batches else ""
         more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
         return token + (", ".join(shown[:5]) or "no open batch") + more
 
@@ -294,4 +397,4 @@ class Worker:
             try:
                 close(deadline)
             except (Exception, SkipFlush):
-                _log.exception("the %s did not close in order", name)
+                _log.exception("closing the %s failed", name)

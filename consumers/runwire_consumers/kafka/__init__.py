@@ -1,1 +1,1 @@
-"""Kafka: the source of the workers, their dead letters, the topics."""
+"""Kafka for workers: source, dead letters, own events, topics and access rights."""

@@ -1,4 +1,4 @@
-"""The least rights that agent and worker need, as requests or as commands for somebody else."""
+"""Access rights that agent and workers need, as requests or as commands for an administrator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from runwire_consumers.kafka.cluster import REQUEST_S, Cluster
+from runwire_consumers.kafka.admin import ADMIN_REQUEST_S, KafkaAdmin
 from runwire_schemas.topics import TOPICS, topic_name
 
 _LETTERS = "deadletter"
@@ -26,7 +26,7 @@ _VISIBLE_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A user may do these operations on these topics or groups, named in full."""
+    """Operations that a user may do on these topics or groups, named in full."""
 
     user: str
     resource: str
@@ -43,43 +43,43 @@ def grants(
     worker_user: str = "",
     objects_user: str = "",
 ) -> list[Grant]:
-    """Return what the named users need and nothing more.
+    """Return the least rights of the named users.
 
-    Topics are named in full: a prefix rule would reach into pipelines whose prefix begins alike.
-    An idempotent producer needs no right of its own since Kafka 2.8.
+    Topics are named in full: a prefix rule would match pipelines with a longer prefix. An
+    idempotent producer needs no right of its own since Kafka 2.8.
     """
     records = tuple(topic_name(kind, prefix) for kind in TOPICS if kind != _LETTERS)
     letters = (topic_name(_LETTERS, prefix),)
-    wanted = []
+    needed = []
     if agent_user:
-        # Dead letters too: what damage in the spool swallowed is counted there.
-        wanted.append(Grant(agent_user, "topic", records + letters, ("Write", "Describe")))
+        # Dead letters too: they count the points lost to damage in the spool.
+        needed.append(Grant(agent_user, "topic", records + letters, ("Write", "Describe")))
     if worker_user:
-        wanted += [
+        needed += [
             Grant(worker_user, "topic", records, ("Read", "Describe")),
-            # It reads letters as well: their number is the limit, which survives a restart.
+            # It reads letters as well: the limit counts them across restarts.
             Grant(worker_user, "topic", letters, ("Read", "Write", "Describe")),
             Grant(worker_user, "group", (group,), ("Read", "Describe")),
-            # The client asks where the group of its letters' reader lives, though it joins none.
+            # The client looks up the coordinator of the letters' group, although it never joins.
             Grant(worker_user, "group", (f"{letters[0]}.readers",), ("Describe",)),
         ]
     if objects_user:
         content = (topic_name("chunk", prefix), topic_name("artifact", prefix))
-        wanted += [
+        needed += [
             Grant(objects_user, "topic", content, ("Read", "Describe")),
-            # It tells what became of an artifact where its agent told of it.
+            # The object worker writes completion events to the same topic as the agent.
             Grant(objects_user, "topic", content[1:], ("Write",)),
             Grant(objects_user, "topic", letters, ("Read", "Write", "Describe")),
             Grant(objects_user, "group", (objects_group,), ("Read", "Describe")),
             Grant(objects_user, "group", (f"{letters[0]}.readers",), ("Describe",)),
         ]
-    return wanted
+    return needed
 
 
-def commands(servers: str, wanted: list[Grant]) -> list[str]:
+def commands(servers: str, rights: list[Grant]) -> list[str]:
     """Return the grants as lines for a shell."""
     lines = []
-    for grant in wanted:
+    for grant in rights:
         words = ["kafka-acls.sh", "--bootstrap-server", servers, "--add"]
         words += ["--allow-principal", _principal(grant.user)]
         for operation in grant.operations:
@@ -90,27 +90,27 @@ def commands(servers: str, wanted: list[Grant]) -> list[str]:
     return lines
 
 
-def apply(cluster: Cluster, wanted: list[Grant]) -> list[str]:
-    """Give the rights that are not given yet; return them in words.
+def apply(cluster: KafkaAdmin, rights: list[Grant]) -> list[str]:
+    """Grant the missing rights; return them as text.
 
-    Blocks: until a broker knows of them, usually for less than a second.
+    Blocks: until a broker shows them, usually for less than a second.
     Raises: Fatal (NotAuthorized) when this user may not, or when the cluster checks no rights.
     """
-    bindings = [binding for grant in wanted for binding in _bindings(grant)]
+    bindings = [binding for grant in rights for binding in _bindings(grant)]
     missing = _missing(cluster, bindings)
     if missing:
-        futures = cluster.admin.create_acls(missing, request_timeout=REQUEST_S)
-        cluster.each(futures, lambda b: f"the right {_shown(b)} cannot be given")
-        # Brokers learn them one by one: who starts an agent next should not be refused.
+        futures = cluster.admin.create_acls(missing, request_timeout=ADMIN_REQUEST_S)
+        cluster.answers(futures, lambda b: f"the right {_shown(b)} cannot be granted")
+        # Brokers learn them one by one: an agent that starts next must not be refused.
         deadline = time.monotonic() + _VISIBLE_S
         while _missing(cluster, missing) and time.monotonic() < deadline:
             time.sleep(0.05)
     return [_shown(binding) for binding in missing]
 
 
-def _missing(cluster: Cluster, bindings: list[AclBinding]) -> list[AclBinding]:
-    future = cluster.admin.describe_acls(_everything(), request_timeout=REQUEST_S)
-    given = cluster.one(future, "tell which rights are given")
+def _missing(cluster: KafkaAdmin, bindings: list[AclBinding]) -> list[AclBinding]:
+    future = cluster.admin.describe_acls(_everything(), request_timeout=ADMIN_REQUEST_S)
+    given = cluster.answer(future, "list the rights")
     return [binding for binding in bindings if binding not in given]
 
 
@@ -131,7 +131,7 @@ def _bindings(grant: Grant) -> list[AclBinding]:
 
 
 def _everything() -> AclBindingFilter:
-    anything: Any = None  # the client's annotations know no None, its documentation does
+    anything: Any = None  # documented by the client, but missing in its annotations
     return AclBindingFilter(
         ResourceType.ANY,
         anything,
@@ -149,5 +149,5 @@ def _principal(user: str) -> str:
 
 def _shown(binding: AclBinding) -> str:
     operation, resource = AclOperation(binding.operation), ResourceType(binding.restype)
-    what = f"{resource.name.lower()} {binding.name}"
-    return f"{binding.principal} {operation.name.capitalize()} on {what}"
+    target = f"{resource.name.lower()} {binding.name}"
+    return f"{binding.principal} {operation.name.capitalize()} on {target}"

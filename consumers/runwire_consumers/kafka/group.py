@@ -1,7 +1,8 @@
-"""Membership in the consumer group: which partitions are ours, and since when not any more."""
+"""Membership in the consumer group: its configuration and the partitions it assigns to us."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import (
@@ -15,22 +16,78 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Fatal, Retryable
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.kafka.errors import FENCED, PASSING, REBALANCING, explain, retryable
-from runwire_consumers.kafka.group_settings import GroupSettings
-from runwire_consumers.kafka.log_bounds import ask_bounds, tell_cut, tell_outside
-from runwire_consumers.kafka.partition import Partition, parse_intent
-from runwire_consumers.kafka.topic_ids import TopicIds
+from runwire_consumers.kafka.partition import (
+    Partition,
+    TopicIds,
+    log_bounds,
+    parse_intent,
+    report_cut,
+    report_outside,
+)
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.topics import kind_of, topic_name
+from runwire_schemas.topics import topic_kind, topic_name
+
+# Offsets and commits belong to the protocol (see source.py), so nothing is automatic.
+_CONSUMER: Mapping[str, Any] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "error",  # `_assign` begins a partition without an offset at its start
+    "enable.partition.eof": True,
+    "isolation.level": "read_committed",
+    "fetch.max.bytes": 52_428_800,
+    "max.partition.fetch.bytes": 4_194_304,
+    "fetch.queue.backoff.ms": 50,  # the default of 1 s stalls a hungry consumer
+    "max.poll.interval.ms": 300_000,
+    "allow.auto.create.topics": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSettings:
+    """Settings of one consumer group and its members.
+
+    `protocol` is "classic" or "consumer" (KIP-848); `session_timeout_s` applies to the classic one.
+    `queued_bytes` limits the messages fetched ahead, `messages_max` those of one poll: with our
+    largest message the default stays below 200 MB.
+    """
+
+    name: str
+    kinds: Sequence[str]
+    protocol: str = "classic"
+    instance_id: str = ""
+    session_timeout_s: float = 45.0
+    queued_bytes: int = 64 * 1024 * 1024
+    messages_max: int = 200
+
+    def client_config(self) -> dict[str, Any]:
+        """Return the librdkafka configuration of a member, without the connection."""
+        config: dict[str, Any] = {**_CONSUMER, "group.id": self.name}
+        config["queued.max.messages.kbytes"] = self.queued_bytes // 1024
+        if self.instance_id:
+            config["group.instance.id"] = self.instance_id
+        if self.protocol == "consumer":  # the broker sets its timeouts
+            return {**config, "group.protocol": "consumer"}
+        session_ms = int(self.session_timeout_s * 1000)
+        classic = {"partition.assignment.strategy": "cooperative-sticky"}
+        # Three heartbeats in a session, as librdkafka's own default of 3 s in 45 s is generous.
+        beat_ms = min(3000, session_ms // 3)
+        return {
+            **config,
+            **classic,
+            "session.timeout.ms": session_ms,
+            "heartbeat.interval.ms": beat_ms,
+        }
+
 
 _log = logging.getLogger("runwire.kafka")
 
-REQUEST_S = 10.0
+COMMITTED_REQUEST_S = 10.0
 
 
 class Group:
-    """A consumer and the partitions it was assigned; made anew when topics were made anew.
+    """A consumer and its assigned partitions; it is reopened when a topic was recreated.
 
     Threads: one; callbacks run inside `consume` and `close`.
     """
@@ -49,7 +106,7 @@ class Group:
         self._ids = TopicIds(AdminClient(self._connection()), self.topics, self.servers)
 
     def consume(self, messages_max: int, timeout_s: float) -> list[Message]:
-        """Return messages of partitions that are ours, errors told apart, ends of logs among them.
+        """Return the messages and the ends of logs; errors are handled or raised.
 
         Blocks: at most `timeout_s`, longer while partitions are assigned.
         Raises: Retryable.
@@ -71,24 +128,24 @@ class Group:
             raise retryable(problem, self.servers)
         return good
 
-    def of(self, message: Message) -> Partition | None:
-        """Return the partition of a message, if it is ours."""
+    def partition_of(self, message: Message) -> Partition | None:
+        """Return the partition of a message, None when it is not ours."""
         return self.partitions.get(f"{message.topic()}/{message.partition()}")
 
     def note_end(self, partition: Partition, offset: int) -> None:
-        """Nothing more of a range to repeat can come, unless the leader is new.
+        """Close a range to repeat that the log cannot complete any more.
 
-        Until its followers have fetched from it, a new leader gives out no more than it knew to be
-        committed as a follower, and the client takes that for the end.
-        Blocks: for one request, if the end lies within the range.
+        A new leader serves only records that it knew to be committed as a follower, until its own
+        followers have fetched from it; the client takes that for the end, so the bounds are asked.
+        Blocks: for one request, if the end is within the range.
         """
         if self._consumer is None or not partition.misses_records(offset):
             return
-        bounds = ask_bounds(self._consumer, partition)
+        bounds = log_bounds(self._consumer, partition)
         if bounds is None:
-            self._must_reopen = True  # an end is told once
+            self._must_reopen = True  # librdkafka reports an end only once
         elif bounds[1] <= offset:
-            tell_cut(partition, offset)
+            report_cut(partition, offset)
             partition.cut(offset)
             self.hold(partition)
 
@@ -104,47 +161,47 @@ class Group:
                 raise self._failed(KafkaException(offset.error))
 
     def take_lost(self) -> frozenset[str]:
-        """Return the partitions that were lost since the last call."""
+        """Return the partitions lost since the last call."""
         lost, self._lost = frozenset(self._lost), set()
         return lost
 
     def set_paused(self, *, is_paused: bool) -> None:
-        """Stop or continue fetching; the membership stays."""
+        """Stop or continue fetching, as a member of the group."""
         self.is_paused = is_paused
-        self._steer(self.partitions.values())
+        self._apply_pause(self.partitions.values())
 
     def release(self, partition: Partition) -> None:
         """Continue fetching a partition whose repeated range is committed."""
-        self._steer([partition])
+        self._apply_pause([partition])
 
     def hold(self, partition: Partition) -> None:
-        """Fetch nothing more of a partition until its range is committed."""
+        """Stop fetching a partition until its range is committed."""
         if self._consumer is not None:
             self._consumer.pause([TopicPartition(partition.topic, partition.number)])
 
     def check_topics(self) -> None:
-        """Begin anew when a topic was deleted and made again: what was read may be of either.
+        """Reopen when a topic was recreated: uncommitted records may be of the deleted one.
 
         Blocks: for one request. Raises: Retryable.
         """
-        if self._consumer is not None and self._is_made_anew():
-            _log.warning("a topic was deleted and made again; reading it from its start")
+        if self._consumer is not None and self._is_recreated():
+            _log.warning("a topic was deleted and created again; reading it from its start")
             self.reopen()
 
     def reopen(self) -> None:
-        """Leave and join again; nothing that was read and not committed counts any more."""
+        """Leave the group and join again; uncommitted records are dropped."""
         self._forget(self.partitions)
         self.close()
 
     def close(self) -> None:
-        """Leave the group. Blocks: for the farewell."""
+        """Leave the group. Blocks: until the coordinator knows."""
         consumer, self._consumer = self._consumer, None
         self._must_reopen = False
         if consumer is not None:
             consumer.close()
 
     def lag(self) -> dict[str, int]:
-        """Return how many records lie behind the positions, by topic; nothing is asked."""
+        """Return how many records follow the positions, by topic, without a request."""
         behind = dict.fromkeys(self.topics, 0)
         if self._consumer is None:
             return behind
@@ -172,12 +229,12 @@ class Group:
         """Begin each new partition at its committed offset, or repeat its intent first."""
         self._metrics.add("runwire_worker_rebalances_total")
         try:
-            places = consumer.committed(assigned, timeout=REQUEST_S) if assigned else []
+            places = consumer.committed(assigned, timeout=COMMITTED_REQUEST_S) if assigned else []
             for failed in (place.error for place in places if place.error is not None):
-                raise KafkaException(failed)  # not "no offset": that would begin at the start
-            ids = self._ids.read() if assigned else self._ids.known
+                raise KafkaException(failed)  # else it would count as no offset: begin at the start
+            ids = self._ids.read() if assigned else self._ids.last
             for place in places:
-                fresh = self._begun(place, ids[place.topic])
+                fresh = self._committed_partition(place, ids[place.topic])
                 self.partitions[fresh.name] = fresh
             consumer.incremental_assign(places)
         except (KafkaException, Retryable) as error:
@@ -185,18 +242,18 @@ class Group:
             self._must_reopen = True
             return
         self._metrics.set("runwire_worker_assigned_partitions", len(self.partitions))
-        # Also to resume: a partition that left while it was paused would come back paused.
-        self._steer(self.partitions.values(), consumer)
+        # Also to resume: a partition revoked while it was paused comes back paused.
+        self._apply_pause(self.partitions.values(), consumer)
 
-    def _begun(self, place: TopicPartition, now_id: str) -> Partition:
-        """Return a partition at its committed place, if that is one of the topic as it is now."""
+    def _committed_partition(self, place: TopicPartition, topic_id_now: str) -> Partition:
+        """Return a partition at its committed offset, at its start if the topic was recreated."""
         topic_id, repeat = parse_intent(place.metadata)
-        if place.offset < 0 or (topic_id and topic_id != now_id):
+        if place.offset < 0 or (topic_id and topic_id != topic_id_now):
             if place.offset >= 0:
-                _log.warning("%s was made anew, its old offset is void", place.topic)
+                _log.warning("%s was recreated, its old offset is ignored", place.topic)
             place.offset, repeat = OFFSET_BEGINNING, None
-        kind = kind_of(place.topic, self._kafka.topic_prefix)
-        return Partition(place.topic, place.partition, now_id, kind, place.offset, repeat)
+        kind = topic_kind(place.topic, self._kafka.topic_prefix)
+        return Partition(place.topic, place.partition, topic_id_now, kind, place.offset, repeat)
 
     def _revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         self._metrics.add("runwire_worker_rebalances_total")
@@ -211,12 +268,14 @@ class Group:
         self._metrics.set("runwire_worker_assigned_partitions", len(self.partitions))
 
     def _seek_back(self, messages: list[Message]) -> None:
-        """Fetch a call that lost partitions again: some of its messages may be of before that."""
+        """Fetch these messages again: some may be older than the loss of partitions."""
         names = {f"{message.topic()}/{message.partition()}" for message in messages}
         for name in names & self.partitions.keys():
             self._seek(self.partitions[name])
 
-    def _steer(self, partitions: Iterable[Partition], consumer: Consumer | None = None) -> None:
+    def _apply_pause(
+        self, partitions: Iterable[Partition], consumer: Consumer | None = None
+    ) -> None:
         consumer = consumer or self._consumer
         if consumer is None:
             return
@@ -224,7 +283,7 @@ class Group:
         if places:
             (consumer.pause if self.is_paused else consumer.resume)(places)
 
-    def _is_made_anew(self) -> bool:
+    def _is_recreated(self) -> bool:
         ids = self._ids.read()
         return any(p.topic_id != ids[p.topic] for p in self.partitions.values())
 
@@ -233,17 +292,17 @@ class Group:
         if error is None or error.code() == KafkaError._PARTITION_EOF:
             return True
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            self._begin_at_start(self.of(message))
+            self._begin_at_start(self.partition_of(message))
         else:
             self._note_problem(error)
         return False
 
     def _begin_at_start(self, partition: Partition | None) -> None:
-        """The offset lies outside of the log: retention was faster, or the log was cut."""
+        """Begin at the start of the log when the offset is outside: expired, or the log was cut."""
         if partition is None or self._consumer is None:
             return
         try:
-            bounds = None if self._is_made_anew() else ask_bounds(self._consumer, partition)
+            bounds = None if self._is_recreated() else log_bounds(self._consumer, partition)
         except Retryable as error:
             _log.warning("cannot look up the topic of %s (%s)", partition.name, error)
             bounds = None
@@ -251,9 +310,9 @@ class Group:
             self._must_reopen = True
             return
         low, high = bounds
-        tell_outside(partition, low, high)
+        report_outside(partition, low, high)
         if low < partition.next_offset:
-            # Cut: what was read and not committed is no part of it any more.
+            # Cut: the records read and not committed are no longer part of it.
             self._forget([partition.name])
             p = partition
             partition = Partition(p.topic, p.number, p.topic_id, p.kind, low)
@@ -264,18 +323,18 @@ class Group:
         self._seek(partition)
 
     def _seek(self, partition: Partition) -> None:
-        """Go on at the partition's next offset."""
+        """Resume fetching at the partition's next offset."""
         consumer = self._open()
         place = TopicPartition(partition.topic, partition.number, partition.next_offset)
         try:
             try:
                 consumer.seek(place)
-            except KafkaException:  # an error of its offset has ended the fetching
+            except KafkaException:  # an offset error has ended the fetching
                 consumer.incremental_unassign([place])
                 consumer.incremental_assign([place])
-            self._steer([partition], consumer)
+            self._apply_pause([partition], consumer)
         except KafkaException as error:
-            _log.warning("cannot go back in %s (%s), joining again", partition.name, error)
+            _log.warning("cannot seek in %s (%s), joining again", partition.name, error)
             self._must_reopen = True
 
     def _note_problem(self, error: KafkaError) -> None:
@@ -283,14 +342,14 @@ class Group:
             self._problem = error
 
     def _failed(self, error: KafkaException) -> Retryable:
-        """Return what a failed call means; raises Fatal where time cannot help."""
+        """Return the Retryable of a failed call. Raises: Fatal where waiting cannot help."""
         (cause,) = error.args
         if cause.code() in FENCED:
-            # Joining anew is slower than the client's own way back, and leaves no partition that
-            # the client still fetches and we no longer count as ours.
+            # Rejoining is slower than the client's own recovery, but leaves no partition that the
+            # client still fetches and we no longer count as ours.
             self._must_reopen = True
             self._forget(self.partitions)
-            return Retryable(0.05, f"the group went on without this worker ({cause.name()})")
+            return Retryable(0.05, f"the group continued without this worker ({cause.name()})")
         if cause.code() in REBALANCING:
             return Retryable(0.05, "the group is rebalancing")
         if cause.fatal() and cause.code() != KafkaError._FATAL:

@@ -1,26 +1,24 @@
-"""Kafka as a source: every partition is a lane, its intent lives in the group's committed offset.
+"""Kafka as a source: every partition is a lane, its intent is stored with the committed offset.
 
 The protocol per partition: commit `first` with the metadata `<topic id> <first>-<last>`, write,
-commit `last + 1`. Who is assigned a partition with such metadata writes exactly that range again,
-under the same token, before anything else of it. A worker that lost a partition cannot commit: the
-group's generation fences it.
+commit `last + 1`. A worker that is assigned a partition with such metadata first writes exactly
+that range again, under the same token. A worker that lost a partition cannot commit: the group's
+generation fences it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, TopicPartition
 
-from runwire_consumers.core.clock import Clock, SystemClock
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Clock, Deadline, SystemClock
 from runwire_consumers.core.errors import Retryable
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_consumers.kafka.group import Group
-from runwire_consumers.kafka.group_settings import GroupSettings
+from runwire_consumers.kafka.group import Group, GroupSettings
 from runwire_consumers.kafka.partition import Partition, intent_text
 from runwire_schemas.connections.kafka import KafkaSettings
 
-LOOK_INTERVAL_S = 5.0  # how often topic ids and lag are looked at
+TOPICS_CHECK_S = 5.0  # pace of the checks for recreated topics, and of the lag
 
 
 class KafkaSource:
@@ -36,36 +34,36 @@ class KafkaSource:
         *,
         clock: Clock | None = None,
         metrics: SelfMetrics | None = None,
-        gained: Callable[[], None] | None = None,
+        on_gained: Callable[[], None] | None = None,
     ) -> None:
-        """`gained` is called when partitions came, perhaps from a worker that died."""
+        """`on_gained` is called after partitions were assigned, perhaps from a dead worker."""
         self._clock = clock or SystemClock()
         self._metrics = metrics or SelfMetrics()
         self._group = Group(kafka, settings, self._metrics)
-        self._gained, self._had = gained, frozenset[str]()
+        self._on_gained, self._had = on_gained, frozenset[str]()
         self._messages_max = settings.messages_max
-        # With the partition as it was assigned: lost and won back it is another one.
+        # Keyed by assignment: after a rebalance the same partition gets a new entry.
         self._ready: list[tuple[Partition, Record]] = []
-        self._look_at_s = self._clock.monotonic_s() + LOOK_INTERVAL_S
+        self._check_at_s = self._clock.monotonic_s() + TOPICS_CHECK_S
 
     def poll(self, timeout_s: float) -> list[Record]:
-        """Return what is new, in order per partition; nothing while paused.
+        """Return new records, in order per partition; none while paused.
 
         Blocks: at most `timeout_s`, longer while partitions are assigned.
         Raises: Retryable.
         """
-        self._look()
+        self._check_topics()
         messages = self._group.consume(self._messages_max, 0.0 if self._ready else timeout_s)
-        self._tell_gained()
+        self._notify_gained()
         for message in messages:
-            partition = self._group.of(message)
+            partition = self._group.partition_of(message)
             if partition is None:
                 continue  # not ours any more (confluent-kafka-python issue 1013)
             if message.error() is not None:
                 self._group.note_end(partition, message.offset() or 0)
                 continue
             if message.value() is None and partition.kind == "deadletter":
-                continue  # a letter was taken back
+                continue  # a removed letter
             was_complete = partition.is_complete
             self._hold_ready(partition, partition.take(_record(partition, message, self._clock)))
             if partition.is_complete and not was_complete:
@@ -76,24 +74,29 @@ class KafkaSource:
         return [r for p, r in ready if self._group.partitions.get(p.name) is p]
 
     def pending(self) -> list[Pending]:
-        """Return the ranges of earlier owners whose records are gathered, each once."""
-        found = [partition.pending() for partition in self._group.partitions.values()]
-        return [pending for pending in found if pending is not None]
+        """Return the ranges of earlier owners whose records are complete, each once."""
+        ranges = [partition.pending() for partition in self._group.partitions.values()]
+        return [pending for pending in ranges if pending is not None]
+
+    @property
+    def assigned(self) -> frozenset[str]:
+        """The partitions that the group has assigned to this source."""
+        return frozenset(self._group.partitions)
 
     def lane(self, partition: str) -> str:
-        """Every partition may move to another worker alone."""
+        """Return the partition itself: it may move to another worker alone."""
         return partition
 
     def revoked(self) -> frozenset[str]:
-        """Return the partitions that went to another worker since the last call."""
+        """Return the partitions that moved to another worker since the last call."""
         return self._group.take_lost()
 
     def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
         """Commit each range as the intent of its partition, all in one request.
 
-        Raises: Retryable; ask `revoked` before the next try.
+        Raises: Retryable; call `revoked` before the next try.
         """
-        # Asked after the reading: while the ids are as they were, all that was read is of them.
+        # Checked after the polls: if the ids are unchanged, all polled records are of them.
         self._group.check_topics()
         owned = [self._owned(partition, span) for b in batches for partition, span in b.items()]
         self._group.commit(
@@ -105,7 +108,10 @@ class KafkaSource:
         return [partition.token(span) for partition, span in owned]
 
     def commit(self, spans: Mapping[str, Span]) -> None:
-        """Move the offsets behind the spans. Raises: Retryable; ask `revoked` before the next."""
+        """Move the offsets behind the spans.
+
+        Raises: Retryable; call `revoked` before the next try.
+        """
         owned = [self._owned(partition, span) for partition, span in spans.items()]
         self._group.commit(
             [
@@ -119,7 +125,7 @@ class KafkaSource:
                 self._group.release(partition)
 
     def pause(self) -> None:
-        """Fetch nothing until `resume`, but stay a member."""
+        """Fetch nothing until `resume`, as a member of the group."""
         self._group.set_paused(is_paused=True)
 
     def resume(self) -> None:
@@ -139,15 +145,15 @@ class KafkaSource:
     def _hold_ready(self, partition: Partition, records: list[Record]) -> None:
         self._ready += [(partition, record) for record in records]
 
-    def _tell_gained(self) -> None:
+    def _notify_gained(self) -> None:
         had, self._had = self._had, frozenset(self._group.partitions)
-        if self._gained is not None and self._had - had:
-            self._gained()
+        if self._on_gained is not None and self._had - had:
+            self._on_gained()
 
-    def _look(self) -> None:
-        if self._clock.monotonic_s() < self._look_at_s:
+    def _check_topics(self) -> None:
+        if self._clock.monotonic_s() < self._check_at_s:
             return
-        self._look_at_s = self._clock.monotonic_s() + LOOK_INTERVAL_S
+        self._check_at_s = self._clock.monotonic_s() + TOPICS_CHECK_S
         self._group.check_topics()
         for topic, behind in self._group.lag().items():
             self._metrics.set("runwire_worker_lag_records", behind, topic=topic)
@@ -158,7 +164,7 @@ def _record(partition: Partition, message: Message, clock: Clock) -> Record:
     headers = dict(message.headers() or [])
     points = headers.get("points") or b""
     offset = message.offset()
-    assert offset is not None  # only of messages that are errors
+    assert offset is not None  # None only for messages that are errors
     return Record(
         stream=partition.kind,
         partition=partition.name,

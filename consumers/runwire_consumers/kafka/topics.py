@@ -1,7 +1,7 @@
-"""Brings a cluster to the topics table: creates, adds partitions, compares the configuration.
+"""Topics of a cluster, brought to the topics table: created, grown, compared, fixed on request.
 
-Nothing is deleted, no partition count is lowered, and a configuration that somebody chose is
-changed only when asked to. Doing it again changes nothing.
+Nothing is deleted and no partition count is lowered. A configuration that differs is changed only
+with `fix`. Running it again changes nothing.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from confluent_kafka.admin import (
     NewTopic,
 )
 
-from runwire_consumers.kafka.cluster import REQUEST_S, Cluster
+from runwire_consumers.kafka.admin import ADMIN_REQUEST_S, KafkaAdmin
 from runwire_schemas.topics import TOPICS, Topic, replication, topic_name
 
 # A created topic reaches the other brokers by the metadata log: usually within 0.1 s.
 _VISIBLE_S = 10.0
 _EXISTS = frozenset((KafkaError.TOPIC_ALREADY_EXISTS,))
 _MISSING = frozenset((KafkaError.UNKNOWN_TOPIC_OR_PART,))
-# INVALID_PARTITIONS: somebody else was faster and the topic has that many by now.
+# INVALID_PARTITIONS: a concurrent run was faster and the topic has this many already.
 _GROWN = frozenset((KafkaError.INVALID_PARTITIONS,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A topic's setting that is not ours; `can_fix` where `--fix` can set it."""
+    """A setting of a topic that differs from the table; `can_fix` when `--fix` can set it."""
 
     topic: str
     name: str
@@ -43,8 +43,8 @@ class Difference:
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What was done, and what is left as somebody else wanted it."""
+class TopicChanges:
+    """Changes made to topics, and the differences left as they are."""
 
     created: list[str] = field(default_factory=list)
     grown: list[Difference] = field(default_factory=list)
@@ -52,35 +52,35 @@ class Outcome:
     differing: list[Difference] = field(default_factory=list)
 
 
-def apply(cluster: Cluster, *, prefix: str = "", fix: bool = False) -> Outcome:
-    """Make the cluster's topics those of the table; what differs is set only with `fix`.
+def apply(cluster: KafkaAdmin, *, prefix: str = "", fix: bool = False) -> TopicChanges:
+    """Bring the cluster's topics to the table; differing settings are set only with `fix`.
 
-    Raises: Fatal when a request is refused (NotAuthorized where a right is missing); what was
-    done before stays, and running it again goes on from there.
+    Raises: Fatal when a request is refused (NotAuthorized where a right is missing); changes made
+    before stay, and another run completes them.
     """
     brokers = cluster.brokers()
     wanted = {topic_name(kind, prefix): topic for kind, topic in TOPICS.items()}
-    outcome = Outcome()
+    changes = TopicChanges()
     found = _describe(cluster, list(wanted))
     missing = {name: topic for name, topic in wanted.items() if name not in found}
     if missing:
-        outcome.created = _create(cluster, missing, brokers)
+        changes.created = _create(cluster, missing, brokers)
         found = _wait_visible(cluster, list(wanted), {})
-    outcome.grown = _grow(cluster, wanted, found)
-    if outcome.grown:
-        counts = {change.topic: int(change.wanted) for change in outcome.grown}
+    changes.grown = _grow(cluster, wanted, found)
+    if changes.grown:
+        counts = {change.topic: int(change.wanted) for change in changes.grown}
         found = _wait_visible(cluster, list(wanted), counts)
     differing = _compare(cluster, wanted, found, brokers)
     if fix:
-        outcome.fixed = [difference for difference in differing if difference.can_fix]
-        _fix(cluster, outcome.fixed)
+        changes.fixed = [difference for difference in differing if difference.can_fix]
+        _fix(cluster, changes.fixed)
         differing = [difference for difference in differing if not difference.can_fix]
-    outcome.differing = differing
-    return outcome
+    changes.differing = differing
+    return changes
 
 
 def commands(servers: str, *, prefix: str = "", brokers: int) -> list[str]:
-    """Return the same as lines for a shell, for those who may not create topics themselves."""
+    """Return shell commands that create the topics, for an administrator."""
     lines = []
     for kind, topic in TOPICS.items():
         words = ["kafka-topics.sh", "--bootstrap-server", servers, "--create", "--if-not-exists"]
@@ -92,12 +92,12 @@ def commands(servers: str, *, prefix: str = "", brokers: int) -> list[str]:
     return lines
 
 
-def _describe(cluster: Cluster, names: list[str]) -> dict[str, Any]:
-    futures = cluster.admin.describe_topics(TopicCollection(names), request_timeout=REQUEST_S)
-    return cluster.each(futures, lambda n: f"topic {n} cannot be looked at", passing=_MISSING)
+def _describe(cluster: KafkaAdmin, names: list[str]) -> dict[str, Any]:
+    futures = cluster.admin.describe_topics(TopicCollection(names), request_timeout=ADMIN_REQUEST_S)
+    return cluster.answers(futures, lambda n: f"topic {n} cannot be described", ignored=_MISSING)
 
 
-def _create(cluster: Cluster, missing: dict[str, Topic], brokers: int) -> list[str]:
+def _create(cluster: KafkaAdmin, missing: dict[str, Topic], brokers: int) -> list[str]:
     new = [
         NewTopic(
             name,
@@ -107,13 +107,13 @@ def _create(cluster: Cluster, missing: dict[str, Topic], brokers: int) -> list[s
         )
         for name, topic in missing.items()
     ]
-    futures = cluster.admin.create_topics(new, request_timeout=REQUEST_S)
-    made = cluster.each(futures, lambda n: f"topic {n} cannot be created", passing=_EXISTS)
+    futures = cluster.admin.create_topics(new, request_timeout=ADMIN_REQUEST_S)
+    made = cluster.answers(futures, lambda n: f"topic {n} cannot be created", ignored=_EXISTS)
     return list(made)
 
 
-def _wait_visible(cluster: Cluster, names: list[str], counts: dict[str, int]) -> dict[str, Any]:
-    """Return the topics as the brokers see them, once each partition is there and has a leader."""
+def _wait_visible(cluster: KafkaAdmin, names: list[str], counts: dict[str, int]) -> dict[str, Any]:
+    """Return the topics once every partition exists and has a leader, or after a while."""
     deadline = time.monotonic() + _VISIBLE_S
     while True:
         found = _describe(cluster, names)
@@ -127,7 +127,7 @@ def _wait_visible(cluster: Cluster, names: list[str], counts: dict[str, int]) ->
         time.sleep(0.05)
 
 
-def _grow(cluster: Cluster, wanted: dict[str, Topic], found: dict[str, Any]) -> list[Difference]:
+def _grow(cluster: KafkaAdmin, wanted: dict[str, Topic], found: dict[str, Any]) -> list[Difference]:
     grown = [
         Difference(
             topic=name,
@@ -140,18 +140,18 @@ def _grow(cluster: Cluster, wanted: dict[str, Topic], found: dict[str, Any]) -> 
     ]
     if grown:
         new = [NewPartitions(change.topic, int(change.wanted)) for change in grown]
-        futures = cluster.admin.create_partitions(new, request_timeout=REQUEST_S)
-        cluster.each(futures, lambda n: f"topic {n} cannot get more partitions", passing=_GROWN)
+        futures = cluster.admin.create_partitions(new, request_timeout=ADMIN_REQUEST_S)
+        cluster.answers(futures, lambda n: f"topic {n} cannot get more partitions", ignored=_GROWN)
     return grown
 
 
 def _compare(
-    cluster: Cluster, wanted: dict[str, Topic], found: dict[str, Any], brokers: int
+    cluster: KafkaAdmin, wanted: dict[str, Topic], found: dict[str, Any], brokers: int
 ) -> list[Difference]:
     resources = [_resource(name) for name in wanted if name in found]
-    futures = cluster.admin.describe_configs(resources, request_timeout=REQUEST_S)
-    answers = cluster.each(
-        futures, lambda r: f"the configuration of topic {r.name} cannot be read", passing=_MISSING
+    futures = cluster.admin.describe_configs(resources, request_timeout=ADMIN_REQUEST_S)
+    answers = cluster.answers(
+        futures, lambda r: f"the configuration of topic {r.name} cannot be read", ignored=_MISSING
     )
     differing = []
     for resource, entries in answers.items():
@@ -168,7 +168,7 @@ def _compare(
                     can_fix=False,
                 )
             )
-        # By the copies there are: more in-sync replicas than copies would stop all writing.
+        # For the existing copies: more in-sync replicas than copies would stop all writing.
         for key, value in wanted[name].configuration(brokers=copies).items():
             now = entries[key].value if key in entries else None
             if now != value:
@@ -176,7 +176,7 @@ def _compare(
     return differing
 
 
-def _fix(cluster: Cluster, differences: list[Difference]) -> None:
+def _fix(cluster: KafkaAdmin, differences: list[Difference]) -> None:
     changes: dict[str, list[ConfigEntry]] = {}
     for difference in differences:
         entry = ConfigEntry(
@@ -185,8 +185,10 @@ def _fix(cluster: Cluster, differences: list[Difference]) -> None:
         changes.setdefault(difference.topic, []).append(entry)
     if changes:
         resources = [_resource(name, entries) for name, entries in changes.items()]
-        futures = cluster.admin.incremental_alter_configs(resources, request_timeout=REQUEST_S)
-        cluster.each(futures, lambda r: f"the configuration of topic {r.name} cannot be changed")
+        futures = cluster.admin.incremental_alter_configs(
+            resources, request_timeout=ADMIN_REQUEST_S
+        )
+        cluster.answers(futures, lambda r: f"the configuration of topic {r.name} cannot be changed")
 
 
 def _resource(name: str, changes: list[ConfigEntry] | None = None) -> ConfigResource:

@@ -6,8 +6,7 @@ import json
 from functools import cache
 from typing import Any, Final
 
-from runwire_consumers.core.batch import Decoded
-from runwire_consumers.core.decoding import decode_record
+from runwire_consumers.core.batch import Decoded, decode_record
 from runwire_consumers.core.source import Record
 from runwire_schemas import codec
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX, compile_check

@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from runwire_consumers.core.backoff import Backoff
 from runwire_consumers.core.errors import Retryable
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.health import SelfMetrics
+from runwire_consumers.core.patience import Backoff
 from runwire_consumers.objects.completion import Completion
 from runwire_store.store import UNAVAILABLE
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from runwire_consumers.core.batch import Batch
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.errors import Rejection, Retryable, RowsRejected
 from runwire_consumers.objects.completion import Announce
 from runwire_consumers.objects.decoding import CHUNK

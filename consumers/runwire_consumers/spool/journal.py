@@ -169,30 +169,6 @@ class IntentJournal:
         self._log.rewrite([head, *([_intent_fact(self.pending)] if self.pending else [])])
 
 
-class NoJournal:
-    """Remembers nothing: the fault harness's control, which must show duplicates.
-
-    Every intent has a fresh random token, so a repeated insert is not recognised. `beside` is the
-    real journal, held open for its lock alone.
-    """
-
-    def __init__(self, beside: IntentJournal | None = None) -> None:
-        self.pending: Intent | None = None
-        self._beside = beside
-
-    def intend(self, append_at_ns: int, cuts: Sequence[CutRange]) -> Intent:
-        """Return an intent that no restart will know of."""
-        return Intent(0, f"unsafe-{secrets.token_hex(12)}", append_at_ns, tuple(cuts))
-
-    def done(self, intent: Intent) -> None:
-        """Nothing to forget."""
-
-    def close(self) -> None:
-        """Release the lock of the real journal."""
-        if self._beside is not None:
-            self._beside.close()
-
-
 def _lock(path: Path) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not try_lock(fd):

@@ -12,8 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from runwire_consumers.core.clock import Clock, SystemClock
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Clock, Deadline, SystemClock
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.spool.journal import CutRange, Intent, Journal
@@ -35,7 +34,6 @@ POINTS_MAX = 1_000_000  # of one poll: about one batch
 class SpoolSource:
     """Reads every local folder under `<root>/spool`.
 
-    `save_every` writes cursors only at every n-th commit; anything but 1 is for the fault harness.
     Threads: one.
     """
 
@@ -45,7 +43,6 @@ class SpoolSource:
         journal: Journal,
         *,
         clock: Clock | None = None,
-        save_every: int = 1,
     ) -> None:
         self._journal = journal
         self._clock = clock or SystemClock()
@@ -56,9 +53,6 @@ class SpoolSource:
             is_mine=lambda _folder, meta: meta.route == LOCAL,
             monotonic_s=self._clock.monotonic_s,
         )
-        self._save_every = save_every
-        self._commits = 0
-        self._unsaved: set[str] = set()
         self._book: dict[str, deque[tuple[CutRange, int]]] = {}
         self._intent: Intent | None = None
         self._is_paused = False
@@ -229,13 +223,9 @@ class SpoolSource:
     def _settle(self, intent: Intent, present: Mapping[CutRange, FolderReader]) -> None:
         for cut, reader in present.items():
             reader.advance(cut.series, cut.last_seq + 1, batch_seq=cut.batch_seq + 1)
-            self._unsaved.add(cut.folder)
-        self._commits += 1
-        if self._commits % self._save_every == 0:
-            for folder in (self._spool / name for name in self._unsaved):
-                if self._folders.get(folder) is not None:
-                    self._folders.save(folder)
-            self._unsaved.clear()
+        for folder in {self._spool / cut.folder for cut in present}:
+            if self._folders.get(folder) is not None:
+                self._folders.save(folder)
         self._journal.done(intent)
         self._intent = None
 

@@ -25,10 +25,10 @@ def kafka_findings(environ: Mapping[str, str]) -> list[Finding]:
         return [Finding(FAIL, "kafka", "its settings contradict each other", str(error))]
     if settings is None:
         return []
-    from runwire_consumers.kafka.cluster import Cluster
-    from runwire_consumers.kafka.topic_ids import TopicIds
+    from runwire_consumers.kafka.admin import KafkaAdmin
+    from runwire_consumers.kafka.partition import TopicIds
 
-    cluster = Cluster(settings)
+    cluster = KafkaAdmin(settings)
     try:
         brokers = cluster.brokers()
     except Fatal as error:

@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runwire_consumers.clickhouse.client import connect
+from runwire_consumers.clickhouse.sink import ClickHouseSink
+from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
+from runwire_consumers.core.clock import SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
 from runwire_consumers.core.errors import Retryable, RowsRejected
 from runwire_consumers.core.source import Record
+from runwire_consumers.kafka.schema_ids import kafka_with_registry
 from runwire_disk.paths import letters_dir
 from runwire_disk.spool.format import LOCAL, OVERSIZED_GLOB, SpoolError, destination_of
 from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_disk.survey import OK, WARN, Finding, Section, labelled
 from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
-from runwire_schemas.connections import kafka as kafka_settings
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
 from runwire_schemas.topics import topic_name
@@ -54,16 +58,13 @@ def open_letters(root: Path, environ: Mapping[str, str]) -> tuple[DeadLetters | 
 
     None where the folder does not exist yet. Raises: KafkaSettingsError.
     """
-    kafka = kafka_settings.from_environment(environ)
+    kafka = kafka_with_registry(environ)
     if kafka is None:
         place = letters_dir(root)
         return (FileDeadLetters(place) if place.is_dir() else None), str(place)
-    from runwire_consumers.kafka import schema_ids
     from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
-    from runwire_schemas import registry
 
     topic = topic_name("deadletter", kafka.topic_prefix)
-    schema_ids.resolve_with(registry.from_environment(environ, prefix=kafka.topic_prefix))
     return KafkaDeadLetters(kafka), f"topic {topic} at {kafka.bootstrap_servers}"
 
 
@@ -96,8 +97,7 @@ def replay(
     changes nothing. A letter is deleted only after its rows are stored.
     Raises: Retryable when ClickHouse does not answer; stored letters are deleted before.
     """
-    from runwire_consumers.clickhouse.sink import ClickHouseSink
-    from runwire_consumers.core.deadline import Deadline
+    from runwire_consumers.core.clock import Deadline
 
     sink = ClickHouseSink(url)
     stored: list[str] = []
@@ -119,9 +119,7 @@ def replay(
 
 def batch_of(letter: DeadLetter) -> Batch:
     """Return the batch that stores this letter's record. Raises: DecodeError."""
-    from runwire_consumers.core.batch import BatchBuilder, BatchLimits
-    from runwire_consumers.core.clock import SystemClock
-    from runwire_consumers.core.decoding import decode_record
+    from runwire_consumers.core.batch import decode_record
 
     if not letter.value:
         raise DecodeError("the record's bytes are damaged beyond its schema: nothing is left")
@@ -141,7 +139,6 @@ def batch_of(letter: DeadLetter) -> Batch:
 
 
 def _delete(url: str, kept: DeadLetters, stored: list[str]) -> None:
-    from runwire_consumers.clickhouse.client import connect
 
     try:
         client = connect(url)

@@ -22,7 +22,6 @@ from runwire_agent.ship.broker import (
     Message,
 )
 from runwire_agent.ship.causes import connection_failure, delivery_failure, error_name, graver
-from runwire_schemas.bounds import LETTER_BYTES_MAX
 from runwire_schemas.connections.kafka import KafkaSettings, KafkaSettingsError
 from runwire_schemas.topics import topic_name
 
@@ -196,12 +195,9 @@ class KafkaBroker:
 
     def _config(self) -> dict[str, Any]:
         return {
-            **self._settings.client_config(),
+            **self._settings.producer_config(),
             **self._tuning,
-            "enable.idempotence": True,
-            "acks": "all",
             "batch.size": self.batch_bytes,
-            "message.max.bytes": LETTER_BYTES_MAX + (1 << 20),
             "queue.buffering.max.messages": 100_000,
             # Never expire: records wait in the spool, and `reset` returns them there.
             "delivery.timeout.ms": 0,

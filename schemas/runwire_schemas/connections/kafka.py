@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from runwire_schemas.bounds import LETTER_BYTES_MAX
 from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
 from runwire_schemas.errors import ConfigError, SchemaError
 from runwire_schemas.topics import checked_prefix
@@ -20,6 +21,8 @@ PREFIX: Final = "RUNWIRE_KAFKA_"
 TOPIC_PREFIX_VARIABLE: Final = PREFIX + "TOPIC_PREFIX"
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+# The largest topic limit plus headers and framing.
+PRODUCER_BYTES_MAX: Final = LETTER_BYTES_MAX + (1 << 20)
 
 
 class KafkaSettingsError(ConfigError):
@@ -94,6 +97,14 @@ class KafkaSettings:
         if self.ssl_ca_location:
             config["ssl.ca.location"] = self.ssl_ca_location
         return config
+
+    def producer_config(self) -> dict[str, Any]:
+        """Return the configuration of a producer: idempotent, acknowledged by all in-sync replicas.
+
+        The size limit only keeps librdkafka from refusing a message that its topic takes.
+        """
+        durable = {"enable.idempotence": True, "acks": "all"}
+        return {**self.client_config(), **durable, "message.max.bytes": PRODUCER_BYTES_MAX}
 
     def public(self) -> dict[str, str]:
         """Return what may be written down: addresses and the names of secrets."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +14,13 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from faults.kafka.feed import Feed
 from runwire_consumers.clickhouse.client import connect
-from runwire_consumers.clickhouse.event_tables import EVENT_TABLES
+from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.clickhouse.sink import DEAD_LETTER
 from runwire_consumers.core.source import Span
 from runwire_consumers.kafka.partition import parse_intent
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import topic_name
+from support import harness_worker
 from support.faults import DETECTOR, PATIENCE_S, UnexpectedError, tail, wait_for
 from support.servers import Cluster
 
@@ -103,7 +103,7 @@ class Pipeline:
         *,
         partitions: int = 4,
         copies: int = 1,
-        protocol: str = "exactly-once",
+        unsafe: bool = False,
         group_protocol: str = "classic",
     ) -> None:
         self.cluster, self.prefix, self.url = cluster, prefix, url
@@ -112,7 +112,7 @@ class Pipeline:
         self.group = f"{prefix}.worker"
         self.workers: list[WorkerProcess] = []
         self._folder, self._partitions, self._copies = folder, partitions, copies
-        self._protocols = protocol, group_protocol
+        self._unsafe, self._group_protocol = unsafe, group_protocol
         self.session_s = SESSION_S.get(cluster.server.kind, OTHER_SESSION_S)
         self.admin = AdminClient({**self.kafka.client_config(), "log_level": 0})
         self._watcher = Consumer(
@@ -170,23 +170,22 @@ class Pipeline:
             "retry_max_s": 0.5,
             "group": self.group,
             "session_timeout_s": self.session_s,
-            "protocol": self._protocols[0],
-            "group_protocol": self._protocols[1],
-            "kill_at": kill_at,
+            "group_protocol": self._group_protocol,
             **settings,
         }
         environ = {
             **os.environ,
+            **harness_worker.environment(),
             **self.kafka.environment(),
             "RUNWIRE_CLICKHOUSE_URL": url or self.url,
             **{f"RUNWIRE_WORKER_{name.upper()}": str(value) for name, value in told.items()},
         }
         number = len(self.workers)
         log = self._folder / f"worker-{number}.log"
-        command = [sys.executable, "-m", "runwire_consumers", "clickhouse"]
+        arguments = ("--dir", str(self._folder / f"root-{number}"))
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*command, "--dir", str(self._folder / f"root-{number}"), "--metrics-port", "0"],
+                harness_worker.command(*arguments, kill_at=kill_at, unsafe=self._unsafe),
                 env=environ,
                 stdout=out,
                 stderr=out,

@@ -12,7 +12,7 @@ from faults.verdict import Verdict
 
 SEED = 0
 REPLAYED = "writing batch "
-FENCED = "the group went on without this worker"
+FENCED = "the group continued without this worker"
 COLUMNS = (
     ("points acknowledged", "accepted"),
     ("**lost**", "lost"),
@@ -80,9 +80,9 @@ def document(rows: list[Row]) -> str:
     lines += [
         "",
         "*Inserted twice* is counted by a materialized view with `sum()`, which no merge and no",
-        "natural key can mend: it is zero only where intents and tokens work. The control runs the",
-        "workers with `RUNWIRE_WORKER_PROTOCOL=at-least-once-unsafe`: random tokens, no intents,",
-        "offsets committed at every 20th round only.",
+        "natural key can mend: it is zero only where intents and tokens work. The control is",
+        "`tests/support/harness_worker.py --unsafe`: random tokens, no intents, offsets",
+        "committed at every 20th round only.",
         "",
     ]
     return "\n".join(lines)

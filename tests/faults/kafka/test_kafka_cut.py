@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_schemas.topics import topic_name

@@ -90,7 +90,7 @@ def kill(engine: Engine) -> None:
     wait_for("the engine to be gone", lambda: not engine.alive())
 
 
-def test_clickhouse_is_killed(
+def test_kills_of_clickhouse_lose_and_double_nothing(
     kafka: Cluster, topic_prefix: str, engine: Engine, tmp_path: Path, *, fault_seed: int
 ) -> None:
     """The worker waits as a member of its group and goes on with the same batch."""

@@ -100,5 +100,5 @@ def test_records_expire_before_they_are_read(open_pipeline: OpenPipeline) -> Non
     pipeline.feed.send(10)
     pipeline.wait_drained()
     worker.stop()
-    assert "offset 20 lies outside of the log (50 to 90)" in worker.said
+    assert "offset 20 is outside the log (50 to 90)" in worker.said
     assert_exactly_once(judge(pipeline, pipeline.feed.accepted - before | kept))

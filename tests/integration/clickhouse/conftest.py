@@ -10,7 +10,7 @@ import pytest
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.clickhouse.sink import ClickHouseSink
 from runwire_consumers.core.batch import Batch
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 from runwire_schemas.events import MetricBatch, RunEvent
 from runwire_schemas.metric_decode import columns_of
 from support.builders import AT_NS, WRITER, run_event

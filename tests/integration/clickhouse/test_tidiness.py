@@ -11,7 +11,7 @@ import pytest
 
 from runwire_consumers.clickhouse.sink import ClickHouseSink
 from runwire_consumers.clickhouse.tidiness import History, Tidiness
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 from runwire_schemas.events import MetricBatch
 from runwire_schemas.metric_decode import MetricColumns, columns_of
 from support.builders import AT_NS, run_event

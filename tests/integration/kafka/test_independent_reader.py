@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, KafkaError, Producer
 
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.kafka import topics
-from runwire_consumers.kafka.cluster import Cluster
+from runwire_consumers.kafka.admin import KafkaAdmin
 from runwire_schemas import bundled, codec
 from runwire_schemas.events import EVENTS, DeadLetter, Event, MetricBatch
 from runwire_schemas.metric_decode import decode_metric_batch
@@ -146,7 +146,7 @@ def points(batches: list[MetricBatch]) -> list[tuple[Any, ...]]:
 @pytest.fixture
 def ids(kafka: Brokers, registry: Registry, topic_prefix: str) -> dict[str, int]:
     """Topics and subjects are made; the registry's schema id of each kind."""
-    topics.apply(Cluster(kafka.settings), prefix=topic_prefix)
+    topics.apply(KafkaAdmin(kafka.settings), prefix=topic_prefix)
     client = RegistryClient(registry.url, prefix=topic_prefix)
     for kind in EVENTS:
         client.register(kind)

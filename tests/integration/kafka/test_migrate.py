@@ -13,8 +13,9 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from runwire import cli
 from runwire_consumers.core.errors import Fatal
-from runwire_consumers.kafka import cluster, topics
-from runwire_consumers.kafka.cluster import Cluster
+from runwire_consumers.kafka import admin as kafka_admin
+from runwire_consumers.kafka import topics
+from runwire_consumers.kafka.admin import KafkaAdmin
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.registry import Registry as RegistryClient
@@ -122,13 +123,13 @@ def test_printed_commands_make_the_same_topics(
     everything = capsys.readouterr().out
     assert "CREATE TABLE" in everything
     assert "--replication-factor 3" in everything
-    found = topics.apply(Cluster(kafka.settings), prefix=topic_prefix)
+    found = topics.apply(KafkaAdmin(kafka.settings), prefix=topic_prefix)
     assert len(found.created) == len(TOPICS), "printing created nothing"
 
 
 def test_three_brokers_keep_three_copies(kafka3: Brokers, topic_prefix: str) -> None:
     """And write only while two of them have it; copies that are missing are said, not made."""
-    admin, brokers = AdminClient(kafka3.settings.client_config()), Cluster(kafka3.settings)
+    admin, brokers = AdminClient(kafka3.settings.client_config()), KafkaAdmin(kafka3.settings)
     make(admin, topic_name("run", topic_prefix), 3, {"min.insync.replicas": "2"})
     outcome = topics.apply(brokers, prefix=topic_prefix, fix=True)
     (left,) = outcome.differing
@@ -143,9 +144,9 @@ def test_three_brokers_keep_three_copies(kafka3: Brokers, topic_prefix: str) -> 
 
 
 def test_nobody_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "REQUEST_S", 1.0)
+    monkeypatch.setattr(kafka_admin, "ADMIN_REQUEST_S", 1.0)
     with pytest.raises(Fatal, match=r"no Kafka broker answers at 127.0.0.1:1: .*PLAINTEXT"):
-        Cluster(KafkaSettings(bootstrap_servers="127.0.0.1:1")).brokers()
+        KafkaAdmin(KafkaSettings(bootstrap_servers="127.0.0.1:1")).brokers()
 
 
 def test_one_server_away_does_not_stop_the_others(

@@ -20,15 +20,16 @@ from confluent_kafka.admin import (
 )
 
 from runwire import cli
+from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.dead_letters import letter_of
-from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.errors import Fatal
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.core.source import Record, Span
 from runwire_consumers.kafka import acls, topics
-from runwire_consumers.kafka.cluster import Cluster, NotAuthorized
+from runwire_consumers.kafka.admin import KafkaAdmin
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
-from runwire_consumers.kafka.group_settings import GroupSettings
+from runwire_consumers.kafka.errors import NotAuthorized
+from runwire_consumers.kafka.group import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings
@@ -228,7 +229,7 @@ def test_rights_are_given_once(
 
 def test_who_may_not_is_told_what_to_do(ready: SecureCluster, topic_prefix: str) -> None:
     """Creating, and giving rights: the sentence names the user and the command that prints."""
-    cluster = Cluster(ready.agent)
+    cluster = KafkaAdmin(ready.agent)
     with pytest.raises(NotAuthorized, match=r"user 'agent' may not.*--print kafka"):
         topics.apply(cluster, prefix=f"{topic_prefix}.other")
     wanted = acls.grants(prefix=topic_prefix, group="g", agent_user="somebody")
@@ -240,14 +241,14 @@ def test_a_wrong_login_shows_its_own_reason(ready: SecureCluster, topic_prefix: 
     """Password, certificate and protocol, each with the variable to look at."""
     wrong = dataclasses.replace(ready.agent, sasl_password="no", sasl_password_file="")
     with pytest.raises(Fatal, match="RUNWIRE_KAFKA_SASL_USERNAME"):
-        topics.apply(Cluster(wrong), prefix=topic_prefix)
+        topics.apply(KafkaAdmin(wrong), prefix=topic_prefix)
     unknown = dataclasses.replace(ready.agent, ssl_ca_location="")
     with pytest.raises(Fatal, match="RUNWIRE_KAFKA_SSL_CA_LOCATION"):
-        topics.apply(Cluster(unknown), prefix=topic_prefix)
+        topics.apply(KafkaAdmin(unknown), prefix=topic_prefix)
 
 
 def test_a_cluster_that_checks_nothing_is_told(kafka: Brokers, topic_prefix: str) -> None:
     """ACLs there would protect nobody."""
     wanted = acls.grants(prefix=topic_prefix, group="g", agent_user="agent")
     with pytest.raises(Fatal, match="this cluster checks no rights"):
-        acls.apply(Cluster(kafka.settings), wanted)
+        acls.apply(KafkaAdmin(kafka.settings), wanted)

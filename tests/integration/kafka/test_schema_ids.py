@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from runwire_consumers.core.decoding import decode_record
+from runwire_consumers.core.batch import decode_record
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.kafka import schema_ids
 from runwire_schemas import codec

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runwire_consumers.kafka import acls
-from runwire_consumers.kafka import cluster as kafka_cluster
+from runwire_consumers.kafka.admin import KafkaAdmin
 from runwire_consumers.objects.staging import Staging
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.condemned import MARKS
@@ -261,7 +261,7 @@ def test_its_rights_in_kafka_are_enough(
         objects_group=f"{topic_prefix}.objects",
         objects_user="worker",
     )
-    assert acls.apply(kafka_cluster.Cluster(kafka_secure.admin), wanted)
+    assert acls.apply(KafkaAdmin(kafka_secure.admin), wanted)
     workers.kafka = replace(kafka_secure.worker, topic_prefix=topic_prefix)
     store = S3Store(minio_bucket)
     one = shipped({"a.bin": content(9 * MIB, chosen)})

@@ -22,7 +22,7 @@ from runwire_agent.ship.broker import (
 )
 from runwire_agent.ship.kafka import KafkaBroker
 from runwire_consumers.kafka.acls import apply, grants
-from runwire_consumers.kafka.cluster import Cluster as AdminCluster
+from runwire_consumers.kafka.admin import KafkaAdmin
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import TOPICS
 from support.agents import Agents
@@ -139,7 +139,7 @@ def allow(cluster: SecureCluster, prefix: str, *, without: str = "") -> None:
     """Give the agent what `runwire migrate` would, less one topic."""
     wanted = grants(prefix=prefix, group="unused", agent_user="agent")
     less = [replace(g, names=tuple(n for n in g.names if n != without)) for g in wanted]
-    apply(AdminCluster(cluster.admin), less)
+    apply(KafkaAdmin(cluster.admin), less)
 
 
 def test_the_rights_of_an_agent_are_enough_and_a_missing_one_is_named(

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from runwire_consumers.clickhouse.rollup import Series, roll_up
+from runwire_consumers.clickhouse.rows import Series, roll_up
 from runwire_schemas.metric_decode import MetricColumns
 
 Point = tuple[int, int, int, float]  # at_ms, seq, step, value
@@ -52,7 +52,7 @@ def by_series(batches: list[MetricColumns]) -> dict[Series, list[Point]]:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_rollup_is_what_it_says(seed: int) -> None:
+def test_rollup_equals_its_definition_point_by_point(seed: int) -> None:
     """First and last step, extremes of finite values and the newest point of every series."""
     rng = random.Random(seed)
     batches = [batch(rng, writer) for writer in range(rng.choice([1, 4]))]

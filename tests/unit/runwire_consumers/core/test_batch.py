@@ -1,18 +1,16 @@
-"""When a batch closes, and what it knows of its origins."""
+"""Batches: their limits, their spans and the origins of their rows."""
 
 from __future__ import annotations
 
-from runwire_consumers.core.batch import BatchLimits
+from runwire_consumers.core.batch import BatchLimits, OpenBatches, decode_record
 from runwire_consumers.core.clock import MemoryClock
-from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.errors import Rejection
-from runwire_consumers.core.open_batches import OpenBatches
 from runwire_consumers.core.source import Span
 from support.builders import AT_NS, batch_of, metric_record, param_event, record, run_event
 
 
-def test_age_counts_from_the_first_record() -> None:
-    """An empty batch never ages; one record starts the clock."""
+def test_batch_age_counts_from_its_first_record() -> None:
+    """An empty batch never ages; the first record starts the clock."""
     clock = MemoryClock()
     builder = OpenBatches(BatchLimits(age_s=1.0), clock, lambda partition: partition)
     clock.advance(100)
@@ -27,7 +25,8 @@ def test_age_counts_from_the_first_record() -> None:
     assert not builder.is_due
 
 
-def test_rows_and_bytes_close_a_batch() -> None:
+def test_batch_is_due_when_rows_or_bytes_reach_the_limit() -> None:
+    """A limit of rows or bytes that is reached exactly closes the batch, one below does not."""
     item = metric_record(0, calls=5)
     for limits in (BatchLimits(rows=10), BatchLimits(bytes=len(item.value))):
         builder = OpenBatches(limits, MemoryClock(), lambda partition: partition)
@@ -40,8 +39,8 @@ def test_rows_and_bytes_close_a_batch() -> None:
     assert not builder.is_due
 
 
-def test_spans_and_watermark_cover_all_records() -> None:
-    """Spans run per partition from the first to the last offset; the newest append time counts."""
+def test_batch_spans_and_watermark_cover_all_records() -> None:
+    """Per partition the span is first to last offset; the newest append time counts."""
     batch = batch_of(
         [
             metric_record(0, calls=3),
@@ -57,7 +56,7 @@ def test_spans_and_watermark_cover_all_records() -> None:
     assert (batch.append_at_ns, batch.points, batch.rows) == (AT_NS + 5, 10, 12)
 
 
-def test_rejected_rows_leave_with_their_origin() -> None:
+def test_rejected_rows_become_letters_with_their_origin() -> None:
     """`without` moves exactly the named rows to the dead letters and keeps lists parallel."""
     batch = batch_of([metric_record(0), metric_record(1), metric_record(2), record(run_event(), 0)])
     rest = batch.without([Rejection("metric", 1, "no"), Rejection("run", 0, "nor this")])

@@ -17,8 +17,8 @@ from runwire_consumers.core.source import MemorySource, Pending, Record, Span
 from support.builders import Bench, bad_record, metric_record, record, run_event
 
 
-def test_everything_is_written_once_and_committed() -> None:
-    """Records of all partitions arrive, the offsets pass them, the exit status is 0."""
+def test_worker_writes_every_record_once_and_commits() -> None:
+    """Records of all partitions are stored, the offsets pass them, the exit status is 0."""
     bench = Bench()
     bench.log.append([metric_record(0), metric_record(1), record(run_event(), 0)])
     assert bench.start().run() == 0
@@ -29,7 +29,7 @@ def test_everything_is_written_once_and_committed() -> None:
     assert bench.health.state == "stopping"
 
 
-def test_a_record_that_cannot_be_decoded_is_a_dead_letter() -> None:
+def test_undecodable_record_becomes_a_dead_letter() -> None:
     """DecodeError: the record is kept with reason and coordinates, its neighbours are written."""
     bench = Bench()
     bench.log.append([metric_record(0), bad_record(1), metric_record(2)])
@@ -44,7 +44,8 @@ def test_a_record_that_cannot_be_decoded_is_a_dead_letter() -> None:
     assert bench.metrics.value("runwire_worker_dead_letters_total", reason="decode") == 1
 
 
-def test_a_damaged_record_is_a_dead_letter_without_being_decoded() -> None:
+def test_damaged_record_becomes_a_dead_letter_undecoded() -> None:
+    """A record that its source marks as damaged is kept with that reason and never decoded."""
     bench = Bench()
     damaged = record(run_event(), 0, damage="flipped bit at 17", index=1)
     bench.log.append([damaged])
@@ -53,7 +54,7 @@ def test_a_damaged_record_is_a_dead_letter_without_being_decoded() -> None:
     assert bench.store.count("run") == 0
 
 
-def test_the_dead_letter_limit_stops_the_worker(caplog: pytest.LogCaptureFixture) -> None:
+def test_worker_stops_at_the_dead_letter_limit(caplog: pytest.LogCaptureFixture) -> None:
     """At the limit nothing is committed, now and after a restart, until a person acts."""
     bench = Bench(letters_max=2)
     bench.log.append([bad_record(offset) for offset in range(3)])
@@ -68,7 +69,7 @@ def test_the_dead_letter_limit_stops_the_worker(caplog: pytest.LogCaptureFixture
     assert (len(bench.letters), bench.log.committed) == (3, {"p/metric": 3})
 
 
-def test_letters_are_durable_before_the_write_and_the_commit() -> None:
+def test_letters_are_durable_before_write_and_commit() -> None:
     """When the sink sees a batch, its dead letters are kept already."""
     bench = Bench()
     bench.log.append([bad_record(0), metric_record(1)])
@@ -83,7 +84,7 @@ def test_letters_are_durable_before_the_write_and_the_commit() -> None:
     assert seen == [1]
 
 
-def test_retryable_writes_the_same_batch_again_with_the_same_token() -> None:
+def test_retryable_repeats_the_batch_under_the_same_token() -> None:
     """Nothing is committed between the tries; waits grow to the cap."""
     bench = Bench()
     bench.log.append([metric_record(0)])
@@ -111,7 +112,8 @@ def test_retryable_writes_the_same_batch_again_with_the_same_token() -> None:
     assert bench.metrics.value("runwire_worker_retries_total") == 7
 
 
-def test_health_says_retrying_and_then_stuck() -> None:
+def test_health_shows_retrying_and_stuck_during_an_outage() -> None:
+    """While writes fail the state is retrying; when rows have waited too long it is stuck (503)."""
     bench = Bench()
     bench.log.append([metric_record(0)])
     answers: list[tuple[int, str]] = []
@@ -130,22 +132,7 @@ def test_health_says_retrying_and_then_stuck() -> None:
     assert bench.health.answer()[0] == 200
 
 
-def test_the_unsafe_protocol_takes_a_new_token_for_every_try() -> None:
-    """The control of the fault harness must be able to duplicate."""
-    bench = Bench(new_token_per_try=True)
-    bench.log.append([metric_record(0)])
-
-    class Unsure(MemorySink):
-        def write(self, batch: Batch) -> None:
-            super().write(batch)
-            if len(bench.store.writes) < 3:
-                raise Retryable(0.1, "the answer got lost")
-
-    assert bench.start(sink=Unsure(bench.store)).run() == 0
-    assert bench.store.points == 6
-
-
-def test_rejected_rows_are_set_aside_and_the_rest_is_written() -> None:
+def test_rejected_rows_are_set_aside_and_the_others_written() -> None:
     """RowsRejected: same token, the other rows, then the commit."""
     bench = Bench()
     bench.log.append([metric_record(0), metric_record(1, calls=3), record(run_event(), 0)])
@@ -166,7 +153,7 @@ def test_rejected_rows_are_set_aside_and_the_rest_is_written() -> None:
     assert bench.metrics.value("runwire_worker_dead_letters_total", reason="rejected") == 2
 
 
-def test_anything_else_ends_the_worker_uncommitted(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_error_ends_the_worker_without_a_commit(caplog: pytest.LogCaptureFixture) -> None:
     """One log entry with the coordinates, status 1, intent and offsets as they were."""
     bench = Bench()
     bench.log.append([metric_record(0)])
@@ -180,22 +167,20 @@ def test_anything_else_ends_the_worker_uncommitted(caplog: pytest.LogCaptureFixt
     assert bench.log.intent == Pending("memory:1", {"p/metric": Span(0, 0)}, 1_700_000_000 * 10**9)
 
 
-def test_a_failing_decoder_is_not_a_dead_letter() -> None:
-    """Only DecodeError sets a record aside; a bug in the decoder must be seen."""
+def test_bug_in_the_decoder_ends_the_worker() -> None:
+    """Only DecodeError sets a record aside; any other error of the decoder must be seen."""
     bench = Bench()
     bench.log.append([metric_record(0)])
-    worker = bench.start()
 
     def broken(_: Record) -> Any:
         raise IndexError
 
-    worker._decode = broken
-    assert worker.run() == 1
+    assert bench.start(decode=broken).run() == 1
     assert (bench.letters, bench.log.committed) == ({}, {})
 
 
-def test_an_intent_is_replayed_exactly_before_anything_new() -> None:
-    """After a crash in mid-write the same spans come with the same token, then the rest."""
+def test_intent_is_replayed_exactly_before_newer_records() -> None:
+    """After a crash during the write the same spans return under the same token, then the rest."""
     bench = Bench(limits=BatchLimits(rows=4))
     bench.log.append([metric_record(offset) for offset in range(2)])
     worker = bench.start()
@@ -209,7 +194,8 @@ def test_an_intent_is_replayed_exactly_before_anything_new() -> None:
     assert bench.metrics.value("runwire_worker_replayed_batches_total") == 1
 
 
-def test_a_crash_after_the_insert_stores_nothing_twice() -> None:
+def test_crash_after_the_insert_stores_no_row_twice() -> None:
+    """A restart repeats the batch under its token: rows and dead letters are there once."""
     bench = Bench()
     bench.log.append([metric_record(0), bad_record(1)])
 
@@ -224,7 +210,7 @@ def test_a_crash_after_the_insert_stores_nothing_twice() -> None:
     assert (bench.store.points, len(bench.letters)) == (2, 1)
 
 
-def test_a_replay_beyond_its_intent_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_replay_with_records_beyond_its_intent_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     """The same token with other content would lose rows silently: stop instead."""
     bench = Bench()
     bench.log.append([metric_record(0), metric_record(1)])
@@ -242,7 +228,7 @@ def test_a_replay_beyond_its_intent_is_refused(caplog: pytest.LogCaptureFixture)
 
 
 class Partitioned(MemorySource):
-    """Partitions that another worker may take at any moment: each is a lane, as in Kafka."""
+    """Partitions that another worker may take at any moment, one lane each, as in Kafka."""
 
     lost: frozenset[str] = frozenset()
     takes_at = ""  # which call takes `lost` away, the first time it is made
@@ -270,7 +256,8 @@ class Partitioned(MemorySource):
             raise Retryable(0.01, "the group is rebalancing")
 
 
-def test_each_lane_is_a_batch_of_its_own_and_all_are_committed_together() -> None:
+def test_every_lane_has_its_batch_and_one_commit_covers_all() -> None:
+    """Partitions of different lanes share no batch; batches with runs are written first."""
     bench = Bench()
     bench.log.append([metric_record(0), record(run_event(), 7, partition="q/run")])
     assert bench.start(source=Partitioned(bench.log)).run() == 0
@@ -280,7 +267,7 @@ def test_each_lane_is_a_batch_of_its_own_and_all_are_committed_together() -> Non
 
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("call", ["intend", "commit"])
-def test_what_another_worker_took_over_is_left_to_it(call: str, *, overlap: bool) -> None:
+def test_partition_lost_to_another_worker_is_not_committed(call: str, *, overlap: bool) -> None:
     """A partition lost before the intent is not written, one lost before the commit stays open."""
     bench = Bench(overlap=overlap)
     bench.log.append([metric_record(0), record(run_event(), 7, partition="q/run")])
@@ -293,7 +280,7 @@ def test_what_another_worker_took_over_is_left_to_it(call: str, *, overlap: bool
     assert bench.metrics.value("runwire_worker_revoked_partitions_total") == 1
 
 
-def test_an_intent_lost_while_another_is_written_again_is_left_alone() -> None:
+def test_replay_skips_an_intent_lost_during_another_replay() -> None:
     """Of two batches to repeat, the second goes to another worker before its turn comes."""
     bench = Bench()
     records = [metric_record(0), record(run_event(), 7, partition="q/run")]
@@ -303,7 +290,7 @@ def test_an_intent_lost_while_another_is_written_again_is_left_alone() -> None:
         Pending(f"{r.partition}:old", {r.partition: Span(r.offset, r.offset)}, 0, [r])
         for r in records
     ]
-    source._read = {"p/metric": 1, "q/run": 8}
+    source.positions = {"p/metric": 1, "q/run": 8}
     source.pending = lambda: [found.pop(0) for _ in list(found)]  # type: ignore[method-assign]
     source.lost, source.takes_at = frozenset(("q/run",)), "commit"
     committed: list[set[str]] = []
@@ -319,7 +306,7 @@ def test_an_intent_lost_while_another_is_written_again_is_left_alone() -> None:
     assert committed == [{"p/metric"}]
 
 
-def test_records_are_read_while_a_batch_is_written() -> None:
+def test_worker_reads_records_while_a_batch_is_written() -> None:
     """With overlap the loop polls on; the next round waits for the commit of the first."""
     bench = Bench(overlap=True, limits=BatchLimits(rows=2))
     bench.log.append([metric_record(offset) for offset in range(4)])
@@ -330,10 +317,10 @@ def test_records_are_read_while_a_batch_is_written() -> None:
         def write(self, batch: Batch) -> None:
             deadline = time.monotonic() + 10
             if batch.spans["p/metric"].first < 3:  # the last one has no successor to wait for
-                while source._read["p/metric"] < batch.spans["p/metric"].last + 2:
+                while source.positions["p/metric"] < batch.spans["p/metric"].last + 2:
                     assert time.monotonic() < deadline
                     time.sleep(0.001)
-            polled_before.append(source._read["p/metric"])
+            polled_before.append(source.positions["p/metric"])
             super().write(batch)
 
     assert bench.start(source=source, sink=Slow(bench.store)).run() == 0
@@ -342,7 +329,8 @@ def test_records_are_read_while_a_batch_is_written() -> None:
     assert bench.log.committed == {"p/metric": 4}
 
 
-def test_a_failure_beside_the_loop_ends_the_worker_or_is_tried_again() -> None:
+def test_error_of_the_writing_thread_is_retried_or_ends_the_worker() -> None:
+    """A Retryable raised beside the loop repeats the write, another error ends the worker."""
     bench = Bench(overlap=True)
     bench.log.append([metric_record(0)])
     worker = bench.start(source=Partitioned(bench.log))
@@ -356,7 +344,8 @@ def test_a_failure_beside_the_loop_ends_the_worker_or_is_tried_again() -> None:
     assert bench.log.committed == {"p/metric": 1}
 
 
-def test_a_source_that_asks_for_patience_is_asked_again() -> None:
+def test_worker_repeats_an_intent_that_raises_retryable() -> None:
+    """A source that cannot store an intent yet is called again, and nothing is lost."""
     bench = Bench()
     bench.log.append([metric_record(0)])
 

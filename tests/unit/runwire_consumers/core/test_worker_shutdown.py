@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from runwire_consumers.core.batch import Batch, BatchLimits
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.sink import MemorySink
 from runwire_consumers.core.source import MemorySource
 from support.builders import Bench, metric_record
 
 
-def test_a_shutdown_gives_up_at_its_deadline(caplog: pytest.LogCaptureFixture) -> None:
-    """With the sink away the worker leaves in time, commits nothing and says what is left."""
+def test_shutdown_gives_up_at_its_deadline(caplog: pytest.LogCaptureFixture) -> None:
+    """With an unreachable sink the worker ends in time, commits nothing and logs the rows left."""
     bench = Bench()
     bench.log.append([metric_record(0)])
 
@@ -32,15 +32,15 @@ def test_a_shutdown_gives_up_at_its_deadline(caplog: pytest.LogCaptureFixture) -
     assert bench.store.points == 2
 
 
-def test_a_first_signal_flushes_what_was_read() -> None:
-    """The open batch is not old enough, but it is written before the worker goes."""
+def test_first_signal_flushes_the_records_read() -> None:
+    """A batch below its age limit is written before the worker ends."""
     bench = Bench(limits=BatchLimits(age_s=1e9))
     bench.log.append([metric_record(0)])
     assert bench.start().run() == 0
     assert bench.store.points == 2
 
 
-def test_a_second_signal_skips_the_flush_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_second_signal_skips_the_flush_and_logs_it(caplog: pytest.LogCaptureFixture) -> None:
     """It interrupts even a hanging write; the next start writes the batch."""
     bench = Bench()
     bench.log.append([metric_record(0)])
@@ -58,7 +58,8 @@ def test_a_second_signal_skips_the_flush_and_says_so(caplog: pytest.LogCaptureFi
     assert bench.store.points == 2
 
 
-def test_both_ends_are_released_even_when_one_refuses() -> None:
+def test_sink_is_closed_even_when_closing_the_source_fails() -> None:
+    """An error while closing the source neither skips the sink nor changes the exit status."""
     bench = Bench()
     closed: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Bookkeeping of one partition: a range to repeat is gathered whole, and then handed out once."""
+"""Partitions: a range to repeat is gathered completely and becomes pending once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def handed_out(partition: Partition) -> list[int] | None:
     return pending and [one.offset for one in pending.records]
 
 
-def test_a_whole_range_is_handed_out_once() -> None:
+def test_range_to_repeat_is_pending_once_when_complete() -> None:
+    """A complete range is pending once; later records wait for its commit."""
     partition = repeating(4, 6)
     assert [partition.take(at(offset)) for offset in (4, 5)] == [[], []]
     assert handed_out(partition) is None
@@ -31,8 +32,8 @@ def test_a_whole_range_is_handed_out_once() -> None:
     assert [one.offset for one in partition.take(at(8))] == [8]
 
 
-def test_a_gap_ends_a_range() -> None:
-    """Offsets of transaction markers and of compacted records are never seen."""
+def test_range_to_repeat_ends_at_a_gap_in_the_offsets() -> None:
+    """Offsets of transaction markers and compacted records never arrive."""
     partition = repeating(4, 6)
     assert partition.take(at(4)) == []
     assert partition.take(at(9)) == []
@@ -41,8 +42,8 @@ def test_a_gap_ends_a_range() -> None:
     assert [one.offset for one in partition.committed()] == [9]
 
 
-def test_what_a_cut_range_has_left_is_all_of_it() -> None:
-    """Records that take the offsets of the lost ones are behind it, and so is the commit."""
+def test_cut_range_is_complete_with_the_records_left() -> None:
+    """Records at the offsets of lost ones are behind the cut range, and so is the commit."""
     partition = repeating(4, 9)
     partition.take(at(4))
     assert partition.misses_records(5)
@@ -56,7 +57,8 @@ def test_what_a_cut_range_has_left_is_all_of_it() -> None:
     assert partition.behind(Span(5, 12)) == 13
 
 
-def test_only_an_end_within_an_unfinished_range_cuts_it() -> None:
+def test_log_end_cuts_only_an_unfinished_range() -> None:
+    """A log end behind the range, after its completion or without any range cuts nothing."""
     partition = repeating(4, 6)
     assert not partition.misses_records(7)
     for offset in (4, 5, 6):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runwire_consumers.core.decoding import decode_record
+from runwire_consumers.core.batch import decode_record
 from runwire_consumers.core.source import Record
 from runwire_consumers.objects.decoding import decode_lean
 from runwire_schemas import codec

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from runwire_consumers.core.selfmetrics import SelfMetrics
+from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.objects.completion import Completion
 from runwire_consumers.objects.finishing import Finishing, Upkeep
 from runwire_consumers.objects.staging import Staging

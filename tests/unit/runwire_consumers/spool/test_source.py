@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from runwire_consumers.core.clock import MemoryClock
-from runwire_consumers.core.deadline import Deadline
+from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.source import Record, Span
-from runwire_consumers.spool.journal import IntentJournal, NoJournal
+from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import SpoolSource
 from runwire_disk.spool.folder_set import AGENT_GRACE_S
 from runwire_disk.spool.reader import FolderReader
@@ -208,25 +207,5 @@ def test_many_event_records_make_one_line_in_the_journal(tmp_path: Path) -> None
     source = opened(tmp_path)
     (pending,) = source.pending()
     assert [item.value for item in pending.records] == [item.value for item in records]
-    source.close(Deadline(1))
-    writer.close()
-
-
-def test_the_unsafe_journal_forgets(tmp_path: Path) -> None:
-    """The harness's control: tokens never repeat, cursors lag, so a restart reads again."""
-    writer = new_writer(tmp_path)
-    log = metric_log(writer)
-    source = SpoolSource(tmp_path, NoJournal(), clock=MemoryClock(), save_every=3)
-    tokens = set()
-    for step in range(2):
-        log.log({"a": 1.0}, step)
-        records = drain(source)
-        tokens |= {*source.intend([spans_of(records)]), *source.intend([spans_of(records)])}
-        source.commit(spans_of(records))
-    source.close(Deadline(1))
-    assert len(tokens) == 4
-    source = SpoolSource(tmp_path, NoJournal(), clock=MemoryClock())
-    assert source.pending() == []
-    assert sum(item.points for item in drain(source)) == 2
     source.close(Deadline(1))
     writer.close()
