@@ -4,6 +4,7 @@
 RunwireError
 ├── ConfigError                      a setting or an argument is not usable; also a ValueError
 │   ├── KafkaSettingsError           runwire_schemas.connections.kafka
+│   ├── ClickHouseSettingsError      runwire_schemas.connections.clickhouse
 │   ├── S3SettingsError              runwire_schemas.connections.s3
 │   └── RetentionError               runwire_store.retention
 ├── CommandError                     an expected failure of a command, with its exit status
