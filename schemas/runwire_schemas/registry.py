@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from runwire_schemas import bundled, codec
+from runwire_schemas import codec
 from runwire_schemas.errors import RegistryAway, SchemaError
 from runwire_schemas.events import EVENTS
 from runwire_schemas.registry_http import Answer, RegistryHttp
@@ -184,10 +184,10 @@ class Registry:
 
     def _id_in(self, answer: Answer, subject: str) -> int:
         schema_id = answer.body.get("id")
-        if not isinstance(schema_id, int) or not 0 < schema_id < bundled.BUNDLED_ID_BASE:
+        if not isinstance(schema_id, int) or not 0 < schema_id < codec.BUNDLED_ID_BASE:
             raise RegistryRefused(
                 f"{self.shown} numbers the schema of subject {subject} {schema_id!r}; ids from 1 "
-                f"to {bundled.BUNDLED_ID_BASE - 1} can be used"
+                f"to {codec.BUNDLED_ID_BASE - 1} can be used"
             )
         return schema_id
 

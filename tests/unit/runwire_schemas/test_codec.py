@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runwire_schemas import avro_records, bundled, codec
+from runwire_schemas import avro_records, codec
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
 from runwire_schemas.errors import DecodeError, SchemaError
 from runwire_schemas.events import EVENTS, LogEvent, MetricBatch, ParamEvent
+from runwire_schemas.metric_encode import MetricParts
 from runwire_schemas.topics import TOPICS
 from runwire_schemas.varint import encode_long, encode_longs
 from support.effort import examples
@@ -59,12 +60,13 @@ def test_ready_bytes_make_the_same_message(batch: MetricBatch) -> None:
     fields = gen.as_record(batch)
     name_idx, value = fields.pop("name_idx"), fields.pop("value")
 
-    message = codec.encode_metric_batch(
+    parts = MetricParts(
         **fields,
         name_idx_bytes=encode_longs(name_idx),
         points=len(name_idx),
         value_bytes=struct.pack(f"<{len(value)}d", *value),
     )
+    message = codec.encode_metric_parts(parts)
 
     assert message[5:] == gen.fastavro_bytes("metric", batch)
 
@@ -83,7 +85,7 @@ def test_mutated_messages_decode_or_refuse(kind: str, data: st.DataObject) -> No
 @given(kind=st.sampled_from(KINDS), body=st.binary(max_size=300), bare=st.booleans())
 def test_random_bytes_decode_or_refuse(kind: str, body: bytes, bare: bool) -> None:
     """Random bytes, with and without a good header, give an event or DecodeError."""
-    header = b"" if bare else struct.pack(">BI", 0, bundled.BUNDLED_ID_BASE + 1 + KINDS.index(kind))
+    header = b"" if bare else struct.pack(">BI", 0, codec.BUNDLED_ID_BASE + 1 + KINDS.index(kind))
     with contextlib.suppress(DecodeError):
         codec.decode(header + body)
 
@@ -158,10 +160,10 @@ def test_events_that_do_not_fit_name_the_field(event: LogEvent, says: str) -> No
         codec.encode(event)
 
 
-@pytest.mark.parametrize("schema_id", bundled.BUNDLED)
+@pytest.mark.parametrize("schema_id", codec.BUNDLED)
 def test_bundled_ids_never_change_meaning(schema_id: int) -> None:
     """The fingerprint beside each id is that of the file, so an id keeps its meaning forever."""
-    stem, fingerprint = bundled.BUNDLED[schema_id]
+    stem, fingerprint = codec.BUNDLED[schema_id]
 
     assert fingerprint == avro_records.fingerprint_of(codec._schema_text(stem))
     assert stem.partition(".")[0] in TOPICS
@@ -196,7 +198,7 @@ def test_messages_of_other_schema_versions_resolve(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("schema_id", "text", "says"),
     [
-        (bundled.BUNDLED_ID_BASE + 200, "{}", "reserved"),
+        (codec.BUNDLED_ID_BASE + 200, "{}", "reserved"),
         (1, "not json", "no Avro schema"),
         (1, '"string"', "no record"),
         (1, "[]", "no record"),

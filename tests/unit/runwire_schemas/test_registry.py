@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runwire_schemas import bundled, codec
+from runwire_schemas import codec
 from runwire_schemas.errors import RegistryAway, SchemaError
 from runwire_schemas.events import EVENTS
 from runwire_schemas.registry import (
@@ -182,7 +182,7 @@ def test_producers_go_on_with_bundled_ids(
     assert "runwire.metric.v1-value" not in fewer
 
 
-@pytest.mark.parametrize("schema_id", [0, -1, bundled.BUNDLED_ID_BASE, "7", None, True and 2**40])
+@pytest.mark.parametrize("schema_id", [0, -1, codec.BUNDLED_ID_BASE, "7", None, True and 2**40])
 def test_an_id_that_cannot_be_is_not_used(
     registry: Registry, script: Script, said: list[str], schema_id: object
 ) -> None:

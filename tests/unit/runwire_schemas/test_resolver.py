@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from runwire_schemas import bundled, codec, metric_decode
+from runwire_schemas import codec, metric_decode
 from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
 from runwire_schemas.errors import DecodeError, RegistryAway
 from runwire_schemas.events import DeadLetter
@@ -90,7 +90,7 @@ def test_bundled_ids_are_never_asked_for(asked: list[int]) -> None:
     """Not even one of a newer runwire: the range is ours."""
     codec.decode(codec.encode(param_event()))
     with pytest.raises(DecodeError, match="unknown"):
-        codec.decode(with_id(codec.encode(param_event()), bundled.BUNDLED_ID_BASE + 99))
+        codec.decode(with_id(codec.encode(param_event()), codec.BUNDLED_ID_BASE + 99))
     assert asked == []
 
 
