@@ -6,6 +6,7 @@ RunwireError
 │   ├── KafkaSettingsError           runwire_schemas.connections.kafka
 │   ├── ClickHouseSettingsError      runwire_schemas.connections.clickhouse
 │   ├── S3SettingsError              runwire_schemas.connections.s3
+│   ├── SecretError                  runwire_schemas.connections.secret
 │   └── RetentionError               runwire_store.retention
 ├── CommandError                     an expected failure of a command, with its exit status
 │   ├── EngineError, StackError      runwire_consumers: the embedded stack

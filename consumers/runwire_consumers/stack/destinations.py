@@ -20,7 +20,7 @@ OVERSIZED = "oversized-*.bin"
 
 @dataclass(slots=True)
 class _Waiting:
-    destination: dict[str, str]
+    destination: dict[str, Any]
     runs: set[tuple[str, str]] = field(default_factory=set)
     points: int = 0
     bytes: int = 0

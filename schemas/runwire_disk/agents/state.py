@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runwire_disk.paths import agents_dir
+from runwire_schemas.connections.secret import read_facts
 
 STATE_SUFFIX = ".json"
 
@@ -22,7 +23,7 @@ class AgentState:
     """
 
     key: str
-    destination: dict[str, str] = field(default_factory=dict)
+    destination: dict[str, Any] = field(default_factory=dict)
     pid: int = 0
     mode: str = "process"
     at_ns: int = 0
@@ -47,6 +48,9 @@ def read_state(path: Path) -> AgentState | None:
     known = {row.name for row in fields(AgentState)}
     try:
         raw: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        for facts, name in ((raw, "destination"), (raw.get("uploads", {}), "store")):
+            if name in facts:
+                facts[name] = read_facts(facts[name])
         return AgentState(**{name: value for name, value in raw.items() if name in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Final
 
 from runwire_disk.spool.format import Meta
+from runwire_schemas.connections.secret import facts_digest
 
 LOCAL: Final = "local"
 KAFKA: Final = "kafka"
@@ -19,5 +18,4 @@ def destination_of(meta: Meta) -> str:
     """Return "local", or for the Kafka route what `KafkaSettings.destination` says there."""
     if meta.route != KAFKA:
         return LOCAL
-    text = json.dumps(meta.destination, sort_keys=True).encode()
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
+    return facts_digest(meta.destination)

@@ -29,7 +29,7 @@ import struct
 import sys
 import zlib
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from runwire_schemas.errors import RunwireError
 
@@ -136,7 +136,7 @@ class Meta:
     started_at_ns: int
     # "local" or "kafka"; for Kafka the destination's public facts: addresses, names of secrets.
     route: str = "local"
-    destination: dict[str, str] = field(default_factory=dict)
+    destination: dict[str, Any] = field(default_factory=dict)
     mode: str = "online"
     sdk: str = ""
     worker_of: int | None = None

@@ -1,18 +1,21 @@
-"""How to reach Kafka: one description for agent, worker and command line.
+"""Connection to Kafka: one description for agent, worker and command line.
 
 Nothing here imports a Kafka client; `client_config` returns librdkafka's own names.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
+from runwire_schemas.connections.secret import (
+    PublicFacts,
+    Secret,
+    SecretError,
+    facts_digest,
+)
 from runwire_schemas.errors import ConfigError, SchemaError
 from runwire_schemas.topics import checked_prefix
 
@@ -53,7 +56,7 @@ class KafkaSettings:
         mechanism = self.sasl_mechanism.upper()
         if mechanism and mechanism not in SASL_MECHANISMS:
             raise _wrong("SASL_MECHANISM", self.sasl_mechanism, SASL_MECHANISMS)
-        has_password = bool(self.sasl_password or self.sasl_password_file)
+        has_password = bool(self.secret)
         if has_password != bool(self.sasl_username):
             missing = "SASL_USERNAME" if has_password else "SASL_PASSWORD_FILE"
             raise KafkaSettingsError(
@@ -74,15 +77,22 @@ class KafkaSettings:
         return f"SASL_{encrypted}" if self.sasl_username else encrypted
 
     @property
+    def secret(self) -> Secret:
+        """The password, by value or by file."""
+        return Secret(
+            value=self.sasl_password,
+            file=self.sasl_password_file,
+            environment=f"{PREFIX}SASL_PASSWORD",
+        )
+
+    @property
     def password(self) -> str:
         """The password itself. Raises: KafkaSettingsError when its file cannot be read."""
-        if not self.sasl_password_file:
-            return self.sasl_password
         try:
-            return Path(self.sasl_password_file).read_text("utf-8").strip()
-        except OSError as error:
+            return self.secret.read()
+        except SecretError as error:
             raise KafkaSettingsError(
-                f"{PREFIX}SASL_PASSWORD_FILE={self.sasl_password_file}: {error.strerror}"
+                f"{PREFIX}SASL_PASSWORD_FILE={self.sasl_password_file}: {error}"
             ) from error
 
     def client_config(self) -> dict[str, str]:
@@ -95,20 +105,17 @@ class KafkaSettings:
             config["ssl.ca.location"] = self.ssl_ca_location
         return config
 
-    def public(self) -> dict[str, str]:
-        """Return what may be written down: addresses and the names of secrets."""
-        secret = f"file {self.sasl_password_file}" if self.sasl_password_file else ""
-        if self.sasl_password and not secret:
-            secret = f"environment {PREFIX}SASL_PASSWORD"
+    def public(self) -> PublicFacts:
+        """Return the facts that may be written down: addresses, and the places of secrets."""
         prefix = checked_prefix(self.topic_prefix)
-        facts = {
+        facts: PublicFacts = {
             "bootstrap_servers": ",".join(
                 sorted(self.bootstrap_servers.replace(" ", "").split(","))
             ),
             "security_protocol": self.protocol,
             "sasl_mechanism": self.sasl_mechanism.upper(),
             "sasl_username": self.sasl_username,
-            "sasl_password": secret,
+            "sasl_password": self.secret.describe(),
             "ssl_ca_location": self.ssl_ca_location,
             "topic_prefix": "" if prefix == DEFAULT_TOPIC_PREFIX else prefix,
         }
@@ -117,8 +124,7 @@ class KafkaSettings:
     @property
     def destination(self) -> str:
         """Sixteen hex digits that are the same exactly for the same `public()`."""
-        text = json.dumps(self.public(), sort_keys=True).encode()
-        return hashlib.blake2b(text, digest_size=8).hexdigest()
+        return facts_digest(self.public())
 
     def environment(self) -> dict[str, str]:
         """Return the variables that make another process see these settings."""

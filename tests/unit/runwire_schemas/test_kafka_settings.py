@@ -37,7 +37,7 @@ def test_secrets_are_not_written_down() -> None:
     settings = from_environment(SECURE)
     assert settings is not None
     assert "s3cret" not in repr(settings) + repr(settings.public())
-    assert settings.public()["sasl_password"] == "environment RUNWIRE_KAFKA_SASL_PASSWORD"
+    assert settings.public()["sasl_password"] == {"environment": "RUNWIRE_KAFKA_SASL_PASSWORD"}
     turned = from_environment(SECURE | {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "a:9093,b:9093"})
     assert turned is not None
     assert turned.destination == settings.destination

@@ -90,12 +90,12 @@ def test_secrets_are_not_written_down(tmp_path: Path) -> None:
         "endpoint": "http://store:9000",
         "bucket": "team-a",
         "access_key": "trainer",
-        "secret_key": "environment RUNWIRE_S3_SECRET_KEY",
+        "secret_key": {"environment": "RUNWIRE_S3_SECRET_KEY"},
         "region": "eu-west-1",
     }
     filed = S3Settings(endpoint="store", access_key_file="/a", secret_key_file="/s")
-    assert filed.public()["access_key"] == "file /a"
-    assert filed.public()["secret_key"] == "file /s"
+    assert filed.public()["access_key"] == {"file": "/a"}
+    assert filed.public()["secret_key"] == {"file": "/s"}
 
 
 def test_keys_from_files(tmp_path: Path) -> None:
