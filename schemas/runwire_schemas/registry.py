@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from runwire_schemas import codec
+from runwire_schemas.connections.kafka import RegistrySettings
 from runwire_schemas.errors import RegistryAway, SchemaError
 from runwire_schemas.events import EVENTS
 from runwire_schemas.registry_http import Answer, RegistryHttp
 from runwire_schemas.topics import topic_name
 
-URL_VARIABLE: Final = "RUNWIRE_SCHEMA_REGISTRY_URL"
+URL_VARIABLE: Final = RegistrySettings.PREFIX + "URL"
 COMPATIBILITY: Final = "BACKWARD_TRANSITIVE"
 # How long "unknown" is believed: a deploy registers before it produces.
 _UNKNOWN_S = 10.0
@@ -231,7 +232,7 @@ def from_environment(
 
     Raises: SchemaError when RUNWIRE_SCHEMA_REGISTRY_URL is no http(s) address.
     """
-    url = environ.get(URL_VARIABLE, "").strip()
+    url = RegistrySettings.from_environment(environ).url.strip()
     return Registry(url, prefix=prefix, say=say) if url else None
 
 

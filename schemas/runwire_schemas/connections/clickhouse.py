@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, ClassVar, Final, Self
 from urllib.parse import unquote, urlsplit
 
-from runwire_schemas.connections.table import SECRET, environment_values, setting
+from runwire_schemas.connections.table import SECRET, setting, table_values
 from runwire_schemas.errors import ConfigError
 
 __all__ = [
@@ -52,7 +52,7 @@ class ClickHouseSettings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
         """Read the settings. Raises: ConfigError."""
-        return cls(**environment_values(environ, cls))
+        return cls(**table_values(environ, cls))
 
 
 URL_VARIABLE: Final = ClickHouseSettings.PREFIX + "URL"

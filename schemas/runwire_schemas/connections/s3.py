@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Self
 from urllib.parse import urlsplit
 
 from runwire_schemas.connections import DEFAULT_BUCKET
 from runwire_schemas.connections.secret import PublicFacts, Secret, SecretError
+from runwire_schemas.connections.table import (
+    PATH,
+    SECRET,
+    TEXT,
+    rows_of,
+    setting,
+    table_values,
+)
 from runwire_schemas.errors import ConfigError
 
 PREFIX: Final = "RUNWIRE_S3_"
@@ -34,13 +42,19 @@ class S3Settings:
     Raises: S3SettingsError for a malformed address or bucket, and for half a login.
     """
 
-    endpoint: str
-    bucket: str = DEFAULT_BUCKET
-    access_key: str = ""
-    access_key_file: str = ""
-    secret_key: str = field(default="", repr=False)
-    secret_key_file: str = ""
-    region: str = ""
+    PREFIX: ClassVar[str] = PREFIX
+
+    endpoint: str = setting(
+        TEXT,
+        "",
+        "object store of artifacts: http://host:port, or host:port for https; unset: no S3",
+    )
+    bucket: str = setting(TEXT, DEFAULT_BUCKET, "bucket there; `runwire migrate` makes it")
+    access_key: str = setting(TEXT, "", "access key id")
+    access_key_file: str = setting(PATH, "", "file that holds the access key id")
+    secret_key: str = setting(SECRET, "", "secret key; a file is safer")
+    secret_key_file: str = setting(PATH, "", "file that holds the secret key")
+    region: str = setting(TEXT, "", "region of the bucket; unset: the store is asked")
 
     def __post_init__(self) -> None:
         self._check_endpoint()
@@ -121,8 +135,8 @@ class S3Settings:
 
     def environment(self) -> dict[str, str]:
         """Return the variables that make another process see these settings."""
-        names = self.__slots__
-        return {PREFIX + n.upper(): getattr(self, n) for n in names if getattr(self, n)}
+        rows = rows_of(S3Settings).values()
+        return {row.env: getattr(self, row.name) for row in rows if getattr(self, row.name)}
 
     def _key(self, name: str) -> str:
         secret = self.secrets[name]
@@ -152,9 +166,8 @@ class S3Settings:
 
 def from_environment(environ: Mapping[str, str]) -> S3Settings | None:
     """Read the settings; None when no endpoint is named. Raises: S3SettingsError."""
-    found = {name: environ.get(PREFIX + name.upper(), "").strip() for name in S3Settings.__slots__}
-    found["bucket"] = found["bucket"] or DEFAULT_BUCKET
-    return S3Settings(**found) if found["endpoint"] else None
+    values = table_values(environ, S3Settings)
+    return S3Settings(**values) if "endpoint" in values else None
 
 
 def _file_of(description: Any) -> str:

@@ -28,7 +28,7 @@ def test_a_secure_destination() -> None:
         "sasl.password": "s3cret",
         "ssl.ca.location": "/etc/ca.pem",
     }
-    assert settings.environment() == SECURE
+    assert settings.environment() == SECURE | {"RUNWIRE_KAFKA_TOPIC_PREFIX": "runwire"}
     assert from_environment(settings.environment()) == settings
 
 

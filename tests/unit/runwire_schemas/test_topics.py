@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
+from runwire_schemas.connections.kafka import KafkaSettingsError
 from runwire_schemas.errors import SchemaError
 from runwire_schemas.topics import TOPICS, kind_of, replication, topic_name
 
@@ -28,7 +29,7 @@ def test_foreign_topics_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["a b", ".", "-x", "a/b", "\u00e4", "a\n", "x" * 201])
 def test_a_prefix_that_kafka_refuses_is_named(prefix: str) -> None:
-    with pytest.raises(SchemaError, match="RUNWIRE_KAFKA_TOPIC_PREFIX"):
+    with pytest.raises(KafkaSettingsError, match="RUNWIRE_KAFKA_TOPIC_PREFIX"):
         topic_name("metric", prefix)
 
 
