@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
-from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
-from runwire_schemas.connections.kafka import check_topic_prefix
+from runwire_schemas.connections.kafka import DEFAULT_TOPIC_PREFIX, check_topic_prefix
 from runwire_schemas.errors import SchemaError
 
 _VERSION = "v1"

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
-from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
 from runwire_schemas.connections.secret import (
     PublicFacts,
     Secret,
@@ -21,6 +20,7 @@ from runwire_schemas.connections.table import PATH, SECRET, TEXT, rows_of, setti
 from runwire_schemas.errors import ConfigError
 
 PREFIX: Final = "RUNWIRE_KAFKA_"
+DEFAULT_TOPIC_PREFIX: Final = "runwire"
 TOPIC_PREFIX_VARIABLE: Final = PREFIX + "TOPIC_PREFIX"
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # Kafka's own rule for topic names; 200 leaves room for kind and version below its 249.

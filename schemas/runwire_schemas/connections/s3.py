@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self
 from urllib.parse import urlsplit
 
-from runwire_schemas.connections import DEFAULT_BUCKET
 from runwire_schemas.connections.secret import PublicFacts, Secret, SecretError
 from runwire_schemas.connections.table import (
     PATH,
@@ -24,6 +23,7 @@ from runwire_schemas.connections.table import (
 from runwire_schemas.errors import ConfigError
 
 PREFIX: Final = "RUNWIRE_S3_"
+DEFAULT_BUCKET: Final = "runwire"
 ENDPOINT_VARIABLE: Final = PREFIX + "ENDPOINT"
 # What every S3 server takes; see the bucket naming rules of Amazon's user guide.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
