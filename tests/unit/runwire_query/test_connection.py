@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from runwire_disk import paths
-from runwire_query.connection import Reader, columns_of, find_address, translate_error
+from runwire_query.connection import find_address, translate_error
 from runwire_query.errors import QueryError
 from runwire_schemas.connections.clickhouse import ClickHouseAddress
 
 ADDRESS = ClickHouseAddress.parse("http://u:geheim@h:1/d", source="here")
-
-
-@dataclass(frozen=True)
-class Row:
-    """Two columns of an imaginary view."""
-
-    name: str
-    at: datetime
 
 
 def driver_error(code: int, sentence: str) -> DatabaseError:
@@ -83,16 +71,3 @@ def test_address_is_the_variable_before_the_connection_file(
     monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", "other:8123")
     with pytest.raises(QueryError, match="RUNWIRE_CLICKHOUSE_URL must look like"):
         find_address(tmp_path)
-
-
-def test_reader_returns_dataclasses_with_utc_times() -> None:
-    """Columns become fields by name, and a naive time of the server is UTC."""
-
-    def query(sql: str, parameters: dict[str, Any]) -> SimpleNamespace:
-        assert sql == "SELECT `name`, `at` FROM v_runs"
-        naive = datetime(2030, 1, 1, tzinfo=UTC).replace(tzinfo=None)
-        return SimpleNamespace(column_names=("at", "name"), result_rows=[(naive, "a")])
-
-    reader = Reader(SimpleNamespace(query=query), ADDRESS)
-    rows = reader.read(Row, f"SELECT {columns_of(Row)} FROM v_runs")
-    assert rows == [Row("a", datetime(2030, 1, 1, tzinfo=UTC))]
