@@ -20,7 +20,10 @@ class QueryError(CommandError):
 
 
 def printable(text: str) -> str:
-    """Return one line of foreign text, escaped where it could move the reader's cursor."""
+    """Return one line of foreign text, escaped where it could move the reader's cursor.
+
+    Names and metadata come from training scripts, and terminals obey what they print.
+    """
     return _CONTROL.sub(_escape, text)
 
 

@@ -142,12 +142,13 @@ def bundled_id(kind: str) -> int:
 
 
 def resolve_with(resolver: Resolver | None) -> None:
-    """Ask `resolver` about ids that are neither bundled nor learned; None: nobody is asked.
+    """Ask `resolver` about unknown ids from now on, forgetting all learned ones; None asks nobody.
 
     What it raises comes out of `decode`: for "no answer now", never for "no such schema".
     """
     global _resolver
     _resolver = resolver
+    _learned.clear()  # another registry numbers its schemas differently
 
 
 def learn_schema(schema_id: int, text: str) -> str:

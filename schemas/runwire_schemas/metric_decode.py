@@ -84,15 +84,26 @@ def decode_metric_batch(value: bytes) -> MetricColumns:
 
     Raises: DecodeError when the bytes are no such message, and what codec's resolver raises.
     """
-    if codec.is_current(value, "metric") and len(value) <= MESSAGE_BYTES_MAX:
-        try:
-            return _fast(value)
-        except (_Unexpected, DecodeError, UnicodeDecodeError):
-            pass
+    columns = decode_fast(value)
+    if columns is not None:
+        return columns
     event = codec.decode(value)
     if not isinstance(event, MetricBatch):
         raise DecodeError(f"message is a {codec.kind_of(value)} event and no metric batch")
     return columns_of(event)
+
+
+def decode_fast(value: bytes) -> MetricColumns | None:
+    """Return the points of a message of the form that our encoder writes; None for any other.
+
+    Raises: DecodeError when its header is unknown, and what codec's resolver raises.
+    """
+    if not codec.is_current(value, "metric") or len(value) > MESSAGE_BYTES_MAX:
+        return None
+    try:
+        return _decode_body(value)
+    except (_Unexpected, DecodeError, UnicodeDecodeError):
+        return None
 
 
 def columns_of(batch: MetricBatch) -> MetricColumns:
@@ -104,7 +115,7 @@ def columns_of(batch: MetricBatch) -> MetricColumns:
     return _expand(**columns)
 
 
-def _fast(data: bytes) -> MetricColumns:
+def _decode_body(data: bytes) -> MetricColumns:
     at = codec.HEADER_BYTES
     octets = np.frombuffer(data, np.uint8)
     columns: dict[str, Any] = {}

@@ -65,7 +65,8 @@ def test_metric_examples_take_the_fast_path(path: Path) -> None:
     """The numpy decoder reads the golden batches too."""
     event, message = load(path)
 
-    columns = metric_decode._fast(message)
+    columns = metric_decode.decode_fast(message)
+    assert columns is not None
 
     assert isinstance(event, MetricBatch)
     assert columns.points == len(event.value)

@@ -1,4 +1,4 @@
-"""schemas/README.md says what the code says."""
+"""Tables and code of schemas/README.md agree with the code."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def table_rows(first_cell: str) -> list[str]:
     return [line for line in README.splitlines() if re.match(rf"\| {first_cell}", line)]
 
 
-def test_topics_table() -> None:
+def test_topics_of_the_readme_are_those_of_the_code() -> None:
     """The table of topics is TOPICS, row by row."""
     assert table_rows("`runwire[.]") == [topic_row(topic) for topic in TOPICS.values()]
 
 
-def test_configuration_table() -> None:
+def test_topic_configuration_of_the_readme_is_that_of_the_code() -> None:
     """Every configuration of a topic is a row, with its values in code spans."""
     rows = {row.split("`")[1]: row for row in table_rows("`[a-z.]+` [|] `") if "runwire" not in row}
     metric, letters = TOPICS["metric"], TOPICS["deadletter"]
@@ -45,14 +45,14 @@ def test_configuration_table() -> None:
             assert f"`{configuration[name]}`" in row, name
 
 
-def test_ids_table() -> None:
+def test_bundled_ids_of_the_readme_are_those_of_the_code() -> None:
     """The table of bundled ids is BUNDLED."""
     rows = [f"| {number} | `avro/{stem}.avsc` |" for number, (stem, _) in BUNDLED.items()]
 
     assert table_rows("2130") == rows
 
 
-def test_named_files_exist() -> None:
+def test_files_that_the_readme_names_exist() -> None:
     """Every file of the package that the text names is there."""
     named = set(re.findall(r"`((?:runwire_schemas|avro)/[\w./]+)`", README))
     root = Path(runwire_schemas.__file__).parent
@@ -63,6 +63,6 @@ def test_named_files_exist() -> None:
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_code_runs(block: str) -> None:
-    """Each block runs as it stands."""
+def test_code_block_of_the_readme_runs(block: str) -> None:
+    """Each block runs without changes."""
     exec(compile(block, "schemas/README.md", "exec"), {"__name__": "readme"})
