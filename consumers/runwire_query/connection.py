@@ -1,60 +1,65 @@
-"""Finds the ClickHouse of this machine or team and asks it questions."""
+"""Connection to the ClickHouse of this machine or team: its address, and rows as dataclasses."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Final, TypeVar
 
 from runwire_disk import paths
 from runwire_query.errors import QueryError
+from runwire_schemas.connections.clickhouse import (
+    URL_VARIABLE,
+    ClickHouseAddress,
+    ClickHouseSettings,
+    ClickHouseSettingsError,
+    ClickHouseTrouble,
+    error_code,
+    error_sentence,
+    explain_error,
+    trouble_of,
+)
 
-URL_VARIABLE = "RUNWIRE_CLICKHOUSE_URL"
-DATABASE = "runwire"
-CONNECT_TIMEOUT_S = 5
-QUERY_TIMEOUT_S = 300
-STREAM_SETTINGS = {"output_format_json_array_of_rows": 1, "output_format_arrow_string_as_string": 1}
-AUTH_CODES = {"194", "516"}  # REQUIRED_PASSWORD, AUTHENTICATION_FAILED
-UNKNOWN_TABLE = "60"
-NO_DATABASE = {"81"}  # UNKNOWN_DATABASE
+__all__ = ["Reader", "columns_of", "connect", "find_address", "translate_error"]
+
+CONNECT_TIMEOUT_S: Final = 5
+QUERY_TIMEOUT_S: Final = 300
+STREAM_SETTINGS: Final = {
+    "output_format_json_array_of_rows": 1,
+    "output_format_arrow_string_as_string": 1,
+}
+_STREAM_PIECE_BYTES: Final = 1 << 16
+_UNKNOWN_TABLE: Final = 60
+# The statement is the user's own: the server's sentence says more about it than ours.
+_OF_STATEMENT: Final = (ClickHouseTrouble.SCHEMA, ClickHouseTrouble.REFUSED)
+
+RowT = TypeVar("RowT")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A URL and where it was found, for messages."""
+def find_address(root: Path) -> ClickHouseAddress:
+    """Return the address in $RUNWIRE_CLICKHOUSE_URL, else of the embedded engine of this folder.
 
-    url: str
-    source: str
-
-    @property
-    def place(self) -> str:
-        """Host and port without the password."""
-        parts = urlsplit(self.url)
-        return f"{parts.hostname}:{parts.port or 8123}"
-
-
-def find_address(root: Path) -> Address:
-    """$RUNWIRE_CLICKHOUSE_URL, else the embedded engine of this data folder.
-
-    Raises: QueryError when there is neither.
+    Raises: QueryError when there is neither, or the URL is malformed.
     """
-    url = os.environ.get(URL_VARIABLE)
-    if url:
-        return Address(url, f"${URL_VARIABLE}")
     file = paths.connection_file(root)
     try:
-        return Address(json.loads(file.read_text(encoding="utf-8"))["reader_url"], str(file))
+        url = ClickHouseSettings.from_environment(os.environ).url
+        if url:
+            return ClickHouseAddress.parse(url)
+        fields_of_file = json.loads(file.read_text(encoding="utf-8"))
+        return ClickHouseAddress.parse(fields_of_file["reader_url"], source=str(file))
     except FileNotFoundError as error:
         raise QueryError(
             f"no ClickHouse is known for {root}: start the embedded one with `runwire up`, "
             f"or set {URL_VARIABLE}=http://user:password@host:port/runwire"
         ) from error
+    except ClickHouseSettingsError as error:
+        raise QueryError(str(error)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise QueryError(
             f"{file} is not readable ({error}); `runwire up` writes it anew"
@@ -62,35 +67,47 @@ def find_address(root: Path) -> Address:
 
 
 class Reader:
-    """A read-only conversation with one server."""
+    """A read-only connection to one server. Threads: one at a time."""
 
-    def __init__(self, client: Any, address: Address) -> None:
+    def __init__(self, client: Any, address: ClickHouseAddress) -> None:
         self._client = client
         self.address = address
 
+    def read(
+        self, row_type: type[RowT], sql: str, parameters: Mapping[str, Any] | None = None
+    ) -> list[RowT]:
+        """Return all rows as `row_type`, whose fields are the columns.
+
+        Units: naive times of the server become UTC. Raises: QueryError.
+        """
+        rows = self.rows(sql, parameters)
+        return [row_type(**{name: _aware(value) for name, value in row.items()}) for row in rows]
+
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        """All rows as dictionaries. Raises: QueryError."""
+        """Return all rows as the driver's values by column name. Raises: QueryError."""
         try:
             result = self._client.query(sql, parameters=dict(parameters or {}))
         except Exception as error:
-            raise self._readable(error) from error
+            raise translate_error(error, self.address) from error
         return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
     def stream(self, sql: str, output_format: str | None) -> Iterable[bytes]:
-        """The server's own output in a ClickHouse format, piece by piece. Raises: QueryError."""
+        """Yield the server's own output in a ClickHouse format, in pieces. Raises: QueryError."""
         try:
             source = self._client.raw_stream(sql, fmt=output_format, settings=STREAM_SETTINGS)
-            while piece := source.read(1 << 16):
+            while piece := source.read(_STREAM_PIECE_BYTES):
                 yield piece
         except Exception as error:
-            raise self._readable(error) from error
+            raise translate_error(error, self.address) from error
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-    def _readable(self, error: Exception) -> Exception:
-        return readable(error, self.address)
+
+def columns_of(row_type: type) -> str:
+    """Return the select list that `Reader.read` needs for a dataclass."""
+    return ", ".join(f"`{field.name}`" for field in fields(row_type))
 
 
 def connect(directory: str | None) -> Reader:
@@ -99,60 +116,34 @@ def connect(directory: str | None) -> Reader:
     from clickhouse_connect import common
 
     address = find_address(paths.state_dir(directory))
-    parts = urlsplit(address.url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise QueryError(f"{address.source} must look like http://user:password@host:port/database")
     common.set_setting("autogenerate_session_id", False)
-    # It logs what it raises as well; ours is the sentence that people read.
+    # It logs what it raises as well; the QueryError is the sentence that people read.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     try:
         client = clickhouse_connect.get_client(
-            dsn=address.url,
-            database=parts.path.strip("/") or DATABASE,
+            **address.client_arguments(),
+            database=address.database,
             connect_timeout=CONNECT_TIMEOUT_S,
             send_receive_timeout=QUERY_TIMEOUT_S,
         )
     except Exception as error:
-        raise readable(error, address) from error
+        raise translate_error(error, address) from error
     return Reader(client, address)
 
 
-def readable(error: Exception, address: Address) -> Exception:
-    """Turn a driver's error into one sentence; what is no driver error stays what it is."""
+def translate_error(error: Exception, address: ClickHouseAddress) -> Exception:
+    """Return a driver's error as a QueryError of one sentence, any other error as it is."""
     if not type(error).__module__.startswith(("clickhouse_connect", "urllib3")):
         return error
-    text = str(error)
-    code = re.search(r"Code: (\d+)\.", text)
-    if code is None and "error code" not in text:
-        return QueryError(
-            f"nothing answers at {address.place} (from {address.source}); "
-            "start it with `runwire up`, or `runwire doctor` looks closer"
-        )
-    if code is not None and code.group(1) in AUTH_CODES:
-        return QueryError(
-            f"{address.place} refuses the user or password of {address.source}; "
-            "`runwire down` and `runwire up` write a fresh one, or correct the URL"
-        )
-    if code is not None and code.group(1) in NO_DATABASE:
-        return QueryError(
-            f"{address.place} has no runwire tables yet; `runwire up` or `runwire migrate`"
-        )
-    sentence = server_sentence(text)
-    if code is not None and code.group(1) == UNKNOWN_TABLE and "'v_" in sentence:
+    if trouble_of(error) not in _OF_STATEMENT:
+        return QueryError(explain_error(error, address))
+    sentence = error_sentence(str(error))
+    if error_code(error) == _UNKNOWN_TABLE and "'v_" in sentence:
         sentence += (
             " Either it is misspelt (`runwire sql 'SHOW TABLES'`), or run `runwire migrate`."
         )
     return QueryError(sentence)
 
 
-def server_sentence(text: str) -> str:
-    """The sentence of a ClickHouse error without the driver's and the server's decoration."""
-    found = re.search(r"DB::Exception: (.*)", text, re.DOTALL)
-    sentence = found.group(1) if found is not None else text
-    sentence = re.sub(r"\s*\(version [^)]*(\)[^)]*)?\)", "", sentence)
-    sentence = re.sub(r"\s*\(for url [^)]*\)", "", sentence)
-    sentence = re.sub(r"(:|\.) (In scope|While processing|while executing) .*", ".", sentence)
-    sentence = re.sub(r"\s*FORMAT [A-Za-z]+\.", ".", sentence)  # ours, not the user's
-    # A syntax error lists every token that could stand there: no help, half a screen.
-    sentence = re.sub(r"\. Expected one of: .*", ".", sentence, flags=re.DOTALL)
-    return sentence.strip()
+def _aware(value: Any) -> Any:
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) and not value.tzinfo else value

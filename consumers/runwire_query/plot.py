@@ -1,21 +1,24 @@
-"""Learning curves as a picture."""
+"""Learning curves as a picture, drawn by matplotlib."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
+from runwire_query.api.metrics import CurvePoint
 from runwire_query.errors import QueryError
 
-PANELS_MAX = 24
-COLUMNS = 3
-
-Curve = Sequence[tuple[float, float | None]]
+PANELS_MAX: Final = 24
+COLUMNS: Final = 3
 
 
-def draw(file: Path, title: str, curves: Mapping[tuple[str, int], Curve]) -> None:
-    """Write one panel per metric, one line per rank. Raises: QueryError when it cannot."""
+def draw(file: Path, title: str, curves: Mapping[tuple[str, int], Sequence[CurvePoint]]) -> None:
+    """Write one panel per metric with one line per rank; curves are by metric and rank.
+
+    Raises: QueryError when the file cannot be written.
+    """
     # The object interface: no pyplot, so no display and no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -30,8 +33,8 @@ def draw(file: Path, title: str, curves: Mapping[tuple[str, int], Curve]) -> Non
         panel = figure.add_subplot(rows, columns, index + 1)
         ranks = [(rank, curve) for (metric, rank), curve in curves.items() if metric == name]
         for rank, curve in ranks:
-            steps = [step for step, _ in curve]
-            values = [math.nan if value is None else value for _, value in curve]
+            steps = [point.step for point in curve]
+            values = [math.nan if point.value is None else point.value for point in curve]
             marker = "." if len(values) == 1 else ""
             panel.plot(steps, values, marker=marker, linewidth=1.2, label=f"rank {rank}")
         panel.set_title(name, fontsize=10)

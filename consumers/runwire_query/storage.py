@@ -1,28 +1,34 @@
-"""The object store of this machine or team, and how people name what lies in it."""
+"""The object store of this machine or team, and the artifacts and runs that people name in it."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 
 from runwire_disk import paths
-from runwire_query.errors import QueryError
-from runwire_query.text.words import printable
+from runwire_query.errors import QueryError, printable
+from runwire_schemas.identity import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
     from runwire_store.catalog import Catalog, Version
 
-# Where a run lands that names no project, see the settings of the SDK.
-DEFAULT_PROJECT = "default"
-PROJECT_VARIABLE = "RUNWIRE_PROJECT"
+__all__ = [
+    "choose_project",
+    "find_artifact",
+    "instant_of_ns",
+    "open_catalog",
+    "project_of_run",
+]
+
+PROJECT_VARIABLE: Final = "RUNWIRE_PROJECT"
 
 
 @contextmanager
-def opened(directory: str | None) -> Iterator[Catalog]:
-    """What the store of $RUNWIRE_S3_ENDPOINT holds, else that of the data folder.
+def open_catalog(directory: str | None) -> Iterator[Catalog]:
+    """Open the catalog of $RUNWIRE_S3_ENDPOINT, else of the store in the data folder.
 
     Raises: QueryError with the store's sentence, also for what the block does with the store.
     """
@@ -42,20 +48,13 @@ def opened(directory: str | None) -> Iterator[Catalog]:
         raise QueryError(printable(str(error))) from error
 
 
-def tell_damaged(catalog: Catalog) -> None:
-    """Say on stderr which manifests a list had to leave out."""
-    for key, reason in sorted(catalog.damaged.items()):
-        said = reason if key in reason else f"{key}: {reason}"
-        print(f"left out: {printable(said)}", file=sys.stderr)
-
-
-def chosen_project(named: str | None) -> str | None:
-    """--project, else $RUNWIRE_PROJECT; None when nobody said."""
+def choose_project(named: str | None) -> str | None:
+    """Return the project of --project, else of $RUNWIRE_PROJECT; None without either."""
     return named or os.environ.get(PROJECT_VARIABLE) or None
 
 
 def find_artifact(catalog: Catalog, ref: str, project: str | None) -> Version:
-    """The version that a reference means, in the project or in the only one that has the name.
+    """Return the version that a reference means, in the project or in the only one with the name.
 
     Raises: QueryError that lists the projects when there are several; CatalogError.
     """
@@ -67,23 +66,28 @@ def find_artifact(catalog: Catalog, ref: str, project: str | None) -> Version:
         if project is not None:
             raise
         name = ref.rpartition(":")[0]
-        found = {each for word in (ref, name) if word for each in catalog.projects_of(word)}
-        if found - {DEFAULT_PROJECT} == set():
+        projects = {p for word in (ref, name) if word for p in catalog.projects_of(word)}
+        if projects - {DEFAULT_PROJECT} == set():
             raise
-    return catalog.resolve(ref, _only(found, f"an artifact {ref!r}"))
+    return catalog.resolve(ref, _only(projects, f"an artifact {ref!r}"))
 
 
 def project_of_run(catalog: Catalog, run_id: str, project: str | None) -> str | None:
-    """The project in which a run has checkpoints; None when none has.
+    """Return the project in which a run has checkpoints; None when it has none.
 
-    Raises: QueryError that lists them when there are several.
+    Raises: QueryError that lists the projects when there are several.
     """
     if project is not None:
         return project if catalog.checkpoints(project, run_id) else None
     if catalog.checkpoints(DEFAULT_PROJECT, run_id):
         return DEFAULT_PROJECT
-    found = _projects_of_run(catalog, run_id)
-    return _only(found, f"a run {run_id!r} with checkpoints") if found else None
+    projects = _projects_of_run(catalog, run_id)
+    return _only(projects, f"a run {run_id!r} with checkpoints") if projects else None
+
+
+def instant_of_ns(at_ns: int) -> datetime:
+    """Return the UTC time of a unix time in nanoseconds."""
+    return datetime.fromtimestamp(at_ns / 1e9, UTC)
 
 
 def _projects_of_run(catalog: Catalog, run_id: str) -> set[str]:
@@ -92,13 +96,13 @@ def _projects_of_run(catalog: Catalog, run_id: str) -> set[str]:
     name = checkpoint_name("", run_id)
     if name == checkpoint_name(DEFAULT_PROJECT, run_id):
         return set(catalog.projects_of(name))
-    # An overlong id: its name is made of the project too, so all manifests have to be asked.
-    known = (version.manifest for version in catalog.artifacts(None, run_id=run_id))
-    return {manifest.project for manifest in known if manifest.checkpoint is not None}
+    # The name of an overlong id depends on the project too, so all manifests are searched.
+    manifests = (version.manifest for version in catalog.artifacts(None, run_id=run_id))
+    return {manifest.project for manifest in manifests if manifest.checkpoint is not None}
 
 
-def _only(projects: set[str], what: str) -> str:
+def _only(projects: set[str], subject: str) -> str:
     if len(projects) > 1:
         names = printable(", ".join(sorted(projects)))
-        raise QueryError(f"several projects have {what}: {names}; choose with --project")
+        raise QueryError(f"several projects have {subject}: {names}; choose with --project")
     return next(iter(projects))

@@ -21,6 +21,7 @@ from runwire_schemas.connections.table import (
     is_disabled,
     setting,
 )
+from runwire_schemas.identity import DEFAULT_PROJECT
 
 __all__ = ["Settings"]
 
@@ -29,7 +30,7 @@ __all__ = ["Settings"]
 class Settings(NodeSettings):
     """What one `init` works with: the settings of the node, and those of this run."""
 
-    project: str = setting(TEXT, "default", "project that runs belong to")
+    project: str = setting(TEXT, DEFAULT_PROJECT, "project that runs belong to")
     run_id: str | None = setting(TEXT, None, "id of the run; all ranks of one job must share it")
     mode: str = setting(
         choice("online", "offline", "disabled"),

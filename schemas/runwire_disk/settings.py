@@ -10,29 +10,25 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from runwire_disk.paths import state_dir
-from runwire_schemas.connections import DEFAULT_BUCKET, DEFAULT_TOPIC_PREFIX
+from runwire_schemas.connections.kafka import KafkaSettings, RegistrySettings
+from runwire_schemas.connections.s3 import S3Settings
 from runwire_schemas.connections.table import (
     BYTES,
     PATH,
     SECONDS,
-    SECRET,
-    TEXT,
     choice,
     environment_values,
     parse_value,
     refuse_unknown,
     rows_of,
     setting,
+    shared,
     toml_values,
 )
 from runwire_schemas.errors import ConfigError
-
-if TYPE_CHECKING:
-    from runwire_schemas.connections.kafka import KafkaSettings
-    from runwire_schemas.connections.s3 import S3Settings
 
 __all__ = ["NodeSettings"]
 
@@ -41,50 +37,28 @@ GIB = 1024**3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """What an agent is handed, and what a trainer shares with it."""
+    """Settings that an agent receives, and shares with its trainers."""
 
     dir: str | None = setting(PATH, None, "data root: spool, agent files, embedded engine")
     agent_stay_s: float = setting(
         SECONDS, 600.0, "how long an agent that cannot deliver stays after the last trainer ended"
     )
-    kafka_bootstrap_servers: str | None = setting(TEXT, None, "brokers; unset: the embedded route")
-    kafka_security_protocol: str | None = setting(
-        TEXT,
-        None,
-        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL; unset: derived from the SASL and TLS "
-        "settings below",
-    )
-    kafka_sasl_mechanism: str | None = setting(
-        TEXT, None, "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; unset: SCRAM-SHA-512"
-    )
-    kafka_sasl_username: str | None = setting(TEXT, None, "user name for the brokers")
-    kafka_sasl_password: str | None = setting(
-        SECRET, None, "password of that user; a file is safer"
-    )
-    kafka_sasl_password_file: str | None = setting(PATH, None, "file that holds the password")
-    kafka_ssl_ca_location: str | None = setting(
-        PATH, None, "certificate authority of the brokers (PEM file)"
-    )
-    kafka_topic_prefix: str = setting(
-        TEXT,
-        DEFAULT_TOPIC_PREFIX,
-        "topics are called <prefix>.<kind>.v1: several pipelines share one cluster",
-    )
-    s3_endpoint: str | None = setting(
-        TEXT,
-        None,
-        "object store of artifacts: http://host:port, or host:port for https; unset: no S3",
-    )
-    s3_bucket: str = setting(TEXT, DEFAULT_BUCKET, "bucket there; `runwire migrate` makes it")
-    s3_access_key: str | None = setting(TEXT, None, "access key id")
-    s3_access_key_file: str | None = setting(PATH, None, "file that holds the access key id")
-    s3_secret_key: str | None = setting(SECRET, None, "secret key; a file is safer")
-    s3_secret_key_file: str | None = setting(PATH, None, "file that holds the secret key")
-    s3_region: str | None = setting(TEXT, None, "region of the bucket; unset: the store is asked")
-    # A secret, for its URL may hold a password.
-    schema_registry_url: str | None = setting(
-        SECRET, None, "optional Confluent-compatible registry"
-    )
+    kafka_bootstrap_servers: str | None = shared(KafkaSettings, "bootstrap_servers")
+    kafka_security_protocol: str | None = shared(KafkaSettings, "security_protocol")
+    kafka_sasl_mechanism: str | None = shared(KafkaSettings, "sasl_mechanism")
+    kafka_sasl_username: str | None = shared(KafkaSettings, "sasl_username")
+    kafka_sasl_password: str | None = shared(KafkaSettings, "sasl_password")
+    kafka_sasl_password_file: str | None = shared(KafkaSettings, "sasl_password_file")
+    kafka_ssl_ca_location: str | None = shared(KafkaSettings, "ssl_ca_location")
+    kafka_topic_prefix: str = shared(KafkaSettings, "topic_prefix")
+    s3_endpoint: str | None = shared(S3Settings, "endpoint")
+    s3_bucket: str = shared(S3Settings, "bucket")
+    s3_access_key: str | None = shared(S3Settings, "access_key")
+    s3_access_key_file: str | None = shared(S3Settings, "access_key_file")
+    s3_secret_key: str | None = shared(S3Settings, "secret_key")
+    s3_secret_key_file: str | None = shared(S3Settings, "secret_key_file")
+    s3_region: str | None = shared(S3Settings, "region")
+    schema_registry_url: str | None = shared(RegistrySettings, "url")
     artifact_route: str = setting(
         choice("auto", "direct", "kafka", "reference"),
         "auto",
@@ -108,27 +82,26 @@ class NodeSettings:
         """How to reach the brokers; None on the embedded route. Raises: KafkaSettingsError."""
         if not self.kafka_bootstrap_servers:
             return None
-        from runwire_schemas.connections.kafka import KafkaSettings
-
-        found = {name: getattr(self, "kafka_" + name) or "" for name in KafkaSettings.__slots__}
+        values = self._values_of(KafkaSettings, "kafka_")
         for name in ("sasl_password_file", "ssl_ca_location"):
             # The agent runs elsewhere; "probe" is librdkafka's word for the system's authorities.
-            if found[name] and found[name] != "probe":
-                found[name] = str(Path(found[name]).expanduser().absolute())
-        return KafkaSettings(**found)
+            if values[name] and values[name] != "probe":
+                values[name] = str(Path(values[name]).expanduser().absolute())
+        return KafkaSettings(**values)
 
     @property
     def s3(self) -> S3Settings | None:
         """How to reach the object store; None without one. Raises: S3SettingsError."""
         if not self.s3_endpoint:
             return None
-        from runwire_schemas.connections.s3 import S3Settings
-
-        found = {name: getattr(self, "s3_" + name) or "" for name in S3Settings.__slots__}
+        values = self._values_of(S3Settings, "s3_")
         for name in ("access_key_file", "secret_key_file"):
-            if found[name]:
-                found[name] = str(Path(found[name]).expanduser().absolute())
-        return S3Settings(**found)
+            if values[name]:
+                values[name] = str(Path(values[name]).expanduser().absolute())
+        return S3Settings(**values)
+
+    def _values_of(self, table: type, prefix: str) -> dict[str, str]:
+        return {name: getattr(self, prefix + name) or "" for name in rows_of(table)}
 
     def changed(self) -> dict[str, Any]:
         """Fields that differ from their default: how a settings argument joins `resolve`."""

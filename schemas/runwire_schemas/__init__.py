@@ -1,1 +1,1 @@
-"""What producers and consumers agree on: events, their bytes, topics, keys and the spool format."""
+"""The agreement on the wire: events, their bytes, topics, keys, connections and the errors."""

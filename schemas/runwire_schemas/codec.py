@@ -9,22 +9,36 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
-from runwire_schemas.bundled import BUNDLED, BUNDLED_ID_BASE
 from runwire_schemas.errors import DecodeError, SchemaError
 from runwire_schemas.events import EVENTS, Event, MetricBatch
-from runwire_schemas.metric_encode import encode_fields
+from runwire_schemas.metric_encode import MetricParts, encode_parts, parts_of
 from runwire_schemas.topics import TOPICS
-from runwire_schemas.varint import encode_longs
 
 # fastavro is imported by avro_records, in functions: metric batches are written without it, so
 # the spool's reader stays as light as the trainer needs it.
+
+BUNDLED_ID_BASE: Final = 0x7F000000
+"""Ids of the schemas that come with the package: a high range that no registry reaches."""
+
+BUNDLED: Final[dict[int, tuple[str, str]]] = {
+    BUNDLED_ID_BASE + 1: ("run.v1", "daf10edff2586ac6"),
+    BUNDLED_ID_BASE + 2: ("param.v1", "4ceb162c2ebb80c8"),
+    BUNDLED_ID_BASE + 3: ("metric.v1", "8dc69071044cb53b"),
+    BUNDLED_ID_BASE + 4: ("heartbeat.v1", "1067af081b41db2f"),
+    BUNDLED_ID_BASE + 5: ("log.v1", "4df17f2ae8a6eb7c"),
+    BUNDLED_ID_BASE + 6: ("deadletter.v1", "e4645a9c98b5766a"),
+    BUNDLED_ID_BASE + 7: ("checkpoint.v1", "b1d66e1ea9d602fe"),
+    BUNDLED_ID_BASE + 8: ("artifact.v1", "23901c2b32d7ebda"),
+    BUNDLED_ID_BASE + 9: ("chunk.v1", "3e80f0581e4e5836"),
+}
+"""Schema stem and CRC-64-AVRO fingerprint by id. Rows are only ever added: old bytes stay."""
 
 HEADER_BYTES = 5
 _HEADER = struct.Struct(">BI")
@@ -59,51 +73,19 @@ def encode(event: Event) -> bytes:
     """Return an event as a message. Raises: SchemaError when a value does not fit its field."""
     kind = _kind_of_class(type(event))
     if isinstance(event, MetricBatch):
-        return _current(kind).header + _metric_body(event)
+        return encode_metric_parts(parts_of(event))
     from runwire_schemas import avro_records
 
     record = {field.name: getattr(event, field.name) for field in fields(event)}
     return _current(kind).header + avro_records.write(schema_json(kind), record)
 
 
-def encode_metric_batch(  # noqa: PLR0913 - one argument per field of the record
-    *,
-    project: str,
-    run_id: str,
-    attempt: str,
-    writer: str,
-    rank: int,
-    batch_seq: int,
-    names: Sequence[str],
-    call_seq: Sequence[int],
-    call_step: Sequence[int],
-    call_at_ms: Sequence[int],
-    call_n: Sequence[int],
-    name_idx_bytes: bytes,
-    points: int,
-    value_bytes: bytes,
-) -> bytes:
-    """Return a MetricBatch message whose points are given as ready bytes.
+def encode_metric_parts(parts: MetricParts) -> bytes:
+    """Return the message of a metric batch whose points are ready bytes.
 
-    Shapes: name_idx_bytes holds `points` varints, value_bytes `points` little-endian doubles.
     Raises: SchemaError when the parts do not fit together.
     """
-    return _current("metric").header + encode_fields(
-        project=project,
-        run_id=run_id,
-        attempt=attempt,
-        writer=writer,
-        rank=rank,
-        batch_seq=batch_seq,
-        names=names,
-        call_seq=call_seq,
-        call_step=call_step,
-        call_at_ms=call_at_ms,
-        call_n=call_n,
-        name_idx_bytes=name_idx_bytes,
-        points=points,
-        value_bytes=value_bytes,
-    )
+    return _current("metric").header + encode_parts(parts)
 
 
 def decode(value: bytes) -> Event:
@@ -160,12 +142,13 @@ def bundled_id(kind: str) -> int:
 
 
 def resolve_with(resolver: Resolver | None) -> None:
-    """Ask `resolver` about ids that are neither bundled nor learned; None: nobody is asked.
+    """Ask `resolver` about unknown ids from now on, forgetting all learned ones; None asks nobody.
 
     What it raises comes out of `decode`: for "no answer now", never for "no such schema".
     """
     global _resolver
     _resolver = resolver
+    _learned.clear()  # another registry numbers its schemas differently
 
 
 def learn_schema(schema_id: int, text: str) -> str:
@@ -187,32 +170,6 @@ def learn_schema(schema_id: int, text: str) -> str:
     if known.fingerprint != writer.fingerprint:
         raise SchemaError(f"schema id {schema_id} is taken by another schema")
     return writer.kind
-
-
-def _metric_body(batch: MetricBatch) -> bytes:
-    if batch.name_idx and not 0 <= min(batch.name_idx) <= max(batch.name_idx) < len(batch.names):
-        raise SchemaError("name_idx of a metric batch points outside of names")
-    try:
-        name_idx_bytes = encode_longs(batch.name_idx)
-        value_bytes = struct.pack(f"<{len(batch.value)}d", *batch.value)
-    except (OverflowError, TypeError, struct.error) as error:
-        raise SchemaError(f"metric batch does not fit its schema: {error}") from error
-    return encode_fields(
-        project=batch.project,
-        run_id=batch.run_id,
-        attempt=batch.attempt,
-        writer=batch.writer,
-        rank=batch.rank,
-        batch_seq=batch.batch_seq,
-        names=batch.names,
-        call_seq=batch.call_seq,
-        call_step=batch.call_step,
-        call_at_ms=batch.call_at_ms,
-        call_n=batch.call_n,
-        name_idx_bytes=name_idx_bytes,
-        points=len(batch.name_idx),
-        value_bytes=value_bytes,
-    )
 
 
 def _check_batch(batch: MetricBatch) -> None:

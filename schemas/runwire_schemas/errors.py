@@ -4,16 +4,18 @@
 RunwireError
 ├── ConfigError                      a setting or an argument is not usable; also a ValueError
 │   ├── KafkaSettingsError           runwire_schemas.connections.kafka
+│   ├── ClickHouseSettingsError      runwire_schemas.connections.clickhouse
 │   ├── S3SettingsError              runwire_schemas.connections.s3
+│   ├── SecretError                  runwire_schemas.connections.secret
 │   └── RetentionError               runwire_store.retention
 ├── CommandError                     an expected failure of a command, with its exit status
 │   ├── EngineError, StackError      runwire_consumers: the embedded stack
 │   └── QueryError                   runwire_query
 ├── WireError                        between an event and its bytes; also a ValueError
-│   ├── DecodeError                  these bytes are no event
-│   ├── SchemaError                  this event does not fit, or its schema is missing
+│   ├── DecodeError                  bytes are no event
+│   ├── SchemaError                  an event does not fit, or its schema or topic is missing
 │   │   └── RegistryRefused          runwire_schemas.registry
-│   └── RegistryAway                 no answer: the same call may succeed later
+│   └── RegistryAway                 no answer from the registry
 ├── SpoolError                       runwire_disk.spool: files of the spool; also a RuntimeError
 │   ├── SpoolBusy                    another process holds the folder
 │   ├── QuotaExceeded                no further segment is allowed; also an OSError
@@ -86,12 +88,12 @@ class WireError(RunwireError, ValueError):
 
 
 class DecodeError(WireError):
-    """These bytes are no event of a schema we know; the message says what is wrong with them."""
+    """Bytes are no event of a known schema; the message says why."""
 
 
 class SchemaError(WireError):
-    """An event does not fit its schema, or a schema is missing; a fault of the calling code."""
+    """An event does not fit its schema, or no such schema, kind or topic exists."""
 
 
 class RegistryAway(WireError):  # noqa: N818 - a state of the world and not of the bytes
-    """The schema registry was asked and gave no answer: the same call may succeed later."""
+    """The schema registry did not answer: the same call may succeed later."""

@@ -1,4 +1,4 @@
-"""Keys that name runs, metrics, writers and attempts everywhere: hashes, so no table is needed.
+"""Keys of runs, metrics, writers and attempts: hashes of their names.
 
 They are stored in ClickHouse and compared across versions of runwire: never change a result.
 """
@@ -6,6 +6,10 @@ They are stored in ClickHouse and compared across versions of runwire: never cha
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Final
+
+DEFAULT_PROJECT: Final = "default"
+"""The project of a run that names none."""
 
 
 def run_key(project: str, run_id: str) -> bytes:

@@ -7,7 +7,9 @@ fast path returns, fastavro would have returned too (a property test compares th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +18,14 @@ from runwire_schemas import codec
 from runwire_schemas.bounds import ARRAY_ITEMS_MAX, MESSAGE_BYTES_MAX
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import MetricBatch
+from runwire_schemas.metric_encode import COLUMNS, ColumnType, require_columns
 from runwire_schemas.varint import VARINT_BYTES_MAX, read_long
 
+_DTYPES: Final = {
+    ColumnType.LONGS: np.int64,
+    ColumnType.INTS: np.int64,
+    ColumnType.DOUBLES: np.float64,
+}
 _Int64s = npt.NDArray[np.int64]
 _NONE = np.empty(0, np.int64)
 
@@ -59,6 +67,14 @@ class MetricColumns:
         return int(self.seq.max()) if len(self.seq) else -1
 
 
+# `_expand` turns columns of calls into columns of points; call_n says how often to repeat.
+_POINT_COLUMNS: Final = {"call_seq": "seq", "call_step": "step", "call_at_ms": "at_ms"}
+_FIELDS: Final = [field.name for field in fields(MetricColumns)]
+require_columns(
+    (n for n in COLUMNS if n == "call_n" or _POINT_COLUMNS.get(n, n) in _FIELDS), "MetricColumns"
+)
+
+
 class _Unexpected(Exception):  # noqa: N818 - never leaves this module
     """Not the shape the fast path knows; says nothing about right or wrong."""
 
@@ -68,94 +84,86 @@ def decode_metric_batch(value: bytes) -> MetricColumns:
 
     Raises: DecodeError when the bytes are no such message, and what codec's resolver raises.
     """
-    if codec.is_current(value, "metric") and len(value) <= MESSAGE_BYTES_MAX:
-        try:
-            return _fast(value)
-        except (_Unexpected, DecodeError, UnicodeDecodeError):
-            pass
+    columns = decode_fast(value)
+    if columns is not None:
+        return columns
     event = codec.decode(value)
     if not isinstance(event, MetricBatch):
         raise DecodeError(f"message is a {codec.kind_of(value)} event and no metric batch")
     return columns_of(event)
 
 
+def decode_fast(value: bytes) -> MetricColumns | None:
+    """Return the points of a message of the form that our encoder writes; None for any other.
+
+    Raises: DecodeError when its header is unknown, and what codec's resolver raises.
+    """
+    if not codec.is_current(value, "metric") or len(value) > MESSAGE_BYTES_MAX:
+        return None
+    try:
+        return _decode_body(value)
+    except (_Unexpected, DecodeError, UnicodeDecodeError):
+        return None
+
+
 def columns_of(batch: MetricBatch) -> MetricColumns:
     """Return a decoded batch as columns."""
-    return _expand(
-        (batch.project, batch.run_id, batch.attempt, batch.writer),
-        (batch.rank, batch.batch_seq),
-        names=batch.names,
-        calls=[
-            np.array(column, np.int64)
-            for column in (batch.call_seq, batch.call_step, batch.call_at_ms, batch.call_n)
-        ],
-        name_idx=np.array(batch.name_idx, np.int64),
-        value=np.array(batch.value, np.float64),
-    )
+    columns: dict[str, Any] = {name: getattr(batch, name) for name in COLUMNS}
+    for name, kind in COLUMNS.items():
+        if kind in _DTYPES:
+            columns[name] = np.array(columns[name], _DTYPES[kind])
+    return _expand(**columns)
 
 
-def _fast(data: bytes) -> MetricColumns:
+def _decode_body(data: bytes) -> MetricColumns:
     at = codec.HEADER_BYTES
-    texts = []
-    for _ in range(4):
-        text, at = _text(data, at)
-        texts.append(text)
-    rank, at = read_long(data, at)
-    batch_seq, at = read_long(data, at)
-    if not -(1 << 31) <= rank < 1 << 31:
-        raise _Unexpected
-    names, at = _names(data, at)
     octets = np.frombuffer(data, np.uint8)
-    calls = []
-    for _ in range(4):
-        column, at = _longs(data, octets, at)
-        calls.append(column)
-    name_idx, at = _longs(data, octets, at)
-    value, at = _doubles(data, at)
-    call_n, points = calls[3], len(value)
-    if at != len(data) or len({len(column) for column in calls}) != 1 or len(name_idx) != points:
+    columns: dict[str, Any] = {}
+    for name, read in _READERS:
+        columns[name], at = read(data, octets, at)
+    if at != len(data) or not -(1 << 31) <= columns["rank"] < 1 << 31:
+        raise _Unexpected
+    call_n, name_idx, points = columns["call_n"], columns["name_idx"], len(columns["value"])
+    if len({len(columns[name]) for name in _CALL_COLUMNS}) != 1 or len(name_idx) != points:
         raise _Unexpected
     # Each is at most `points` before they are added, so that the sum cannot overflow.
     if len(call_n) and (call_n.min() < 0 or call_n.max() > points):
         raise _Unexpected
     if int(call_n.sum()) != points:
         raise _Unexpected
-    if points and (name_idx.min() < 0 or name_idx.max() >= len(names)):
+    if points and (name_idx.min() < 0 or name_idx.max() >= len(columns["names"])):
         raise _Unexpected
-    return _expand(
-        (texts[0], texts[1], texts[2], texts[3]),
-        (rank, batch_seq),
-        names=names,
-        calls=calls,
-        name_idx=name_idx,
-        value=value,
-    )
+    return _expand(**columns)
 
 
 def _expand(
-    texts: tuple[str, str, str, str],
-    numbers: tuple[int, int],
     *,
-    names: list[str],
-    calls: list[_Int64s],
+    call_seq: _Int64s,
+    call_step: _Int64s,
+    call_at_ms: _Int64s,
+    call_n: _Int64s,
     name_idx: _Int64s,
-    value: npt.NDArray[np.float64],
+    **others: Any,
 ) -> MetricColumns:
-    call_seq, call_step, call_at_ms, call_n = calls
+    """Repeat the columns of calls for their points.
+
+    Shapes: call_* int64[calls], name_idx int64[points]; the others are kept as they are.
+    """
     return MetricColumns(
-        project=texts[0],
-        run_id=texts[1],
-        attempt=texts[2],
-        writer=texts[3],
-        rank=numbers[0],
-        batch_seq=numbers[1],
-        names=names,
         seq=np.repeat(call_seq, call_n),
         step=np.repeat(call_step, call_n),
         at_ms=np.repeat(call_at_ms, call_n),
         name_idx=name_idx.astype(np.int32),
-        value=value,
+        **others,
     )
+
+
+def _text_column(data: bytes, _octets: npt.NDArray[np.uint8], at: int) -> tuple[str, int]:
+    return _text(data, at)
+
+
+def _long_column(data: bytes, _octets: npt.NDArray[np.uint8], at: int) -> tuple[int, int]:
+    return read_long(data, at)
 
 
 def _text(data: bytes, at: int) -> tuple[str, int]:
@@ -166,7 +174,7 @@ def _text(data: bytes, at: int) -> tuple[str, int]:
     return data[at:end].decode(), end
 
 
-def _names(data: bytes, at: int) -> tuple[list[str], int]:
+def _texts(data: bytes, _octets: npt.NDArray[np.uint8], at: int) -> tuple[list[str], int]:
     count, at = read_long(data, at)
     if not 0 <= count <= min(len(data) - at, ARRAY_ITEMS_MAX):
         raise _Unexpected
@@ -184,7 +192,9 @@ def _end(data: bytes, at: int) -> int:
     return at + 1
 
 
-def _doubles(data: bytes, at: int) -> tuple[npt.NDArray[np.float64], int]:
+def _doubles(
+    data: bytes, _octets: npt.NDArray[np.uint8], at: int
+) -> tuple[npt.NDArray[np.float64], int]:
     count, at = read_long(data, at)
     if count == 0:
         return np.empty(0, np.float64), at
@@ -251,3 +261,16 @@ def _uneven(window: npt.NDArray[np.uint8], count: int) -> tuple[npt.NDArray[np.u
             group = (window[starts[longer] + k] & np.uint8(127)).astype(np.uint64)
             raw[longer] |= group << np.uint64(7 * k)
     return raw, int(ends[-1]) + 1
+
+
+_READER_OF: Final[Mapping[ColumnType, Callable[..., tuple[Any, int]]]] = {
+    ColumnType.TEXT: _text_column,
+    ColumnType.INT: _long_column,
+    ColumnType.LONG: _long_column,
+    ColumnType.TEXTS: _texts,
+    ColumnType.LONGS: _longs,
+    ColumnType.INTS: _longs,
+    ColumnType.DOUBLES: _doubles,
+}
+_READERS: Final = [(name, _READER_OF[kind]) for name, kind in COLUMNS.items()]
+_CALL_COLUMNS: Final = [name for name in COLUMNS if name.startswith("call_")]

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from runwire_schemas import bundled, codec
+from runwire_schemas import codec
+from runwire_schemas.connections.kafka import RegistrySettings
 from runwire_schemas.errors import RegistryAway, SchemaError
 from runwire_schemas.events import EVENTS
 from runwire_schemas.registry_http import Answer, RegistryHttp
 from runwire_schemas.topics import topic_name
 
-URL_VARIABLE: Final = "RUNWIRE_SCHEMA_REGISTRY_URL"
+URL_VARIABLE: Final = RegistrySettings.PREFIX + "URL"
 COMPATIBILITY: Final = "BACKWARD_TRANSITIVE"
 # How long "unknown" is believed: a deploy registers before it produces.
 _UNKNOWN_S = 10.0
@@ -184,10 +185,10 @@ class Registry:
 
     def _id_in(self, answer: Answer, subject: str) -> int:
         schema_id = answer.body.get("id")
-        if not isinstance(schema_id, int) or not 0 < schema_id < bundled.BUNDLED_ID_BASE:
+        if not isinstance(schema_id, int) or not 0 < schema_id < codec.BUNDLED_ID_BASE:
             raise RegistryRefused(
                 f"{self.shown} numbers the schema of subject {subject} {schema_id!r}; ids from 1 "
-                f"to {bundled.BUNDLED_ID_BASE - 1} can be used"
+                f"to {codec.BUNDLED_ID_BASE - 1} can be used"
             )
         return schema_id
 
@@ -231,7 +232,7 @@ def from_environment(
 
     Raises: SchemaError when RUNWIRE_SCHEMA_REGISTRY_URL is no http(s) address.
     """
-    url = environ.get(URL_VARIABLE, "").strip()
+    url = RegistrySettings.from_environment(environ).url.strip()
     return Registry(url, prefix=prefix, say=say) if url else None
 
 

@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
-from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
+from runwire_schemas.connections.kafka import DEFAULT_TOPIC_PREFIX, check_topic_prefix
 from runwire_schemas.errors import SchemaError
 
 _VERSION = "v1"
-# Kafka's own rule for topic names; 200 leaves room for kind and version below its 249.
-_PREFIX = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,199}")
 # What a batch of one message has around its value: batch header, key, headers, varints.
 _AROUND_VALUE_BYTES = 64 * 1024
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -155,32 +152,21 @@ TOPICS: dict[str, Topic] = {row.kind: row for row in _ROWS}
 def topic_name(kind: str, prefix: str = DEFAULT_TOPIC_PREFIX) -> str:
     """Return the topic of a kind; an empty prefix means the default.
 
-    Raises: SchemaError for a kind that has no topic and a prefix that Kafka refuses.
+    Raises: SchemaError for a kind without a topic, KafkaSettingsError for a prefix that Kafka
+    refuses.
     """
     if kind not in TOPICS:
         raise SchemaError(f"kind {kind!r} has no topic; the kinds are {', '.join(TOPICS)}")
-    return f"{checked_prefix(prefix)}.{kind}.{_VERSION}"
+    return f"{check_topic_prefix(prefix)}.{kind}.{_VERSION}"
 
 
 def topic_kind(name: str, prefix: str = DEFAULT_TOPIC_PREFIX) -> str:
     """Return the kind that a topic carries. Raises: SchemaError when it is none of ours."""
-    start, end = f"{checked_prefix(prefix)}.", f".{_VERSION}"
+    start, end = f"{check_topic_prefix(prefix)}.", f".{_VERSION}"
     kind = name[len(start) : -len(end)]
     if not (name.startswith(start) and name.endswith(end) and kind in TOPICS):
         raise SchemaError(f"topic {name!r} is no {start}<kind>{end}")
     return kind
-
-
-def checked_prefix(prefix: str) -> str:
-    """Return the prefix, the default when empty. Raises: SchemaError when Kafka refuses it."""
-    if not prefix:
-        return DEFAULT_TOPIC_PREFIX
-    if not _PREFIX.fullmatch(prefix):
-        raise SchemaError(
-            f"RUNWIRE_KAFKA_TOPIC_PREFIX={prefix!r}: use letters, digits, '.', '_' and '-', "
-            f"at most 200, and start with a letter or digit"
-        )
-    return prefix
 
 
 def replication(brokers: int) -> tuple[int, int]:

@@ -16,10 +16,10 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from runwire_consumers.clickhouse import engine_process
 from runwire_consumers.clickhouse.engine_files import EngineAccess, write_config, write_private
+from runwire_schemas.connections.clickhouse import ClickHouseAddress
 from runwire_schemas.errors import CommandError
 
 DATABASE = "runwire"
@@ -207,7 +207,7 @@ def _lock_holder(folder: Path) -> int | None:
 
 
 def _password(url: str) -> str:
-    return urlsplit(url).password or ""
+    return ClickHouseAddress.parse(url).password
 
 
 def _free_ports(http_port: int, tcp_port: int) -> tuple[int, int]:
@@ -224,10 +224,10 @@ def _free_ports(http_port: int, tcp_port: int) -> tuple[int, int]:
 
 def _answers(url: str) -> bool:
     """Return whether our own engine answers: another one would refuse the password."""
-    parts = urlsplit(url)
-    request = urllib.request.Request(f"http://{parts.hostname}:{parts.port}/?query=SELECT+1")
-    request.add_header("X-ClickHouse-User", parts.username or "")
-    request.add_header("X-ClickHouse-Key", parts.password or "")
+    address = ClickHouseAddress.parse(url)
+    request = urllib.request.Request(f"http://{address.host}:{address.port}/?query=SELECT+1")
+    request.add_header("X-ClickHouse-User", address.username)
+    request.add_header("X-ClickHouse-Key", address.password)
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
             return bool(answer.status == 200)

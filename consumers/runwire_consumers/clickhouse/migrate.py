@@ -9,8 +9,9 @@ from importlib import resources
 
 from clickhouse_connect.driver.client import Client
 
-from runwire_consumers.clickhouse.client import CALL_ERRORS, first_line
+from runwire_consumers.clickhouse.client import CALL_ERRORS
 from runwire_consumers.core.errors import Fatal
+from runwire_schemas.connections.clickhouse import first_line
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 # Skipped whole: a ; inside a string, a quoted name or a comment ends no statement.

@@ -228,8 +228,7 @@ def _print(args: argparse.Namespace) -> None:
 
     if args.print in (ALL, S3):
         from runwire_consumers.objects import bucket, policies
-        from runwire_schemas.connections import DEFAULT_BUCKET
-        from runwire_schemas.connections.s3 import PREFIX
+        from runwire_schemas.connections.s3 import DEFAULT_BUCKET, PREFIX
 
         name = os.environ.get(PREFIX + "BUCKET") or DEFAULT_BUCKET
         print("# Object store; STORE is its alias: mc alias set STORE URL ACCESS_KEY SECRET_KEY")

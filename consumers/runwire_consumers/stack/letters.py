@@ -21,7 +21,7 @@ from runwire_disk.paths import letters_dir
 from runwire_disk.spool.format import LOCAL, OVERSIZED_GLOB, SpoolError, destination_of
 from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_disk.survey import OK, WARN, Finding, Section, labelled
-from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
+from runwire_schemas.connections.kafka import DEFAULT_TOPIC_PREFIX
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
 from runwire_schemas.topics import topic_name

@@ -1,4 +1,4 @@
-"""`runwire artifact`: list, show, fetch and verify what runs stored; delete what nothing needs."""
+"""`runwire artifact`: list, show, fetch and verify artifacts; delete unused content."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runwire_store.catalog import Catalog, Version
 
-SUMMARY = "artifacts: ls, show (lineage), get, verify (checksums), sweep (delete what is unused)"
+SUMMARY = "artifacts: ls, show (lineage), get, verify (checksums), sweep (delete unused content)"
 EXAMPLE = "runwire artifact get my-model:best -o model"
 ACTIONS = ("ls", "show", "get", "verify", "sweep")
 WITH_REF = ("show", "get", "verify")
@@ -30,20 +30,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name, name:latest, name:best, name:v3 or project/name:v3; ls: only this name",
     )
     parser.add_argument("--project", help="only this project ($RUNWIRE_PROJECT)")
-    parser.add_argument("--run", metavar="RUN_ID", help="ls: only what this run logged")
+    parser.add_argument("--run", metavar="RUN_ID", help="ls: only artifacts of this run")
     parser.add_argument("--type", help="ls: only this type, for example model or checkpoint")
     parser.add_argument(
-        "--limit", type=_count, default=50, help="ls: at most so many, newest first (default 50)"
+        "--limit",
+        type=_count,
+        default=50,
+        metavar="N",
+        help="ls: at most N, newest first (default 50)",
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="get: into this folder (default: NAME-vN)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="sweep: only tell what would go")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="sweep: only report what would be deleted"
+    )
     parser.add_argument(
         "--grace-s",
         type=_seconds,
         metavar="S",
-        help="sweep: content that nothing names stays for so long (default: a day)",
+        help="sweep: keep content that no manifest names for this long (default: a day)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -63,21 +69,21 @@ def _seconds(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; `verify` exits with 1 when something is missing or damaged."""
-    from runwire_query.storage import opened
+    """Run the action; `verify` exits with 1 when content is missing or damaged."""
+    from runwire_query.storage import open_catalog
 
     if (args.ref is None) == (args.action in WITH_REF) and args.action != "ls":
-        says = "which one? Give NAME or NAME:VERSION" if args.ref is None else "takes no REF"
-        print(f"runwire artifact {args.action}: {says}", file=sys.stderr)
+        hint = "which one? Give NAME or NAME:VERSION" if args.ref is None else "takes no REF"
+        print(f"runwire artifact {args.action}: {hint}", file=sys.stderr)
         return 2
-    with opened(args.dir) as catalog:
+    with open_catalog(args.dir) as catalog:
         if args.action == "ls":
             return _ls(args, catalog)
         if args.action == "sweep":
             return _sweep(args, catalog)
-        from runwire_query.storage import chosen_project, find_artifact
+        from runwire_query.storage import choose_project, find_artifact
 
-        version = find_artifact(catalog, args.ref, chosen_project(args.project))
+        version = find_artifact(catalog, args.ref, choose_project(args.project))
         if args.action == "show":
             return _show(args, version, catalog.store.uri)
         if args.action == "verify":
@@ -86,19 +92,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _ls(args: argparse.Namespace, catalog: Catalog) -> int:
-    from runwire_query import artifacts
-    from runwire_query.storage import chosen_project, tell_damaged
+    from runwire_query.api.artifacts import list_artifacts
+    from runwire_query.storage import choose_project
+    from runwire_query.text.artifact_page import as_table, row_json
+    from runwire_query.text.terminal import damage_lines
 
-    project = chosen_project(args.project)
-    rows = artifacts.listed(
+    project = choose_project(args.project)
+    artifacts = list_artifacts(
         catalog, args.dir, project=project, run_id=args.run, name=args.ref, kind=args.type
     )
-    tell_damaged(catalog)
+    if artifacts.missing_because:
+        lost = "without lineage and unfinished uploads"
+        print(f"{lost}: {artifacts.missing_because}", file=sys.stderr)
+    for line in damage_lines(catalog.damaged):
+        print(line, file=sys.stderr)
+    rows = artifacts.rows
     shown = rows[: args.limit]
     if args.json:
-        print(json.dumps(shown))
+        print(json.dumps([row_json(row) for row in shown]))
     elif rows:
-        print(artifacts.as_table(shown))
+        print(as_table(shown))
         if len(shown) < len(rows):
             print(f"... and {len(rows) - len(shown)} older ones: --limit, --run, --type or a NAME")
     else:
@@ -108,17 +121,19 @@ def _ls(args: argparse.Namespace, catalog: Catalog) -> int:
 
 
 def _show(args: argparse.Namespace, version: Version, store: str) -> int:
-    from runwire_query import artifacts
+    from runwire_query.api.artifacts import read_artifact
+    from runwire_query.text.artifact_page import as_page, page_json
 
-    page = artifacts.page(version, args.dir, store)
-    print(json.dumps(page) if args.json else artifacts.as_page(page))
+    artifact = read_artifact(version, args.dir, store_uri=store)
+    if artifact.missing_because:
+        print(f"without lineage: {artifact.missing_because}", file=sys.stderr)
+    print(json.dumps(page_json(artifact)) if args.json else as_page(artifact))
     return 0
 
 
 def _get(args: argparse.Namespace, catalog: Catalog, version: Version) -> int:
-    from runwire_query.text.terminal import path_line
-    from runwire_query.text.transfer import transfer_bar
-    from runwire_query.text.words import printable
+    from runwire_query.errors import printable
+    from runwire_query.text.terminal import path_line, transfer_bar
     from runwire_store.download import download
 
     manifest = version.manifest
@@ -135,13 +150,13 @@ def _get(args: argparse.Namespace, catalog: Catalog, version: Version) -> int:
 
 
 def folder_name(text: str) -> str:
-    """A name that is safe as a folder in the current one, whatever somebody called a thing."""
+    """Return a name for a folder in the current one, made of any text."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".")[-100:] or "artifact"
 
 
 def _verify(args: argparse.Namespace, catalog: Catalog, version: Version) -> int:
-    from runwire_query.text.transfer import transfer_bar
-    from runwire_query.text.words import printable
+    from runwire_query.errors import printable
+    from runwire_query.text.terminal import transfer_bar
     from runwire_store.download import verify
 
     manifest = version.manifest
@@ -159,7 +174,8 @@ def _verify(args: argparse.Namespace, catalog: Catalog, version: Version) -> int
 
 
 def _sweep(args: argparse.Namespace, catalog: Catalog) -> int:
-    from runwire_query.text.words import byte_size, printable
+    from runwire_query.errors import printable
+    from runwire_query.text.words import byte_size
     from runwire_store.sweep import GRACE_S, sweep
 
     grace_s = GRACE_S if args.grace_s is None else args.grace_s
@@ -169,11 +185,11 @@ def _sweep(args: argparse.Namespace, catalog: Catalog) -> int:
     else:
         verb = "would delete" if args.dry_run else "deleted"
         print(
-            f"{verb} {len(report.blobs)} files that nothing names ({byte_size(report.blob_bytes)}) "
-            f"and what was left of {len(report.staging)} transfers "
-            f"({byte_size(report.staging_bytes)})"
+            f"{verb} {len(report.blobs)} files that no manifest names "
+            f"({byte_size(report.blob_bytes)}) and the remains of {len(report.staging)} "
+            f"interrupted transfers ({byte_size(report.staging_bytes)})"
         )
     for reason in report.unreadable.values():
-        told = f"no content was deleted, as its use is not known: {reason}"
-        print(printable(told), file=sys.stderr)
+        sentence = f"no content was deleted, because a manifest is unreadable: {reason}"
+        print(printable(sentence), file=sys.stderr)
     return 1 if report.unreadable else 0

@@ -1,14 +1,17 @@
-"""`runwire checkpoints RUN`: what a run can be resumed from."""
+"""`runwire checkpoints RUN`: list, verify or download the checkpoints of a run."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from runwire_query.api.checkpoints import CheckpointRow
+    from runwire_query.api.runs import RunRef
     from runwire_store.catalog import Catalog
     from runwire_store.checkpoints import CheckpointView
 
@@ -44,46 +47,55 @@ def _which(text: str) -> str | int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it; --verify exits with 1 when something is missing or damaged."""
-    from runwire_query import checkpoints
-    from runwire_query.storage import opened, tell_damaged
+    """List, verify or download; --verify exits with 1 when content is missing or damaged."""
+    from runwire_query.api.checkpoints import list_checkpoints, locate_run, manifest_keys
+    from runwire_query.storage import choose_project, open_catalog
+    from runwire_query.text.terminal import damage_lines
 
-    with opened(args.dir) as catalog:
-        project, run_id = checkpoints.find_run(catalog, args.dir, args.run, args.project)
+    with open_catalog(args.dir) as catalog:
+        found = locate_run(catalog, args.dir, args.run, choose_project(args.project))
         if args.download is not None:
-            found = catalog.checkpoint(project, run_id, args.download)
-            return _download(args, catalog, found, run_id)
+            view = catalog.checkpoint(found.project, found.run_id, args.download)
+            return _download(args, catalog, view, found.run_id)
         if args.step is not None:
-            known = [catalog.checkpoint(project, run_id, args.step)]
+            views = [catalog.checkpoint(found.project, found.run_id, args.step)]
         else:
-            known = catalog.checkpoints(project, run_id)
-        tell_damaged(catalog)
+            views = catalog.checkpoints(found.project, found.run_id)
+        for line in damage_lines(catalog.damaged):
+            print(line, file=sys.stderr)
         if args.verify:
-            return _verify(args, catalog, known)
-        rows = checkpoints.listed(catalog, args.dir, project, run_id)
+            return _verify(args, catalog, views)
+        checkpoints = list_checkpoints(catalog, args.dir, found)
+    if checkpoints.missing_because:
+        lost = "without unfinished checkpoints and the numbers of attempts"
+        print(f"{lost}: {checkpoints.missing_because}", file=sys.stderr)
+    rows = checkpoints.rows
     if args.step is not None:
-        rows = [row for row in rows if row["manifests"] == _keys(known[0])]
-    if args.json:
-        print(json.dumps(rows))
-    elif rows:
-        print(checkpoints.as_table(rows))
-    else:
-        print(
-            f"run {run_id!r} of {project!r} has no checkpoints: run.save_checkpoint(...) makes one"
-        )
+        rows = tuple(row for row in rows if row.manifests == manifest_keys(views[0]))
+    _print(args, rows, found)
     return 0
 
 
-def _keys(view: CheckpointView) -> list[str]:
-    return [view.manifests[rank].key for rank in sorted(view.manifests)]
+def _print(args: argparse.Namespace, rows: Sequence[CheckpointRow], found: RunRef) -> None:
+    from runwire_query.text.checkpoint_table import as_table, row_json
+
+    if args.json:
+        print(json.dumps([row_json(row) for row in rows]))
+    elif rows:
+        print(as_table(rows))
+    else:
+        print(
+            f"run {found.run_id!r} of {found.project!r} has no checkpoints: "
+            "run.save_checkpoint(...) makes one"
+        )
 
 
-def _verify(args: argparse.Namespace, catalog: Catalog, known: list[CheckpointView]) -> int:
-    from runwire_query.text.transfer import transfer_bar
+def _verify(args: argparse.Namespace, catalog: Catalog, views: list[CheckpointView]) -> int:
+    from runwire_query.text.terminal import transfer_bar
     from runwire_store.download import verify
 
     answers = []
-    for view in known:
+    for view in views:
         with transfer_bar(f"step {view.step}", view.size) as progress:
             problems: list[dict[str, object]] = [
                 {"rank": rank, "path": problem.path, "reason": problem.reason}
@@ -96,21 +108,21 @@ def _verify(args: argparse.Namespace, catalog: Catalog, known: list[CheckpointVi
             {"step": view.step, "ok": ok, "missing_ranks": missing, "problems": problems}
         )
         if not args.json:
-            _tell(view, problems)
+            _report(view, problems)
     if args.json:
         print(json.dumps(answers))
-    # Parts may still be on their way; what is there and wrong is damage.
+    # A missing part may still arrive; a wrong one is damage.
     return 1 if any(answer["problems"] for answer in answers) else 0
 
 
-def _tell(view: CheckpointView, problems: list[dict[str, object]]) -> None:
-    from runwire_query.text.words import printable
+def _report(view: CheckpointView, problems: list[dict[str, object]]) -> None:
+    from runwire_query.errors import printable
 
     if problems:
         print(f"step {view.step}: {len(problems)} files damaged or missing")
         for problem in problems:
-            told = f"  rank {problem['rank']}, {problem['path']}: {problem['reason']}"
-            print(printable(told))
+            line = f"  rank {problem['rank']}, {problem['path']}: {problem['reason']}"
+            print(printable(line))
     elif view.is_complete:
         print(f"step {view.step}: all right")
     else:
@@ -120,15 +132,14 @@ def _tell(view: CheckpointView, problems: list[dict[str, object]]) -> None:
 
 def _download(args: argparse.Namespace, catalog: Catalog, view: CheckpointView, run_id: str) -> int:
     from runwire_query.commands.artifact import folder_name
-    from runwire_query.text.terminal import path_line
-    from runwire_query.text.transfer import transfer_bar
+    from runwire_query.text.terminal import path_line, transfer_bar
     from runwire_store.download import download
 
     into = args.output or Path(folder_name(f"{run_id}-step-{view.step}"))
     paths = []
     with transfer_bar(f"step {view.step}", view.size) as progress:
         for rank, manifest in sorted(view.manifests.items()):
-            # Parts of ranks may have files of one name.
+            # Parts of different ranks may have files of the same name.
             folder = into / f"rank-{rank}" if view.kind == "sharded" else into
             paths += download(catalog.store, manifest, folder, progress=progress)
     if args.json:

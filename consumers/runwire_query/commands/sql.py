@@ -1,4 +1,4 @@
-"""`runwire sql`: one query, one answer."""
+"""`runwire sql`: one query of the user, and its answer in a chosen format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 SUMMARY = "run one SQL query over the views and print the answer"
 EXAMPLE = 'runwire sql --format csv "SELECT run_id, status, last_step FROM v_runs"'
-# What each --format asks the server for. `table` is laid out here, from the server's own text.
+# The server's format of each --format. `table` is laid out here, from the server's own text.
 FORMATS = {
     "table": "JSONCompactStringsEachRowWithNamesAndTypes",
     "csv": "CSVWithNames",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Send the query and print what comes back."""
+    """Send the query and print the answer."""
     query = clean_query(sys.stdin.read() if args.query == "-" else args.query)
     if not query:
         print("runwire sql: the query is empty", file=sys.stderr)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def clean_query(text: str) -> str:
-    """Without the closing semicolon that a shell habit leaves."""
+    """Return the query without surrounding spaces and closing semicolons."""
     return text.strip().rstrip(";").strip()
 
 

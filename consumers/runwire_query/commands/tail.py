@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 import time
-from typing import Any
 
 SUMMARY = "follow a run: print its points as they arrive, until it ends"
 EXAMPLE = "runwire tail happy-run --metric loss"
@@ -20,49 +19,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--metric", action="append", metavar="TEXT", help="only metrics containing TEXT; repeatable"
     )
-    parser.add_argument("--lines", type=int, default=10, help="first show the last so many calls")
-    parser.add_argument("--once", action="store_true", help="print what is there and stop")
+    parser.add_argument(
+        "--lines", type=int, default=10, metavar="N", help="start with the last N calls"
+    )
+    parser.add_argument("--once", action="store_true", help="print the stored calls and stop")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
 def run(args: argparse.Namespace) -> int:
     """Poll until the run has ended and nothing is left to print."""
-    from runwire_query import runs
+    from runwire_query.api.follow import Follower
+    from runwire_query.api.runs import find_run, read_status
     from runwire_query.connection import connect
-    from runwire_query.follow import Follower
+    from runwire_query.text.run_page import call_json, call_line
 
     reader = connect(args.dir)
     try:
-        found = runs.find_run(reader, args.run, args.project)
+        found = find_run(reader, args.run, args.project).ref
         follower = Follower(reader, found, args.metric or [], lines=args.lines)
         while True:
-            # Asked first: what was stored before the end was known is then printed below.
-            ended = runs.status(reader, found) != "running"
+            # Before the calls: whatever was stored before the run ended is then printed below.
+            has_ended = read_status(reader, found) != "running"
             calls = follower.new_calls()
             for call in calls:
-                _print(call, as_json=args.json)
+                print(json.dumps(call_json(call)) if args.json else call_line(call))
             sys.stdout.flush()
-            if args.once or (ended and not calls):
+            if args.once or (has_ended and not calls):
                 break
             if not calls:
                 time.sleep(POLL_S)
         if not args.json:
-            print(_last_words(found["run_id"], runs.status(reader, found)), file=sys.stderr)
+            print(f"{found.run_id} is {read_status(reader, found)}", file=sys.stderr)
     finally:
         reader.close()
     return 0
-
-
-def _last_words(run_id: str, status: str) -> str:
-    return f"{run_id} is {status}"
-
-
-def _print(call: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(call, default=str))
-        return
-    from runwire_query.text.words import as_utc, number
-
-    values = "  ".join(f"{name} {number(value)}" for name, value in call["values"].items())
-    rank = f" rank {call['rank']}" if call["rank"] else ""
-    print(f"{as_utc(call['at']):%H:%M:%S}{rank}  step {call['step']}  {values}")

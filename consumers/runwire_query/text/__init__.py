@@ -1,1 +1,1 @@
-"""Text for terminals and pipes: tables, numbers, sparklines, progress."""
+"""Text for terminals and pipes, and the JSON of commands, made from the rows of the API."""

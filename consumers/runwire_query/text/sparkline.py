@@ -1,4 +1,4 @@
-"""A curve in one line of text."""
+"""Sparklines: a curve in one line of text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import math
 from collections.abc import Sequence
 
 BARS = "▁▂▃▄▅▆▇█"
-FLAT = 1e-12  # relative: what is left of equal values after averaging is noise
+FLAT = 1e-12  # relative: averages of equal values differ by rounding only
 GAP = " "  # no finite value there
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:
-    """Draw the values left to right; NaN and Inf leave a gap. Longer curves are averaged."""
+    """Draw the values left to right; NaN and Inf leave a gap, longer curves are averaged.
+
+    Shapes: at most `width` characters.
+    """
     if not values or width < 1:
         return ""
     points = shrink(values, width)
@@ -24,7 +27,7 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
 
 
 def shrink(values: Sequence[float], width: int) -> list[float]:
-    """At most `width` values: the mean of the finite ones of each slice, NaN where none is."""
+    """Return at most `width` values: means of the finite values of equal slices, else NaN."""
     count = len(values)
     if count <= width:
         return [float(value) for value in values]

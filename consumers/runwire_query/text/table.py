@@ -1,4 +1,4 @@
-"""Text tables for terminals and for pipes."""
+"""Tables of text for terminals and for pipes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 
-from runwire_query.text.words import printable
+from runwire_query.errors import printable
 
 ELLIPSIS = "…"
 GAP = "  "
@@ -16,14 +16,14 @@ NUMBER_TYPE = re.compile(r"^(LowCardinality\()?(Nullable\()?(U?Int|Float|Decimal
 
 
 def terminal_width() -> int | None:
-    """Columns of the terminal; None when stdout is none, so that pipes get whole values."""
+    """Return the columns of the terminal; None when stdout is a pipe, which gets whole values."""
     if not sys.stdout.isatty():
         return None
     return shutil.get_terminal_size().columns
 
 
 def is_number_type(clickhouse_type: str) -> bool:
-    """Whether values of this type are aligned to the right."""
+    """Return whether values of a ClickHouse type are aligned to the right."""
     return NUMBER_TYPE.match(clickhouse_type) is not None
 
 
@@ -34,7 +34,10 @@ def format_table(
     right: Sequence[bool] = (),
     width: int | None = None,
 ) -> str:
-    """Align the cells in columns; with `width` no line is longer, the widest columns give way."""
+    """Align cells in columns; with `width` the widest columns are cut so that every line fits.
+
+    Shapes: each row has one cell per header; `right` may be shorter.
+    """
     cells = [[printable(cell) for cell in row] for row in (header, *rows)]
     columns = len(header)
     widths = [max(display_width(row[index]) for row in cells) for index in range(columns)]
@@ -53,7 +56,7 @@ def format_table(
 
 
 def fit(widths: Sequence[int], total: int) -> list[int]:
-    """Shrink the widest columns until the sum fits; none below 4 columns of text."""
+    """Shrink the widest columns until the sum fits; none below 4 characters."""
     sizes = list(widths)
     while sum(sizes) > total:
         widest = max(range(len(sizes)), key=sizes.__getitem__)
@@ -64,7 +67,7 @@ def fit(widths: Sequence[int], total: int) -> list[int]:
 
 
 def display_width(text: str) -> int:
-    """Columns a terminal needs for it."""
+    """Return the terminal columns that a text takes."""
     if text.isascii():
         return len(text)
     return sum(_char_width(char) for char in text)

@@ -1,10 +1,9 @@
-"""Numbers and times as people read them."""
+"""Numbers, sizes, times and status words as people read them."""
 
 from __future__ import annotations
 
 import math
-import re
-from datetime import UTC, datetime
+from datetime import datetime
 
 STATUS_COLOURS = {
     "running": 36,
@@ -16,18 +15,9 @@ STATUS_COLOURS = {
     "lost": 31,
 }
 
-# Controls (C0, C1), line separators, what turns the direction of writing, and halves of characters,
-# which no terminal takes.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """One line of text as others wrote it, escaped where it could move the reader's cursor."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
-
 
 def number(value: float | None) -> str:
-    """Six significant digits, no trailing zeros."""
+    """Return six significant digits without trailing zeros; a dash for None."""
     if value is None:
         return "-"
     if not math.isfinite(value):
@@ -36,15 +26,12 @@ def number(value: float | None) -> str:
 
 
 def age(since: datetime | None, now: datetime) -> str:
-    """How long ago, in one unit."""
-    if since is None:
-        return "-"
-    seconds = max(0.0, (now - as_utc(since)).total_seconds())
-    return duration(seconds)
+    """Return the time from `since` to `now` in one unit, or a dash."""
+    return "-" if since is None else duration(max(0.0, (now - since).total_seconds()))
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its largest fitting unit."""
+    """Return a length of time in its largest fitting unit. Units: seconds in."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{int(seconds // size)} {unit}"
@@ -52,7 +39,7 @@ def duration(seconds: float) -> str:
 
 
 def byte_size(count: int) -> str:
-    """Three digits and a unit of 1024."""
+    """Return three digits and a unit of 1024. Units: bytes in."""
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1000:
@@ -61,22 +48,12 @@ def byte_size(count: int) -> str:
     return f"{size:.1f} TiB"
 
 
-def as_utc(moment: datetime) -> datetime:
-    """The same instant with a zone; the server's naive times are UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def of_ns(at_ns: int) -> datetime:
-    """The instant of a unix time in nanoseconds."""
-    return datetime.fromtimestamp(at_ns / 1e9, UTC)
-
-
 def instant(moment: datetime | None) -> str:
-    """ISO 8601 with seconds, or a dash."""
-    return "-" if moment is None else as_utc(moment).strftime("%Y-%m-%d %H:%M:%SZ")
+    """Return a UTC time with seconds, or a dash."""
+    return "-" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def coloured(status: str, *, colour: bool) -> str:
-    """A status word in its colour."""
+    """Return a status word in its terminal colour, plain when `colour` is off."""
     code = STATUS_COLOURS.get(status)
     return f"\x1b[{code}m{status}\x1b[0m" if colour and code is not None else status

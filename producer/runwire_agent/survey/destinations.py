@@ -42,7 +42,7 @@ def survey_agents(root: Path) -> Section:
 
 @dataclass(slots=True)
 class _Waiting:
-    destination: dict[str, str]
+    destination: dict[str, Any]
     runs: set[tuple[str, str]] = field(default_factory=set)
     points: int = 0
     bytes: int = 0

@@ -100,7 +100,7 @@ def _doubt(reader: FolderReader, is_in_intent: bool) -> str:
 def _where(meta: Meta) -> str:
     if destination_of(meta) == LOCAL:
         return "the embedded worker"
-    return meta.destination.get("bootstrap_servers", "its brokers")
+    return str(meta.destination.get("bootstrap_servers", "its brokers"))
 
 
 def _move(reader: FolderReader, kafka: KafkaSettings | None) -> None:

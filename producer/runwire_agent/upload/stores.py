@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from runwire_disk.outbox.request import UploadRequest
-from runwire_schemas.connections.s3 import S3Settings, S3SettingsError
+from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.open import open_store
 from runwire_store.store import ObjectStore
 
 __all__ = ["Stores", "settings_of"]
 
-_FILE: Final = "file "
 OpenStore = Callable[[S3Settings | None, Path], ObjectStore]
 
 
@@ -61,26 +60,11 @@ class Stores:
         self._open.clear()
 
 
-def settings_of(public: Mapping[str, str], own: S3Settings | None) -> S3Settings | None:
+def settings_of(public: Mapping[str, Any], own: S3Settings | None) -> S3Settings | None:
     """Return the settings whose public facts these are; None when a key cannot be had.
 
     An agent has its own; those of another store only where files hold both keys.
     """
     if own is not None and own.public() == dict(public):
         return own
-    access, secret = public.get("access_key", ""), public.get("secret_key", "")
-    if not secret.startswith(_FILE) or access.startswith("environment "):
-        return None
-    is_file = access.startswith(_FILE)
-    try:
-        made = S3Settings(
-            endpoint=public.get("endpoint", ""),
-            bucket=public.get("bucket", ""),
-            region=public.get("region", ""),
-            access_key="" if is_file else access,
-            access_key_file=access.removeprefix(_FILE) if is_file else "",
-            secret_key_file=secret.removeprefix(_FILE),
-        )
-    except S3SettingsError:
-        return None
-    return made if made.public() == dict(public) else None
+    return S3Settings.from_public(public)

@@ -8,6 +8,7 @@ from typing import Any
 
 from runwire_disk.files import read_json, replace_json
 from runwire_disk.paths import agents_dir
+from runwire_schemas.connections.secret import read_facts
 
 STATE_SUFFIX = ".json"
 
@@ -22,7 +23,7 @@ class AgentState:
     """
 
     key: str
-    destination: dict[str, str] = field(default_factory=dict)
+    destination: dict[str, Any] = field(default_factory=dict)
     pid: int = 0
     mode: str = "process"
     at_ns: int = 0
@@ -46,7 +47,13 @@ def read_state(path: Path) -> AgentState | None:
     raw = read_json(path)
     if raw is None or "key" not in raw:
         return None
-    return AgentState(**{name: value for name, value in raw.items() if name in names})
+    try:
+        for facts, name in ((raw, "destination"), (raw.get("uploads", {}), "store")):
+            if name in facts:
+                facts[name] = read_facts(facts[name])
+        return AgentState(**{name: value for name, value in raw.items() if name in names})
+    except (ValueError, TypeError, AttributeError):
+        return None
 
 
 def read_states(root: Path) -> dict[Path, AgentState]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from runwire_disk.paths import outbox_dir
+from runwire_schemas.connections.secret import read_facts
 from runwire_schemas.errors import RunwireError
 from runwire_store.layout import artifact_key, checkpoint_key
 from runwire_store.manifest import CheckpointFacts
@@ -90,7 +91,7 @@ class UploadRequest:
     route: str
     files: tuple[RequestFile, ...]
     mode: str = "online"
-    store: Mapping[str, str] = field(default_factory=dict)
+    store: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: CheckpointFacts | None = None
@@ -155,6 +156,7 @@ class UploadRequest:
             facts = fields.pop("checkpoint")
             files = tuple(_known(RequestFile, entry) for entry in fields.pop("files"))
             fields["aliases"] = tuple(fields["aliases"])
+            fields["store"] = read_facts(fields.get("store", {}))
             return _known(
                 cls,
                 fields,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from runwire_disk.settings import NodeSettings
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
@@ -32,7 +32,7 @@ class Route:
 
     transport: str
     told: str
-    store: Mapping[str, str] = field(default_factory=dict)
+    store: Mapping[str, Any] = field(default_factory=dict)
     content_bytes_max: int | None = None
 
     def manifest_fits(self, paths_bytes: int, files: int, size: int) -> bool:

@@ -18,6 +18,7 @@ from runwire_disk.spool.scan import Damage, SpoolRecord
 from runwire_schemas import codec
 from runwire_schemas.errors import SchemaError
 from runwire_schemas.events import EVENTS
+from runwire_schemas.metric_encode import MetricParts
 from runwire_schemas.varint import encode_long
 
 
@@ -105,7 +106,7 @@ class MetricCutter:
         value = b""
         if self._calls:
             seq, step, at_ms, n = (list(column) for column in zip(*self._calls, strict=True))
-            value = codec.encode_metric_batch(
+            parts = MetricParts(
                 project=meta.project,
                 run_id=meta.run_id,
                 attempt=meta.attempt,
@@ -121,6 +122,7 @@ class MetricCutter:
                 points=self.points,
                 value_bytes=b"".join(self._values),
             )
+            value = codec.encode_metric_parts(parts)
         for collected in (self._names, self._encoded, self._calls, self._name_idx, self._values):
             collected.clear()
         self.points = self.points_lost = 0

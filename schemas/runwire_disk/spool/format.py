@@ -25,16 +25,15 @@ Everything is little-endian.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import struct
 import sys
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from runwire_disk.files import read_json, replace_json
+from runwire_schemas.connections.secret import facts_digest
 from runwire_schemas.errors import RunwireError
 
 FORMAT_VERSION: Final = 1
@@ -145,7 +144,7 @@ class Meta:
     started_at_ns: int
     # LOCAL or KAFKA; for Kafka the destination's public facts: addresses, names of secrets.
     route: str = LOCAL
-    destination: dict[str, str] = field(default_factory=dict)
+    destination: dict[str, Any] = field(default_factory=dict)
     mode: str = "online"
     sdk: str = ""
     worker_of: int | None = None
@@ -225,8 +224,7 @@ def destination_of(meta: Meta) -> str:
     """Return "local", or for the Kafka route the same word as `KafkaSettings.destination`."""
     if meta.route != KAFKA:
         return LOCAL
-    text = json.dumps(meta.destination, sort_keys=True).encode()
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
+    return facts_digest(meta.destination)
 
 
 def read_cursor(folder: Path) -> Cursor:

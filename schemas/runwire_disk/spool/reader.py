@@ -29,6 +29,7 @@ from runwire_disk.spool.format import (
     write_cursor,
 )
 from runwire_disk.spool.series_reader import SeriesReader
+from runwire_schemas.connections.secret import read_facts
 
 _META_FIELDS = frozenset(field.name for field in fields(Meta))
 
@@ -50,8 +51,9 @@ def read_meta(folder: Path) -> Meta:
         raw = json.loads((folder / META_FILE).read_text("utf-8"))
         version = raw["format"]
         if version == FORMAT_VERSION:
+            raw["destination"] = read_facts(raw.get("destination", {}))
             return Meta(**{key: value for key, value in raw.items() if key in _META_FIELDS})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpoolError(f"{folder} is no readable spool folder: {error}") from error
     raise SpoolError(
         f"{folder} has spool format {version}, this runwire reads {FORMAT_VERSION}: use the "

@@ -1,7 +1,1 @@
-"""Connection settings: rows of settings tables, and how to reach Kafka and S3."""
-
-from typing import Final
-
-# Here, because a trainer without brokers or S3 imports neither `topics` nor a connection.
-DEFAULT_TOPIC_PREFIX: Final = "runwire"
-DEFAULT_BUCKET: Final = "runwire"
+"""Connections to Kafka, S3 and ClickHouse: settings tables, secrets, addresses; no drivers."""

@@ -1,25 +1,31 @@
-"""How to reach Kafka: one description for agent, worker and command line.
+"""Connection to Kafka: one description for agent, worker and command line.
 
 Nothing here imports a Kafka client; `client_config` returns librdkafka's own names.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Self
 
 from runwire_schemas.bounds import LETTER_BYTES_MAX
-from runwire_schemas.connections import DEFAULT_TOPIC_PREFIX
-from runwire_schemas.errors import ConfigError, SchemaError
-from runwire_schemas.topics import checked_prefix
+from runwire_schemas.connections.secret import (
+    PublicFacts,
+    Secret,
+    SecretError,
+    facts_digest,
+)
+from runwire_schemas.connections.table import PATH, SECRET, TEXT, rows_of, setting, table_values
+from runwire_schemas.errors import ConfigError
 
 PREFIX: Final = "RUNWIRE_KAFKA_"
+DEFAULT_TOPIC_PREFIX: Final = "runwire"
 TOPIC_PREFIX_VARIABLE: Final = PREFIX + "TOPIC_PREFIX"
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+# Kafka's own rule for topic names; 200 leaves room for kind and version below its 249.
+_TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,199}")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 # The largest topic limit plus headers and framing.
 PRODUCER_BYTES_MAX: Final = LETTER_BYTES_MAX + (1 << 20)
@@ -36,27 +42,37 @@ class KafkaSettings:
     Raises: KafkaSettingsError for words that Kafka does not know and for half an identity.
     """
 
-    bootstrap_servers: str
-    security_protocol: str = ""
-    sasl_mechanism: str = ""
-    sasl_username: str = ""
-    sasl_password: str = field(default="", repr=False)
-    sasl_password_file: str = ""
-    ssl_ca_location: str = ""
-    topic_prefix: str = ""
+    PREFIX: ClassVar[str] = PREFIX
+
+    bootstrap_servers: str = setting(TEXT, "", "brokers; unset: the embedded route")
+    security_protocol: str = setting(
+        TEXT,
+        "",
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL; unset: derived from the SASL and TLS "
+        "settings below",
+    )
+    sasl_mechanism: str = setting(
+        TEXT, "", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; unset: SCRAM-SHA-512"
+    )
+    sasl_username: str = setting(TEXT, "", "user name for the brokers")
+    sasl_password: str = setting(SECRET, "", "password of that user; a file is safer")
+    sasl_password_file: str = setting(PATH, "", "file that holds the password")
+    ssl_ca_location: str = setting(PATH, "", "certificate authority of the brokers (PEM file)")
+    topic_prefix: str = setting(
+        TEXT,
+        DEFAULT_TOPIC_PREFIX,
+        "topics are called <prefix>.<kind>.v1: several pipelines share one cluster",
+    )
 
     def __post_init__(self) -> None:
-        try:
-            checked_prefix(self.topic_prefix)
-        except SchemaError as error:
-            raise KafkaSettingsError(str(error)) from error
+        check_topic_prefix(self.topic_prefix)
         protocol = self.security_protocol.upper()
         if protocol and protocol not in SECURITY_PROTOCOLS:
             raise _wrong("SECURITY_PROTOCOL", self.security_protocol, SECURITY_PROTOCOLS)
         mechanism = self.sasl_mechanism.upper()
         if mechanism and mechanism not in SASL_MECHANISMS:
             raise _wrong("SASL_MECHANISM", self.sasl_mechanism, SASL_MECHANISMS)
-        has_password = bool(self.sasl_password or self.sasl_password_file)
+        has_password = bool(self.secret)
         if has_password != bool(self.sasl_username):
             missing = "SASL_USERNAME" if has_password else "SASL_PASSWORD_FILE"
             raise KafkaSettingsError(
@@ -77,15 +93,22 @@ class KafkaSettings:
         return f"SASL_{encrypted}" if self.sasl_username else encrypted
 
     @property
+    def secret(self) -> Secret:
+        """The password, by value or by file."""
+        return Secret(
+            value=self.sasl_password,
+            file=self.sasl_password_file,
+            environment=f"{PREFIX}SASL_PASSWORD",
+        )
+
+    @property
     def password(self) -> str:
         """The password itself. Raises: KafkaSettingsError when its file cannot be read."""
-        if not self.sasl_password_file:
-            return self.sasl_password
         try:
-            return Path(self.sasl_password_file).read_text("utf-8").strip()
-        except OSError as error:
+            return self.secret.read()
+        except SecretError as error:
             raise KafkaSettingsError(
-                f"{PREFIX}SASL_PASSWORD_FILE={self.sasl_password_file}: {error.strerror}"
+                f"{PREFIX}SASL_PASSWORD_FILE={self.sasl_password_file}: {error}"
             ) from error
 
     def client_config(self) -> dict[str, str]:
@@ -106,20 +129,17 @@ class KafkaSettings:
         durable = {"enable.idempotence": True, "acks": "all"}
         return {**self.client_config(), **durable, "message.max.bytes": PRODUCER_BYTES_MAX}
 
-    def public(self) -> dict[str, str]:
-        """Return what may be written down: addresses and the names of secrets."""
-        secret = f"file {self.sasl_password_file}" if self.sasl_password_file else ""
-        if self.sasl_password and not secret:
-            secret = f"environment {PREFIX}SASL_PASSWORD"
-        prefix = checked_prefix(self.topic_prefix)
-        facts = {
+    def public(self) -> PublicFacts:
+        """Return the facts that may be written down: addresses, and the places of secrets."""
+        prefix = check_topic_prefix(self.topic_prefix)
+        facts: PublicFacts = {
             "bootstrap_servers": ",".join(
                 sorted(self.bootstrap_servers.replace(" ", "").split(","))
             ),
             "security_protocol": self.protocol,
             "sasl_mechanism": self.sasl_mechanism.upper(),
             "sasl_username": self.sasl_username,
-            "sasl_password": secret,
+            "sasl_password": self.secret.describe(),
             "ssl_ca_location": self.ssl_ca_location,
             "topic_prefix": "" if prefix == DEFAULT_TOPIC_PREFIX else prefix,
         }
@@ -128,21 +148,45 @@ class KafkaSettings:
     @property
     def destination(self) -> str:
         """Sixteen hex digits that are the same exactly for the same `public()`."""
-        text = json.dumps(self.public(), sort_keys=True).encode()
-        return hashlib.blake2b(text, digest_size=8).hexdigest()
+        return facts_digest(self.public())
 
     def environment(self) -> dict[str, str]:
         """Return the variables that make another process see these settings."""
-        names = self.__slots__
-        return {PREFIX + n.upper(): getattr(self, n) for n in names if getattr(self, n)}
+        rows = rows_of(KafkaSettings).values()
+        return {row.env: getattr(self, row.name) for row in rows if getattr(self, row.name)}
 
 
 def from_environment(environ: Mapping[str, str]) -> KafkaSettings | None:
     """Read the settings; None when no brokers are named. Raises: KafkaSettingsError."""
-    found = {
-        name: environ.get(PREFIX + name.upper(), "").strip() for name in KafkaSettings.__slots__
-    }
-    return KafkaSettings(**found) if found["bootstrap_servers"] else None
+    values = table_values(environ, KafkaSettings)
+    return KafkaSettings(**values) if "bootstrap_servers" in values else None
+
+
+def check_topic_prefix(prefix: str) -> str:
+    """Return the prefix, the default when empty. Raises: KafkaSettingsError."""
+    if not prefix:
+        return DEFAULT_TOPIC_PREFIX
+    if not _TOPIC_PREFIX.fullmatch(prefix):
+        raise KafkaSettingsError(
+            f"{TOPIC_PREFIX_VARIABLE}={prefix!r}: use letters, digits, '.', '_' and '-', "
+            f"at most 200, and start with a letter or digit"
+        )
+    return prefix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrySettings:
+    """The schema registry beside the brokers; each field is RUNWIRE_SCHEMA_REGISTRY_<NAME>."""
+
+    PREFIX: ClassVar[str] = "RUNWIRE_SCHEMA_REGISTRY_"
+
+    # A secret, for its URL may hold a password.
+    url: str = setting(SECRET, "", "optional Confluent-compatible registry")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Self:
+        """Read the settings. Raises: ConfigError."""
+        return cls(**table_values(environ, cls))
 
 
 def _wrong(name: str, value: str, known: tuple[str, ...]) -> KafkaSettingsError:

@@ -1,25 +1,34 @@
-"""How to reach an object store: one description for trainer, agent, worker and command line.
+"""Connection to an object store: one description for trainer, agent, worker and command line.
 
-Nothing here imports a client. Certificates of an own authority: the client reads SSL_CERT_FILE.
+Nothing here imports a client. A certificate authority of your own: the client reads SSL_CERT_FILE.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Self
 from urllib.parse import urlsplit
 
-from runwire_schemas.connections import DEFAULT_BUCKET
+from runwire_schemas.connections.secret import PublicFacts, Secret, SecretError
+from runwire_schemas.connections.table import (
+    PATH,
+    SECRET,
+    TEXT,
+    rows_of,
+    setting,
+    table_values,
+)
 from runwire_schemas.errors import ConfigError
 
 PREFIX: Final = "RUNWIRE_S3_"
+DEFAULT_BUCKET: Final = "runwire"
 ENDPOINT_VARIABLE: Final = PREFIX + "ENDPOINT"
 # What every S3 server takes; see the bucket naming rules of Amazon's user guide.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SCHEMES: Final = ("http", "https")
+_KEYS: Final = ("access_key", "secret_key")
 
 
 class S3SettingsError(ConfigError):
@@ -30,16 +39,22 @@ class S3SettingsError(ConfigError):
 class S3Settings:
     """One bucket and one identity there; each field is RUNWIRE_S3_<NAME>.
 
-    Raises: S3SettingsError for what is no address or bucket, and for less than a whole identity.
+    Raises: S3SettingsError for a malformed address or bucket, and for half a login.
     """
 
-    endpoint: str
-    bucket: str = DEFAULT_BUCKET
-    access_key: str = ""
-    access_key_file: str = ""
-    secret_key: str = field(default="", repr=False)
-    secret_key_file: str = ""
-    region: str = ""
+    PREFIX: ClassVar[str] = PREFIX
+
+    endpoint: str = setting(
+        TEXT,
+        "",
+        "object store of artifacts: http://host:port, or host:port for https; unset: no S3",
+    )
+    bucket: str = setting(TEXT, DEFAULT_BUCKET, "bucket there; `runwire migrate` makes it")
+    access_key: str = setting(TEXT, "", "access key id")
+    access_key_file: str = setting(PATH, "", "file that holds the access key id")
+    secret_key: str = setting(SECRET, "", "secret key; a file is safer")
+    secret_key_file: str = setting(PATH, "", "file that holds the secret key")
+    region: str = setting(TEXT, "", "region of the bucket; unset: the store is asked")
 
     def __post_init__(self) -> None:
         self._check_endpoint()
@@ -48,11 +63,11 @@ class S3Settings:
                 f"{PREFIX}BUCKET={self.bucket!r}: a bucket has 3 to 63 lower-case letters, digits, "
                 "dots and hyphens, and starts and ends with a letter or digit"
             )
-        for name in ("ACCESS_KEY", "SECRET_KEY"):
-            if not (getattr(self, name.lower()) or getattr(self, f"{name.lower()}_file")):
+        for secret in self.secrets.values():
+            if not secret:
                 raise S3SettingsError(
-                    f"{PREFIX}ENDPOINT is set, but nothing says who logs in there: "
-                    f"set {PREFIX}{name}_FILE or {PREFIX}{name}"
+                    f"{PREFIX}ENDPOINT is set without the login: "
+                    f"set {secret.environment}_FILE or {secret.environment}"
                 )
 
     @property
@@ -71,37 +86,64 @@ class S3Settings:
         return f"{'https' if self.is_secure else 'http'}://{self.address}"
 
     @property
+    def secrets(self) -> Mapping[str, Secret]:
+        """Access key and secret key, each by value or by file."""
+        return {
+            name: Secret(
+                value=getattr(self, name),
+                file=getattr(self, f"{name}_file"),
+                environment=PREFIX + name.upper(),
+            )
+            for name in _KEYS
+        }
+
+    @property
     def identity(self) -> tuple[str, str]:
         """Access key and secret key themselves. Raises: S3SettingsError for unreadable files."""
         return self._key("access_key"), self._key("secret_key")
 
-    def public(self) -> dict[str, str]:
-        """Return what may be written down: addresses and the names of secrets."""
-        shown = {"endpoint": self.url, "bucket": self.bucket}
-        for name, said in (("access_key", self.access_key), ("secret_key", "")):
-            file = getattr(self, f"{name}_file")
-            from_environment = said or f"environment {PREFIX}{name.upper()}"
-            shown[name] = f"file {file}" if file else from_environment
-        return shown | ({"region": self.region} if self.region else {})
+    def public(self) -> PublicFacts:
+        """Return the facts that may be written down: addresses, and the places of secrets.
+
+        The access key id is no secret: it is written down unless it is in a file.
+        """
+        facts: PublicFacts = {"endpoint": self.url, "bucket": self.bucket}
+        facts |= {name: secret.describe() for name, secret in self.secrets.items()}
+        if not self.access_key_file:
+            facts["access_key"] = self.access_key
+        return facts | ({"region": self.region} if self.region else {})
+
+    @classmethod
+    def from_public(cls, facts: Mapping[str, Any]) -> Self | None:
+        """Return the settings with these public facts; None unless files hold both secrets.
+
+        Takes the facts as `read_facts` returns them.
+        """
+        access, secret = facts.get("access_key", ""), facts.get("secret_key", "")
+        try:
+            settings = cls(
+                endpoint=facts.get("endpoint", ""),
+                bucket=facts.get("bucket", ""),
+                region=facts.get("region", ""),
+                access_key=access if isinstance(access, str) else "",
+                access_key_file=_file_of(access),
+                secret_key_file=_file_of(secret),
+            )
+        except S3SettingsError:
+            return None
+        return settings if settings.public() == dict(facts) else None
 
     def environment(self) -> dict[str, str]:
         """Return the variables that make another process see these settings."""
-        names = self.__slots__
-        return {PREFIX + n.upper(): getattr(self, n) for n in names if getattr(self, n)}
+        rows = rows_of(S3Settings).values()
+        return {row.env: getattr(self, row.name) for row in rows if getattr(self, row.name)}
 
     def _key(self, name: str) -> str:
-        file = getattr(self, f"{name}_file")
-        if not file:
-            return str(getattr(self, name))
-        variable = f"{PREFIX}{name.upper()}_FILE"
+        secret = self.secrets[name]
         try:
-            key = Path(file).expanduser().read_text("utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise S3SettingsError(f"{variable}={file}: {reason}") from error
-        if not key:
-            raise S3SettingsError(f"{variable}={file}: the file is empty")
-        return key
+            return secret.read()
+        except SecretError as error:
+            raise S3SettingsError(f"{PREFIX}{name.upper()}_FILE={secret.file}: {error}") from error
 
     def _check_endpoint(self) -> None:
         accepted = "give http://host:port, https://host:port, or host:port for https"
@@ -124,6 +166,12 @@ class S3Settings:
 
 def from_environment(environ: Mapping[str, str]) -> S3Settings | None:
     """Read the settings; None when no endpoint is named. Raises: S3SettingsError."""
-    found = {name: environ.get(PREFIX + name.upper(), "").strip() for name in S3Settings.__slots__}
-    found["bucket"] = found["bucket"] or DEFAULT_BUCKET
-    return S3Settings(**found) if found["endpoint"] else None
+    values = table_values(environ, S3Settings)
+    return S3Settings(**values) if "endpoint" in values else None
+
+
+def _file_of(description: Any) -> str:
+    try:
+        return Secret.from_description(description).file
+    except (TypeError, ValueError):
+        return ""

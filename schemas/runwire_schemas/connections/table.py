@@ -41,6 +41,8 @@ __all__ = [
     "refuse_unknown",
     "rows_of",
     "setting",
+    "shared",
+    "table_values",
     "toml_values",
 ]
 
@@ -106,6 +108,15 @@ def setting(kind: Kind, default: object, meaning: str) -> Any:
     )
 
 
+def shared(table: type, name: str) -> Any:
+    """Declare the same row as another table: one definition of kind, default and meaning.
+
+    An empty text of that table is None here, "unset".
+    """
+    row = rows_of(table)[name]
+    return setting(row.kind, None if row.default == "" else row.default, row.meaning)
+
+
 def rows_of(table: type) -> Mapping[str, Setting]:
     """Return the rows of a settings class by name; its PREFIX says where variables begin."""
     prefix = getattr(table, "PREFIX", PREFIX)
@@ -134,21 +145,27 @@ def parse_value(row: Setting, value: object, source: str) -> Any:
 
 
 def environment_values(environ: Mapping[str, str], table: type) -> dict[str, Any]:
-    """Typed values of the variables that are set; an empty variable counts as unset.
+    """Typed values as `table_values`, after a look at all other RUNWIRE_ variables.
 
     A variable that no installed table knows is reported once: it may be meant for a newer runwire.
     """
-    variables = {row.env: row for row in rows_of(table).values()}
-    values: dict[str, Any] = {}
-    for variable, text in environ.items():
-        if not variable.startswith(PREFIX):
-            continue
-        row = variables.get(variable)
-        if row is None:
-            _warn_if_unknown(variable, variables)
-        elif text.strip():
-            values[row.name] = parse_value(row, text, f"environment variable {variable}")
-    return values
+    own = {row.env for row in rows_of(table).values()}
+    for variable in environ:
+        if variable.startswith(PREFIX) and variable not in own:
+            _warn_if_unknown(variable, own)
+    return table_values(environ, table)
+
+
+def table_values(environ: Mapping[str, str], table: type) -> dict[str, Any]:
+    """Typed values of the variables of one table; an empty variable counts as unset.
+
+    Raises: ConfigError naming the variable, its value and what is accepted.
+    """
+    return {
+        row.name: parse_value(row, text, f"environment variable {row.env}")
+        for row in rows_of(table).values()
+        if (text := environ.get(row.env, "")).strip()
+    }
 
 
 def is_disabled(environ: Mapping[str, str]) -> bool:

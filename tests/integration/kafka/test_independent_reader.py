@@ -23,7 +23,7 @@ from confluent_kafka import Consumer, KafkaError, Producer
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.kafka import topics
 from runwire_consumers.kafka.admin import KafkaAdmin
-from runwire_schemas import bundled, codec
+from runwire_schemas import codec
 from runwire_schemas.events import EVENTS, DeadLetter, Event, MetricBatch
 from runwire_schemas.metric_decode import decode_metric_batch
 from runwire_schemas.registry import Registry as RegistryClient
@@ -151,7 +151,7 @@ def ids(kafka: Brokers, registry: Registry, topic_prefix: str) -> dict[str, int]
     for kind in EVENTS:
         client.register(kind)
     found = client.ids()
-    assert max(found.values()) < bundled.BUNDLED_ID_BASE
+    assert max(found.values()) < codec.BUNDLED_ID_BASE
     return found
 
 

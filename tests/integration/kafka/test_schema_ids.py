@@ -24,7 +24,7 @@ BATCH = record(metric_batch(3), 0)
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(codec, "_learned", {})
+    codec.resolve_with(None)
     yield
     schema_ids.resolve_with(None)
 

@@ -223,7 +223,7 @@ def test_an_unreachable_server_is_named_without_its_password(tmp_path):
     url = "http://me:geheim@127.0.0.1:9/runwire"
     done = runwire("runs", "--dir", str(tmp_path), RUNWIRE_CLICKHOUSE_URL=url)
     assert done.returncode == 1
-    assert "nothing answers at 127.0.0.1:9" in done.stderr
+    assert "ClickHouse at http://127.0.0.1:9/runwire does not answer" in done.stderr
     assert "geheim" not in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
 

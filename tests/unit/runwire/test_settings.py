@@ -102,7 +102,8 @@ def test_a_wrong_value_is_named_with_what_is_accepted(name: str, value: object) 
     assert rows_of(Settings)[name].kind.accepts in message
 
 
-def test_a_wrong_variable_names_itself() -> None:
+def test_wrong_value_in_the_environment_names_its_variable() -> None:
+    """The error says where the value came from."""
     with pytest.raises(ConfigError, match="environment variable RUNWIRE_MODE is 'on'"):
         resolve(environ={"RUNWIRE_MODE": "on"})
 
@@ -126,7 +127,8 @@ def test_keys_of_other_installed_tables_may_share_the_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"project = ", b"\xff\xfe"])
-def test_a_broken_file_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_toml_file_that_cannot_be_read_is_refused(content: bytes, tmp_path: Path) -> None:
+    """A file that is no TOML is an error, not an empty one."""
     (tmp_path / "runwire.toml").write_bytes(content)
     with pytest.raises(ConfigError, match="is not valid TOML"):
         resolve(cwd=tmp_path)
@@ -178,12 +180,14 @@ def test_a_store_without_a_key_is_refused() -> None:
     assert resolve({"s3_endpoint": "http://store:9000", "mode": "disabled"}).mode == "disabled"
 
 
-def test_half_an_identity_is_refused() -> None:
+def test_half_a_kafka_login_is_refused() -> None:
+    """A user without a password is refused when settings are resolved."""
     with pytest.raises(ConfigError, match="RUNWIRE_KAFKA_SASL_PASSWORD_FILE"):
         resolve({"kafka_bootstrap_servers": "k:9092", "kafka_sasl_username": "agent"})
 
 
-def test_passwords_are_never_shown() -> None:
+def test_settings_never_show_their_passwords() -> None:
+    """Neither repr nor errors hold a secret."""
     given = {"kafka_bootstrap_servers": "k:9092", "kafka_sasl_username": "agent"}
     settings = resolve(given | {"kafka_sasl_password": "hunter2"})
     assert "hunter2" not in repr(settings) + repr(settings.kafka)
@@ -195,7 +199,7 @@ def test_passwords_are_never_shown() -> None:
     assert "hunter2" not in repr(settings) + repr(settings.s3)
 
 
-def test_a_settings_object_joins_as_its_changes() -> None:
+def test_settings_object_joins_as_its_changed_fields() -> None:
     """Fields left at their default do not hide the environment."""
     given = Settings(agent="none").changed()
     settings = resolve(given, {"RUNWIRE_PROJECT": "p"})

@@ -6,21 +6,24 @@ import contextlib
 import dataclasses
 import json
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runwire_schemas import avro_records, bundled, codec
+from runwire_schemas import avro_records, codec
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
 from runwire_schemas.errors import DecodeError, SchemaError
 from runwire_schemas.events import EVENTS, LogEvent, MetricBatch, ParamEvent
+from runwire_schemas.metric_encode import MetricParts
 from runwire_schemas.topics import TOPICS
 from runwire_schemas.varint import encode_long, encode_longs
 from support.effort import examples
 from unit.runwire_schemas import strategies as gen
 
 KINDS = sorted(EVENTS)
+AVRO = Path(codec.__file__).parent / "avro"
 HEAD = {"project": "p", "run_id": "r", "attempt": "a", "writer": "w", "rank": 0}
 LOG = LogEvent(**HEAD, seq=1, at_ns=2, stream="stdout", name="", level="", text="x")
 BATCH = MetricBatch(
@@ -39,7 +42,7 @@ BATCH = MetricBatch(
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
-def test_events_survive(kind: str, data: st.DataObject) -> None:
+def test_event_survives_encoding_and_decoding(kind: str, data: st.DataObject) -> None:
     """decode(encode(event)) is the event, for every kind; the body is what fastavro writes."""
     event = data.draw(gen.events(kind))
 
@@ -54,17 +57,18 @@ def test_events_survive(kind: str, data: st.DataObject) -> None:
 
 @settings(max_examples=examples(100), deadline=None)
 @given(batch=gen.metric_batches())
-def test_ready_bytes_make_the_same_message(batch: MetricBatch) -> None:
+def test_batch_of_ready_bytes_is_the_message_of_fastavro(batch: MetricBatch) -> None:
     """A batch encoded from ready index and value bytes is byte for byte what fastavro writes."""
     fields = gen.as_record(batch)
     name_idx, value = fields.pop("name_idx"), fields.pop("value")
 
-    message = codec.encode_metric_batch(
+    parts = MetricParts(
         **fields,
         name_idx_bytes=encode_longs(name_idx),
         points=len(name_idx),
         value_bytes=struct.pack(f"<{len(value)}d", *value),
     )
+    message = codec.encode_metric_parts(parts)
 
     assert message[5:] == gen.fastavro_bytes("metric", batch)
 
@@ -72,8 +76,8 @@ def test_ready_bytes_make_the_same_message(batch: MetricBatch) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=examples(150), deadline=None)
 @given(data=st.data())
-def test_mutated_messages_decode_or_refuse(kind: str, data: st.DataObject) -> None:
-    """Whatever happened to a message, the answer is an event or DecodeError."""
+def test_mutated_message_decodes_or_is_refused(kind: str, data: st.DataObject) -> None:
+    """A message with any damage gives an event or DecodeError."""
     message = data.draw(gen.mutated(codec.encode(data.draw(gen.events(kind)))))
     with contextlib.suppress(DecodeError):
         assert isinstance(codec.decode(message), EVENTS[codec.kind_of(message)])
@@ -81,9 +85,9 @@ def test_mutated_messages_decode_or_refuse(kind: str, data: st.DataObject) -> No
 
 @settings(max_examples=examples(200), deadline=None)
 @given(kind=st.sampled_from(KINDS), body=st.binary(max_size=300), bare=st.booleans())
-def test_random_bytes_decode_or_refuse(kind: str, body: bytes, bare: bool) -> None:
+def test_random_bytes_decode_or_are_refused(kind: str, body: bytes, bare: bool) -> None:
     """Random bytes, with and without a good header, give an event or DecodeError."""
-    header = b"" if bare else struct.pack(">BI", 0, bundled.BUNDLED_ID_BASE + 1 + KINDS.index(kind))
+    header = b"" if bare else struct.pack(">BI", 0, codec.BUNDLED_ID_BASE + 1 + KINDS.index(kind))
     with contextlib.suppress(DecodeError):
         codec.decode(header + body)
 
@@ -158,12 +162,12 @@ def test_events_that_do_not_fit_name_the_field(event: LogEvent, says: str) -> No
         codec.encode(event)
 
 
-@pytest.mark.parametrize("schema_id", bundled.BUNDLED)
+@pytest.mark.parametrize("schema_id", codec.BUNDLED)
 def test_bundled_ids_never_change_meaning(schema_id: int) -> None:
     """The fingerprint beside each id is that of the file, so an id keeps its meaning forever."""
-    stem, fingerprint = bundled.BUNDLED[schema_id]
+    stem, fingerprint = codec.BUNDLED[schema_id]
 
-    assert fingerprint == avro_records.fingerprint_of(codec._schema_text(stem))
+    assert fingerprint == avro_records.fingerprint_of((AVRO / f"{stem}.avsc").read_text())
     assert stem.partition(".")[0] in TOPICS
 
 
@@ -174,10 +178,10 @@ def test_kinds_without_schema_say_so() -> None:
             codec.schema_json(kind)
 
 
-def test_messages_of_other_schema_versions_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_of_other_schema_versions_resolve() -> None:
     """A schema learned from a registry is read with the schema in force: extra fields go, new
     ones take their default; the same schema under a registry's id counts as current."""
-    monkeypatch.setattr(codec, "_learned", {})
+    codec.resolve_with(None)
     same = json.loads(codec.schema_json("param"))
     newer = json.loads(codec.schema_json("param"))
     newer["fields"].append({"name": "unit", "type": "string"})
@@ -196,7 +200,7 @@ def test_messages_of_other_schema_versions_resolve(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("schema_id", "text", "says"),
     [
-        (bundled.BUNDLED_ID_BASE + 200, "{}", "reserved"),
+        (codec.BUNDLED_ID_BASE + 200, "{}", "reserved"),
         (1, "not json", "no Avro schema"),
         (1, '"string"', "no record"),
         (1, "[]", "no record"),
@@ -211,9 +215,9 @@ def test_foreign_schemas_are_refused(schema_id: int, text: str, says: str) -> No
         codec.learn_schema(schema_id, text)
 
 
-def test_an_id_keeps_its_first_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_keeps_its_first_schema() -> None:
     """The same id with another schema is refused."""
-    monkeypatch.setattr(codec, "_learned", {})
+    codec.resolve_with(None)
     codec.learn_schema(5, codec.schema_json("param"))
     codec.learn_schema(5, codec.schema_json("param"))
     with pytest.raises(SchemaError, match="taken"):

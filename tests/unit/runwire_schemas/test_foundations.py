@@ -1,4 +1,4 @@
-"""Paths, keys, varints and topics: small, and everything rests on them."""
+"""Paths, keys, varints and topics, on which everything else rests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from support.effort import examples
 from unit.runwire_schemas.strategies import NUMBERS, TEXT
 
 
-def test_state_dir_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_dir_takes_argument_before_environment_before_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Argument, then RUNWIRE_DIR, then XDG_STATE_HOME, then the home folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RUNWIRE_DIR", raising=False)
@@ -72,8 +74,8 @@ def test_run_keys_keep_their_parts_apart() -> None:
     assert identity.run_key("", "ab") != identity.run_key("ab", "")
 
 
-def test_any_text_has_a_key() -> None:
-    """Even what is no valid Unicode."""
+def test_text_that_is_no_unicode_has_a_key() -> None:
+    """Undecodable file names, which hold lone surrogates, hash too."""
     assert 0 <= identity.metric_id("\ud800") < 2**64
     assert len(identity.run_key("\udcff", "")) == 16
 
@@ -127,8 +129,8 @@ def test_every_event_has_a_topic_with_its_schema() -> None:
     assert all(topic.name == f"runwire.{kind}.v1" for kind, topic in topics.TOPICS.items())
 
 
-def test_the_trainers_imports_stay_light() -> None:
-    """What a trainer imports from here pulls in neither fastavro nor numpy."""
+def test_trainer_imports_neither_fastavro_nor_numpy() -> None:
+    """The modules that a trainer imports load neither fastavro nor numpy."""
     code = (
         "import sys, runwire_disk.paths, runwire_schemas.identity, runwire_schemas.errors, "
         "runwire_schemas.events, runwire_schemas.varint, runwire_schemas.topics, "

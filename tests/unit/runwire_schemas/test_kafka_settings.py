@@ -16,8 +16,8 @@ SECURE = {
 }
 
 
-def test_a_secure_destination() -> None:
-    """The protocol follows from what is set; the environment round-trips."""
+def test_protocol_follows_from_login_and_certificate() -> None:
+    """SASL and TLS settings imply SASL_SSL and SCRAM-SHA-512; the environment round-trips."""
     settings = from_environment(SECURE)
     assert settings is not None
     assert settings.client_config() == {
@@ -28,16 +28,16 @@ def test_a_secure_destination() -> None:
         "sasl.password": "s3cret",
         "ssl.ca.location": "/etc/ca.pem",
     }
-    assert settings.environment() == SECURE
+    assert settings.environment() == SECURE | {"RUNWIRE_KAFKA_TOPIC_PREFIX": "runwire"}
     assert from_environment(settings.environment()) == settings
 
 
-def test_secrets_are_not_written_down() -> None:
+def test_public_facts_of_kafka_hold_no_password() -> None:
     """Neither repr nor the public facts hold the password; the order of brokers does not matter."""
     settings = from_environment(SECURE)
     assert settings is not None
     assert "s3cret" not in repr(settings) + repr(settings.public())
-    assert settings.public()["sasl_password"] == "environment RUNWIRE_KAFKA_SASL_PASSWORD"
+    assert settings.public()["sasl_password"] == {"environment": "RUNWIRE_KAFKA_SASL_PASSWORD"}
     turned = from_environment(SECURE | {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "a:9093,b:9093"})
     assert turned is not None
     assert turned.destination == settings.destination
@@ -46,8 +46,8 @@ def test_secrets_are_not_written_down() -> None:
     assert other.destination != settings.destination
 
 
-def test_another_prefix_is_another_destination() -> None:
-    """Two pipelines on one cluster have an agent each; the default may be said or left out."""
+def test_destination_differs_when_the_topic_prefix_differs() -> None:
+    """Two pipelines on one cluster have an agent each; the default prefix may be named."""
     plain = KafkaSettings(bootstrap_servers="a")
     said = KafkaSettings(bootstrap_servers="a", topic_prefix="runwire")
     other = KafkaSettings(bootstrap_servers="a", topic_prefix="team.b")
@@ -56,12 +56,13 @@ def test_another_prefix_is_another_destination() -> None:
     assert other.environment()["RUNWIRE_KAFKA_TOPIC_PREFIX"] == "team.b"
 
 
-def test_without_brokers_there_is_none() -> None:
+def test_settings_are_none_when_no_brokers_are_named() -> None:
+    """An empty variable counts as unset."""
     assert from_environment({}) is None
     assert from_environment({"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": " "}) is None
 
 
-def test_a_password_file_is_read_when_needed(tmp_path: Path) -> None:
+def test_password_file_is_read_at_each_use(tmp_path: Path) -> None:
     """A rotated secret is seen; a missing file is named."""
     secret = tmp_path / "secret"
     settings = KafkaSettings(
@@ -84,6 +85,9 @@ def test_a_password_file_is_read_when_needed(tmp_path: Path) -> None:
         ({"topic_prefix": "a b"}, "TOPIC_PREFIX='a b': use letters"),
     ],
 )
-def test_what_cannot_work_is_said_with_the_variable(wrong: dict[str, str], says: str) -> None:
+def test_contradicting_settings_are_refused_with_the_variable(
+    wrong: dict[str, str], says: str
+) -> None:
+    """The error names the variable to set, or the accepted words."""
     with pytest.raises(KafkaSettingsError, match=says):
         KafkaSettings(bootstrap_servers="a:9092", **wrong)

@@ -13,11 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runwire_schemas import codec, metric_decode
+from runwire_schemas import codec
 from runwire_schemas.bounds import ARRAY_ITEMS_MAX
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import MetricBatch
-from runwire_schemas.metric_decode import MetricColumns, columns_of, decode_metric_batch
+from runwire_schemas.metric_decode import (
+    MetricColumns,
+    columns_of,
+    decode_fast,
+    decode_metric_batch,
+)
 from runwire_schemas.varint import encode_long
 from support.effort import examples
 from unit.runwire_schemas import strategies as gen
@@ -55,7 +60,8 @@ def test_fast_path_agrees_with_fastavro(batch: MetricBatch) -> None:
     """What our encoder writes takes the fast path and comes out as fastavro reads it."""
     message = codec.encode(batch)
 
-    fast = metric_decode._fast(message)
+    fast = decode_fast(message)
+    assert fast is not None
 
     record = fastavro.schemaless_reader(
         io.BytesIO(message[5:]),
@@ -71,7 +77,7 @@ def test_fast_path_agrees_with_fastavro(batch: MetricBatch) -> None:
 
 @settings(max_examples=examples(300), deadline=None)
 @given(data=st.data())
-def test_mutated_messages_agree(data: st.DataObject) -> None:
+def test_decoders_agree_on_mutated_messages(data: st.DataObject) -> None:
     """On damaged messages both decoders return the same points or both refuse."""
     message = data.draw(gen.mutated(codec.encode(data.draw(gen.metric_batches()))))
 
@@ -80,8 +86,8 @@ def test_mutated_messages_agree(data: st.DataObject) -> None:
 
 @settings(max_examples=examples(300), deadline=None)
 @given(body=st.binary(max_size=200))
-def test_random_bytes_agree(body: bytes) -> None:
-    """On random bytes both decoders agree."""
+def test_decoders_agree_on_random_bytes(body: bytes) -> None:
+    """Both decoders return the same points or both refuse."""
     message = codec.encode(BATCH)[:5] + body
 
     assert outcome(message, fast=True) == outcome(message, fast=False)
@@ -106,7 +112,7 @@ def test_points_are_expanded_per_call() -> None:
     assert (columns.first_seq, columns.last_seq, columns.points) == (1, 2, 3)
 
 
-def test_a_batch_without_points() -> None:
+def test_batch_without_points_has_empty_columns() -> None:
     """No points: empty columns and an empty range of call numbers."""
     empty = dataclasses.replace(
         BATCH, **{f.name: [] for f in dataclasses.fields(BATCH) if f.type.startswith("list")}
@@ -125,7 +131,7 @@ def test_inconsistent_batches_are_refused(changes: dict[str, list[int]], says: s
         decode_metric_batch(batch_body(**changes))
 
 
-def test_other_kinds_are_refused() -> None:
+def test_message_of_another_kind_is_refused() -> None:
     """A good message of another kind is no metric batch."""
     with pytest.raises(DecodeError, match="log event"):
         decode_metric_batch(codec.encode(LOG))
@@ -187,11 +193,12 @@ def test_arrays_beyond_any_honest_batch_are_refused(array: int) -> None:
         decode_metric_batch(message)
 
 
-def test_a_registry_id_takes_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registry_id_takes_the_fast_path() -> None:
     """The fast path goes by the schema's fingerprint, whatever number a registry gave it."""
-    monkeypatch.setattr(codec, "_learned", {})
+    codec.resolve_with(None)
     codec.learn_schema(42, codec.schema_json("metric"))
     message = struct.pack(">BI", 0, 42) + codec.encode(BATCH)[5:]
-    monkeypatch.setattr(codec, "decode", None)
 
-    assert decode_metric_batch(message).points == 3
+    columns = decode_fast(message)
+    assert columns is not None
+    assert columns.points == 3

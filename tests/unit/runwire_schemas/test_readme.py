@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import runwire_schemas
-from runwire_schemas.bundled import BUNDLED
+from runwire_schemas.codec import BUNDLED
 from runwire_schemas.topics import TOPICS, Topic
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runwire_schemas import bundled, codec
+from runwire_schemas import codec
 from runwire_schemas.errors import RegistryAway, SchemaError
 from runwire_schemas.events import EVENTS
 from runwire_schemas.registry import (
@@ -95,8 +95,8 @@ def registry(address: str, now: list[float], said: list[str]) -> Registry:
     return Registry(url, clock=lambda: now[0], say=said.append, timeout_s=5)
 
 
-def test_a_schema_is_asked_for_once(registry: Registry, script: Script) -> None:
-    """With the login of the URL, below its path; then from memory."""
+def test_schema_is_requested_once_and_then_remembered(registry: Registry, script: Script) -> None:
+    """One request, with the login of the URL and below its path; then the answer is from memory."""
     script.answers["/sub/schemas/ids/7"] = METRIC
     assert registry.schema_text(7) == registry.schema_text(7) == codec.schema_json("metric")
     ((path, headers),) = script.asked
@@ -106,7 +106,7 @@ def test_a_schema_is_asked_for_once(registry: Registry, script: Script) -> None:
     assert "p@ss" not in registry.shown
 
 
-def test_an_unknown_id_is_believed_for_a_short_while(
+def test_unknown_id_is_not_requested_again_for_10_s(
     registry: Registry, script: Script, now: list[float]
 ) -> None:
     """A stream of such messages costs one request, and a schema registered later is found."""
@@ -117,7 +117,8 @@ def test_an_unknown_id_is_believed_for_a_short_while(
     assert registry.schema_text(7) == codec.schema_json("metric")
 
 
-def test_a_schema_of_another_language_is_none_of_ours(registry: Registry, script: Script) -> None:
+def test_schema_of_another_language_counts_as_unknown(registry: Registry, script: Script) -> None:
+    """A JSON schema under the id is no Avro schema."""
     script.answers["/sub/schemas/ids/7"] = (200, {"schema": "{}", "schemaType": "JSON"})
     assert registry.schema_text(7) is None
 
@@ -137,10 +138,10 @@ def test_a_schema_of_another_language_is_none_of_ours(registry: Registry, script
         ((503, b"busy"), "answers 503"),
     ],
 )
-def test_no_answer_is_no_verdict_about_the_message(
+def test_registry_without_usable_answer_raises_away(
     registry: Registry, script: Script, now: list[float], *, answer: tuple[int, Any], says: str
 ) -> None:
-    """What a registry that is away, locked or misplaced cannot tell is never "no such schema"."""
+    """An unreachable, locked or misplaced registry never means "no such schema"."""
     script.default = answer
     for _ in range(3):
         with pytest.raises(RegistryAway, match=says) as caught:
@@ -152,16 +153,17 @@ def test_no_answer_is_no_verdict_about_the_message(
     assert registry.schema_text(7) == codec.schema_json("metric")
 
 
-def test_a_silent_registry_is_away(address: str, script: Script) -> None:
+def test_registry_that_does_not_answer_in_time_is_away(address: str, script: Script) -> None:
+    """A registry that accepts the connection and stays silent ends in RegistryAway."""
     script.silence.clear()
     with pytest.raises(RegistryAway, match=r"does not answer \(timed out\)"):
         Registry(f"http://{address}", timeout_s=0.1).schema_text(7)
 
 
-def test_producers_go_on_with_bundled_ids(
+def test_producers_use_bundled_ids_until_schemas_are_registered(
     registry: Registry, script: Script, said: list[str], now: list[float]
 ) -> None:
-    """While the registry is away, and until the schemas are registered; said once each."""
+    """Also while the registry is unreachable; each reason is logged once."""
     script.default = (503, b"")
     for _ in range(3):
         assert registry.ids() == BUNDLED
@@ -182,16 +184,18 @@ def test_producers_go_on_with_bundled_ids(
     assert "runwire.metric.v1-value" not in fewer
 
 
-@pytest.mark.parametrize("schema_id", [0, -1, bundled.BUNDLED_ID_BASE, "7", None, True and 2**40])
-def test_an_id_that_cannot_be_is_not_used(
+@pytest.mark.parametrize("schema_id", [0, -1, codec.BUNDLED_ID_BASE, "7", None, True and 2**40])
+def test_id_outside_the_usable_range_is_not_used(
     registry: Registry, script: Script, said: list[str], schema_id: object
 ) -> None:
+    """The bundled ids are used instead, and the reason names the range."""
     script.default = (200, {"id": schema_id})
     assert registry.ids() == BUNDLED
     assert "ids from 1 to 2130706431 can be used" in said[0]
 
 
-def test_registering_says_why_not(registry: Registry, script: Script) -> None:
+def test_register_names_the_reason_of_a_refusal(registry: Registry, script: Script) -> None:
+    """A refusal or a wrong login is an error that names its cause."""
     subject = "/sub/subjects/runwire.metric.v1-value"
     script.answers[f"{subject}/versions"] = (409, {"error_code": 409, "message": "field gone"})
     with pytest.raises(RegistryRefused, match="answers 409"):
@@ -204,12 +208,14 @@ def test_registering_says_why_not(registry: Registry, script: Script) -> None:
 @pytest.mark.parametrize(
     "url", ["ftp://host", "host:8081", "http://", "http://h:99999", "http://h:x"]
 )
-def test_an_address_that_is_none(url: str) -> None:
+def test_malformed_registry_url_is_refused_with_the_variable(url: str) -> None:
+    """Other schemes, missing hosts and impossible ports are refused at once."""
     with pytest.raises(SchemaError, match="RUNWIRE_SCHEMA_REGISTRY_URL is no address"):
         Registry(url)
 
 
-def test_no_registry_is_the_normal_case() -> None:
+def test_registry_is_none_unless_its_variable_is_set() -> None:
+    """A registry is optional; with a URL its subjects follow the topic prefix."""
     assert from_environment({}) is None
     found = from_environment({"RUNWIRE_SCHEMA_REGISTRY_URL": "http://[::1]:8081"}, prefix="p")
     assert found is not None
@@ -217,7 +223,8 @@ def test_no_registry_is_the_normal_case() -> None:
     assert found.shown.endswith("http://[::1]:8081")
 
 
-def test_a_message_gets_another_id() -> None:
+def test_message_keeps_its_body_under_another_id() -> None:
+    """Only the id changes; a message without the header is refused."""
     assert with_id(b"\x00\x7f\x00\x00\x03body", 258) == b"\x00\x00\x00\x01\x02body"
     for none in (b"", b"\x00\x01", b"\x01\x00\x00\x00\x01body"):
         with pytest.raises(SchemaError, match="without the Avro header"):

@@ -17,7 +17,8 @@ WHOLE = {
 }
 
 
-def test_the_environment_round_trips() -> None:
+def test_environment_of_s3_settings_round_trips() -> None:
+    """The variables that settings give to another process make the same settings there."""
     settings = from_environment(WHOLE)
     assert settings is not None
     assert settings.environment() == WHOLE
@@ -25,8 +26,8 @@ def test_the_environment_round_trips() -> None:
     assert settings.identity == ("trainer", "s3cret")
 
 
-def test_without_an_endpoint_there_is_none() -> None:
-    """Whatever else is set; the bucket has a default."""
+def test_settings_are_none_when_no_endpoint_is_named() -> None:
+    """All other variables mean nothing then; the bucket has a default."""
     assert from_environment({}) is None
     assert from_environment(WHOLE | {"RUNWIRE_S3_ENDPOINT": " "}) is None
     named = from_environment(WHOLE | {"RUNWIRE_S3_BUCKET": ""})
@@ -43,7 +44,7 @@ def test_without_an_endpoint_there_is_none() -> None:
         ("[::1]:9000", "[::1]:9000", "https://[::1]:9000"),
     ],
 )
-def test_endpoints(endpoint: str, address: str, url: str) -> None:
+def test_endpoint_is_encrypted_unless_it_says_http(endpoint: str, address: str, url: str) -> None:
     """Encrypted unless the endpoint says otherwise."""
     settings = S3Settings(endpoint=endpoint, access_key="a", secret_key="b")
     assert (settings.address, settings.url) == (address, url)
@@ -57,24 +58,27 @@ def test_endpoints(endpoint: str, address: str, url: str) -> None:
         *("https://store?x=1", "http://[::1", "store:70000"),
     ],
 )
-def test_what_is_no_endpoint(endpoint: str) -> None:
+def test_malformed_endpoint_is_refused_with_the_accepted_forms(endpoint: str) -> None:
+    """Other schemes, paths, queries and impossible ports are refused."""
     with pytest.raises(S3SettingsError, match=r"RUNWIRE_S3_ENDPOINT.*http://host:port"):
         S3Settings(endpoint=endpoint, access_key="a", secret_key="b")
 
 
-def test_a_login_in_the_endpoint_is_refused_and_not_repeated() -> None:
+def test_login_in_the_endpoint_is_refused_and_not_repeated() -> None:
+    """The error names the variables for the login and never shows it."""
     with pytest.raises(S3SettingsError, match="RUNWIRE_S3_SECRET_KEY_FILE") as caught:
         S3Settings(endpoint="http://me:hidden@store:9000", access_key="a", secret_key="b")
     assert "hidden" not in str(caught.value)
 
 
 @pytest.mark.parametrize("bucket", ["ab", "Upper", "a_b", "-ab", "ab-", "a" * 64, "../up"])
-def test_what_is_no_bucket(bucket: str) -> None:
+def test_malformed_bucket_name_is_refused_by_its_variable(bucket: str) -> None:
+    """The rules are those of S3 itself."""
     with pytest.raises(S3SettingsError, match="RUNWIRE_S3_BUCKET"):
         S3Settings(endpoint="store", bucket=bucket, access_key="a", secret_key="b")
 
 
-def test_half_an_identity() -> None:
+def test_half_a_login_is_refused_by_the_missing_variable() -> None:
     """The sentence names the variable that is missing."""
     with pytest.raises(S3SettingsError, match="RUNWIRE_S3_ACCESS_KEY"):
         S3Settings(endpoint="store", secret_key="b")
@@ -82,7 +86,8 @@ def test_half_an_identity() -> None:
         S3Settings(endpoint="store", access_key="a")
 
 
-def test_secrets_are_not_written_down(tmp_path: Path) -> None:
+def test_public_facts_of_s3_hold_no_secret_key(tmp_path: Path) -> None:
+    """Facts and repr have the place of a secret, and the access key id unless it is in a file."""
     settings = from_environment(WHOLE)
     assert settings is not None
     assert "s3cret" not in repr(settings) + repr(settings.public())
@@ -90,16 +95,16 @@ def test_secrets_are_not_written_down(tmp_path: Path) -> None:
         "endpoint": "http://store:9000",
         "bucket": "team-a",
         "access_key": "trainer",
-        "secret_key": "environment RUNWIRE_S3_SECRET_KEY",
+        "secret_key": {"environment": "RUNWIRE_S3_SECRET_KEY"},
         "region": "eu-west-1",
     }
     filed = S3Settings(endpoint="store", access_key_file="/a", secret_key_file="/s")
-    assert filed.public()["access_key"] == "file /a"
-    assert filed.public()["secret_key"] == "file /s"
+    assert filed.public()["access_key"] == {"file": "/a"}
+    assert filed.public()["secret_key"] == {"file": "/s"}
 
 
-def test_keys_from_files(tmp_path: Path) -> None:
-    """A file wins over the value; what is wrong with it is said with its name."""
+def test_key_file_wins_over_the_value_and_its_faults_are_named(tmp_path: Path) -> None:
+    """The file counts at each use; an empty or missing one is an error with its name."""
     access, secret = tmp_path / "access", tmp_path / "secret"
     access.write_text("trainer\n")
     secret.write_text(" s3cret \n")

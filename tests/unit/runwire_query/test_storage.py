@@ -1,4 +1,4 @@
-"""Runs and checkpoints as `runwire checkpoints` finds them in a store, and tells them."""
+"""The project of a run is resolved from the names in the store."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ RUN_IDS = ["r", "sweep/1", "a:b", "50%", "back\\slash", "ü" * 200, "x" * 300]
 
 
 @pytest.mark.parametrize("run_id", RUN_IDS)
-def test_a_run_is_found_without_its_project(run_id: str) -> None:
-    """Whatever its id holds: the name of its checkpoints is made in one place only."""
+def test_project_of_run_is_the_only_one_with_its_checkpoints(run_id: str) -> None:
+    """Any run id resolves to the project of its checkpoints; two projects are refused by name."""
     store = MemoryStore()
     put_checkpoint(store, 1, 10, project="q", run_id=run_id)
     put_checkpoint(store, 2, 10, project="elsewhere", run_id="another")

@@ -1,0 +1,115 @@
+"""The typed rows of the query API, read from the views of a real engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runwire_query.api.follow import Follower
+from runwire_query.api.lineage import ask_if_reachable
+from runwire_query.api.metrics import read_completeness, read_curve, read_latest
+from runwire_query.api.runs import (
+    RunDetail,
+    RunRef,
+    find_run,
+    list_runs,
+    read_params,
+    read_status,
+)
+from runwire_query.connection import Reader, connect
+from runwire_query.errors import QueryError
+from runwire_query.text.run_page import json_value
+from runwire_schemas.events import MetricBatch
+from support.builders import AT_NS, param_event, run_event
+
+pytestmark = pytest.mark.engine
+
+RUN = RunRef(project="tests", run_id="run-1")
+STARTED = datetime.fromtimestamp(AT_NS // 10**9, UTC)
+
+
+@pytest.fixture
+def reader(feed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
+    """A connection as the commands open it, to the database that the feed fills."""
+    monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", feed.url)
+    made = connect(str(tmp_path))
+    yield made
+    made.close()
+
+
+def test_runs_are_typed_rows_with_utc_times(feed: Any, reader: Reader) -> None:
+    """Lists are filtered and newest first; a detail has every column of the view."""
+    feed.write(
+        run_event(name="alpha", tags={"team": "red"}),
+        run_event(run_id="run-2", writer="w2", at_ns=AT_NS + 10**9),
+        run_event(run_id="else", project="other", writer="w3"),
+    )
+    assert [run.run_id for run in list_runs(reader, project="tests")] == ["run-2", "run-1"]
+    assert [run.run_id for run in list_runs(reader, project="tests", limit=1)] == ["run-2"]
+    assert list_runs(reader, status="failed") == []
+    detail = find_run(reader, "alpha")
+    assert (detail.ref, detail.started_at, detail.tags) == (RUN, STARTED, {"team": "red"})
+    (columns,) = feed.rows("SELECT groupArray(name) FROM system.columns WHERE table = 'v_runs'"
+                           " AND database = currentDatabase()")  # fmt: skip
+    assert {field.name for field in fields(RunDetail)} == set(columns[0])
+    assert json_value(detail)["started_at"] == f"{STARTED:%Y-%m-%d %H:%M:%S}"
+
+
+def test_run_is_found_by_unique_beginning_and_never_guessed(feed: Any, reader: Reader) -> None:
+    """Several candidates are listed, an unknown name is an error, and a deleted run has a word."""
+    feed.write(run_event(), run_event(run_id="run-2", writer="w2"))
+    assert find_run(reader, "run-1", "tests").ref == RUN
+    with pytest.raises(QueryError, match=r"fits 2 runs[\s\S]*run-1[\s\S]*"):
+        find_run(reader, "run-")
+    with pytest.raises(QueryError, match="no run has the id or name 'nobody'"):
+        find_run(reader, "nobody")
+    assert read_status(reader, RUN) == "running"
+    assert read_status(reader, RunRef(project="tests", run_id="gone")) == "deleted"
+
+
+def test_metrics_params_and_completeness_are_those_of_the_run(
+    feed: Any, reader: Reader, points: Callable[..., MetricBatch]
+) -> None:
+    """A NaN is the last value, and neither an extreme nor part of a curve's means."""
+    feed.write(run_event(), param_event(), points([(1, 10, 2.0), (2, 20, 1.0), (3, 30, math.nan)]))
+    assert read_params(reader, RUN) == {"lr": "0.1"}
+    (latest,) = read_latest(reader, RUN)
+    assert (latest.metric, latest.step, latest.min, latest.max) == ("loss", 30, 1.0, 2.0)
+    assert math.isnan(latest.value)
+    assert latest.at.tzinfo is UTC
+    curve = read_curve(reader, RUN, "loss", 0)
+    assert [(point.step, point.value) for point in curve[:2]] == [(10, 2.0), (20, 1.0)]
+    assert curve[2].value is None or math.isnan(curve[2].value)
+    (row,) = read_completeness(reader, RUN)
+    assert (row.rank, row.stored, row.accepted, row.dropped) == (0, 3, 3, 0)
+
+
+def test_follower_returns_each_call_once_and_late_ones_too(
+    feed: Any, reader: Reader, points: Callable[..., MetricBatch]
+) -> None:
+    """The first poll has the last lines; a call that becomes visible late is still returned."""
+    feed.write(run_event(), points([(1, 10, 2.0), (3, 30, 1.0)]))
+    follower = Follower(reader, RUN, ["lo"], lines=1)
+    assert [call.step for call in follower.new_calls()] == [30]
+    assert follower.new_calls() == []
+    feed.write(points([(2, 20, 1.5)]))
+    (late,) = follower.new_calls()
+    assert (late.step, late.values, late.at.tzinfo) == (20, {"loss": 1.5}, UTC)
+    assert follower.new_calls() == []
+
+
+def test_answer_without_clickhouse_has_the_reason_instead_of_a_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists of the store go on, and can say what is missing."""
+    monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", "http://me:geheim@127.0.0.1:1/x")
+    answer = ask_if_reachable(str(tmp_path), lambda reader: reader.rows("SELECT 1"))
+    assert answer.value is None
+    assert "http://127.0.0.1:1/x does not answer" in answer.missing_because
+    assert "geheim" not in answer.missing_because
