@@ -25,8 +25,7 @@ import psutil
 
 import runwire
 from measure import figure, machine, median
-from runwire.checkpoints.compress import compress_file, decompressed
-from runwire.checkpoints.state_file import digest_of
+from runwire.checkpoints.state_file import compress_file, decompressed, digest_of
 from runwire_schemas.connections.s3 import S3Settings
 from stores import distant_bucket, fresh_bucket
 

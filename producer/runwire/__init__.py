@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from runwire.errors import ArtifactError, CheckpointError, ConfigError, RunwireError
-from runwire.report import FlushReport
 from runwire.run import Run
+from runwire.session import FlushReport
 from runwire.settings import Settings
 from runwire.start import active_run, current, init, start_run
 from runwire.version import __version__
@@ -21,10 +21,10 @@ from runwire_disk.spool.format import SpoolError
 if TYPE_CHECKING:
     from runwire.artifacts.artifact import Artifact as Artifact
     from runwire.artifacts.histogram import Histogram as Histogram
-    from runwire.artifacts.ref import ArtifactRef as ArtifactRef
     from runwire.checkpoints.loading import Checkpoint as Checkpoint
     from runwire.checkpoints.loading import read_checkpoint as read_checkpoint
     from runwire.checkpoints.saver import Saved
+    from runwire.outbox.ref import ArtifactRef as ArtifactRef
     from runwire_store.retention import Retention as Retention
 
 __all__ = [
@@ -215,7 +215,7 @@ for _name in _OF_CURRENT_RUN:
 # Loaded by those who use them: every trainer pays for what `import runwire` loads.
 _WHEN_USED = {
     "Artifact": "runwire.artifacts.artifact",
-    "ArtifactRef": "runwire.artifacts.ref",
+    "ArtifactRef": "runwire.outbox.ref",
     "Checkpoint": "runwire.checkpoints.loading",
     "Histogram": "runwire.artifacts.histogram",
     "Retention": "runwire_store.retention",

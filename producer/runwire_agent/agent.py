@@ -253,7 +253,7 @@ class Agent:
             return False
         return True
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """The lock and the folders are the parent's."""
         self.stop.set()
         self.ended.set()

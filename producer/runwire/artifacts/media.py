@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runwire.errors import ArtifactError
-from runwire.params.json_text import json_text
+from runwire.safe_text import json_text
 
 __all__ = ["figure_png", "image_content", "table_jsonl"]
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from runwire.params.redaction import redact_argv
+from runwire.safe_text import redact_argv
 from runwire_disk.host import hostname
 
 __all__ = ["environment_facts", "git_facts"]

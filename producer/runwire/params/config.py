@@ -8,7 +8,7 @@ from typing import Any
 
 from runwire.errors import ConfigError
 from runwire.guard import Guard
-from runwire.params.json_text import as_mapping, json_text
+from runwire.safe_text import as_mapping, json_text
 
 __all__ = ["KEY_CHARS_MAX", "Config"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from runwire.guard import Guard
-from runwire.params.json_text import as_mapping, json_text
+from runwire.safe_text import as_mapping, json_text
 
 __all__ = ["Summary"]
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from runwire_disk.spool.format import (
     LAST_WORD,
@@ -35,6 +36,18 @@ class RecordTooLarge(SpoolError, ValueError):  # noqa: N818 - reads as the reaso
     """A record does not fit any segment."""
 
 
+class SeriesState(NamedTuple):
+    """A series' next position by names, for readers off the hot path.
+
+    Units: `offset` in bytes of the live segment, the rest counts since the writer began.
+    """
+
+    offset: int
+    seq: int
+    call: int
+    accepted: int
+
+
 class Series:
     """One series: the live segment, the next position and the lock around both."""
 
@@ -48,6 +61,11 @@ class Series:
         self.state = (0, 0, 0, 0)
         self.limit = 0
         self._next_size = SEGMENT_BYTES_MIN
+
+    @property
+    def view(self) -> SeriesState:
+        """The state as it is now, by names."""
+        return SeriesState(*self.state)
 
     def append(self, kind: int, payload: bytes) -> int:
         """Store one record and return its sequence number. The caller holds `lock`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from runwire import ArtifactError
-from runwire.outbox.capture import Capture, Entry
+from runwire.outbox.arguments import Entry
+from runwire.outbox.capture import Capture
 from runwire_disk.outbox.request import CONTENT_DIR, content_path
 
 CONTENT = os.urandom(3 * 1024 * 1024 + 7)
@@ -45,7 +47,7 @@ def test_kernels_that_do_not_copy(
 ) -> None:
     """Between some file systems the bytes have to go through this process."""
     monkeypatch.setattr(os, "copy_file_range", failing(code), raising=False)
-    monkeypatch.setattr("runwire.outbox.capture._clone", lambda *_: -1)
+    monkeypatch.setattr(fcntl, "ioctl", failing(errno.EOPNOTSUPP))
     file = Capture(folder, unlimited).take(Entry(path="x", source=source), 3)
     assert (file.index, file.size) == (3, len(CONTENT))
     assert content_path(folder, 3).read_bytes() == CONTENT
@@ -83,7 +85,7 @@ def test_a_disk_that_fails_while_reading(
 ) -> None:
     """The sentence names the file that cannot be read."""
     monkeypatch.setattr(os, "copy_file_range", failing(errno.EIO), raising=False)
-    monkeypatch.setattr("runwire.outbox.capture._clone", lambda *_: -1)
+    monkeypatch.setattr(fcntl, "ioctl", failing(errno.EOPNOTSUPP))
     with pytest.raises(ArtifactError, match="source' cannot be read"):
         Capture(folder, unlimited).take(Entry(path="x", source=source), 0)
 
@@ -93,7 +95,7 @@ def test_a_full_disk_is_no_reason_to_copy(
     folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     monkeypatch.setattr(os, call, failing(errno.ENOSPC), raising=False)
-    monkeypatch.setattr("runwire.outbox.capture._clone", lambda *_: -1)
+    monkeypatch.setattr(fcntl, "ioctl", failing(errno.EOPNOTSUPP))
     entry = Entry(path="x", source=source, immutable=call == "link")
     with pytest.raises(OSError, match="No space"):
         Capture(folder, unlimited).take(entry, 0)

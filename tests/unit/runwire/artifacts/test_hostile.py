@@ -5,6 +5,8 @@ Each refusal leaves an empty outbox.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import socket
@@ -15,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from runwire import Artifact, ArtifactError
-from runwire.outbox import capture
-from runwire.outbox.capture import Capture, Entry
+from runwire.outbox.arguments import Entry
+from runwire.outbox.capture import Capture
+from runwire.outbox.outbox import Outbox
 from runwire.run import Run
 from runwire_disk.outbox.request import CONTENT_DIR
-from support.artifacts import contents, folders_in, requests
+from support.artifacts import RecordingWriter, contents, folders_in, requests
 
 LONE = "\udcff"
 LONG = "n" * 1000
@@ -92,7 +95,7 @@ def test_file_names_that_are_no_text(root: Path, run: Run, tmp_path: Path) -> No
         (lambda: Artifact("a", aliases=["a:b"]).add_bytes(b"", "x"), "alias="),
         (lambda: Artifact("a", aliases=["x" * 65]).add_bytes(b"", "x"), "alias="),
         (lambda: Artifact("a", metadata={"k": "v" * 70_000}).add_bytes(b"", "x"), "64 KiB"),
-        (lambda: Artifact(7).add_bytes(b"", "x"), "is no text"),  # type: ignore[arg-type]
+        (lambda: Artifact(7).add_bytes(b"", "x"), "is not a string"),  # type: ignore[arg-type]
     ],
 )
 def test_artifacts_that_are_refused(
@@ -108,8 +111,8 @@ def test_arguments_that_are_refused(root: Path, run: Run, tmp_path: Path) -> Non
     refused(root, lambda: run.log_artifact(tmp_path / "a", policy="move"), "policy='move'")
     refused(root, lambda: run.log_artifact("/"), ".")
     refused(root, lambda: run.log_artifact("a\0b"), "control characters")
-    refused(root, lambda: run.log_artifact("a\0b", "n"), "is no path")
-    refused(root, lambda: run.log_artifact("x/" * 5000, "n"), "is no path: File name too long")
+    refused(root, lambda: run.log_artifact("a\0b", "n"), "is not a path")
+    refused(root, lambda: run.log_artifact("x/" * 5000, "n"), "is not a path: File name too long")
     far = "s3://bucket/key"
     refused(root, lambda: run.log_artifact(far, policy="reference"), "not on this machine")
 
@@ -147,7 +150,7 @@ def test_links_between_folders_do_not_multiply(root: Path, run: Run, tmp_path: P
         for other in "abcdefgh":
             if other != name:
                 (tmp_path / "d" / name / f"to-{other}").symlink_to(f"../{other}")
-    refused(root, lambda: run.log_artifact(tmp_path / "d"), "no end of names")
+    refused(root, lambda: run.log_artifact(tmp_path / "d"), "would never end")
 
 
 def test_a_link_that_the_user_names_is_followed(root: Path, run: Run, tmp_path: Path) -> None:
@@ -208,16 +211,23 @@ class Meddler:
 
     def __init__(self, patch: pytest.MonkeyPatch, act: Callable[[int], None], times: int) -> None:
         self.calls, self._act, self._times = 0, act, times
-        self._copy = capture._copy_all
-        patch.setattr(capture, "_copy_all", self)
-        patch.setattr(capture, "_clone", lambda *_: -1)  # a clone is of one state by itself
+        self._read = os.read
+        patch.setattr(os, "read", self)
+        # Neither a clone, which is of one state by itself, nor a copy by the kernel.
+        patch.setattr(fcntl, "ioctl", unsupported)
+        patch.setattr(os, "copy_file_range", unsupported, raising=False)
 
-    def __call__(self, source: int, target: int, path: Path) -> int:
-        copied = self._copy(source, target, path)
-        if self.calls < self._times:
-            self._act(self.calls)
-        self.calls += 1
-        return copied
+    def __call__(self, source: int, size: int) -> bytes:
+        data = self._read(source, size)
+        if not data:  # the end of one copy
+            if self.calls < self._times:
+                self._act(self.calls)
+            self.calls += 1
+        return data
+
+
+def unsupported(*_: object, **__: object) -> int:
+    raise OSError(errno.EOPNOTSUPP, "not supported")
 
 
 def append(path: Path, data: bytes) -> None:
@@ -242,7 +252,7 @@ def test_a_file_that_never_rests(
     path = tmp_path / "log"
     path.write_bytes(b"0")
     Meddler(monkeypatch, lambda _: append(path, b"x"), times=100)
-    refused(root, lambda: run.log_artifact(path), "changes all the time")
+    refused(root, lambda: run.log_artifact(path), "changed during each of 3 copies")
 
 
 def test_a_file_that_goes_away(
@@ -274,7 +284,7 @@ def test_a_file_replaced_by_a_link(root: Path, run: Run, tmp_path: Path, seed: i
     entries = list(artifact.entries())
     victim.unlink()
     victim.symlink_to("/etc/passwd")
-    outbox = run._session.outbox
+    outbox = Outbox(RecordingWriter())
     refused(root, lambda: outbox.submit("a", "file", entries), "became a link")
 
 
@@ -285,8 +295,10 @@ def test_references_to_what_is_no_file(root: Path, run: Run, tmp_path: Path) -> 
     (folder / "file").write_bytes(b"x")
     os.mkfifo(folder / "pipe")
     for path in (folder, folder / "pipe", "/dev/zero"):
-        refused(root, lambda path=path: run.log_artifact(path, "n", policy="reference"), "no file")
+        refused(
+            root, lambda path=path: run.log_artifact(path, "n", policy="reference"), "is not a file"
+        )
         artifact = Artifact("n").add_reference(path)
-        refused(root, lambda artifact=artifact: run.log_artifact(artifact), "no file")
+        refused(root, lambda artifact=artifact: run.log_artifact(artifact), "is not a file")
     missing = Artifact("n").add_reference(tmp_path / "missing")
     refused(root, lambda: run.log_artifact(missing), "No such file")

@@ -11,9 +11,18 @@ import pytest
 
 import runwire
 from runwire import Artifact, ArtifactError
+from runwire.outbox.arguments import Entry
+from runwire.outbox.outbox import Outbox
 from runwire.run import Run
 from runwire_disk.outbox.request import content_path, outbox_dir
-from support.artifacts import artifact_events, contents, events, folders_in, requests
+from support.artifacts import (
+    RecordingWriter,
+    artifact_events,
+    contents,
+    events,
+    folders_in,
+    requests,
+)
 
 
 def only_contents(root: Path) -> dict[str, bytes]:
@@ -208,9 +217,7 @@ def test_what_the_settings_know_never_reaches_a_file(
 
 def test_an_id_belongs_to_one_artifact(root: Path, run: Run) -> None:
     """A caller that brings its own id twice is refused, and the first content stays."""
-    from runwire.outbox.outbox import Entry
-
-    outbox, entry = run._session.outbox, Entry(path="x", source=b"1")
+    outbox, entry = Outbox(RecordingWriter()), Entry(path="x", source=b"1")
     outbox.commit(outbox.stage("a", "file", [entry], artifact="0" * 32))
     with pytest.raises(ArtifactError):
         outbox.stage("b", "file", [entry], artifact="0" * 32)

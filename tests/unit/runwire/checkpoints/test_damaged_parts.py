@@ -9,7 +9,8 @@ import pytest
 
 import runwire
 from runwire.checkpoints.finding import Finder
-from runwire.checkpoints.resuming import load
+from runwire.checkpoints.loading import load
+from runwire.checkpoints.local import LocalCheckpoints
 from runwire.run import Run
 from runwire_store.catalog import Catalog
 from runwire_store.layout import blob_key
@@ -65,8 +66,8 @@ def test_no_node_goes_back_alone(root: Path, run: Run, tmp_path: Path) -> None:
     file.unlink()
     told = r"copy of rank 0 of checkpoint 2 cannot be used: .* load_checkpoint\(1\) on all ranks"
     finder = Finder(
-        settings=run._session.settings,
-        local=run._saver().local,
+        settings=runwire.Settings.resolve({}),
+        local=LocalCheckpoints(root / "checkpoints", "p", "r"),
         project="p",
         run_id="r",
         rank=0,

@@ -10,6 +10,7 @@ import pytest
 
 import runwire
 from runwire.checkpoints.finding import Finder
+from runwire.checkpoints.local import LocalCheckpoints
 from runwire.run import Run
 from runwire_store.open import FOLDER
 from runwire_store.store import StoreAway
@@ -23,11 +24,10 @@ def file(tmp_path: Path) -> Path:
     return made
 
 
-def finder(run: Run, **changes: object) -> Finder:
-    session = run._session
+def finder(root: Path, **changes: object) -> Finder:
     return Finder(
-        settings=session.settings,
-        local=run._saver().local,
+        settings=runwire.Settings.resolve({}),
+        local=LocalCheckpoints(root / "checkpoints", "p", "r"),
         project="p",
         run_id="r",
         rank=0,
@@ -48,15 +48,15 @@ def test_nodes_with_disks_of_their_own_load_what_all_can_see(
     run.log_checkpoint(file, 1, is_best=True)
     upload(root)
     run.log_checkpoint(file, 2, is_best=True)
-    assert steps(finder(run), "latest") == [2, 1]
-    assert steps(finder(run, only_stored=True), "latest") == [1]
-    assert steps(finder(run, only_stored=True), "best") == [1]
-    assert steps(finder(run, only_stored=True), 2) == [2]  # who names it means it
+    assert steps(finder(root), "latest") == [2, 1]
+    assert steps(finder(root, only_stored=True), "latest") == [1]
+    assert steps(finder(root, only_stored=True), "best") == [1]
+    assert steps(finder(root, only_stored=True), 2) == [2]  # who names it means it
 
 
 @pytest.mark.parametrize("which", ["latest", "best"])
 def test_nodes_that_cannot_ask_the_store_do_not_start_afresh(
-    run: Run, file: Path, monkeypatch: pytest.MonkeyPatch, which: str
+    root: Path, run: Run, file: Path, monkeypatch: pytest.MonkeyPatch, *, which: str
 ) -> None:
     """What lies on this disk may be on no other; None would train from scratch, silently."""
     run.log_checkpoint(file, 1, is_best=True)
@@ -67,11 +67,11 @@ def test_nodes_that_cannot_ask_the_store_do_not_start_afresh(
     monkeypatch.setattr("runwire_store.open.open_store", away)
     with pytest.raises(
         runwire.CheckpointError,
-        match=r"that all nodes .* the store does not answer: no route .* RUNWIRE_CHECKPOINT_DIR",
+        match=r"that all nodes .* the store is unreachable: no route .* RUNWIRE_CHECKPOINT_DIR",
     ):
-        steps(finder(run, only_stored=True), which)
-    assert steps(finder(run, only_stored=True), 1) == [1]  # who names it means it
-    assert steps(finder(run), which) == [1]
+        steps(finder(root, only_stored=True), which)
+    assert steps(finder(root, only_stored=True), 1) == [1]  # who names it means it
+    assert steps(finder(root), which) == [1]
 
 
 def test_files_of_others_are_compared_with_what_was_stored(

@@ -75,7 +75,7 @@ def test_retention_deletes_the_note_only(run: Run, folder: Path) -> None:
     for step in range(4):
         run.log_checkpoint(folder, step, retention=runwire.Retention(keep_last=1))
     assert run.load_checkpoint("latest").step == 3
-    with pytest.raises(runwire.CheckpointError, match="complete are those of the steps 3"):
+    with pytest.raises(runwire.CheckpointError, match="complete ones: steps 3"):
         run.load_checkpoint(0)
     assert len(list(folder.rglob("*"))) == 4
 
@@ -83,7 +83,7 @@ def test_retention_deletes_the_note_only(run: Run, folder: Path) -> None:
 def test_arguments_that_are_refused(run: Run, folder: Path, tmp_path: Path) -> None:
     for path, step, how, words in (
         (tmp_path / "none", 1, {}, "does not exist"),
-        (folder, -1, {}, "has a step from 0 on"),
+        (folder, -1, {}, "the step of a checkpoint is at least 0"),
         (folder, "x", {}, "step must be an integer"),
         (folder, 1, {"kind": "zip"}, "one of full, sharded, dcp"),
     ):

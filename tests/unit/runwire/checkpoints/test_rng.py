@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runwire.checkpoints.rng import capture_rng, restore_rng
+from runwire.checkpoints.snapshot import capture_rng, restore_rng
 
 NAMES = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 
@@ -56,11 +56,11 @@ def test_a_generator_that_numpy_does_not_know_is_left_out(monkeypatch: pytest.Mo
     monkeypatch.setattr(np.random, "get_state", lambda **_: state)
     states, (problem,) = capture_rng()
     assert "numpy" not in states
-    assert "Xoshiro512 is none of numpy's own generators; put its state into extra" in problem
+    assert "Xoshiro512 is not one of numpy's own generators; put its state into extra" in problem
 
 
 def test_a_state_for_a_numpy_that_does_not_have_it() -> None:
     before = np.random.get_state()[1].tolist()
     (problem,) = restore_rng({"numpy": {"bit_generator": "PCG128", "state": {}}})
-    assert "this numpy cannot go on with PCG128" in problem
+    assert "this numpy cannot use PCG128" in problem
     assert np.random.get_state()[1].tolist() == before

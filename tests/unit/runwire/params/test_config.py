@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from runwire.errors import ConfigError
 from runwire.guard import Guard
 from runwire.params.config import KEY_CHARS_MAX, Config
-from runwire.params.json_text import TEXT_BYTES_MAX, json_text
 from runwire.params.summary import Summary
+from runwire.safe_text import TEXT_BYTES_MAX, json_text
 
 Written = list[tuple[str, Any]]
 

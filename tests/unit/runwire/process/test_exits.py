@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runwire.process import exits, notebook, preemption
+from runwire.process import exits, notebook
 from runwire.process.exits import Outcome, outcome_of
 from runwire_disk import fork
 
@@ -26,13 +26,13 @@ class Recorder:
         self.signals: list[tuple[int, bool]] = []
         self.finished: list[Outcome] = []
 
-    def _note_outcome(self, outcome: Outcome | None) -> None:
+    def note_outcome(self, outcome: Outcome | None) -> None:
         self.outcomes.append(outcome)
 
-    def _note_preemption(self, signum: int, *, final: bool) -> None:
+    def note_preemption(self, signum: int, *, final: bool) -> None:
         self.signals.append((signum, final))
 
-    def _finish_at_exit(self, outcome: Outcome) -> None:
+    def finish_at_exit(self, outcome: Outcome) -> None:
         self.finished.append(outcome)
 
 
@@ -158,7 +158,7 @@ def test_another_thread_installs_no_signal_handler(run: Recorder) -> None:
 
 def test_a_failing_run_does_not_hide_the_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(Recorder):
-        def _note_outcome(self, outcome: Outcome | None) -> None:
+        def note_outcome(self, outcome: Outcome | None) -> None:
             raise OSError("disk")
 
     seen: list[BaseException] = []
@@ -203,7 +203,7 @@ class Forked:
     def __init__(self, pipe: int, *, fails: bool = False) -> None:
         self.pipe, self.fails = pipe, fails
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         if self.fails:
             raise OSError("disk")
         os.write(self.pipe, b"x")
@@ -245,7 +245,7 @@ def test_a_child_dies_of_sigterm_however_early_it_comes(run: Recorder) -> None:
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
     assert run.signals == []
-    assert preemption._previous
+    assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
 
 
 class Shell:

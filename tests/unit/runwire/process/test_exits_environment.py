@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runwire.job.environment import environment_facts, git_facts
-from runwire.params.redaction import redact_argv, redact_text
+from runwire.safe_text import redact_argv, redact_text
 
 
 @pytest.mark.parametrize(
