@@ -10,10 +10,11 @@ from typing import Any, Self
 from runwire.artifacts.calls import ArtifactCalls
 from runwire.checkpoints.calls import CheckpointCalls
 from runwire.guard import Guard, guarded
+from runwire.metrics.flush import FlushReport
 from runwire.params.config import Config
 from runwire.params.summary import Summary
 from runwire.process.exits import Outcome, outcome_of
-from runwire.session import TEXT_CHARS_MAX, FlushReport, Session
+from runwire.session import TEXT_CHARS_MAX, Session
 from runwire.settings import Settings
 from runwire_disk import fork
 from runwire_disk.spool.format import Meta

@@ -8,20 +8,21 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from runwire.errors import RunwireError
 from runwire.guard import Guard
 from runwire.job import known_runs
+from runwire.metrics.flush import FlushReport, report_of, wait_stored
 from runwire.metrics.log import MetricLog
 from runwire.params.config import Config
 from runwire.params.summary import Summary
 from runwire.process import exits, notebook
 from runwire.process.exits import Outcome
+from runwire.process.late_writer import LateWriter
 from runwire.safe_text import redact_text
 from runwire.settings import Settings
-from runwire_disk.spool.cursor import read_cursor
 from runwire_disk.spool.format import KIND_SERIES, Meta
 from runwire_disk.spool.writer import SpoolWriter
 
@@ -29,24 +30,6 @@ if TYPE_CHECKING:
     from runwire.outbox.outbox import Outbox
 
 TEXT_CHARS_MAX = 65_536
-# How often `wait_stored` looks at the reader's cursor.
-_LOOK_INTERVAL_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class FlushReport:
-    """State of one writer's spool.
-
-    Units: points, except `waiting`, which counts lifecycle records held in memory for want of
-    disk space. `spooled` survives the death of the trainer; `acked` is stored in ClickHouse (or
-    handed to Kafka); `pending` is spooled but not acked yet.
-    """
-
-    spooled: int = 0
-    acked: int = 0
-    pending: int = 0
-    waiting: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
 
 
 class LogHolder(Protocol):
@@ -102,7 +85,7 @@ class Session:
         self._writer: SpoolWriter | None = None
         self._metrics: MetricLog | None = None
         # Only in a process that inherited the run: it opens its own writer at the first record.
-        self._late: _LateWriter | None = None
+        self._late: LateWriter | None = None
         self._owner_pid = meta.pid if owner else -1
         if owner and settings.mode != "disabled":
             self._writer = self._create_writer()
@@ -145,9 +128,10 @@ class Session:
 
     def _log_late(self) -> Callable[..., None]:
         """Return a function that opens a writer of this process when it is first called."""
-        if self.settings.fork_policy == "ignore" or self.settings.mode == "disabled":
+        policy = self.settings.fork_policy
+        if policy == "ignore" or self.settings.mode == "disabled":
             return _ignore
-        self._late = _LateWriter(self)
+        self._late = LateWriter(self, is_forbidden=policy == "raise")
         return self._late.log
 
     @property
@@ -247,23 +231,11 @@ class Session:
 
     def wait_stored(self, timeout: float | None) -> FlushReport:
         """Wait until the reader has stored everything, at most `timeout` seconds."""
-        deadline = time.monotonic() + (timeout or 0.0)
-        while True:
-            report = self.report()
-            if not report.pending or time.monotonic() >= deadline:
-                return report
-            time.sleep(_LOOK_INTERVAL_S)
+        return self._closed if self._writer is None else wait_stored(self._writer, timeout)
 
     def report(self) -> FlushReport:
         """Return the points that are spooled, stored, waiting and dropped."""
-        writer = self._writer
-        if writer is None:
-            return self._closed
-        spooled = writer.series["metric"].view.accepted
-        cursor = read_cursor(writer.folder)
-        passed = min(spooled, max(cursor.accepted, cursor.skip_accepted))
-        acked = max(0, passed - writer.given_up - writer.deleted)
-        return FlushReport(spooled, acked, spooled - passed, writer.waiting, dict(writer.dropped))
+        return self._closed if self._writer is None else report_of(self._writer)
 
     def end(self, outcome: Outcome, timeout: float) -> FlushReport:
         """Record the end of the run and close; does nothing in a process that does not own it.
@@ -280,7 +252,7 @@ class Session:
         report = FlushReport()
         with self.guard.catching("finish"):
             self.drain()
-            self.emit("run", {"event": "finished", **_described(outcome), **self.counts()})
+            self.emit("run", {"event": "finished", **outcome.as_fields(), **self.counts()})
             report = self.wait_stored(timeout)
         with self.guard.catching("finish"):
             exits.uninstall(self)
@@ -305,7 +277,7 @@ class Session:
         if final:
             outcome = Outcome(status="preempted", reason=f"signal {signum}", exit_code=128 + signum)
             self._ended = outcome
-            fields = {"event": "finished", **_described(outcome), **self.counts()}
+            fields = {"event": "finished", **outcome.as_fields(), **self.counts()}
         else:
             self.set_phase("preempting")  # if it is killed meanwhile, the agent sees why
             fields = {"event": "updated", "status_reason": f"pre-empting: signal {signum}"}
@@ -374,7 +346,7 @@ class Session:
             parent.abandon()
         self._replace_log(self._log_late())
 
-    def open_as_worker(self, late: _LateWriter) -> None:
+    def open_as_worker(self, late: LateWriter) -> None:
         """Open a writer of this process, which inherited the run; `late` is done with that."""
         log: Callable[..., None] = _ignore
         try:
@@ -393,7 +365,7 @@ class Session:
             if self._late is late:
                 self._late = None
 
-    def is_waiting_for(self, late: _LateWriter) -> bool:
+    def is_waiting_for(self, late: LateWriter) -> bool:
         """Return whether the writer of this process has still to be opened by `late`."""
         return self._late is late
 
@@ -404,41 +376,6 @@ class Session:
             quota_bytes=self.settings.quota_bytes,
             free_ratio_min=self.settings.disk_free_ratio_min,
         )
-
-
-class _LateWriter:
-    """Opens the writer of a process that inherited its run, when that logs for the first time."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        # Reentrant: a signal handler may log while it interrupts the opening.
-        self._lock = threading.RLock()
-        self._is_opening = False
-
-    def open(self) -> bool:
-        """Open the writer once; false for a signal handler that interrupts the opening.
-
-        Raises: RunwireError under fork_policy "raise".
-        """
-        if self._session.settings.fork_policy == "raise":
-            raise RunwireError(
-                "this forked child logs to its parent's run, which fork_policy='raise' forbids"
-            )
-        with self._lock:
-            if self._is_opening:
-                return False
-            if self._session.is_waiting_for(self):
-                self._is_opening = True
-                try:
-                    self._session.open_as_worker(self)
-                finally:
-                    self._is_opening = False
-        return True
-
-    def log(self, *args: Any, **kwargs: Any) -> None:
-        """Log as the session does once its writer is open."""
-        if self.open():
-            self._session.log(*args, **kwargs)
 
 
 class SessionCalls:
@@ -454,11 +391,3 @@ def _ignore(*_: Any, **__: Any) -> None:
 
 def _no_holder() -> None:
     return None
-
-
-def _described(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "status": outcome.status,
-        "status_reason": outcome.reason,
-        "exit_code": outcome.exit_code,
-    }

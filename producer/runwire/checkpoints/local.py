@@ -314,11 +314,11 @@ def verify(part: LocalPart, stored: Manifest | None) -> VerifiedPart:
     Raises: DamagedCheckpoint, OSError. Blocks: reads it.
     """
     digests = {} if stored is None else {entry.path: entry.sha256 for entry in stored.files}
-    paths = tuple(_verified_paths(part, digests))
+    paths = tuple(_check_files(part, digests))
     return VerifiedPart(manifest=part.manifest, folder=part.folder, files=paths)
 
 
-def _verified_paths(part: LocalPart, digests: Mapping[str, str]) -> Iterator[Path]:
+def _check_files(part: LocalPart, digests: Mapping[str, str]) -> Iterator[Path]:
     mtimes = part.manifest.metadata.get(MTIMES, {})
     for entry in part.manifest.files:
         path = path_of(part, entry)

@@ -1,8 +1,7 @@
 """Saving of checkpoints: a snapshot, a file, a folder published whole, a request to the agent.
 
-Without `asynchronous` all of it happens in the call. With it the call takes only the snapshot, and
-one short-lived thread does the rest: the only exception to "no thread in the trainer", made only
-when asked for. The next save, load and the end of the run wait for it.
+With `asynchronous` the call takes only the snapshot, and one short-lived thread does the rest: the
+only exception to "no thread in the trainer". The next save, load and end of the run wait for it.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ class Saver:
     """Saves the checkpoints of one session in this process, one at a time. Threads: safe."""
 
     def __init__(self, session: Session) -> None:
-        self._session, self._report = session, session.guard.report
+        self._session, self._guard = session, session.guard
         # Reentrant: a signal handler that saves may interrupt a save of its own thread.
         self._lock = threading.RLock()
         self._newest_ns = 0
@@ -113,14 +112,13 @@ class Saver:
             self._join()
         failure, self._failure = self._failure, None
         if failure is not None:
-            self._report("asynchronous save_checkpoint", failure)
+            self._guard.report("asynchronous save_checkpoint", failure)
 
     def save(self, step: int, objects: Mapping[str, Any], extra: Any, wishes: Wishes) -> Saved:
         """Save now or later. Raises: CheckpointError, OSError, with nothing left behind."""
         began = time.monotonic()
         self.finish()
-        step = check_step(step)
-        meta = self._session.meta
+        step, meta = check_step(step), self._session.meta
         if wishes.kind not in ("full", "sharded"):
             raise CheckpointError(
                 f"save_checkpoint(kind={wishes.kind!r}): it is 'full' or 'sharded'; pass "
@@ -157,7 +155,7 @@ class Saver:
         snapshot = Snapshot(copy=copy)
         generators, problems = capture_rng()
         for problem in problems:
-            self._report("random states of a checkpoint", CheckpointError(problem))
+            self._guard.report("random states of a checkpoint", CheckpointError(problem))
         return {
             "step": facts.step,
             "metrics": dict(facts.metrics),
@@ -244,7 +242,9 @@ class Saver:
                     part = self.local.publish(hidden, manifest)
                     saved.path = part.folder
                     saved.settle()  # safe from here on, also if its upload fails
-                    self._try_commit(staged)
+                    with self._guard.catching("sending a checkpoint"):
+                        if staged is not None:
+                            self._session.outbox.commit(staged)
         except OSError as error:
             raise CheckpointError(explain_failure(self.local.folder, error)) from error
         self.prune(part, job.rules)
@@ -253,12 +253,10 @@ class Saver:
         """Return whether to compress; without zstd the checkpoint is saved uncompressed."""
         if self._session.settings.checkpoint_compress != "zstd":
             return False
-        try:
+        with self._guard.catching("compressing a checkpoint"):
             zstd_module()
-        except CheckpointError as error:
-            self._report("compressing a checkpoint", error)
-            return False
-        return True
+            return True
+        return False
 
     def _try_stage(self, manifest: Manifest, path: Path) -> Staged | None:
         """Prepare the upload before the checkpoint is published: a kill in between loses neither.
@@ -274,18 +272,9 @@ class Saver:
             sha256=file.sha256,
             final_path=place / file.path,
         )
-        try:
+        with self._guard.catching("sending a checkpoint"):
             return self.stage(manifest, [entry], awaits=str(place))
-        except Exception as error:
-            self._report("sending a checkpoint", error)
-            return None
-
-    def _try_commit(self, staged: Staged | None) -> None:
-        try:
-            if staged is not None:
-                self._session.outbox.commit(staged)
-        except Exception as error:
-            self._report("sending a checkpoint", error)
+        return None
 
     def stage(
         self,
@@ -310,10 +299,8 @@ class Saver:
 
     def prune(self, part: LocalPart, rules: Retention) -> None:
         """Delete the checkpoints that `part` made expire; failures are reported."""
-        try:
+        with self._guard.catching("removing old checkpoints"):
             self.local.prune(part, rules)
-        except OSError as error:
-            self._report("removing old checkpoints", error)
 
     def manifest(
         self,
@@ -325,7 +312,6 @@ class Saver:
     ) -> Manifest:
         """Return the manifest of a checkpoint that this process saves."""
         meta = self._session.identity() or self._session.meta
-        best = ("best",) if facts.is_best else ()
         self.follow(max(time.time_ns(), self._newest_ns + 1))
         return Manifest(
             artifact=artifact,
@@ -338,7 +324,7 @@ class Saver:
             type="checkpoint",
             created_at_ns=self._newest_ns,
             files=files,
-            aliases=(f"step-{facts.step}", *best),
+            aliases=(f"step-{facts.step}", *(["best"] if facts.is_best else [])),
             metadata=metadata or {},
             checkpoint=facts,
         )

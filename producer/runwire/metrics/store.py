@@ -1,4 +1,4 @@
-"""Stores calls whose names the live segment may not know yet: the cold half of the hot path.
+"""Storage of calls whose names the live segment may not know yet: the cold half of `log`.
 
 The caller holds the series' lock in every method here.
 """
@@ -45,7 +45,7 @@ class Layout:
         self.segment: Segment | None = None
 
     def saw(self, values: Iterable[Any]) -> None:
-        """Stop adding values up once some are no Python numbers.
+        """Stop adding up values once some are not Python numbers.
 
         Adding up tensors would cost more than it saves, and start kernels on a GPU.
         """
@@ -77,7 +77,7 @@ def _as_type(value: float, kind: type) -> Any:
 
 
 class MetricStore:
-    """Layouts of the live segment and the way new ones get there."""
+    """Layouts of the live segment, and the calls that add one."""
 
     def __init__(self, writer: SpoolWriter) -> None:
         self._writer = writer
@@ -95,12 +95,12 @@ class MetricStore:
         call, at_ns, step = stamp
         try:
             room = 128 + 8 * n
-            if series.limit - series.state[0] < room:
+            if series.limit - series.view.offset < room:
                 self._writer.admit(series)
             if series.make_room(room):
                 self._forget_layouts()
             layout = self._layout(stamp, names, values)
-            total = series.state[3] + n
+            total = series.view.accepted + n
             if layout is None:
                 self._add_wide(stamp, names, values)
             else:
@@ -123,7 +123,7 @@ class MetricStore:
 
     def _add_wide(self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         call, at_ns, step = stamp
-        total = self._series.state[3] + len(names)
+        total = self._series.view.accepted + len(names)
         wide = {"call": call, "at_ns": at_ns, "step": step, "accepted": total}
         named = {"names": names, "values": [float(v) for v in values]}
         payload = json.dumps({**wide, **named}, ensure_ascii=False).encode("utf-8", "replace")
@@ -146,7 +146,7 @@ class MetricStore:
         layout = Layout(self._next_layout, names, types)
         _, at_ns, step = stamp
         taught = {"id": self._next_layout, "names": names, "at_ns": at_ns, "step": step}
-        taught["accepted"] = self._series.state[3]
+        taught["accepted"] = self._series.view.accepted
         payload = json.dumps(taught, ensure_ascii=False).encode("utf-8", "replace")
         if self._series.make_room(len(payload) + layout.size + 64):
             self._forget_layouts()

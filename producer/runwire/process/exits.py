@@ -39,12 +39,20 @@ TRACEBACK_CHARS_MAX = 16_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ended: status word, sentence for people, exit code and traceback if known."""
+    """End of a run: status word, reason in a sentence, exit code and traceback if known."""
 
     status: str
     reason: str | None = None
     exit_code: int | None = None
     traceback: str | None = None
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return the fields of a finish event."""
+        return {
+            "status": self.status,
+            "status_reason": self.reason,
+            "exit_code": self.exit_code,
+        }
 
 
 class Endable(Protocol):
