@@ -141,7 +141,7 @@ def test_a_store_that_is_away(
     monkeypatch.setenv("RUNWIRE_S3_ACCESS_KEY", "a")
     monkeypatch.setenv("RUNWIRE_S3_SECRET_KEY", "b")
     run = start()
-    with pytest.raises(runwire.CheckpointError, match="cannot tell whether run 'r' has"):
+    with pytest.raises(runwire.CheckpointError, match="it is unknown whether run 'r' has"):
         run.load_checkpoint("latest")
     run.save_checkpoint(1, extra=1)
     assert run.load_checkpoint("latest").step == 1
@@ -166,7 +166,9 @@ def test_a_store_that_breaks_off_does_not_mean_an_older_one(
     run = start()
     shutil.rmtree(local_parts()[-1].folder)
     monkeypatch.setattr("runwire_store.open.open_store", lambda _, root: Tearing(root / "objects"))
-    with pytest.raises(runwire.CheckpointError, match=r"checkpoint 2 .* cannot be brought .* now"):
+    with pytest.raises(
+        runwire.CheckpointError, match=r"checkpoint 2 .* cannot be downloaded .* now"
+    ):
         run.load_checkpoint("latest")
     assert run.load_checkpoint(1).extra == 1
 

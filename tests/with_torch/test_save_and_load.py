@@ -230,7 +230,7 @@ def test_best_and_the_last_good_one(start: Start) -> None:
     assert run.load_checkpoint("best").step == 1
     assert run.load_checkpoint("latest").step == 6
     for gone in (0, 3, 4):
-        with pytest.raises(runwire.CheckpointError, match=r"complete are those .* 1, 2, 5, 6"):
+        with pytest.raises(runwire.CheckpointError, match=r"complete ones: steps 1, 2, 5, 6"):
             run.load_checkpoint(gone)
 
 

@@ -36,7 +36,7 @@ def image_content(image: Any) -> tuple[Path | bytes, str]:
 
 
 def figure_png(figure: Any) -> bytes:
-    """Return a matplotlib figure, or that of an object's `.figure`, as PNG. Raises: ArtifactError."""
+    """Return a matplotlib figure (or an object's `.figure`) as PNG. Raises: ArtifactError."""
     drawn: Any = figure if hasattr(figure, "savefig") else getattr(figure, "figure", None)
     if not hasattr(drawn, "savefig"):
         raise ArtifactError(
