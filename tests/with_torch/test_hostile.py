@@ -150,7 +150,7 @@ def test_a_damaged_manifest_hides_its_checkpoint_only(
     assert run.load_checkpoint("latest").step == 1
     assert f"cannot be read and is skipped: {folder}" in caplog.text
     shutil.rmtree(local_parts()[0].folder)
-    with pytest.raises(runwire.CheckpointError, match="has checkpoints, and none that can be read"):
+    with pytest.raises(runwire.CheckpointError, match="has checkpoints, but none can be read"):
         run.load_checkpoint("latest")
 
 

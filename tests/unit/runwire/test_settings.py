@@ -1,4 +1,4 @@
-"""Settings: precedence, types, and refusals that say what to do."""
+"""Settings: precedence, types, and errors that say what to do."""
 
 import logging
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_nothing_given_means_the_table_of_defaults() -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_arguments_win_over_environment_over_file(name: str, tmp_path: Path) -> None:
-    """Each source is used exactly when no stronger one speaks."""
+    """Each source is used exactly when no stronger one has a value."""
     argument, text, parsed = SAMPLES[name]
     flags = {"strict": "true", "capture_git": "false"}
     toml = f"{name} = {flags.get(name) or repr(text)}\n"
@@ -102,7 +102,8 @@ def test_a_wrong_value_is_named_with_what_is_accepted(name: str, value: object) 
     assert rows_of(Settings)[name].kind.accepts in message
 
 
-def test_a_wrong_variable_names_itself() -> None:
+def test_wrong_variable_is_named_in_the_error() -> None:
+    """The error has the variable's name, not only the setting's."""
     with pytest.raises(ConfigError, match="environment variable RUNWIRE_MODE is 'on'"):
         resolve(environ={"RUNWIRE_MODE": "on"})
 
@@ -126,7 +127,8 @@ def test_keys_of_other_installed_tables_may_share_the_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"project = ", b"\xff\xfe"])
-def test_a_broken_file_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_broken_settings_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    """A file that is not TOML raises ConfigError."""
     (tmp_path / "runwire.toml").write_bytes(content)
     with pytest.raises(ConfigError, match="is not valid TOML"):
         resolve(cwd=tmp_path)
@@ -178,12 +180,14 @@ def test_a_store_without_a_key_is_refused() -> None:
     assert resolve({"s3_endpoint": "http://store:9000", "mode": "disabled"}).mode == "disabled"
 
 
-def test_half_an_identity_is_refused() -> None:
+def test_kafka_username_without_password_is_refused() -> None:
+    """The error names the setting of the missing password."""
     with pytest.raises(ConfigError, match="RUNWIRE_KAFKA_SASL_PASSWORD_FILE"):
         resolve({"kafka_bootstrap_servers": "k:9092", "kafka_sasl_username": "agent"})
 
 
 def test_passwords_are_never_shown() -> None:
+    """Neither repr nor an error about them contains a password or secret key."""
     given = {"kafka_bootstrap_servers": "k:9092", "kafka_sasl_username": "agent"}
     settings = resolve(given | {"kafka_sasl_password": "hunter2"})
     assert "hunter2" not in repr(settings) + repr(settings.kafka)

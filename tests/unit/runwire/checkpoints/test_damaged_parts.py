@@ -1,4 +1,4 @@
-"""Parts of ranks: one that is damaged does not make its rank go back alone."""
+"""Damaged parts of ranks: a rank never falls back to an older step alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def ranks(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     return runs
 
 
-def test_no_rank_goes_back_alone(ranks: list[Run], tmp_path: Path) -> None:
+def test_rank_with_a_damaged_part_does_not_fall_back_alone(
+    ranks: list[Run], tmp_path: Path
+) -> None:
+    """It raises and names the step that all ranks can load."""
     for step in (1, 2):
         for rank, run in enumerate(ranks):
             file = tmp_path / f"{step}-{rank}.bin"
@@ -49,8 +52,10 @@ def test_no_rank_goes_back_alone(ranks: list[Run], tmp_path: Path) -> None:
         run.finish()
 
 
-def test_no_node_goes_back_alone(root: Path, run: Run, tmp_path: Path) -> None:
-    """Another node may have a whole copy on its own disk, of what is damaged in the store."""
+def test_node_with_a_damaged_copy_does_not_fall_back_alone(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
+    """Another node may have an undamaged copy of it on its own disk."""
     for step in (1, 2):
         file = tmp_path / "weights.bin"
         file.write_bytes(b"weights %d" % step)
