@@ -1,6 +1,6 @@
 """Telemetry for ML training: `import runwire`, `runwire.init()`, `runwire.log()`.
 
-Nothing raises after `init`; what `log` accepted survives the death of this process.
+Nothing raises after `init`; records that `log` accepted survive the death of this process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from runwire.errors import ArtifactError, CheckpointError, ConfigError, RunwireError
-from runwire.report import FlushReport
+from runwire.metrics.flush import FlushReport
 from runwire.run import Run
 from runwire.settings import Settings
 from runwire.start import active_run, current, init, start_run
@@ -21,10 +21,10 @@ from runwire_disk.spool.format import SpoolError
 if TYPE_CHECKING:
     from runwire.artifacts.artifact import Artifact as Artifact
     from runwire.artifacts.histogram import Histogram as Histogram
-    from runwire.artifacts.ref import ArtifactRef as ArtifactRef
     from runwire.checkpoints.loading import Checkpoint as Checkpoint
     from runwire.checkpoints.loading import read_checkpoint as read_checkpoint
     from runwire.checkpoints.saver import Saved
+    from runwire.outbox.ref import ArtifactRef as ArtifactRef
     from runwire_store.retention import Retention as Retention
 
 __all__ = [
@@ -133,12 +133,12 @@ def log_table(rows: Any, name: str) -> ArtifactRef:
 
 
 def log_histogram(name: str, values: Any | Histogram, step: int | None = None) -> None:
-    """Record how values are distributed, with the current run."""
+    """Record the distribution of values with the current run."""
     current().log_histogram(name, values, step)
 
 
 def use_artifact(ref: str, type: str | None = None) -> ArtifactRef:  # noqa: A002
-    """Return what a name means now; the current run is recorded as one that used it."""
+    """Return the artifact that a name refers to now; record that the current run used it."""
     return current().use_artifact(ref, type)
 
 
@@ -148,7 +148,7 @@ def save_checkpoint(step: int, **what: Any) -> Saved:
 
 
 def log_checkpoint(path: str | os.PathLike[str], step: int, **how: Any) -> ArtifactRef:
-    """Make files of others a checkpoint of the current run; see `Run.log_checkpoint`."""
+    """Log files that another tool wrote as a checkpoint; see `Run.log_checkpoint`."""
     return current().log_checkpoint(path, step, **how)
 
 
@@ -173,12 +173,12 @@ def add_tags(*names: str) -> None:
 
 
 def define_metric(name: str, **how: Any) -> None:
-    """Say how a metric is summarised and drawn; see `Run.define_metric`."""
+    """Define how a metric is summarised and drawn; see `Run.define_metric`."""
     current().define_metric(name, **how)
 
 
 def phase(name: str) -> None:
-    """Say what the trainer does now."""
+    """Set the phase of the trainer, for example "eval"."""
     current().phase(name)
 
 
@@ -193,7 +193,7 @@ def mark_preempting(reason: str | None = None) -> None:
 
 
 def flush(timeout: float | None = 5) -> FlushReport:
-    """Force what was logged to the device and wait until it is stored, at most `timeout` s."""
+    """Force all records to the device and wait until they are stored, at most `timeout` s."""
     return current().flush(timeout)
 
 
@@ -206,16 +206,16 @@ def finish(
 
 
 # `runwire.run`, `.config` and `.summary` are those of the current run, as wandb users expect. The
-# modules of the same names stay importable; only their attributes on the package step aside.
+# module `runwire.run` stays importable; only the package's attribute of that name is removed.
 _OF_CURRENT_RUN = ("run", "config", "summary")
 for _name in _OF_CURRENT_RUN:
     globals().pop(_name, None)
 
 
-# Loaded by those who use them: every trainer pays for what `import runwire` loads.
+# Loaded at first use: every trainer pays for the modules that `import runwire` loads.
 _WHEN_USED = {
     "Artifact": "runwire.artifacts.artifact",
-    "ArtifactRef": "runwire.artifacts.ref",
+    "ArtifactRef": "runwire.outbox.ref",
     "Checkpoint": "runwire.checkpoints.loading",
     "Histogram": "runwire.artifacts.histogram",
     "Retention": "runwire_store.retention",

@@ -8,7 +8,7 @@ __all__ = ["ArtifactError", "CheckpointError", "ConfigError", "RunwireError"]
 
 
 class ArtifactError(RunwireError):
-    """An artifact could not be kept or brought back; the message says which and what to do."""
+    """An artifact cannot be kept or downloaded; the message says which and what to do."""
 
 
 class CheckpointError(RunwireError):

@@ -1,4 +1,4 @@
-"""After `init` nothing raises: failures are counted, each kind is told once.
+"""Guard of the training loop: after `init` nothing raises, failures are counted and logged once.
 
 `log()` pays nothing for it: its own `except` clause calls `report`.
 """
@@ -45,7 +45,7 @@ class Guard:
             first = kind not in self.counts
             self.counts[kind] = self.counts.get(kind, 0) + 1
         if first:
-            advice = hint or "Training goes on; set RUNWIRE_STRICT=1 to raise here instead."
+            advice = hint or "Training continues; set RUNWIRE_STRICT=1 to raise here instead."
             # Outside the lock: a user's log handler may call runwire again.
             _log.warning(
                 "runwire: %s failed: %s (further ones are only counted). %s",
@@ -63,7 +63,7 @@ class Guard:
             self.report(kind, exc, hint=hint)
 
     def reset_after_fork(self) -> None:
-        """A fork may have copied the lock while another thread held it."""
+        """Replace the lock: the fork may have copied it while another thread held it."""
         self._lock = threading.Lock()
 
 

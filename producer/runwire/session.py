@@ -1,4 +1,4 @@
-"""The part of a run that owns files: its spool writer, metric log and place in the job."""
+"""Sessions: a run's writer, its record of start and end, and its reaction to forks and signals."""
 
 from __future__ import annotations
 
@@ -9,26 +9,50 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from runwire.errors import RunwireError
 from runwire.guard import Guard
 from runwire.job import known_runs
+from runwire.metrics.flush import FlushReport, report_of, wait_stored
 from runwire.metrics.log import MetricLog
-from runwire.report import FlushReport
+from runwire.params.config import Config
+from runwire.params.summary import Summary
+from runwire.process import exits, notebook
+from runwire.process.exits import Outcome
+from runwire.process.late_writer import LateWriter
+from runwire.safe_text import redact_text
 from runwire.settings import Settings
-from runwire_disk.spool.format import KIND_SERIES, Meta, read_cursor
+from runwire_disk.spool.format import KIND_SERIES, Meta
 from runwire_disk.spool.writer import SpoolWriter
 
 if TYPE_CHECKING:
     from runwire.outbox.outbox import Outbox
 
-# How often `wait_stored` looks at the reader's cursor.
-_LOOK_INTERVAL_S = 0.02
+TEXT_CHARS_MAX = 65_536
+
+
+class LogHolder(Protocol):
+    """The object through which users log. Its `log` is replaced when the session changes."""
+
+    log: Callable[..., None]
+
+
+class SessionPart(Protocol):
+    """An object of which a session has one, such as its checkpoint saver."""
+
+    def finish(self) -> None:
+        """Complete the work under way; the run is about to end."""
+
+
+_Part = TypeVar("_Part", bound=SessionPart)
 
 
 class Session:
-    """Writer of one process for one run; without one (`disabled`) everything is accepted unseen."""
+    """One process's writer for one run. Without one (mode "disabled") calls are ignored.
+
+    Threads: safe.
+    """
 
     def __init__(
         self,
@@ -43,83 +67,230 @@ class Session:
     ) -> None:
         self.settings, self.meta, self.guard = settings, meta, guard
         self.environment = dict(environment or {})
+        self.config = Config(self._emit_param, guard)
+        self.summary = Summary(self._emit_summary, self.last_values, guard)
+        self.log: Callable[..., None] = _ignore
+        self.noted: Outcome | None = None
+        self._holder: Callable[[], LogHolder | None] = _no_holder
         self._first_step = first_step
+        self._has_resumed = False
         self._values_wanted = values_wanted
+        self._preempted: str | None = None
+        self._ended: Outcome | None = None
+        self._is_closed = False
+        self._closed = FlushReport()
+        self._parts: dict[Any, SessionPart] = {}
+        # Reentrant: a signal handler may use the part that its own thread is just making.
+        self._making = threading.RLock()
         self._writer: SpoolWriter | None = None
         self._metrics: MetricLog | None = None
-        self._closed = FlushReport()
-        self._is_closed = False
-        # In a process that inherited the run: opens its own writer at the first record.
-        self._open_late: Callable[[], bool] | None = None
+        # Only in a process that inherited the run: it opens its own writer at the first record.
+        self._late: LateWriter | None = None
         self._owner_pid = meta.pid if owner else -1
         if owner and settings.mode != "disabled":
             self._writer = self._create_writer()
 
-    def bind_log(self, run: Any) -> Callable[..., None]:
-        """Return the function behind `run.log`."""
+    @classmethod
+    def attached(cls, settings: Settings, meta: Meta, guard: Guard) -> Self:
+        """Return a session of a process that does not own the run; it opens at first use."""
+        return cls(settings, meta, guard, owner=False)
+
+    def bind(self, holder: LogHolder) -> None:
+        """Keep `holder.log` the function that logs now. The holder stays collectable."""
+        self._holder = weakref.ref(holder)
+        self._replace_log(self._log_late() if self._owner_pid < 0 else self._log_now())
+
+    def _replace_log(self, log: Callable[..., None]) -> None:
+        self.log = log
+        holder = self._holder()
+        if holder is not None:
+            holder.log = log
+
+    def _log_now(self) -> Callable[..., None]:
+        """Return the function that logs through the writer that is open now."""
         if self._writer is None:
-            return _accept_unseen
-        owner = weakref.ref(run)
-
-        def on_text(name: str, text: str, step: int) -> None:
-            alive = owner()
-            if alive is not None:
-                alive._emit_text(name, text, step)  # noqa: SLF001 - the run's own session
-
+            return _ignore
         self._metrics = MetricLog(
-            self._writer, report=self.guard.report, on_text=on_text, first_step=self._first_step
+            self._writer,
+            report=self.guard.report,
+            on_text=self.emit_text,
+            first_step=self._first_step,
         )
         log = self._metrics.log
         if self._values_wanted:
             return log
 
         def progress_only(_: Mapping[str, Any], step: int | None = None, **__: Any) -> None:
-            """Metrics come from rank 0; this rank shows only how far it is."""
+            """Metrics come from rank 0; this rank only shows its progress."""
             log({}, step)
 
         return progress_only
+
+    def _log_late(self) -> Callable[..., None]:
+        """Return a function that opens a writer of this process when it is first called."""
+        policy = self.settings.fork_policy
+        if policy == "ignore" or self.settings.mode == "disabled":
+            return _ignore
+        self._late = LateWriter(self, is_forbidden=policy == "raise")
+        return self._late.log
 
     @property
     def step(self) -> int:
         """Step of the next call without one."""
         return self._metrics.step if self._metrics is not None else self._first_step
 
-    def continue_at(self, step: int) -> None:
-        """Give the next call without a step this one."""
-        self._first_step = step
+    def resume_from(self, step: int) -> None:
+        """Continue after `step`; the first time, mark later points of earlier attempts abandoned.
+
+        Going back again in the same attempt abandons nothing: this attempt has replaced those.
+        """
+        self._first_step = step + 1
         if self._metrics is not None:
-            self._metrics.step = step
+            self._metrics.step = step + 1
+        if not self._has_resumed:
+            self._has_resumed = True
+            self.emit("run", {"event": "updated", "resumed_from_step": step})
 
     def last_values(self) -> dict[str, Any]:
         """Return the last value of every metric."""
         return self._metrics.last() if self._metrics is not None else {}
 
+    def emit(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Append one event of the run; after its end, report the call instead."""
+        if self._ended is None or fields.get("event") == "finished":
+            self.append(kind, fields)
+        else:
+            self._refuse()
+
+    def emit_text(self, name: str, text: str, step: int | None, *, level: str = "info") -> None:
+        """Append a text, cut to its limit; secrets are masked in errors."""
+        kept = text if len(text) <= TEXT_CHARS_MAX else text[:TEXT_CHARS_MAX] + " [cut]"
+        fields = {"stream": "text", "name": name, "level": level, "step": step}
+        self.emit("log", {**fields, "text": redact_text(kept) if level == "error" else kept})
+
+    def _emit_param(self, key: str, text: str) -> None:
+        self.emit("param", {"key": key, "value": text})
+
+    def _emit_summary(self, text: str) -> None:
+        self.emit("run", {"event": "updated", "summary": text})
+
     def append(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Append one event of this writer."""
-        if self._open_late is not None:
-            self._open_late()
+        if self._late is not None:
+            self._late.open()
         if self._writer is not None:
             self._writer.append_json(kind, fields)
 
     def identity(self) -> Meta | None:
-        """Return under whose name this process logs, None when it logs nothing.
+        """Return the name that this process logs under, None when it logs nothing.
 
         Raises: RunwireError when the run has ended.
         """
-        if self._open_late is not None:
-            self._open_late()
+        if self._late is not None:
+            self._late.open()
         if self._is_closed:
             raise self._ended_error()
         return self.meta if self._writer is not None else None
 
     @functools.cached_property
     def outbox(self) -> Outbox:
-        """Where artifacts and checkpoints of this process go."""
+        """The outbox that artifacts and checkpoints of this process go to."""
         from runwire.outbox.outbox import Outbox
 
         return Outbox(self)
 
-    def append_from_signal(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def part(self, kind: Callable[[Session], _Part]) -> _Part:
+        """Return this session's one object of a kind in this process, made at first use."""
+        with self._making:
+            if kind not in self._parts:
+                self._parts[kind] = kind(self)
+            made: Any = self._parts[kind]
+            return made  # type: ignore[no-any-return]
+
+    def set_phase(self, name: str) -> None:
+        """Show the phase in the live segment's header."""
+        if self._writer is not None:
+            self._writer.set_phase(name)
+
+    def counts(self) -> dict[str, Any]:
+        """Return the fields of a finish event that count this writer's points."""
+        if self._writer is None or self._metrics is None:
+            return {}
+        metrics = self._writer.series["metric"].position()
+        return {
+            "accepted": metrics.accepted,
+            "dropped": self._writer.dropped,
+            "last_step": self._metrics.step - 1 if metrics.call else None,
+        }
+
+    def drain(self) -> None:
+        """Store the values that wait in memory and force everything to the device."""
+        if self._writer is not None and self._metrics is not None:
+            self._metrics.drain()
+            self._writer.sync()
+
+    def wait_stored(self, timeout: float | None) -> FlushReport:
+        """Wait until the reader has stored everything, at most `timeout` seconds."""
+        return self._closed if self._writer is None else wait_stored(self._writer, timeout)
+
+    def report(self) -> FlushReport:
+        """Return the points that are spooled, stored, waiting and dropped."""
+        return self._closed if self._writer is None else report_of(self._writer)
+
+    def end(self, outcome: Outcome, timeout: float) -> FlushReport:
+        """Record the end of the run and close; does nothing in a process that does not own it.
+
+        Blocks: one fdatasync, and at most `timeout` seconds until everything is stored.
+        """
+        if self._ended is not None or self.is_foreign():
+            return self.report()
+        if outcome.traceback:
+            self.emit_text("exception", outcome.traceback, None, level="error")
+        for part in tuple(self._parts.values()):
+            part.finish()
+        self._ended = outcome
+        report = FlushReport()
+        with self.guard.catching("finish"):
+            self.drain()
+            self.emit("run", {"event": "finished", **outcome.as_fields(), **self.counts()})
+            report = self.wait_stored(timeout)
+        with self.guard.catching("finish"):
+            exits.uninstall(self)
+            notebook.uninstall(self)
+            self._close()
+        return report
+
+    def mark_preempting(self, reason: str) -> None:
+        """Record that the run is about to be pre-empted: its end then reads "preempted"."""
+        self._preempted = reason
+        self.emit("run", {"event": "updated", "status_reason": f"pre-empting: {reason}"})
+
+    def note_outcome(self, outcome: Outcome | None) -> None:
+        """Remember how the process is about to end; None takes it back (notebook cells)."""
+        self.noted = outcome
+
+    def note_preemption(self, signum: int, *, final: bool) -> None:
+        """Record a pre-emption signal; `final`: the process dies as soon as this returns."""
+        self._preempted = f"signal {signum}"
+        if self._ended is not None:
+            return
+        if final:
+            outcome = Outcome(status="preempted", reason=f"signal {signum}", exit_code=128 + signum)
+            self._ended = outcome
+            fields = {"event": "finished", **outcome.as_fields(), **self.counts()}
+        else:
+            self.set_phase("preempting")  # if it is killed meanwhile, the agent sees why
+            fields = {"event": "updated", "status_reason": f"pre-empting: signal {signum}"}
+        self._append_from_signal("run", fields)
+
+    def finish_at_exit(self, outcome: Outcome) -> None:
+        """End with `outcome`, or as pre-empted where that was announced."""
+        if self._preempted is not None and outcome.status != "interrupted":
+            reason, code = self._preempted, outcome.exit_code
+            outcome = Outcome(status="preempted", reason=reason, exit_code=code)
+        self.end(outcome, 0.0)
+
+    def _append_from_signal(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Append from a signal handler: never waits for a lock its own thread may hold."""
         if self._writer is None:
             return
@@ -132,143 +303,21 @@ class Session:
             if segment is not None:
                 segment.sync()
 
-    def set_phase(self, name: str) -> None:
-        """Show the phase in the live segment's header."""
-        if self._writer is not None:
-            self._writer.set_phase(name)
-
-    def too_late(self) -> None:
-        """Tell once that the run has ended, count the rest."""
-        self.guard.report("logging after finish", self._ended_error())
-
-    def counts(self) -> dict[str, Any]:
-        """Return what a finish event says about this writer's points."""
-        if self._writer is None or self._metrics is None:
-            return {}
-        state = self._writer.series["metric"].position()
-        last = self._metrics.step - 1
-        return {
-            "accepted": state.accepted,
-            "dropped": self._writer.dropped,
-            "last_step": last if state.call else None,
-        }
-
-    def drain(self) -> None:
-        """Store what waits in memory and force all of it to the device."""
-        if self._writer is not None and self._metrics is not None:
-            self._metrics.drain()
-            self._writer.sync()
-
-    def wait_stored(self, timeout: float | None) -> FlushReport:
-        """Wait until the reader has stored everything, at most `timeout` seconds."""
-        deadline = time.monotonic() + (timeout or 0.0)
-        while True:
-            report = self.report()
-            if not report.pending or time.monotonic() >= deadline:
-                return report
-            time.sleep(_LOOK_INTERVAL_S)
-
-    def report(self) -> FlushReport:
-        """Return what is spooled, stored, waiting and dropped."""
-        writer = self._writer
-        if writer is None:
-            return self._closed
-        spooled = writer.series["metric"].position().accepted
-        cursor = read_cursor(writer.folder)
-        passed = min(spooled, max(cursor.accepted, cursor.skip_accepted))
-        acked = max(0, passed - writer.given_up - writer.deleted)
-        return FlushReport(spooled, acked, spooled - passed, writer.waiting, dict(writer.dropped))
-
-    def close(self) -> Callable[..., None]:
-        """Close the writer; return what `run.log` does from now on."""
+    def _close(self) -> None:
         self._remember()
         self._closed = self.report()
         if self._writer is not None:
             self._writer.close()
         self._writer, self._metrics = None, None
         self._is_closed = self.settings.mode != "disabled"
+        self._replace_log(self._refuse if self._is_closed else _ignore)
 
-        def refuse(*_: Any, **__: Any) -> None:
-            self.too_late()
-
-        return refuse if self._is_closed else _accept_unseen
+    def _refuse(self, *_: Any, **__: Any) -> None:
+        """Report once that the run has ended, count the rest."""
+        self.guard.report("logging after finish", self._ended_error())
 
     def _ended_error(self) -> RunwireError:
         return RunwireError(f"run {self.meta.run_id} has ended; start another with runwire.init()")
-
-    def is_foreign(self) -> bool:
-        """Tell whether this process only inherited the run through a fork."""
-        return os.getpid() != self._owner_pid
-
-    def fork(self, run: Any) -> Callable[..., None]:
-        """Let go of the parent's files in a child; the child's own writer opens at first use."""
-        parent, self._metrics, self._writer = self._writer, None, None
-        if parent is not None:
-            parent.abandon()
-        return self.log_as_worker(run)
-
-    def log_as_worker(self, run: Any) -> Callable[..., None]:
-        """Return a `run.log` that opens a writer of its own when it is first called."""
-        policy = self.settings.fork_policy
-        if policy == "ignore" or self.settings.mode == "disabled":
-            return _accept_unseen
-
-        lock, is_opening = threading.RLock(), False
-
-        def open_now() -> bool:
-            """Open the writer once; false for a signal handler that interrupts the opening."""
-            nonlocal is_opening
-            if policy == "raise":
-                raise RunwireError(
-                    "this forked child logs to its parent's run, which fork_policy='raise' forbids"
-                )
-            with lock:
-                if is_opening:
-                    return False
-                if self._open_late is open_now:
-                    is_opening, opened = True, _accept_unseen
-                    try:
-                        with self.guard.catching("opening a spool in a forked child"):
-                            self.open_worker()
-                            opened = self.bind_log(run)
-                    finally:
-                        run.log, self._open_late, is_opening = opened, None, False
-            return True
-
-        def open_then_log(*args: Any, **kwargs: Any) -> None:
-            if open_now():
-                run.log(*args, **kwargs)
-
-        self._open_late = open_now
-        return open_then_log
-
-    def open_worker(self) -> None:
-        """Open a writer of its own for a process that inherited the run (forked or spawned)."""
-        self.meta = replace(
-            self.meta,
-            writer=os.urandom(16).hex(),
-            pid=os.getpid(),
-            started_at_ns=time.time_ns(),
-            worker_of=self.meta.rank,
-        )
-        self._writer = self._create_writer()
-
-    def _create_writer(self) -> SpoolWriter:
-        return SpoolWriter.create(
-            self.settings.root,
-            self.meta,
-            quota_bytes=self.settings.quota_bytes,
-            free_ratio_min=self.settings.disk_free_ratio_min,
-        )
-
-    @classmethod
-    def attached(cls, settings: Settings, meta: Meta, guard: Guard) -> Session:
-        """Return a session in a process that does not own the run; it opens at first use."""
-        return cls(settings, meta, guard, owner=False)
-
-    def handle(self) -> tuple[Settings, Meta]:
-        """Return what another process needs to log into the same run."""
-        return self.settings, self.meta
 
     def _remember(self) -> None:
         last = self.counts().get("last_step")
@@ -282,6 +331,63 @@ class Session:
                     last_step=last,
                 )
 
+    def is_foreign(self) -> bool:
+        """Return whether this process only inherited the run through a fork or by pickling."""
+        return os.getpid() != self._owner_pid
 
-def _accept_unseen(*_: Any, **__: Any) -> None:
-    """Log nothing, as asked for by mode="disabled"."""
+    def after_fork_in_child(self) -> None:
+        """Drop the parent's files and locks; the child's own writer opens at first use."""
+        for state in (self.config, self.summary, self.guard):
+            state.reset_after_fork()
+        # Parts may have threads that the child does not have, and locks that nobody will free.
+        self._parts, self._making = {}, threading.RLock()
+        parent, self._metrics, self._writer = self._writer, None, None
+        if parent is not None:
+            parent.abandon()
+        self._replace_log(self._log_late())
+
+    def open_as_worker(self, late: LateWriter) -> None:
+        """Open a writer of this process, which inherited the run; `late` is done with that."""
+        log: Callable[..., None] = _ignore
+        try:
+            with self.guard.catching("opening a spool in a forked child"):
+                self.meta = replace(
+                    self.meta,
+                    writer=os.urandom(16).hex(),
+                    pid=os.getpid(),
+                    started_at_ns=time.time_ns(),
+                    worker_of=self.meta.rank,
+                )
+                self._writer = self._create_writer()
+                log = self._log_now()
+        finally:
+            self._replace_log(log)
+            if self._late is late:
+                self._late = None
+
+    def is_waiting_for(self, late: LateWriter) -> bool:
+        """Return whether the writer of this process has still to be opened by `late`."""
+        return self._late is late
+
+    def _create_writer(self) -> SpoolWriter:
+        return SpoolWriter.create(
+            self.settings.root,
+            self.meta,
+            quota_bytes=self.settings.quota_bytes,
+            free_ratio_min=self.settings.disk_free_ratio_min,
+        )
+
+
+class SessionCalls:
+    """A part of `Run`: calls that act on its session."""
+
+    guard: Guard
+    _session: Session
+
+
+def _ignore(*_: Any, **__: Any) -> None:
+    """Log nothing: mode "disabled", or a forked child that must not log."""
+
+
+def _no_holder() -> None:
+    return None

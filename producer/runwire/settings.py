@@ -28,7 +28,7 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(NodeSettings):
-    """What one `init` works with: the settings of the node, and those of this run."""
+    """Settings of one `init`: those of the node, and those of this run."""
 
     project: str = setting(TEXT, DEFAULT_PROJECT, "project that runs belong to")
     run_id: str | None = setting(TEXT, None, "id of the run; all ranks of one job must share it")
@@ -105,6 +105,6 @@ class Settings(NodeSettings):
         return super(Settings, cls).resolve(overrides, environ, cwd)
 
     def check(self) -> None:
-        """Raises: ConfigError when settings contradict each other."""
+        """Check that settings agree with each other. Raises: ConfigError."""
         if self.mode != "disabled":
             super(Settings, self).check()

@@ -1,4 +1,4 @@
-"""Starts runs: resolves settings and identity, opens the spool, starts the watching agent."""
+"""Start of a run: settings and identity resolved, spool opened, agent started."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runwire.job import known_runs
 from runwire.job.environment import environment_facts
 from runwire.job.identity import Identity, identify
 from runwire.process import exits, notebook
-from runwire.run import Run, tags_of
+from runwire.run import Run
 from runwire.session import Session
 from runwire.settings import Settings
 from runwire.version import __version__
@@ -54,7 +54,7 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     global _current, _started
     given = settings.changed() if settings is not None else {}
     arguments = {"project": project, "run_id": run_id, "mode": mode, "dir": dir}
-    # What is left out here does not take back what `settings` says.
+    # Arguments that are left out do not override `settings`.
     given |= {name: value for name, value in arguments.items() if value is not None}
     resolved = Settings.resolve(given)
     identity = identify(resolved.project, resolved.run_id, nth=_started)
@@ -71,12 +71,12 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     )
     about = {"name": name, "group": group, "job_type": job_type, "notes": notes}
     about["parent_run_id"] = parent.id if isinstance(parent, Run) else parent
-    run = Run(session, tags=tags_of(tags), about=about)
+    run = Run(session, tags=_named_tags(tags), about=about)
     if config is not None:
         run.config.update(config)
-    fork.register(run)
-    exits.install(run, preempt_signals=resolved.preempt_signals)
-    notebook.install(run)
+    fork.register(session)
+    exits.install(session, preempt_signals=resolved.preempt_signals)
+    notebook.install(session)
     if resolved.mode == "online":
         ensure_agent(resolved.root, resolved)
     _current = run
@@ -103,14 +103,6 @@ def current() -> Run:
     return _current
 
 
-def attach(settings: Settings, meta: Meta) -> Run:
-    """Return a handle on a run of another process (spawned workers get it by pickling)."""
-    session = Session.attached(settings, meta, Guard(strict=settings.strict))
-    run = Run.attached(session)
-    fork.register(run)
-    return run
-
-
 def _resume(settings: Settings, identity: Identity, resume: str) -> int:
     root, project, run_id = settings.root, identity.project, identity.run_id
     attempt = identity.attempt
@@ -119,7 +111,7 @@ def _resume(settings: Settings, identity: Identity, resume: str) -> int:
         try:
             known_runs.remember(root, project, run_id, attempt=attempt, last_step=None)
         except OSError:
-            return step  # the spool's own error, which follows, says what to do
+            return step  # opening the spool fails next, with a better error
     return step
 
 
@@ -143,3 +135,12 @@ def _meta(settings: Settings, identity: Identity) -> Meta:
         mode=settings.mode,
         sdk=__version__,
     )
+
+
+def _named_tags(tags: Mapping[str, Any] | Iterable[str]) -> dict[str, str]:
+    """Return tags as a mapping; a sequence of names gets empty values."""
+    if isinstance(tags, Mapping):
+        return {str(key): str(value) for key, value in tags.items()}
+    if isinstance(tags, str):
+        return {tags: ""}
+    return {str(name): "" for name in tags}

@@ -114,7 +114,7 @@ class Agent:
         self.lock.release()
         self.ended.set()
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         """Forget lock, folders and connections: they are the parent's."""
         self.stop.set()
         self.ended.set()

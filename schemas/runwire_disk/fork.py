@@ -16,7 +16,8 @@ _log = logging.getLogger("runwire")
 class AfterFork(Protocol):
     """Something with state that a forked child must drop or re-create."""
 
-    def _after_fork_in_child(self) -> None: ...
+    def after_fork_in_child(self) -> None:
+        """Drop or re-create it, in the child."""
 
 
 # Weak: an open hook must not keep a run, and with it its files, alive.
@@ -25,13 +26,13 @@ _installed = False
 
 
 def register(owner: AfterFork) -> None:
-    """Call `owner._after_fork_in_child()` in every forked child from now on.
+    """Call `owner.after_fork_in_child()` in every forked child from now on.
 
     Hooks run in the order of registration; one that fails does not stop the others.
     """
     global _installed
     _hooks[:] = [hook for hook in _hooks if hook() is not None]
-    method = owner._after_fork_in_child  # noqa: SLF001 - the protocol's one method
+    method = owner.after_fork_in_child
     if not any(hook() == method for hook in _hooks):
         _hooks.append(weakref.WeakMethod(method))
     if not _installed and hasattr(os, "register_at_fork"):
@@ -41,7 +42,7 @@ def register(owner: AfterFork) -> None:
 
 def unregister(owner: AfterFork) -> None:
     """Forget `owner`; harmless when it was never registered."""
-    method = owner._after_fork_in_child  # noqa: SLF001 - the protocol's one method
+    method = owner.after_fork_in_child
     _hooks[:] = [hook for hook in _hooks if hook() not in (None, method)]
 
 

@@ -3,18 +3,85 @@
 from __future__ import annotations
 
 import json
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
 from runwire_schemas.events import ArtifactEvent
 from runwire_store.layout import blob_key
 from runwire_store.manifest import Manifest
 
-__all__ = ["COMPLETE", "DELETED", "FAILED", "SHIPPED", "artifact_event", "uri_of"]
+__all__ = [
+    "COMPLETE",
+    "DELETED",
+    "FAILED",
+    "LOGGED",
+    "SHIPPED",
+    "USED",
+    "artifact_event",
+    "artifact_fields",
+    "uri_of",
+]
 
+LOGGED: Final = "logged"
+USED: Final = "used"
 SHIPPED: Final = "shipped"
 COMPLETE: Final = "complete"
 FAILED: Final = "failed"
 DELETED: Final = "deleted"
+
+
+class Described(Protocol):
+    """An artifact as a manifest or an upload request describes it."""
+
+    @property
+    def artifact(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+    @property
+    def files(self) -> Sequence[object]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def route(self) -> str: ...
+
+
+def artifact_fields(
+    described: Described,
+    event: str,
+    *,
+    sha256: str,
+    uri: str = "",
+    at_ns: int | None = None,
+    metadata: str | None = None,
+) -> dict[str, Any]:
+    """Return the fields of a trainer's record that it logged or used an artifact.
+
+    The writer of the record adds run, rank and number, and the time where `at_ns` is None.
+    """
+    fields: dict[str, Any] = {} if at_ns is None else {"at_ns": at_ns}
+    fields |= {
+        "artifact": described.artifact,
+        "event": event,
+        "name": described.name,
+        "type": described.type,
+        "aliases": list(described.aliases) or None,
+    }
+    if event == LOGGED:
+        fields["metadata"] = metadata
+    fields |= {
+        "files": len(described.files),
+        "bytes": described.size,
+        "sha256": sha256,
+        "uri": uri,
+        "route": described.route,
+    }
+    if event == USED:
+        fields["version_at_ns"] = getattr(described, "version_at_ns", 0) or None
+    return fields
 
 
 def artifact_event(

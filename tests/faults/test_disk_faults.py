@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import runwire
-from runwire.report import FlushReport
+from runwire.metrics.flush import FlushReport
 from runwire_disk.spool.format import DROPPED_AFTER_ACCEPTED, SpoolError
 from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas import codec

@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_under_the_copy(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process takes the space meanwhile: the system call says so, all else is equal."""
-    monkeypatch.setattr("runwire.outbox.space.Space.room", lambda _: 2**40)
+    monkeypatch.setattr("runwire.outbox.outbox.Space.room", lambda _: 2**40)
     folder = tmp_path / "folder"
     folder.mkdir()
     for number in range(16):

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from runwire.checkpoints.local import LocalCheckpoints, LocalPart
+from runwire.settings import Settings
 from runwire_disk.outbox.request import REQUEST_FILE, UploadRequest, content_path, outbox_dir
+from runwire_disk.spool.format import Meta
 from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas import codec
 from runwire_schemas.events import ArtifactEvent, Event, LogEvent
+from support.spools import meta
+
+
+class RecordingWriter:
+    """The process behind an outbox, with the settings of the environment."""
+
+    def __init__(self) -> None:
+        self.settings = Settings.resolve({})
+        self.records: list[tuple[str, Mapping[str, Any]]] = []
+
+    def identity(self) -> Meta:
+        return meta()
+
+    def append(self, kind: str, fields: Mapping[str, Any]) -> None:
+        self.records.append((kind, fields))
+
+
+def local_parts(project: str = "p", run_id: str = "r") -> list[LocalPart]:
+    """The complete checkpoints of a run below the data root of the environment."""
+    return LocalCheckpoints(Settings.resolve({}).root / "checkpoints", project, run_id).parts()
 
 
 def requests(root: Path) -> list[UploadRequest]:

@@ -12,6 +12,7 @@ import pytest
 
 import runwire
 from runwire.run import Run
+from support.artifacts import local_parts
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -129,7 +130,7 @@ def test_a_signal_handler_may_save(start: Start, seed: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     run.finish()
-    saved = [part.manifest.checkpoint.step for part in run._saver().local.parts()]
+    saved = [part.manifest.checkpoint.step for part in local_parts()]
     assert saved == [*range(6), *range(100, next(steps))]
     assert len(saved) > 6
 

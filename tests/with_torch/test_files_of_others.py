@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import runwire
-from runwire.checkpoints.compress import compress_file
+from runwire.checkpoints.state_file import compress_file
 from runwire.run import Run
 from support.torch_here import torch
 

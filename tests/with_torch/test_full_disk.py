@@ -58,5 +58,5 @@ def test_rules_make_room(start: Start, disk: Path) -> None:
     for step in range(5):
         run.save_checkpoint(step, model={"w": torch.rand(8 * MIB // 4)})
     assert run.load_checkpoint("latest").step == 4
-    with pytest.raises(runwire.CheckpointError, match="are those of the steps 4"):
+    with pytest.raises(runwire.CheckpointError, match="complete ones: steps 4"):
         run.load_checkpoint(3)

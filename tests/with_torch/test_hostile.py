@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import runwire
-from runwire.checkpoints.compress import zstd_module
 from runwire.checkpoints.loading import read_checkpoint
 from runwire.checkpoints.local import LocalPart
-from runwire.checkpoints.state_file import digest_of
+from runwire.checkpoints.state_file import digest_of, zstd_module
 from runwire.run import Run
 from runwire_store.manifest import FileEntry, Manifest
+from support.artifacts import local_parts
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -148,9 +148,9 @@ def test_a_damaged_manifest_hides_its_checkpoint_only(
     folder = saved(run, 2)
     (folder / "manifest.json").write_bytes(manifest)
     assert run.load_checkpoint("latest").step == 1
-    assert f"cannot be read and is left out: {folder}" in caplog.text
-    shutil.rmtree(run._saver().local.parts()[0].folder)
-    with pytest.raises(runwire.CheckpointError, match="has checkpoints, and none that can be read"):
+    assert f"cannot be read and is skipped: {folder}" in caplog.text
+    shutil.rmtree(local_parts()[0].folder)
+    with pytest.raises(runwire.CheckpointError, match="has checkpoints, but none can be read"):
         run.load_checkpoint("latest")
 
 
@@ -208,6 +208,6 @@ def test_a_part_of_another_run_is_not_taken(start: Start, root: Path) -> None:
     folder = saved(start(run_id="one"), 1)
     other = saved(start(run_id="two"), 0).parent
     folder.rename(other / folder.name)
-    run = start(run_id="two")
-    parts: list[LocalPart] = run._saver().local.parts()
+    start(run_id="two")
+    parts: list[LocalPart] = local_parts(run_id="two")
     assert [part.manifest.run_id for part in parts] == ["two"]

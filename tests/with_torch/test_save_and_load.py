@@ -230,7 +230,7 @@ def test_best_and_the_last_good_one(start: Start) -> None:
     assert run.load_checkpoint("best").step == 1
     assert run.load_checkpoint("latest").step == 6
     for gone in (0, 3, 4):
-        with pytest.raises(runwire.CheckpointError, match=r"complete are those .* 1, 2, 5, 6"):
+        with pytest.raises(runwire.CheckpointError, match=r"complete ones: steps 1, 2, 5, 6"):
             run.load_checkpoint(gone)
 
 
@@ -289,15 +289,15 @@ def test_each_rank_saves_its_part(
                 run.save_checkpoint(step, extra=(step, rank), kind="sharded")
             if (step, rank) == (1, 0):
                 assert run.load_checkpoint() is None
-                assert "that of step 1 misses ranks 1" in caplog.text
+                assert "step 1 lacks ranks 1" in caplog.text
     assert [run.load_checkpoint().extra for run in runs] == [(1, 0), (1, 1)]
     runs[1].save_checkpoint(2, extra=(2, 1), kind="sharded")
     assert [run.load_checkpoint().extra for run in runs] == [(2, 0), (2, 1)]
 
 
-def test_disabled_runs_save_and_load_too(start: Start) -> None:
+def test_disabled_runs_save_and_load_too(start: Start, root: Path) -> None:
     """A checkpoint is the user's data; nothing is recorded or sent."""
     run, training = start(mode="disabled"), Training()
     assert run.save_checkpoint(4, **training.parts).wait()
     assert run.load_checkpoint("latest", **training.parts).step == 4
-    assert not (run._session.settings.root / "outbox").exists()
+    assert not (root / "outbox").exists()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from runwire.run import Run
+from support.artifacts import local_parts
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -36,7 +37,7 @@ def test_rules_as_a_mapping(start: Start) -> None:
     run = start()
     for step in range(5):
         run.save_checkpoint(step, extra=step, retention={"keep_last": 2})
-    assert len(run._saver().local.parts()) == 2
+    assert len(local_parts()) == 2
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -1,4 +1,4 @@
-"""What a user puts together before it is logged."""
+"""Artifacts as users assemble them, before they are logged."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
-from runwire.artifacts.folder import entries_of
 from runwire.errors import ArtifactError
-from runwire.outbox.capture import Entry
-from runwire.outbox.names import listed_aliases, merged_metadata
+from runwire.outbox.arguments import Entry, as_alias_list, entries_at, merge_metadata
 
 __all__ = ["FILE", "Artifact", "artifact_of"]
 
@@ -22,7 +20,7 @@ POLICIES: Final = ("auto", "link", "reference")
 
 
 class _Kind(Enum):
-    """What a part was added as."""
+    """The kind of content that a part was added as."""
 
     CONTENT = "bytes"
     FILE = "a file"
@@ -32,7 +30,7 @@ class _Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What was added, as it was given: right or wrong is said where it is logged."""
+    """One addition as it was given; it is checked when the artifact is logged."""
 
     kind: _Kind
     source: Any
@@ -41,10 +39,10 @@ class _Part:
 
 
 class Artifact:
-    """Files under one name; content is read, and what is wrong is told, when it is logged.
+    """Files under one name; content is read and problems are reported when it is logged.
 
-    `policy` of each file: "auto" keeps it as it is at the call; "link" does so without a copy, for
-    files that nobody writes into any more; "reference" records path and digest and moves nothing.
+    `policy` of each file: "auto" keeps the content as it is at the call; "link" does so without a
+    copy, for files that nobody writes to any more; "reference" records path and digest only.
     """
 
     def __init__(
@@ -56,14 +54,14 @@ class Artifact:
         aliases: str | Iterable[str] | None = (),
     ) -> None:
         self.name, self.type = name, type
-        self.metadata: dict[str, Any] = _settled(merged_metadata, metadata)
-        self.aliases: list[str] = _settled(listed_aliases, aliases)
+        self.metadata: dict[str, Any] = _try_checked(merge_metadata, metadata)
+        self.aliases: list[str] = _try_checked(as_alias_list, aliases)
         self._parts: list[_Part] = []
 
     def add_file(
         self, path: str | os.PathLike[str], name: str | None = None, *, policy: str = "auto"
     ) -> Self:
-        """Add a file, under its own name or another; a link stands for what it names."""
+        """Add a file, under its own name or another; a link is followed."""
         return self._add(_Part(_Kind.FILE, path, name, policy))
 
     def add_dir(
@@ -73,8 +71,8 @@ class Artifact:
         return self._add(_Part(_Kind.FOLDER, path, name, policy))
 
     def add_bytes(self, data: bytes | bytearray | memoryview, name: str) -> Self:
-        """Add content that is no file, as it is now."""
-        return self._add(_Part(_Kind.CONTENT, _frozen(data), name, "auto"))
+        """Add content in memory, as it is now."""
+        return self._add(_Part(_Kind.CONTENT, _copied(data), name, "auto"))
 
     def add_reference(self, path: str | os.PathLike[str], name: str | None = None) -> Self:
         """Add a file or folder that stays where it is: its path and digest are recorded."""
@@ -83,7 +81,7 @@ class Artifact:
     def entries(self, leave_out: Path | None = None) -> Iterator[Entry]:
         """Yield all files as they are now. Raises: ArtifactError."""
         for part in self._parts:
-            yield from _expanded(part, leave_out)
+            yield from _expand(part, leave_out)
 
     def _add(self, part: _Part) -> Self:
         self._parts.append(part)
@@ -94,16 +92,16 @@ class Artifact:
 
 
 def artifact_of(content: Any, name: str | None, *, policy: str) -> Artifact:
-    """Return what `log_artifact` was given as an artifact. Raises: ArtifactError."""
+    """Return the argument of `log_artifact` as an artifact. Raises: ArtifactError."""
     if isinstance(content, Artifact):
-        found = Artifact(
+        renamed = Artifact(
             content.name if name is None else name,
             content.type,
             metadata=content.metadata,
             aliases=content.aliases,
         )
-        found._parts = list(content._parts)  # noqa: SLF001 - our own
-        return found
+        renamed._parts = list(content._parts)  # noqa: SLF001 - our own
+        return renamed
     if isinstance(content, (bytes, bytearray, memoryview)):
         if not isinstance(name, str):
             raise ArtifactError("bytes have no name of their own: give name='...'")
@@ -112,15 +110,17 @@ def artifact_of(content: Any, name: str | None, *, policy: str) -> Artifact:
         raise ArtifactError(
             f"log_artifact takes a path, bytes or an Artifact, not {type(content).__name__}"
         )
-    found = Artifact(Path(content).absolute().name if name is None else name)
-    return found._add(_Part(_Kind.EITHER, content, None, policy))  # noqa: SLF001 - our own
+    artifact = Artifact(Path(content).absolute().name if name is None else name)
+    return artifact._add(_Part(_Kind.EITHER, content, None, policy))  # noqa: SLF001 - our own
 
 
-def _expanded(part: _Part, leave_out: Path | None) -> Iterator[Entry]:
+def _expand(part: _Part, leave_out: Path | None) -> Iterator[Entry]:
     if part.policy not in POLICIES:
         raise ArtifactError(f"policy={part.policy!r}: use one of {', '.join(POLICIES)}")
     if not isinstance(part.name, str) and (part.name is not None or part.kind is _Kind.CONTENT):
-        raise ArtifactError(f"name={part.name!r:.100} is no text: say how the file is called in it")
+        raise ArtifactError(
+            f"name={part.name!r:.100} is not a string: give the name of the file in the artifact"
+        )
     if part.kind is _Kind.CONTENT:
         if not isinstance(part.source, bytes):
             raise ArtifactError(
@@ -129,62 +129,48 @@ def _expanded(part: _Part, leave_out: Path | None) -> Iterator[Entry]:
             )
         yield Entry(path=str(part.name), source=part.source)
         return
-    given, real, is_folder = _found(part)
-    is_link, is_reference = part.policy == "link", part.policy == "reference"
-    if is_folder:
-        prefix = f"{part.name}/" if part.name else ""
-        found = entries_of(real, prefix=prefix, leave_out=leave_out, immutable=is_link)
-        yield from map(_referred, found) if is_reference else found
-        return
-    path = given.absolute().name if part.name is None else part.name
-    entry = Entry(path=path, source=real, immutable=is_link)
-    yield _referred(entry) if is_reference else entry
-
-
-def _found(part: _Part) -> tuple[Path, Path, bool]:
-    """Return a path as given, what it leads to, and whether that is taken as a folder."""
-    given = _path(part)
-    # Given by the user, so links are followed; what it leads to must not change underneath.
-    try:
-        real = Path(os.path.realpath(given))
-        is_folder = real.is_dir() if part.kind is _Kind.EITHER else part.kind is _Kind.FOLDER
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ArtifactError(f"{str(given)!r:.200} is no path: {reason}") from None
-    return given, real, is_folder
+    is_reference = part.policy == "reference"
+    entries = entries_at(
+        _path(part),
+        name=part.name,
+        is_folder=None if part.kind is _Kind.EITHER else part.kind is _Kind.FOLDER,
+        leave_out=leave_out,
+        immutable=part.policy == "link",
+    )
+    yield from map(_refer, entries) if is_reference else entries
 
 
 def _path(part: _Part) -> Path:
     if not isinstance(part.source, (str, os.PathLike)):
         raise ArtifactError(
-            f"{part.source!r:.200} is no path: name {part.kind.value} of this machine"
+            f"{part.source!r:.200} is not a path: name {part.kind.value} of this machine"
         )
     return _local(part.source) if part.policy == "reference" else Path(part.source)
 
 
-def _settled(checked: Callable[[object], Any], given: object) -> Any:
-    """Return what was given in its own form; what is wrong stays, and is told when it is logged."""
+def _try_checked(check: Callable[[object], Any], given: object) -> Any:
+    """Return the checked value, or a wrong one as it is: it is refused when it is logged."""
     try:
-        return checked(given)
+        return check(given)
     except Exception:
         return given
 
 
-def _frozen(data: Any) -> Any:
-    """Return bytes as they are now; what is none stays as it is."""
+def _copied(data: Any) -> Any:
+    """Return bytes as they are now; anything else unchanged, to be refused when it is logged."""
     try:
         return data if isinstance(data, bytes) else memoryview(data).tobytes()
     except (TypeError, ValueError, BufferError):
         return data
 
 
-def _referred(entry: Entry) -> Entry:
+def _refer(entry: Entry) -> Entry:
     """Return an entry that stays where it is. Raises: ArtifactError for pipes and devices."""
     source = entry.source
     if isinstance(source, Path) and source.exists() and not source.is_file():
         raise ArtifactError(
-            f"{str(source)!r:.300} is no file: a reference needs content of which the agent can "
-            "compute the digest"
+            f"{str(source)!r:.300} is not a file: the agent cannot compute the digest of a "
+            "reference to it"
         )
     return replace(entry, by_reference=True)
 
@@ -196,10 +182,10 @@ def _local(path: str | os.PathLike[str]) -> Path:
     try:
         parts = urlsplit(text)
     except ValueError as error:
-        raise ArtifactError(f"{text!r:.200} is no address: {error}") from None
+        raise ArtifactError(f"{text!r:.200} is not a URL: {error}") from None
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         raise ArtifactError(
-            f"{text!r:.200} is not on this machine: a reference is a path, or a file:/// address, "
+            f"{text!r:.200} is not on this machine: a reference is a path, or a file:/// URL, "
             "that the agent can read to compute its digest"
         )
     return Path(unquote(parts.path))

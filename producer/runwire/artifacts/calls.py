@@ -1,4 +1,4 @@
-"""What a run offers for artifacts, media and texts."""
+"""The calls of a run that keep files, media, distributions and texts."""
 
 from __future__ import annotations
 
@@ -7,38 +7,34 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runwire.guard import Guard, guarded
+from runwire.guard import guarded
 from runwire.metrics.values import whole_step
+from runwire.session import SessionCalls
 
 if TYPE_CHECKING:
     from runwire.artifacts.artifact import Artifact
     from runwire.artifacts.histogram import Histogram
-    from runwire.artifacts.ref import ArtifactRef
-    from runwire.outbox.capture import Entry
-    from runwire.session import Session
+    from runwire.outbox.arguments import Entry
+    from runwire.outbox.ref import ArtifactRef
 
-# Of `artifact.FILE`. What these calls need is loaded by the first of them, not by every trainer.
+# Equals `artifact.FILE`. The modules that these calls need are loaded by the first call, not by
+# every trainer.
 FILE = "file"
 
 
-def refused() -> ArtifactRef:
-    """Return what a call gives that kept nothing."""
-    from runwire.artifacts.ref import ArtifactRef
-    from runwire_disk.outbox.route import REFUSED
+def _refused() -> ArtifactRef:
+    from runwire.outbox.ref import refused
 
-    return ArtifactRef(id="", name="", type="", route=REFUSED, size=0)
+    return refused()
 
 
-class ArtifactCalls:
+class ArtifactCalls(SessionCalls):
     """The part of `Run` that keeps files and values. Threads: safe.
 
-    Each image, figure and table is an artifact of its own: call them now and then, not every step.
+    Each image, figure and table is an artifact of its own: log them now and then, not every step.
     """
 
-    guard: Guard
-    _session: Session
-
-    @guarded("log_artifact", default=refused)
+    @guarded("log_artifact", default=_refused)
     def log_artifact(
         self,
         path: str | os.PathLike[str] | bytes | Artifact,
@@ -52,21 +48,21 @@ class ArtifactCalls:
         """Keep a file, folder, bytes or Artifact as it is now; the agent uploads it later.
 
         `policy`: "auto" clones or copies; "link" costs nothing and needs files that nobody writes
-        into any more; "reference" moves nothing. Blocks: while content is copied.
+        to any more; "reference" moves nothing. Blocks: while content is copied.
         """
         from runwire.artifacts.artifact import artifact_of
-        from runwire.outbox.names import listed_aliases, merged_metadata
+        from runwire.outbox.arguments import as_alias_list, merge_metadata
 
-        wanted = artifact_of(path, name, policy=policy)
+        artifact = artifact_of(path, name, policy=policy)
         return self._session.outbox.submit(
-            wanted.name,
-            wanted.type if type == FILE else type,
-            wanted.entries(self._session.settings.root),
-            aliases=[*listed_aliases(wanted.aliases), *listed_aliases(aliases)],
-            metadata=merged_metadata(wanted.metadata, metadata),
+            artifact.name,
+            artifact.type if type == FILE else type,
+            artifact.entries(self._session.settings.root),
+            aliases=[*as_alias_list(artifact.aliases), *as_alias_list(aliases)],
+            metadata=merge_metadata(artifact.metadata, metadata),
         )
 
-    @guarded("log_image", default=refused)
+    @guarded("log_image", default=_refused)
     def log_image(self, img: Any, name: str, step: int | None = None) -> ArtifactRef:
         """Keep an image: a path, PIL image, array or CPU tensor, all but the first as PNG.
 
@@ -76,14 +72,14 @@ class ArtifactCalls:
 
         return self._keep("image", name, step, lambda: image_content(img))
 
-    @guarded("log_figure", default=refused)
+    @guarded("log_figure", default=_refused)
     def log_figure(self, fig: Any, name: str, step: int | None = None) -> ArtifactRef:
         """Keep a matplotlib figure as PNG."""
         from runwire.artifacts.media import figure_png
 
         return self._keep("image", name, step, lambda: (figure_png(fig), ".png"))
 
-    @guarded("log_table", default=refused)
+    @guarded("log_table", default=_refused)
     def log_table(self, rows: Any, name: str) -> ArtifactRef:
         """Keep a table as JSON Lines: rows as mappings, columns as lists, or a data frame."""
         from runwire.artifacts.media import table_jsonl
@@ -92,32 +88,32 @@ class ArtifactCalls:
 
     @guarded("log_histogram")
     def log_histogram(self, name: str, values: Any | Histogram, step: int | None = None) -> None:
-        """Record how values are distributed, in 64 bins or as counted by the caller."""
+        """Record the distribution of values, in 64 bins or as counted by the caller."""
         from runwire.artifacts.histogram import Histogram
 
         counted = values if isinstance(values, Histogram) else Histogram.of(values)
         at = self._session.step if step is None else whole_step(step)
         fields = {"stream": "histogram", "name": name, "level": "info", "step": at}
-        self._emit("log", {**fields, "text": counted.as_json()})
+        self._session.emit("log", {**fields, "text": counted.as_json()})
 
     @guarded("log_text")
     def log_text(self, text: str, name: str, step: int | None = None) -> None:
         """Log a text under a name, searchable in `v_logs`."""
-        self._emit_text(name, text, self._session.step if step is None else step)
+        self._session.emit_text(name, text, self._session.step if step is None else step)
 
     def use_artifact(self, ref: str, type: str | None = None) -> ArtifactRef:  # noqa: A002
-        """Return what "name", "name:v3", "name:best" or "project/name:alias" means now.
+        """Return the artifact that "name", "name:v3" or "project/name:alias" refers to now.
 
-        This run is recorded as one that used it. Raises: ArtifactError, also when not strict: the
-        caller needs what it asked for. Blocks: for the store's answer.
+        The use is recorded with this run. Raises: ArtifactError, also when not strict: the caller
+        needs the result. Blocks: for the store's answer.
         """
-        from runwire.artifacts.use import found
+        from runwire.outbox.ref import resolve_artifact
 
         session = self._session
-        known, event = found(session.settings, session.meta.project, ref, type)
-        with self.guard.catching("use_artifact"):
-            self._emit("artifact", event)
-        return known
+        artifact, used = resolve_artifact(session.settings, session.meta.project, ref, type)
+        with session.guard.catching("use_artifact"):
+            session.emit("artifact", used)
+        return artifact
 
     def _keep(
         self,
@@ -126,8 +122,8 @@ class ArtifactCalls:
         step: int | None,
         content: Callable[[], tuple[Path | bytes, str]],
     ) -> ArtifactRef:
-        """Make one file an artifact; what mode "disabled" ignores is not even made."""
-        from runwire.outbox.capture import Entry
+        """Log one file as an artifact; in mode "disabled" its content is not even made."""
+        from runwire.outbox.arguments import Entry
 
         at = self._session.step if step is None else step
         metadata = None if kind == "table" else {"step": whole_step(at)}
@@ -140,9 +136,3 @@ class ArtifactCalls:
             yield Entry(path=path, source=real)
 
         return self._session.outbox.submit(name, kind, entries(), metadata=metadata)
-
-    def _emit(self, kind: str, fields: Mapping[str, Any]) -> None:
-        raise NotImplementedError
-
-    def _emit_text(self, name: str, text: str, step: int | None, *, level: str = "info") -> None:
-        raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Distributions of many values as a few counts, recorded like a text."""
+"""Histograms: distributions of many values as a few counts, recorded like a text."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ BINS_MAX: Final = 1024
 class Histogram:
     """Counts between edges. Shapes: n counts, n + 1 rising edges.
 
-    Made in a training loop, outside its guard: `trouble` is why it is none, and raised when it is
-    logged.
+    It is made in a training loop, outside the guard: `trouble` is why it is invalid, and raised
+    when it is logged.
     """
 
     edges: Sequence[float]
@@ -39,7 +39,7 @@ class Histogram:
             object.__setattr__(self, "counts", [_count(count) for count in self.counts])
             _check(self.edges, self.counts)
         except Exception as error:
-            object.__setattr__(self, "trouble", _told(error))
+            object.__setattr__(self, "trouble", _explain(error))
 
     @classmethod
     def of(cls, values: Any, bins: int = BINS) -> Histogram:
@@ -47,12 +47,12 @@ class Histogram:
         try:
             return _histogram(values, bins)
         except Exception as error:
-            return cls((), (), _told(error))
+            return cls((), (), _explain(error))
 
     def as_json(self) -> str:
         """Return {"edges": […], "counts": […]}, as `v_histograms` reads it.
 
-        Raises: ArtifactError when it is none.
+        Raises: ArtifactError when it is invalid.
         """
         if self.trouble:
             raise ArtifactError(self.trouble)
@@ -64,7 +64,7 @@ _NOTHING: Final = "a histogram needs at least one finite value"
 _ULPS_PER_BIN: Final = 4
 
 
-def _told(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     is_ours = isinstance(error, ArtifactError)
     return str(error) if is_ours else f"a histogram is made of numbers: {error!r}"
 
@@ -98,7 +98,7 @@ def _histogram(values: Any, bins: int) -> Histogram:
 
 
 def _array(values: Any) -> Any:
-    """Return what knows numpy's methods, None for plain sequences."""
+    """Return an array with numpy's methods, None for plain sequences."""
     if callable(getattr(values, "detach", None)):
         if getattr(values, "is_cuda", False):
             raise ArtifactError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runwire.errors import ArtifactError
-from runwire.params.json_text import json_text
+from runwire.safe_text import json_text
 
 __all__ = ["figure_png", "image_content", "table_jsonl"]
 
@@ -36,7 +36,7 @@ def image_content(image: Any) -> tuple[Path | bytes, str]:
 
 
 def figure_png(figure: Any) -> bytes:
-    """Return a matplotlib figure, or what has one as `.figure`, as PNG. Raises: ArtifactError."""
+    """Return a matplotlib figure (or an object's `.figure`) as PNG. Raises: ArtifactError."""
     drawn: Any = figure if hasattr(figure, "savefig") else getattr(figure, "figure", None)
     if not hasattr(drawn, "savefig"):
         raise ArtifactError(

@@ -1,6 +1,6 @@
-"""Checkpoints: saved atomically, found again, verified and loaded.
+"""Checkpoints: saved atomically, verified and loaded.
 
-`read_checkpoint(path)` loads one that was downloaded, without a run.
+`read_checkpoint(path)` loads a downloaded one without a run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FROM = {
 
 
 def __getattr__(name: str) -> Any:
-    # A trainer that never loads one does not import what loading needs.
+    # A trainer that never loads one does not import the modules of loading.
     if name in _FROM:
         import importlib
 

@@ -1,27 +1,37 @@
-"""Finding a checkpoint: what lies on this disk and in the store, which one is meant, bringing it.
+"""Search for checkpoints of a run: candidates on this disk and in the store, one brought here.
 
-This disk comes first, but the store is asked too: a run that was trained elsewhere meanwhile must
-not silently continue from what an old machine remembers.
+This disk is preferred, but the store is always asked: a run that was trained elsewhere meanwhile
+must not silently continue from the checkpoints of an old machine.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
-from runwire.checkpoints.local import LocalCheckpoints, LocalPart
-from runwire.checkpoints.verifying import DamagedCheckpoint, Found, content_dir, path_of, verified
-from runwire.errors import CheckpointError
+from runwire.checkpoints.local import (
+    DamagedCheckpoint,
+    LocalCheckpoints,
+    LocalPart,
+    VerifiedPart,
+    content_dir,
+    path_of,
+    verify,
+)
+from runwire.errors import CheckpointError, ConfigError
+from runwire.job.ranks import detect_ranks
 from runwire_disk.files import sync_file
 from runwire_store.checkpoints import CheckpointView, find, grouped
 from runwire_store.manifest import Manifest, ManifestError
 
 if TYPE_CHECKING:
+    from runwire.session import Session
     from runwire.settings import Settings
     from runwire_store.store import ObjectStore
 
-__all__ = ["Finder"]
+__all__ = ["Finder", "finder_for"]
 
 _log = logging.getLogger("runwire")
 
@@ -36,17 +46,17 @@ class Finder:
     run_id: str
     rank: int
     world_size: int
-    # Nodes with disks of their own: what only one of them has, the others cannot load.
+    # Nodes with disks of their own: others cannot load a checkpoint that only one disk has.
     only_stored: bool = False
     _parts: dict[str, LocalPart] = field(default_factory=dict)
     _stored: dict[str, Manifest] = field(default_factory=dict)
     _store: ObjectStore | None = None
 
     def candidates(self, which: str | int) -> list[CheckpointView]:
-        """Return those that are meant, the first choice first; none when the run has none yet.
+        """Return the matching checkpoints, the first choice first; none when the run has none yet.
 
-        Raises: CheckpointError, also when the store cannot be asked and this disk has none, and
-        when all that there is cannot be read.
+        Raises: CheckpointError, also when the store is unreachable and this disk has none, and
+        when none can be read.
         """
         damaged = self._look_here()
         manifests = {name: part.manifest for name, part in self._parts.items()}
@@ -58,7 +68,7 @@ class Finder:
             manifests = {**stored, **manifests}
         views = grouped(manifests.values())
         complete = [view for view in views if view.is_complete]
-        self._tell(damaged, views, complete)
+        self._report(damaged, views, complete)
         try:
             first = find(views, which)
         except ValueError as error:
@@ -70,7 +80,7 @@ class Finder:
         if not complete and which == "best":
             return []
         steps = ", ".join(str(view.step) for view in complete[-10:])
-        had = f"complete are those of the steps {steps}" if steps else "it has none"
+        had = f"complete ones: steps {steps}" if steps else "it has none"
         hint = "; mark one with is_best=True or set RUNWIRE_CHECKPOINT_METRIC"
         raise CheckpointError(
             f"run {self.run_id!r} has no checkpoint {which!r}: {had}"
@@ -80,21 +90,21 @@ class Finder:
     def _look_here(self) -> list[str]:
         damaged: list[str] = []
         try:
-            found = self.local.parts(damaged)
+            parts = self.local.parts(damaged)
         except OSError as error:
             raise CheckpointError(
-                f"cannot tell whether run {self.run_id!r} has checkpoints: {error}. Make it "
-                "readable, or set RUNWIRE_CHECKPOINT_DIR to another folder"
+                f"it is unknown whether run {self.run_id!r} has checkpoints: {error}. Make the "
+                "folder readable, or set RUNWIRE_CHECKPOINT_DIR to another folder"
             ) from error
-        self._parts = {part.manifest.artifact: part for part in found}
+        self._parts = {part.manifest.artifact: part for part in parts}
         return damaged
 
-    def _tell(
+    def _report(
         self, damaged: list[str], views: list[CheckpointView], complete: list[CheckpointView]
     ) -> None:
         if damaged and not complete:
             raise CheckpointError(
-                f"run {self.run_id!r} has checkpoints, and none that can be read: {damaged[-1]}. "
+                f"run {self.run_id!r} has checkpoints, but none can be read: {damaged[-1]}. "
                 "Remove its folder to start from scratch"
             )
         if not views and self.settings.kafka_bootstrap_servers and self.settings.s3 is None:
@@ -105,37 +115,79 @@ class Finder:
                 self.run_id,
             )
         for problem in damaged:
-            _log.warning("runwire: a checkpoint cannot be read and is left out: %s", problem)
+            _log.warning("runwire: a checkpoint cannot be read and is skipped: %s", problem)
         if views and not complete:
             _log.warning(
-                "runwire: run %s has checkpoints of ranks, and no step of which all ranks' parts "
-                "can be seen from here; that of step %d misses ranks %s",
+                "runwire: run %s has sharded checkpoints, but this process sees no step with the "
+                "parts of all ranks; step %d lacks ranks %s",
                 self.run_id,
                 views[-1].step,
                 ", ".join(map(str, views[-1].missing_ranks[:10])),
             )
 
-    def bring(self, view: CheckpointView) -> Found:
+    def bring(self, view: CheckpointView) -> VerifiedPart:
         """Return this rank's part, verified, from this disk or else from the store.
 
         Raises: DamagedCheckpoint; CheckpointError for another number of ranks.
         Blocks: reads all of it.
         """
         manifest = view.first if view.kind != "sharded" else self._own(view)
-        found, problem = self._here(manifest)
-        if found is not None:
-            return found
+        part, problem = self._check_here(manifest)
+        if part is not None:
+            return part
         stored = self._stored.get(manifest.artifact)
         if stored is None:
             raise DamagedCheckpoint(
                 f"checkpoint {view.step}: {problem}, and the store has no copy of it"
             )
         with self.local.fetching():
-            found, _ = self._here(manifest)  # another rank was faster
-            return found if found is not None else self._fetched(stored, problem)
+            part, _ = self._check_here(manifest)  # another rank may have been faster
+            return part if part is not None else self._fetch(stored, problem)
+
+    def bring_first(self, which: str | int) -> VerifiedPart | None:
+        """Return this rank's part of the first candidate that is undamaged; None without any.
+
+        Raises: CheckpointError, also where falling back alone would separate this rank from others.
+        """
+        candidates = self.candidates(which)
+        problems: list[str] = []
+        for index, view in enumerate(candidates):
+            try:
+                part = self.bring(view)
+            except DamagedCheckpoint as error:
+                if view.kind == "sharded" or self.only_stored:
+                    reason = self._refusal(view, candidates[index + 1 :], error)
+                    raise CheckpointError(reason) from error
+                problems.append(str(error))
+                continue
+            for problem in problems:
+                _log.warning(
+                    "runwire: %s. An earlier checkpoint is loaded instead, that of step %d",
+                    problem,
+                    view.step,
+                )
+            return part
+        if not candidates:
+            return None
+        raise CheckpointError(
+            f"run {self.run_id!r}: no checkpoint {which!r} can be loaded. " + ". ".join(problems)
+        )
+
+    def _refusal(
+        self, view: CheckpointView, earlier: Sequence[CheckpointView], error: DamagedCheckpoint
+    ) -> str:
+        """Return why this rank does not fall back: the others might load the damaged step."""
+        step = next((other.step for other in earlier if other.step != view.step), None)
+        advice = "name an earlier step" if step is None else f"call load_checkpoint({step})"
+        noun = "part" if view.kind == "sharded" else "copy"
+        return (
+            f"the {noun} of rank {self.rank} of checkpoint {view.step} cannot be used: {error}. "
+            "Other ranks may have an undamaged one, so this rank does not fall back alone: "
+            f"{advice} on all ranks"
+        )
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         if self._store is not None:
             self._store.close()
             self._store = None
@@ -146,19 +198,19 @@ class Finder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _here(self, manifest: Manifest) -> tuple[Found | None, str]:
-        """Return what lies on this disk, or why it cannot be used."""
+    def _check_here(self, manifest: Manifest) -> tuple[VerifiedPart | None, str]:
+        """Return the part on this disk, or why it cannot be used."""
         parts = {part.manifest.artifact: part for part in self.local.parts()}
         self._parts |= parts
         part = parts.get(manifest.artifact)
         if part is None:
             return None, "it is not on this disk"
         try:
-            return verified(part, self._stored.get(manifest.artifact)), ""
+            return verify(part, self._stored.get(manifest.artifact)), ""
         except (DamagedCheckpoint, ManifestError, OSError) as error:
             return None, str(error)
 
-    def _fetched(self, manifest: Manifest, problem: str) -> Found:
+    def _fetch(self, manifest: Manifest, problem: str) -> VerifiedPart:
         from runwire_store.download import DownloadError
         from runwire_store.store import NotFound, StoreError
 
@@ -170,10 +222,10 @@ class Finder:
             ) from error
         except (StoreError, OSError) as error:
             assert manifest.checkpoint is not None
-            # No reason to go back to an older one without being asked.
+            # Not a reason to fall back to an older one without being asked.
             raise CheckpointError(
-                f"checkpoint {manifest.checkpoint.step} ({problem}) cannot be brought from the "
-                f"store now: {error}. Try again, or name an earlier step"
+                f"checkpoint {manifest.checkpoint.step} ({problem}) cannot be downloaded from "
+                f"the store now: {error}. Try again, or name an earlier step"
             ) from error
 
     def _own(self, view: CheckpointView) -> Manifest:
@@ -185,9 +237,9 @@ class Finder:
         return view.manifests[self.rank]
 
     def _ask_store(self, damaged: list[str], *, needed: bool) -> dict[str, Manifest]:
-        """Return what the store has; nothing when it is away and this disk's may do.
+        """Return the manifests in the store; none when it is unreachable and not `needed`.
 
-        Raises: CheckpointError where an answer is `needed`: silence is no fresh start.
+        Raises: CheckpointError when it is: a run must not start from scratch by accident.
         """
         from runwire_schemas.errors import RunwireError
         from runwire_store.catalog import Catalog
@@ -201,7 +253,7 @@ class Finder:
             if needed:
                 raise CheckpointError(self._unknown(error)) from error
             _log.warning(
-                "runwire: the store cannot be asked for newer checkpoints of run %s, those on this "
+                "runwire: the store cannot be asked for newer checkpoints of run %s; those on this "
                 "disk are used: %s",
                 self.run_id,
                 error,
@@ -214,20 +266,20 @@ class Finder:
         return self._stored
 
     def _unknown(self, error: Exception) -> str:
-        """Say that nobody can tell what there is to load, and what to do."""
-        cannot = f"cannot tell whether run {self.run_id!r} has checkpoints"
+        """Return why it is unknown which checkpoints exist, and what to do."""
+        cannot = f"it is unknown whether run {self.run_id!r} has checkpoints"
         if not self._parts:
             return (
-                f"{cannot}: none is in {self.local.folder}, and the store does not answer: "
+                f"{cannot}: none is in {self.local.folder}, and the store is unreachable: "
                 f"{error}. Try again, or start without load_checkpoint"
             )
         return (
-            f"{cannot} that all nodes of this job can load: the store does not answer: {error}. "
+            f"{cannot} that all nodes of this job can load: the store is unreachable: {error}. "
             "Try again, name a step that each node has on its own disk, or set "
             "RUNWIRE_CHECKPOINT_DIR to a folder that all of them share"
         )
 
-    def _download(self, manifest: Manifest) -> Found:
+    def _download(self, manifest: Manifest) -> VerifiedPart:
         from runwire_store.download import download
 
         assert self._store is not None
@@ -236,13 +288,44 @@ class Finder:
                 sync_file(path)
             if (replaced := self._parts.get(manifest.artifact)) is not None:
                 self.local.remove(replaced)
-            # The copy here is content of its own, also of files that the store only refers to.
+            # This copy is content of its own, even of files that the store only refers to.
             files = tuple(replace(entry, uri="") for entry in manifest.files)
             here = replace(manifest, files=files)
             self.local.prepare(hidden, here)
             part = self.local.publish(hidden, here)
-        return Found(
+        return VerifiedPart(
             manifest=manifest,
             folder=part.folder,
             files=tuple(path_of(part, entry) for entry in part.manifest.files),
         )
+
+
+def finder_for(session: Session, own: LocalCheckpoints, run_id: str | None) -> Finder:
+    """Return a finder for the checkpoints of this run, or of another run of its project.
+
+    `own` are this run's checkpoints on this disk.
+    """
+    meta, settings = session.meta, session.settings
+    spans_disks = settings.checkpoint_dir is None and _spans_nodes()
+    if settings.s3_endpoint is None and spans_disks:
+        _log.warning(
+            "runwire: this job spans several nodes, which cannot see each other's checkpoints: "
+            "set RUNWIRE_CHECKPOINT_DIR to a folder that all of them share, or RUNWIRE_S3_ENDPOINT"
+        )
+    is_own = run_id is None or run_id == meta.run_id
+    return Finder(
+        settings=settings,
+        local=own if is_own else LocalCheckpoints.of(settings, meta, run_id),
+        project=meta.project,
+        run_id=run_id or meta.run_id,
+        rank=meta.rank,
+        world_size=meta.world_size,
+        only_stored=spans_disks and settings.s3_endpoint is not None,
+    )
+
+
+def _spans_nodes() -> bool:
+    try:
+        return not detect_ranks().one_node
+    except ConfigError:
+        return False

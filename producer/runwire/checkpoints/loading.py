@@ -1,4 +1,4 @@
-"""Loading: the state file of a checkpoint, and what of it goes back into which object."""
+"""Loading: a checkpoint's states read, verified and put back into the objects given for them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from runwire.checkpoints.compress import SUFFIX
-from runwire.checkpoints.local import MANIFEST_FILE
-from runwire.checkpoints.snapshot import unwrapped
-from runwire.checkpoints.state_file import FORMAT, STATE_FILE, digest_of, read_state
-from runwire.checkpoints.verifying import Found, content_dir, is_ours
+from runwire.checkpoints.local import MANIFEST_FILE, VerifiedPart, content_dir, was_saved_by_us
+from runwire.checkpoints.snapshot import unwrap
+from runwire.checkpoints.state_file import (
+    FORMAT,
+    PACKED_STATE_FILE,
+    STATE_FILE,
+    digest_of,
+    read_state,
+)
 from runwire.errors import CheckpointError
 from runwire_store.manifest import Manifest, ManifestError
 
-__all__ = ["Checkpoint", "loaded", "read_checkpoint", "restore"]
+if TYPE_CHECKING:
+    from runwire.checkpoints.finding import Finder
 
-# Of the mapping in a state file: what is no state of an object.
+__all__ = ["Checkpoint", "Loaded", "load", "read_checkpoint"]
+
+# Keys of the mapping in a state file that are not the state of an object.
 _OWN_KEYS: Final = frozenset(("runwire", "step", "metrics", "extra", "rng"))
 
 
@@ -26,8 +33,9 @@ _OWN_KEYS: Final = frozenset(("runwire", "step", "metrics", "extra", "rng"))
 class Checkpoint:
     """A checkpoint that was loaded.
 
-    `state` holds what no object was given for; `path` is the file, or the folder of many. `extra`
-    comes back as saved, except that numpy arrays are tensors. Units: `saved_at_ns` is unix time.
+    `state` holds the states that no object was given for; `path` is the file, or the folder of
+    several. `extra` is as saved, except that numpy arrays are tensors. Units: `saved_at_ns` is unix
+    time.
     """
 
     step: int
@@ -44,81 +52,138 @@ class Checkpoint:
 
     @property
     def model(self) -> Any:
-        """State of the model. Raises: CheckpointError when it was restored, or never saved."""
+        """State of the model. Raises: CheckpointError when it was restored or not saved."""
         if "model" not in self.state:
             raise CheckpointError(
-                f"checkpoint {self.step} has no state of a model left: it was put into model=, or "
-                "was saved without one"
+                f"checkpoint {self.step} has no state of a model left: it was restored into "
+                "model=, or saved without one"
             )
         return self.state["model"]
 
 
-def loaded(found: Found, wanted: Mapping[str, Any], *, map_location: Any) -> dict[str, Any]:
-    """Return the content of a verified state file; empty for files of others nobody asked about.
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A checkpoint with the part that it came from and its states of random generators."""
 
-    Raises: CheckpointError when states are wanted that only who wrote the files can read.
+    part: VerifiedPart
+    checkpoint: Checkpoint
+    rng: Mapping[str, Any]
+
+    def used_fields(self) -> dict[str, Any]:
+        """Return the record that a run used this checkpoint of another run."""
+        from runwire_store.announce import USED, artifact_fields
+
+        manifest = self.part.manifest
+        uri = self.part.folder.as_uri()
+        return artifact_fields(manifest, USED, sha256=manifest.digest, uri=uri)
+
+
+def load(
+    finder: Finder,
+    which: str | int,
+    objects: Mapping[str, Any],
+    *,
+    strict: bool,
+    map_location: Any,
+) -> Loaded | None:
+    """Return the checkpoint after putting its states into `objects`; None when the run has none.
+
+    Raises: CheckpointError; torch's own error for states that do not fit.
     """
-    manifest = found.manifest
+    part = finder.bring_first(which)
+    if part is None:
+        return None
+    facts = part.manifest.checkpoint
+    assert facts is not None
+    content = _content_of(part, objects, map_location=map_location)
+    checkpoint = Checkpoint(
+        step=facts.step,
+        path=part.path,
+        metrics=dict(facts.metrics),
+        extra=content.get("extra"),
+        state=_restore(content, objects, step=facts.step, strict=strict),
+        run_id=part.manifest.run_id,
+        attempt=part.manifest.attempt,
+        artifact=part.manifest.artifact,
+        kind=facts.kind,
+        is_best=facts.is_best,
+        saved_at_ns=part.manifest.created_at_ns,
+    )
+    # A foreign file may use this key for something else.
+    rng = content.get("rng") if content.get("runwire") == FORMAT else None
+    return Loaded(part=part, checkpoint=checkpoint, rng=rng if isinstance(rng, Mapping) else {})
+
+
+def _content_of(
+    part: VerifiedPart, objects: Mapping[str, Any], *, map_location: Any
+) -> dict[str, Any]:
+    """Return the content of the state file; empty for foreign files that no object is given for.
+
+    Raises: CheckpointError when objects are given and only the tool that wrote the files reads it.
+    """
+    manifest = part.manifest
     assert manifest.checkpoint is not None
-    step, is_wanted = manifest.checkpoint.step, any(v is not None for v in wanted.values())
-    if len(found.files) == 1 and manifest.checkpoint.kind != "dcp":
-        path, ours = found.files[0], is_ours(manifest)
-        if ours or is_wanted:
-            # What others compressed had that size when it was logged, not when it is unpacked.
-            raw_bytes = manifest.checkpoint.raw_bytes if ours else -1
+    step, is_wanted = manifest.checkpoint.step, any(v is not None for v in objects.values())
+    if len(part.files) == 1 and manifest.checkpoint.kind != "dcp":
+        path, is_ours = part.files[0], was_saved_by_us(manifest)
+        if is_ours or is_wanted:
+            # The recorded size of a compressed foreign file is not its decompressed size.
+            raw_bytes = manifest.checkpoint.raw_bytes if is_ours else -1
             content = read_state(path, raw_bytes=raw_bytes, map_location=map_location)
             if isinstance(content, dict):
-                if ours:
+                if is_ours:
                     _check_format(content, path)
                 return content
-            raise CheckpointError(f"{path} holds a {type(content).__name__}, no mapping of states")
+            raise CheckpointError(
+                f"{path} holds a {type(content).__name__}, not a mapping of states"
+            )
     if is_wanted:
         raise CheckpointError(
-            f"checkpoint {step} was written by others ({manifest.checkpoint.kind}, "
-            f"{len(found.files)} files): call load_checkpoint({step}) without model= and give its "
-            ".path to what wrote it, for example torch.distributed.checkpoint.load"
+            f"checkpoint {step} was written by another tool ({manifest.checkpoint.kind}, "
+            f"{len(part.files)} files): call load_checkpoint({step}) without model= and load its "
+            ".path with that tool, for example torch.distributed.checkpoint.load"
         )
     return {}
 
 
-def restore(
-    content: dict[str, Any], wanted: Mapping[str, Any], *, step: int, strict: bool
+def _restore(
+    content: dict[str, Any], objects: Mapping[str, Any], *, step: int, strict: bool
 ) -> dict[str, Any]:
-    """Put states into the objects given for them; return what is left.
+    """Put states into the objects given for them; return the other states.
 
     Raises: CheckpointError for a state that was not saved; torch's own error when one does not fit.
     """
     left = {key: value for key, value in content.items() if key not in _OWN_KEYS}
-    missing = [name for name in wanted if wanted[name] is not None and name not in left]
+    missing = [name for name in objects if objects[name] is not None and name not in left]
     if missing:
-        had = ", ".join(sorted(map(str, left))) or "none"  # of others: keys of any kind
+        had = ", ".join(sorted(map(str, left))) or "none"  # foreign keys may be of any type
         raise CheckpointError(
             f"checkpoint {step} has no state of {' and '.join(missing)} (it has: {had}). Leave "
             "the argument out, or load the file at its .path yourself"
         )
     matched: list[tuple[Any, Any, Mapping[str, Any]]] = []
-    for name, thing in wanted.items():
+    for name, thing in objects.items():
         if thing is not None:
-            how = {"strict": strict} if name == "model" else {}
-            matched += [(*pair, how) for pair in _matched(thing, left.pop(name), name, step)]
-    # Only now: a state that is not there must leave all objects as they were.
-    for each, state, words in matched:
-        each.load_state_dict(state, **words)
+            options: dict[str, Any] = {"strict": strict} if name == "model" else {}
+            matched += [(*pair, options) for pair in _match(thing, left.pop(name), name, step)]
+    # Only now: a missing state must leave all objects as they were.
+    for target, state, words in matched:
+        target.load_state_dict(state, **words)
     return left
 
 
 def read_checkpoint(path: str | Path, *, map_location: Any = None) -> Checkpoint:
-    """Load a checkpoint's folder or state file that was downloaded; no run is needed.
+    """Load the folder or state file of a downloaded checkpoint; no run is needed.
 
-    Raises: CheckpointError; OSError. Blocks: reads it twice where a manifest says its digest.
+    Raises: CheckpointError; OSError. Blocks: reads it twice where a manifest has its digest.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
     manifest = _manifest_beside(folder)
     if path.is_dir():
         place = content_dir(manifest, path) if manifest is not None else path
-        known = [place / name for name in (STATE_FILE, STATE_FILE + SUFFIX)]
-        states = [each for each in known if each.is_file()]
+        names = (STATE_FILE, PACKED_STATE_FILE)
+        states = [place / name for name in names if (place / name).is_file()]
         if len(states) != 1:
             raise CheckpointError(f"{path} holds no {STATE_FILE} that save_checkpoint wrote")
         path = states[0]
@@ -145,7 +210,7 @@ def read_checkpoint(path: str | Path, *, map_location: Any = None) -> Checkpoint
 
 
 def _check_format(content: Mapping[str, Any], path: Path) -> None:
-    """Files of others hold any keys; of ours the number says who can read them."""
+    """Raises: CheckpointError when a newer runwire wrote it."""
     version = content.get("runwire", FORMAT)
     if isinstance(version, int) and version > FORMAT:
         raise CheckpointError(
@@ -164,9 +229,9 @@ def _manifest_beside(folder: Path) -> Manifest | None:
         raise CheckpointError(f"{folder / MANIFEST_FILE}: {error}") from error
 
 
-def _matched(thing: Any, state: Any, name: str, step: int) -> Iterator[tuple[Any, Any]]:
+def _match(thing: Any, state: Any, name: str, step: int) -> Iterator[tuple[Any, Any]]:
     """Yield each object with load_state_dict() and its state. Raises: CheckpointError."""
-    thing = unwrapped(thing)
+    thing = unwrap(thing)
     if callable(getattr(thing, "load_state_dict", None)):
         yield thing, state
         return
@@ -180,8 +245,8 @@ def _matched(thing: Any, state: Any, name: str, step: int) -> Iterator[tuple[Any
     pairs = [(key, value) for key, value in items if hasattr(value, "load_state_dict")]
     if not pairs:
         raise CheckpointError(
-            f"{name}= is a {type(thing).__name__}: give what has load_state_dict(), or a mapping "
-            "or list of such; plain state comes back in the checkpoint's .state"
+            f"{name}= is a {type(thing).__name__}: give an object with load_state_dict(), or a "
+            "mapping or list of such; plain state is in the checkpoint's .state"
         )
     for key, value in pairs:
         try:
@@ -191,7 +256,7 @@ def _matched(thing: Any, state: Any, name: str, step: int) -> Iterator[tuple[Any
                 f"checkpoint {step} has no state of {name}[{key!r}] ({_had(state, name)}). Give as "
                 f"many and the same names as were saved, or take .state of load_checkpoint({step})"
             ) from None
-        yield from _matched(value, part, f"{name}[{key!r}]", step)
+        yield from _match(value, part, f"{name}[{key!r}]", step)
 
 
 def _had(state: Any, name: str) -> str:

@@ -1,12 +1,14 @@
-"""Checkpoints on this machine's disk: each a folder that appears whole or not at all.
+"""Checkpoints on this machine's disk: published whole, verified, pruned, deleted.
 
     <checkpoint dir>/<run key>/<step>-<artifact>/{state.pt[.zst], manifest.json}
     <checkpoint dir>/<run key>/.new-<artifact>-<random>/    being written
     <checkpoint dir>/<run key>/.old-<artifact>-<random>/    being deleted
 
 A folder is made under its hidden name, synced, and renamed; deleting renames it back first. So a
-crash between any two system calls leaves every visible folder whole. Writers share a lock that only
-the sweep of what dead writers left takes alone.
+crash between any two system calls leaves every visible folder whole. Writers share a lock; the
+sweep, which deletes the hidden folders of dead writers, takes it alone.
+
+Files of foreign checkpoints are never touched: only our note about them is deleted.
 """
 
 from __future__ import annotations
@@ -16,23 +18,55 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
 
+from runwire.checkpoints.state_file import PACKED_STATE_FILE, STATE_FILE, digest_of
+from runwire.errors import CheckpointError
 from runwire_disk.files import sync_file
 from runwire_schemas.identity import run_key
+from runwire_store.checkpoints import grouped, released
 from runwire_store.folder.files import sync_folder
-from runwire_store.manifest import Manifest, ManifestError
+from runwire_store.manifest import FileEntry, Manifest, ManifestError
+from runwire_store.retention import Retention, expired
 
-__all__ = ["MANIFEST_FILE", "LocalCheckpoints", "LocalPart"]
+if TYPE_CHECKING:
+    from runwire.settings import Settings
+    from runwire_disk.spool.format import Meta
+
+__all__ = [
+    "FOREIGN",
+    "MANIFEST_FILE",
+    "MTIMES",
+    "DamagedCheckpoint",
+    "LocalCheckpoints",
+    "LocalPart",
+    "VerifiedPart",
+    "content_dir",
+    "path_of",
+    "verify",
+    "was_saved_by_us",
+]
 
 MANIFEST_FILE: Final = "manifest.json"
+CONTENT_DIR: Final = "content"
+# In the metadata of a note about foreign files: when each was last written.
+MTIMES: Final = "mtime_ns"
+# In the metadata of every checkpoint that log_checkpoint made, here and in the store.
+FOREIGN: Final = "of_others"
 _LOCK_FILE: Final = ".lock"
 _FETCH_FILE: Final = ".fetch"
 _NEW, _OLD = ".new-", ".old-"
 _NAME = re.compile(r"[0-9]{19}-[0-9a-f]{32}")
+# Ranks are at most one save apart, so the save before the latest is one that all of them have.
+_APART: Final = 2
+
+
+class DamagedCheckpoint(CheckpointError):  # noqa: N818 - a state of the checkpoint
+    """The content of a checkpoint differs from what was saved, or is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +77,35 @@ class LocalPart:
     folder: Path
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifiedPart:
+    """One rank's part of a checkpoint, verified; `files` are the paths of its content."""
+
+    manifest: Manifest
+    folder: Path
+    files: tuple[Path, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder of several."""
+        first = self.files[0]
+        if len(self.files) == 1:
+            return first
+        return first.parents[self.manifest.files[0].path.count("/")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _OwnPart:
+    """This rank's part, judged by itself because the other ranks' disks cannot be seen."""
+
+    step: int
+    saved_at_ns: int
+    is_best: bool
+    metrics: Mapping[str, float]
+    part: LocalPart
+    is_complete: bool = True
+
+
 class LocalCheckpoints:
     """The checkpoints of one run on this disk. Threads: safe; processes too."""
 
@@ -50,9 +113,16 @@ class LocalCheckpoints:
         self.folder = checkpoint_dir / run_key(project, run_id).hex()
         self._run = (project, run_id)
 
+    @classmethod
+    def of(cls, settings: Settings, meta: Meta, run_id: str | None = None) -> LocalCheckpoints:
+        """Return those of a process's run, or of another run of its project."""
+        chosen = settings.checkpoint_dir
+        folder = Path(chosen).expanduser().absolute() if chosen else settings.root / "checkpoints"
+        return cls(folder, meta.project, run_id or meta.run_id)
+
     @contextlib.contextmanager
     def writing(self, artifact: str) -> Iterator[Path]:
-        """Yield an empty hidden folder for a new checkpoint; what is not published goes again.
+        """Yield an empty hidden folder for a new checkpoint; deleted at the end if not published.
 
         Raises: OSError.
         """
@@ -90,7 +160,7 @@ class LocalCheckpoints:
         return self.folder / _folder_name(manifest)
 
     def parts(self, damaged: list[str] | None = None) -> list[LocalPart]:
-        """Return what is whole, in the order of steps.
+        """Return the complete checkpoints in the order of steps.
 
         Damaged manifests are left out; `damaged` gets a sentence about each.
         Raises: OSError when the folder exists and cannot be read.
@@ -99,21 +169,21 @@ class LocalCheckpoints:
             names = sorted(os.listdir(self.folder))  # noqa: PTH208 - names are all that is needed
         except FileNotFoundError:
             return []
-        found = []
+        parts = []
         for name in names:
             if not _NAME.fullmatch(name):
                 continue
             try:
-                found.append(self._part(name))
+                parts.append(self._part(name))
             except FileNotFoundError:
-                continue  # removed in this moment
+                continue  # removed just now
             except (OSError, ValueError, TypeError, RecursionError) as error:
                 if damaged is not None:
                     damaged.append(f"{self.folder / name / MANIFEST_FILE}: {error}")
-        return found
+        return parts
 
     def remove(self, part: LocalPart) -> None:
-        """Delete one checkpoint: first it is no checkpoint any more, then its files go.
+        """Delete one checkpoint: hide its folder first, then delete the files.
 
         Raises: OSError.
         """
@@ -122,12 +192,33 @@ class LocalCheckpoints:
             part.folder.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
 
+    def prune(self, saved: LocalPart, rules: Retention) -> list[LocalPart]:
+        """Delete the checkpoints that expire now that `saved` is there; return them.
+
+        The agent and the object worker do the same in the store. Raises: OSError.
+        """
+        if rules.keeps_all:
+            return []
+        parts = self.parts()
+        views = grouped(part.manifest for part in parts)
+        facts = saved.manifest.checkpoint
+        assert facts is not None
+        if facts.kind == "sharded" and not any(v.is_complete for v in views if v.kind == "sharded"):
+            gone = _own_expired(parts, saved.manifest.rank, rules)
+        else:
+            folders = {part.manifest.artifact: part for part in parts}
+            manifests = released(views, expired(views, rules))
+            gone = [folders[manifest.artifact] for manifest in manifests]
+        for part in gone:
+            self.remove(part)
+        return gone
+
     @contextlib.contextmanager
     def fetching(self) -> Iterator[None]:
-        """Hold what lets one rank of this disk bring a checkpoint while the others wait for it."""
+        """Hold the lock by which one rank of this disk downloads a checkpoint while others wait."""
         _make_folders(self.folder)
-        with _opened(self.folder / _FETCH_FILE) as descriptor:
-            with contextlib.suppress(OSError):  # without locks each brings its own
+        with _open_lock(self.folder / _FETCH_FILE) as descriptor:
+            with contextlib.suppress(OSError):  # without locks each rank downloads its own
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
 
@@ -136,13 +227,13 @@ class LocalCheckpoints:
         manifest = Manifest.from_json((folder / MANIFEST_FILE).read_bytes())
         is_of_run = (manifest.project, manifest.run_id) == self._run
         if manifest.checkpoint is None or not is_of_run or _folder_name(manifest) != name:
-            raise ManifestError("it was copied or renamed: it is of another run or step")
+            raise ManifestError("it was copied or renamed: it belongs to another run or step")
         return LocalPart(manifest, folder)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with _opened(self.folder / _LOCK_FILE) as descriptor:
-            # File systems without locks: nothing is swept there, all else works.
+        with _open_lock(self.folder / _LOCK_FILE) as descriptor:
+            # File systems without locks: nothing is swept there, everything else works.
             with contextlib.suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._sweep()
@@ -151,7 +242,7 @@ class LocalCheckpoints:
             yield
 
     def _sweep(self) -> None:
-        """Remove what writers left that died; nobody writes while this runs."""
+        """Delete the hidden folders of dead writers; nobody writes while this runs."""
         for entry in os.scandir(self.folder):
             if entry.name.startswith((_NEW, _OLD)):
                 shutil.rmtree(entry.path, ignore_errors=True)
@@ -162,7 +253,7 @@ def _hidden(prefix: str, artifact: str) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _open_lock(path: Path) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         yield descriptor
@@ -183,3 +274,75 @@ def _make_folders(folder: Path) -> None:
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
         sync_folder(folder.parent)
+
+
+def _own_expired(parts: Sequence[LocalPart], rank: int, rules: Retention) -> list[LocalPart]:
+    own = [
+        _OwnPart(
+            step=facts.step,
+            saved_at_ns=part.manifest.created_at_ns,
+            is_best=facts.is_best,
+            metrics=facts.metrics,
+            part=part,
+        )
+        for part in parts
+        if part.manifest.rank == rank and (facts := part.manifest.checkpoint) is not None
+    ]
+    safe_rules = replace(rules, keep_last=max(rules.keep_last, _APART))
+    return [one.part for one in expired(own, safe_rules)]
+
+
+def was_saved_by_us(manifest: Manifest) -> bool:
+    """Return whether save_checkpoint wrote the content; foreign files may have the same name."""
+    if FOREIGN in manifest.metadata or MTIMES in manifest.metadata:
+        return False
+    return _is_state_file(manifest)
+
+
+def content_dir(manifest: Manifest, folder: Path) -> Path:
+    """Return the folder of the content; that of foreign files is below, apart from our manifest."""
+    return folder if _is_state_file(manifest) else folder / CONTENT_DIR
+
+
+def _is_state_file(manifest: Manifest) -> bool:
+    return [entry.path for entry in manifest.files] in ([STATE_FILE], [PACKED_STATE_FILE])
+
+
+def verify(part: LocalPart, stored: Manifest | None) -> VerifiedPart:
+    """Return a part on this disk after checking that it is unchanged.
+
+    `stored` is its manifest in the store, if there is one: a note about foreign files has no
+    digests, and the agent has computed them since.
+    Raises: DamagedCheckpoint, OSError. Blocks: reads it.
+    """
+    digests = {} if stored is None else {entry.path: entry.sha256 for entry in stored.files}
+    paths = tuple(_check_files(part, digests))
+    return VerifiedPart(manifest=part.manifest, folder=part.folder, files=paths)
+
+
+def _check_files(part: LocalPart, digests: Mapping[str, str]) -> Iterator[Path]:
+    mtimes = part.manifest.metadata.get(MTIMES, {})
+    for entry in part.manifest.files:
+        path = path_of(part, entry)
+        state = path.stat()
+        if state.st_size != entry.size:
+            raise DamagedCheckpoint(f"{path} has {state.st_size} bytes, {entry.size} were saved")
+        # Our own manifests have digests; the store's are used only where the note has none.
+        if digest := entry.sha256 or digests.get(entry.path, ""):
+            if digest_of(path) != digest:
+                raise DamagedCheckpoint(
+                    f"{path} is damaged: its SHA-256 is not the one that was saved"
+                )
+        elif mtimes.get(entry.path) != state.st_mtime_ns:
+            raise DamagedCheckpoint(f"{path} was written again after it was logged")
+        yield path
+
+
+def path_of(part: LocalPart, entry: FileEntry) -> Path:
+    """Return the path of a file of a part. Raises: ManifestError when it is not on a disk."""
+    if not entry.uri:
+        return content_dir(part.manifest, part.folder) / entry.path
+    address = urlsplit(entry.uri)
+    if address.scheme != "file":
+        raise ManifestError(f"{entry.uri[:200]!r} is not a file of this machine")
+    return Path(unquote(address.path))

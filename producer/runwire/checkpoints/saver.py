@@ -1,8 +1,7 @@
-"""Saving: a snapshot, a file, a folder that appears whole, a request to the agent, old ones gone.
+"""Saving of checkpoints: a snapshot, a file, a folder published whole, a request to the agent.
 
-Without `asynchronous` all of it happens in the call. With it the call takes only the snapshot, and
-one short-lived thread does the rest: the only exception to "no thread in the trainer", made only
-when asked for. The next save, load and the end of the run wait for it.
+With `asynchronous` the call takes only the snapshot, and one short-lived thread does the rest: the
+only exception to "no thread in the trainer". The next save, load and end of the run wait for it.
 """
 
 from __future__ import annotations
@@ -16,99 +15,193 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runwire.checkpoints.compress import zstd_module
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart
-from runwire.checkpoints.naming import checkpoint_name
-from runwire.checkpoints.pruning import prune
-from runwire.checkpoints.state_file import unwritten, write_state
+from runwire.checkpoints.snapshot import Snapshot, capture_rng, check_collective, state_of
+from runwire.checkpoints.state_file import explain_failure, import_torch, write_state, zstd_module
 from runwire.errors import CheckpointError
-from runwire.outbox.capture import Entry
+from runwire.metrics.values import Unloggable, to_float, whole_step
+from runwire.outbox.arguments import Entry
 from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest
-from runwire_store.retention import Retention
+from runwire_store.names import checkpoint_name
+from runwire_store.retention import Retention, RetentionError
 
 if TYPE_CHECKING:
-    from runwire.outbox.staged import Staged
+    from runwire.outbox.capture import Staged
     from runwire.session import Session
     from runwire.settings import Settings
 
-__all__ = ["Job", "Saved", "Saver", "checkpoint_dir", "event_fields"]
+__all__ = ["Saved", "Saver", "Wishes", "check_step", "event_fields"]
 
 
 @dataclass(kw_only=True)
 class Saved:
-    """What `save_checkpoint` returns; `path` is its folder once it is safely there, else None."""
+    """Result of `save_checkpoint`; `path` is its folder once it is safely on disk, else None."""
 
     step: int
     artifact: str
     path: Path | None = None
     error: str | None = None
-    _done: threading.Event = field(repr=False)
+    _done: threading.Event = field(default_factory=threading.Event, repr=False)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Tell whether it is safely on this disk. Blocks: until it is, at most `timeout` s."""
+        """Return whether it is safely on this disk. Blocks: until it is, at most `timeout` s."""
         return self._done.wait(timeout) and self.path is not None
+
+    def settle(self) -> None:
+        """End every `wait`: the outcome is known."""
+        self._done.set()
 
     @classmethod
     def not_here(cls, step: int, error: str | None = None) -> Saved:
-        """Return what stands for a checkpoint that this process did not save."""
-        done = threading.Event()
-        done.set()
-        return cls(step=step, artifact="", error=error, _done=done)
+        """Return the result for a checkpoint that this process did not save."""
+        saved = cls(step=step, artifact="", error=error)
+        saved.settle()
+        return saved
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class Wishes:
+    """The arguments of a call besides the content, checked where a mistake must not cost it."""
+
+    kind: str = "full"
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    is_best: bool = False
+    asynchronous: bool = False
+    retention: Retention | None = None
+
+    def rules(self, settings: Settings) -> Retention:
+        """Return the retention rules of the call, else those of the settings."""
+        if self.retention is not None:
+            return self.retention
+        return Retention(
+            keep_last=settings.checkpoint_keep_last,
+            keep_best=settings.checkpoint_keep_best,
+            metric=settings.checkpoint_metric or "",
+            mode=settings.checkpoint_mode,
+            keep_every=settings.checkpoint_keep_every,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
     """One checkpoint on its way to the disk. Units: `began` by `time.monotonic`."""
 
     facts: CheckpointFacts
-    retention: Retention
+    rules: Retention
     state: Mapping[str, Any]
     began: float
+    saved: Saved
 
 
 class Saver:
     """Saves the checkpoints of one session in this process, one at a time. Threads: safe."""
 
-    def __init__(self, session: Session, report: Callable[[str, BaseException], None]) -> None:
-        self._session, self.report = session, report
-        self.pid = os.getpid()
+    def __init__(self, session: Session) -> None:
+        self._session, self._guard = session, session.guard
         # Reentrant: a signal handler that saves may interrupt a save of its own thread.
         self._lock = threading.RLock()
         self._newest_ns = 0
-        self._said: tuple[int, Mapping[str, float], bool] = (-1, {}, False)
+        self._latest = CheckpointFacts(step=-1, kind="")
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
-        meta = session.meta
-        self.local = LocalCheckpoints(checkpoint_dir(session.settings), meta.project, meta.run_id)
+        self.local = LocalCheckpoints.of(session.settings, session.meta)
 
-    def wait(self) -> None:
-        """Wait for the save under way, if any; report its failure."""
+    def finish(self) -> None:
+        """Wait for the save under way, if any; report its failure. Blocks: until it is on disk."""
         with self._lock:
             self._join()
         failure, self._failure = self._failure, None
         if failure is not None:
-            self.report("asynchronous save_checkpoint", failure)
+            self._guard.report("asynchronous save_checkpoint", failure)
 
-    def save(self, job: Job) -> Saved:
-        """Save in this call. Raises: CheckpointError with nothing left behind."""
-        saved = Saved(step=job.facts.step, artifact=os.urandom(16).hex(), _done=threading.Event())
-        with self._lock:
-            self._join()
-            self._save(job, saved)
-        return saved
+    def save(self, step: int, objects: Mapping[str, Any], extra: Any, wishes: Wishes) -> Saved:
+        """Save now or later. Raises: CheckpointError, OSError, with nothing left behind."""
+        began = time.monotonic()
+        self.finish()
+        step, meta = check_step(step), self._session.meta
+        if wishes.kind not in ("full", "sharded"):
+            raise CheckpointError(
+                f"save_checkpoint(kind={wishes.kind!r}): it is 'full' or 'sharded'; pass "
+                "checkpoints of other tools to log_checkpoint"
+            )
+        if wishes.kind == "full" and meta.rank != 0:
+            return Saved.not_here(step)
+        import_torch()
+        if wishes.kind == "full" and meta.world_size > 1:
+            for name, thing in objects.items():
+                check_collective(thing, name)
+        facts = self.facts(step, wishes)
+        state = self._capture(objects, extra, facts, copy=wishes.asynchronous)
+        if wishes.asynchronous:
+            facts = replace(facts, blocked_s=time.monotonic() - began)
+        job = _Job(
+            facts=facts,
+            rules=wishes.rules(self._session.settings),
+            state=state,
+            began=began,
+            saved=Saved(step=step, artifact=os.urandom(16).hex()),
+        )
+        if wishes.asynchronous:
+            self._save_later(job)
+        else:
+            with self._lock:
+                self._join()
+                self._write(job)
+        return job.saved
 
-    def save_later(self, job: Job) -> Saved:
+    def _capture(
+        self, objects: Mapping[str, Any], extra: Any, facts: CheckpointFacts, *, copy: bool
+    ) -> dict[str, Any]:
+        snapshot = Snapshot(copy=copy)
+        generators, problems = capture_rng()
+        for problem in problems:
+            self._guard.report("random states of a checkpoint", CheckpointError(problem))
+        return {
+            "step": facts.step,
+            "metrics": dict(facts.metrics),
+            "extra": snapshot.take(state_of(extra, "extra"), "extra"),
+            "rng": generators,
+            **{
+                name: snapshot.take(state_of(thing, name), name)
+                for name, thing in objects.items()
+                if thing is not None
+            },
+        }
+
+    def facts(self, step: int, wishes: Wishes) -> CheckpointFacts:
+        """Return the facts of a checkpoint that are known before it is written.
+
+        A step that is saved again without metrics or best mark, as scripts do at their end, keeps
+        those it had: the new save replaces the earlier one, and the best checkpoint would be lost.
+        """
+        metrics, is_best = wishes.metrics, wishes.is_best
+        if not metrics and not is_best and step == self._latest.step:
+            metrics, is_best = self._latest.metrics, self._latest.is_best
+        self._latest = CheckpointFacts(
+            step=step,
+            kind=wishes.kind,
+            world_size=self._session.meta.world_size if wishes.kind == "sharded" else 1,
+            metrics=metrics,
+            is_best=is_best,
+            retention=wishes.rules(self._session.settings).as_json(),
+        )
+        return self._latest
+
+    def follow(self, saved_at_ns: int) -> None:
+        """Make every later save newer than `saved_at_ns`, even if the clock here is behind."""
+        self._newest_ns = max(self._newest_ns, saved_at_ns)
+
+    def _save_later(self, job: _Job) -> None:
         """Save in a thread that ends with it; the process does not end before."""
-        saved = Saved(step=job.facts.step, artifact=os.urandom(16).hex(), _done=threading.Event())
 
         def work() -> None:
             try:
-                self._save(job, saved)
+                self._write(job)
             except Exception as error:
-                saved.error = str(error)
+                job.saved.error = str(error)
                 self._failure = error
             finally:
-                saved._done.set()  # noqa: SLF001 - also after what no clause catches
+                job.saved.settle()  # also after an exception that no clause catches
 
         with self._lock:
             self._join()
@@ -120,23 +213,6 @@ class Saver:
                 work()
             else:
                 self._thread = thread
-        return saved
-
-    def follow(self, saved_at_ns: int) -> None:
-        """Save from now on what counts as newer, even if the clock here is behind."""
-        self._newest_ns = max(self._newest_ns, saved_at_ns)
-
-    def said(
-        self, step: int, metrics: Mapping[str, float], *, is_best: bool
-    ) -> tuple[Mapping[str, float], bool]:
-        """Return metrics and best mark of a step that is saved now.
-
-        Saved again without a word about either, as scripts do at their end, it keeps what was said
-        before: it takes the earlier one's place, which would lose the best checkpoint.
-        """
-        if metrics or is_best or step != self._said[0]:
-            self._said = (step, metrics, is_best)
-        return self._said[1:]
 
     def _join(self) -> None:
         while (thread := self._thread) is not None:
@@ -144,46 +220,48 @@ class Saver:
             if self._thread is thread:  # else a signal handler has begun another meanwhile
                 self._thread = None
 
-    def _save(self, job: Job, saved: Saved) -> None:
-        compress = self._compresses()
+    def _write(self, job: _Job) -> None:
+        compress, saved = self._can_compress(), job.saved
         try:
             with self.local.writing(saved.artifact) as hidden:
                 entry, raw_bytes = write_state(hidden, job.state, compress=compress)
                 took_s = time.monotonic() - job.began
-                blocked_s = job.facts.blocked_s or took_s
                 facts = replace(
-                    job.facts, raw_bytes=raw_bytes, duration_s=took_s, blocked_s=blocked_s
+                    job.facts,
+                    raw_bytes=raw_bytes,
+                    duration_s=took_s,
+                    blocked_s=job.facts.blocked_s or took_s,
                 )
                 manifest = self.manifest(saved.artifact, facts, (entry,))
-                staged = self._staged(manifest, hidden / entry.path)
+                staged = self._try_stage(manifest, hidden / entry.path)
                 with staged or contextlib.nullcontext():
                     self.local.prepare(hidden, manifest)
-                    # Before the rename: views would miss what is saved when a kill comes between.
+                    # Before the rename: killed in between, views would miss a saved checkpoint.
                     uri = self.local.place(manifest).as_uri()
                     self._session.append("checkpoint", event_fields(manifest, uri))
                     part = self.local.publish(hidden, manifest)
                     saved.path = part.folder
-                    saved._done.set()  # noqa: SLF001 - safe from here on, whatever becomes of it
-                    self._send(staged)
+                    saved.settle()  # safe from here on, also if its upload fails
+                    with self._guard.catching("sending a checkpoint"):
+                        if staged is not None:
+                            self._session.outbox.commit(staged)
         except OSError as error:
-            raise CheckpointError(unwritten(self.local.folder, error)) from error
-        self.prune(part, job.retention)
+            raise CheckpointError(explain_failure(self.local.folder, error)) from error
+        self.prune(part, job.rules)
 
-    def _compresses(self) -> bool:
-        """Whether to compress; where that cannot be, the checkpoint is saved as it is."""
+    def _can_compress(self) -> bool:
+        """Return whether to compress; without zstd the checkpoint is saved uncompressed."""
         if self._session.settings.checkpoint_compress != "zstd":
             return False
-        try:
+        with self._guard.catching("compressing a checkpoint"):
             zstd_module()
-        except CheckpointError as error:
-            self.report("compressing a checkpoint", error)
-            return False
-        return True
+            return True
+        return False
 
-    def _staged(self, manifest: Manifest, path: Path) -> Staged | None:
-        """Prepare the upload of what is about to be published: killed after that, it is sent too.
+    def _try_stage(self, manifest: Manifest, path: Path) -> Staged | None:
+        """Prepare the upload before the checkpoint is published: a kill in between loses neither.
 
-        The checkpoint is saved here whatever becomes of its upload: failures are reported.
+        A failed upload does not undo the save: failures are reported.
         """
         place = self.local.place(manifest)
         (file,) = manifest.files
@@ -192,20 +270,11 @@ class Saver:
             source=path,
             immutable=True,
             sha256=file.sha256,
-            lies_at=place / file.path,
+            final_path=place / file.path,
         )
-        try:
+        with self._guard.catching("sending a checkpoint"):
             return self.stage(manifest, [entry], awaits=str(place))
-        except Exception as error:
-            self.report("sending a checkpoint", error)
-            return None
-
-    def _send(self, staged: Staged | None) -> None:
-        try:
-            if staged is not None:
-                self._session.outbox.commit(staged)
-        except Exception as error:
-            self.report("sending a checkpoint", error)
+        return None
 
     def stage(
         self,
@@ -215,7 +284,7 @@ class Saver:
         awaits: str = "",
         metadata: Mapping[str, Any] | None = None,
     ) -> Staged | None:
-        """Prepare the upload of a checkpoint; None where nothing is. Raises: ArtifactError."""
+        """Prepare an upload; None if nothing is uploaded. Raises: ArtifactError."""
         return self._session.outbox.stage(
             manifest.name,
             manifest.type,
@@ -228,12 +297,10 @@ class Saver:
             awaits=awaits,
         )
 
-    def prune(self, part: LocalPart, retention: Retention) -> None:
-        """Delete what the rules let go now that `part` is there; failures are reported."""
-        try:
-            prune(self.local, part, retention)
-        except OSError as error:
-            self.report("removing old checkpoints", error)
+    def prune(self, part: LocalPart, rules: Retention) -> None:
+        """Delete the checkpoints that `part` made expire; failures are reported."""
+        with self._guard.catching("removing old checkpoints"):
+            self.local.prune(part, rules)
 
     def manifest(
         self,
@@ -245,7 +312,6 @@ class Saver:
     ) -> Manifest:
         """Return the manifest of a checkpoint that this process saves."""
         meta = self._session.identity() or self._session.meta
-        best = ("best",) if facts.is_best else ()
         self.follow(max(time.time_ns(), self._newest_ns + 1))
         return Manifest(
             artifact=artifact,
@@ -258,20 +324,14 @@ class Saver:
             type="checkpoint",
             created_at_ns=self._newest_ns,
             files=files,
-            aliases=(f"step-{facts.step}", *best),
+            aliases=(f"step-{facts.step}", *(["best"] if facts.is_best else [])),
             metadata=metadata or {},
             checkpoint=facts,
         )
 
 
-def checkpoint_dir(settings: Settings) -> Path:
-    """Return the absolute folder of local checkpoints."""
-    chosen = settings.checkpoint_dir
-    return Path(chosen).expanduser().absolute() if chosen else settings.root / "checkpoints"
-
-
 def event_fields(manifest: Manifest, uri: str) -> dict[str, Any]:
-    """Return what the record of a saved checkpoint says."""
+    """Return the record of a saved checkpoint."""
     facts = manifest.checkpoint
     assert facts is not None
     return {
@@ -283,10 +343,58 @@ def event_fields(manifest: Manifest, uri: str) -> dict[str, Any]:
         "metrics": dict(facts.metrics),
         "is_best": facts.is_best,
         "bytes": manifest.size,
-        # Of files of others the agent computes it; until then nobody knows any.
+        # For foreign checkpoints the agent computes the digest later; it is unknown here.
         "sha256": manifest.digest if all(entry.sha256 for entry in manifest.files) else "",
         "uri": uri,
         "duration_s": facts.duration_s,
         "blocked_s": facts.blocked_s,
         "raw_bytes": facts.raw_bytes,
     }
+
+
+def check_step(step: Any) -> int:
+    """Return a step as int. Raises: CheckpointError unless it is a whole number from 0 on."""
+    try:
+        whole = whole_step(step)
+    except Unloggable as error:
+        raise CheckpointError(f"checkpoint: {error}") from None
+    if whole is None or not 0 <= whole < 2**63:
+        raise CheckpointError(f"step={step!r}: the step of a checkpoint is at least 0")
+    return whole
+
+
+def check_rules(retention: Any, report: Callable[[str, BaseException], None]) -> Retention | None:
+    """Return the rules of a call, None for those of the settings.
+
+    Invalid rules are reported, and then nothing is deleted: the checkpoint matters more.
+    """
+    if retention is None or isinstance(retention, Retention):
+        return retention
+    write = "write retention=runwire.Retention(keep_last=3), with keep_best, metric, keep_every"
+    problem: Exception
+    try:
+        if isinstance(retention, Mapping):
+            return Retention(**retention)
+        problem = TypeError(f"retention={retention!r:.100}: {write}")
+    except (RetentionError, TypeError) as error:
+        problem = type(error)(f"retention={dict(retention)!r:.100}: {error}; {write}")
+    report("retention of a checkpoint", problem)
+    return Retention()
+
+
+def check_metrics(
+    metrics: Mapping[str, Any] | None, report: Callable[[str, BaseException], None]
+) -> dict[str, float]:
+    """Return metrics as floats; values that are not numbers are reported and left out."""
+    numbers: dict[str, float] = {}
+    if not isinstance(metrics, Mapping):
+        if metrics is not None:
+            problem = TypeError(f"metrics={metrics!r:.100}: give a mapping of names to numbers")
+            report("metrics of a checkpoint", problem)
+        return numbers
+    for name, value in metrics.items():
+        try:
+            numbers[str(name)] = to_float(value)
+        except (Unloggable, OverflowError) as error:
+            report("metric of a checkpoint", type(error)(f"{name!r}: {error}"))
+    return numbers

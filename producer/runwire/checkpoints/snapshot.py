@@ -1,20 +1,31 @@
-"""What goes into a checkpoint as plain values and tensors: all that the safe loader accepts.
+"""Snapshots: the state of training as plain values and tensors, which the safe loader accepts.
 
 `torch.load(weights_only=True)` builds tensors, numbers, texts and containers and nothing else, so
-a value of any other class is refused when it is saved, by its place in the checkpoint.
+a value of any other class is refused when it is saved, and the error names its place.
+
+Random generators: `random`, numpy's global (legacy) one, torch on the CPU and on every CUDA device.
+Generators that the trainer made itself are not covered: their states belong into `extra`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from runwire.errors import CheckpointError
 
-__all__ = ["Snapshot", "check_collective", "state_of", "unwrapped"]
+__all__ = [
+    "Snapshot",
+    "capture_rng",
+    "check_collective",
+    "restore_rng",
+    "state_of",
+    "unwrap",
+]
 
 _SHARDED = ("DTensor", "ShardedTensor")
 _COLLECTIVE = "FullyShardedDataParallel"
@@ -23,11 +34,13 @@ _WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module"}
 _TORCH_VALUES = ("Size", "device", "dtype")
 # The safe loader reads whole numbers of up to 255 bytes, their sign included.
 _INT_BITS_MAX = 255 * 8 - 1
-# Far below Python's own limit, at which saving would fail without saying where.
+# Far below Python's own limit, at which saving would fail without naming the place.
 _DEPTH_MAX = 100
+# Beside the usual MT19937; their states are numbers and arrays of 64-bit words.
+_BIT_GENERATORS: Final = ("PCG64", "PCG64DXSM", "Philox", "SFC64")
 
 
-def unwrapped(model: Any) -> Any:
+def unwrap(model: Any) -> Any:
     """Return the module inside torch.compile and data-parallel wrappers: same names everywhere."""
     while True:
         if type(model).__name__ == "OptimizedModule" and hasattr(model, "_orig_mod"):
@@ -61,7 +74,7 @@ class Nesting:
 
     @contextlib.contextmanager
     def inside(self, container: Any, place: str) -> Iterator[None]:
-        """Go into a container. Raises: CheckpointError when it cannot be saved as deep as it is."""
+        """Enter a container. Raises: CheckpointError when it is too deep or contains itself."""
         if id(container) in self._around:
             raise CheckpointError(f"{place} contains itself, which a checkpoint cannot hold")
         if len(self._around) >= _DEPTH_MAX:
@@ -78,7 +91,7 @@ def state_of(thing: Any, place: str, nesting: Nesting | None = None) -> Any:
 
     Raises: CheckpointError for a collection that contains itself.
     """
-    thing = unwrapped(thing)
+    thing = unwrap(thing)
     if callable(getattr(thing, "state_dict", None)):
         return thing.state_dict()
     nesting = nesting or Nesting()
@@ -92,7 +105,7 @@ def state_of(thing: Any, place: str, nesting: Nesting | None = None) -> Any:
 
 
 def at(place: str, key: Any) -> str:
-    """Return the place of what is under `key`, as one would write it: extra['a'][0]."""
+    """Return the place of the value under `key`, as in code: extra['a'][0]."""
     return f"{place}[{key!r:.80}]" if type(key) in (str, int) else f"{place}[{key!s:.80}]"
 
 
@@ -105,12 +118,12 @@ class Snapshot:
     def __init__(self, *, copy: bool) -> None:
         self._copy = copy
         self._seen: dict[Any, Any] = {}
-        self._keep: list[Any] = []  # a memo by address holds only while its tensors live
+        self._keep: list[Any] = []  # addresses are valid keys only while their tensors live
         self._devices: set[Any] = set()
         self._nesting = Nesting()
 
     def take(self, value: Any, place: str) -> Any:
-        """Return `value` as plain values. Raises: CheckpointError naming what cannot be saved."""
+        """Return `value` as plain values. Raises: CheckpointError with its place."""
         plain = self._plain(value, place)
         for device in self._devices:
             import torch
@@ -142,10 +155,10 @@ class Snapshot:
 
     def _mapping(self, value: Mapping[Any, Any], place: str) -> Any:
         plain = {}
-        for key, each in value.items():
+        for key, inner in value.items():
             below = at(place, key)
             plain[self._hashable(self._plain(key, f"the key of {below}"), below)] = self._plain(
-                each, below
+                inner, below
             )
         if not hasattr(value, "_metadata"):
             return plain
@@ -155,7 +168,7 @@ class Snapshot:
         return ordered
 
     def _hashable(self, plain: Any, place: str) -> Any:
-        """Return a key or a member of a set; what was a frozen set cannot be either any more."""
+        """Return a key or a member of a set; a frozen set became a set, which cannot be either."""
         try:
             hash(plain)
         except TypeError:
@@ -166,25 +179,25 @@ class Snapshot:
 
     def _converted(self, value: Any, place: str) -> Any:
         kind = type(value)
-        known: Any
+        base: Any
         if isinstance(value, str):
             return str.__str__(value)  # `str(...)` of an enum is its name, not what it equals
-        for known in (int, float, complex, bytes):
-            if isinstance(value, known):  # enums and numpy scalars among them
-                plain = known(value)
-                return self._plain(plain, place) if known is int else plain
+        for base in (int, float, complex, bytes):
+            if isinstance(value, base):  # enums and numpy scalars among them
+                plain = base(value)
+                return self._plain(plain, place) if base is int else plain
         if kind.__module__ == "numpy" and callable(getattr(value, "item", None)):
             numpy = sys.modules["numpy"]
             if isinstance(value, numpy.generic):
                 item = value.item()
-                if not isinstance(item, numpy.generic):  # as a long double is, once more
+                if not isinstance(item, numpy.generic):  # a long double's item is one again
                     return self._plain(item, place)
             elif value.dtype.kind in "biufc":
                 return _as_tensor(numpy, value, place)
         raise _refused(
             place,
             f"a {kind.__module__}.{kind.__qualname__}",
-            "Save its numbers, texts and tensors instead (for an object with a state_dict(), that)",
+            "Save its numbers, texts and tensors instead, or its state_dict() if it has one",
         )
 
     def _tensor(self, tensor: Any, place: str) -> Any:
@@ -192,7 +205,7 @@ class Snapshot:
 
         if type(tensor).__name__ in _SHARDED:
             raise CheckpointError(
-                f"{place} is a {type(tensor).__name__}, of which this rank has a part only. Save "
+                f"{place} is a {type(tensor).__name__}, of which this rank has only a part. Save "
                 "with torch.distributed.checkpoint and pass its folder to log_checkpoint("
                 "path, step=..., kind='dcp')"
             )
@@ -224,7 +237,7 @@ class Snapshot:
             return tensor.to("cpu", copy=True)
         try:
             host = torch.empty_like(tensor, device="cpu", pin_memory=True)
-        except RuntimeError:  # the limit of locked memory: a slower copy, then
+        except RuntimeError:  # out of pinned memory: a slower copy
             return tensor.cpu()
         self._devices.add(tensor.device)
         return host.copy_(tensor, non_blocking=True)
@@ -232,7 +245,7 @@ class Snapshot:
 
 def _refused(place: str, what: str, advice: str) -> CheckpointError:
     return CheckpointError(
-        f"{place} is {what}, which a checkpoint cannot hold: what loads it builds tensors, plain "
+        f"{place} is {what}, which a checkpoint cannot hold: the loader builds only tensors, plain "
         f"numbers, texts and containers, and executes nothing. {advice}"
     )
 
@@ -242,11 +255,11 @@ def _as_tensor(numpy: Any, array: Any, place: str) -> Any:
     import torch
 
     try:
-        # Files from elsewhere may hold them with the other end first.
+        # Files from another machine may have the other byte order.
         return torch.from_numpy(numpy.array(array, dtype=array.dtype.newbyteorder("=")))
     except (TypeError, ValueError):
         what = f"an array of {array.dtype}"
-        raise _refused(place, what, "Convert it with .astype(numpy.float64), or alike") from None
+        raise _refused(place, what, "Convert it, for example with .astype(numpy.float64)") from None
 
 
 def _is_tensor(value: Any) -> bool:
@@ -255,5 +268,118 @@ def _is_tensor(value: Any) -> bool:
 
 
 def _safe_classes(torch: Any) -> list[Any]:
-    found: list[Any] = torch.serialization.get_safe_globals()
-    return found
+    classes: list[Any] = torch.serialization.get_safe_globals()
+    return classes
+
+
+def capture_rng() -> tuple[dict[str, Any], list[str]]:
+    """Return the states of all global generators in use, and a sentence per failure.
+
+    Imports and initialises nothing.
+    """
+    states: dict[str, Any] = {"python": random.getstate()}
+    problems = []
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    if numpy is not None:
+        try:
+            states["numpy"] = _numpy_state(numpy)
+        except (LookupError, TypeError) as error:
+            problems.append(f"numpy's random state is not in the checkpoint: {error}")
+    if torch is not None:
+        states["torch"] = torch.get_rng_state()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            states["cuda"] = list(torch.cuda.get_rng_state_all())
+    return states, problems
+
+
+def restore_rng(states: Mapping[str, Any]) -> list[str]:
+    """Set the generators to `states`; return a sentence for each that could not be."""
+    problems = []
+    if "python" in states:
+        random.setstate(states["python"])
+    if "numpy" in states:
+        numpy = _try_import("numpy")
+        if numpy is None:
+            problems.append("numpy is not installed, its random state stays as it is")
+        else:
+            problems += _restore_numpy(numpy, states["numpy"])
+    if "torch" in states:
+        import torch
+
+        torch.set_rng_state(states["torch"].cpu())
+        problems += _restore_cuda(torch, states.get("cuda", ()))
+    return problems
+
+
+def _numpy_state(numpy: Any) -> Any:
+    """Return numpy's state as plain values: the safe loader refuses numpy objects.
+
+    Raises: TypeError for a generator that is not numpy's own.
+    """
+    state = numpy.random.get_state(legacy=False)
+    name = state["bit_generator"]
+    if name == "MT19937":  # the default, in the form that all versions of this package read
+        keys, pos = state["state"]["key"], state["state"]["pos"]
+        return (name, *map(_plain_numbers, (keys, pos, state["has_gauss"], state["gauss"])))
+    # Another one was set by numpy.random.set_bit_generator.
+    if name not in _BIT_GENERATORS:
+        raise TypeError(
+            f"{name} is not one of numpy's own generators; put its state into extra yourself"
+        )
+    return _plain_numbers(state)
+
+
+def _restore_numpy(numpy: Any, state: Any) -> list[str]:
+    name = state["bit_generator"] if isinstance(state, Mapping) else state[0]
+    current = numpy.random.get_state(legacy=False)["bit_generator"]
+    try:
+        if name != current:
+            numpy.random.set_bit_generator(getattr(numpy.random, name)())
+        if isinstance(state, Mapping):
+            numpy.random.set_state(_arrays(numpy, state))
+        else:
+            _, keys, *rest = state
+            numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))
+    except (AttributeError, ValueError) as error:
+        return [f"numpy's random state stays as it is, this numpy cannot use {name}: {error}"]
+    return []
+
+
+def _arrays(numpy: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the lists of a generator's state back into arrays."""
+    return {
+        key: _arrays(numpy, value)
+        if isinstance(value, Mapping)
+        else numpy.array(value, dtype=numpy.uint64)
+        if isinstance(value, list)
+        else value
+        for key, value in state.items()
+    }
+
+
+def _restore_cuda(torch: Any, saved: Any) -> list[str]:
+    if not len(saved) or not torch.cuda.is_available():
+        return ["the checkpoint has random states of CUDA devices and this machine has none"][
+            : len(saved)
+        ]
+    count = torch.cuda.device_count()
+    for device in range(min(count, len(saved))):
+        torch.cuda.set_rng_state(saved[device].cpu(), device)
+    if count == len(saved):
+        return []
+    return [
+        f"the checkpoint has random states of {len(saved)} CUDA devices, this machine has {count}"
+    ]
+
+
+def _try_import(name: str) -> Any:
+    try:
+        return __import__(name)
+    except ImportError:
+        return None
+
+
+def _plain_numbers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain_numbers(inner) for key, inner in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,4 +1,4 @@
-"""Facts about where a run was started: cheap ones only, secrets taken out."""
+"""Environment of a run at its start: cheap facts only, secrets masked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from runwire.params.redaction import redact_argv
+from runwire.safe_text import redact_argv
 from runwire_disk.host import hostname
 
 __all__ = ["environment_facts", "git_facts"]
@@ -44,7 +44,7 @@ def environment_facts(
     environ: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
 ) -> dict[str, str]:
-    """What a reader needs to know about the process of a run.
+    """Return facts about the process of a run, for its readers.
 
     Blocks: up to GIT_TIMEOUT_S for the dirty state of a git work tree, else well under 1 ms.
     """
@@ -71,7 +71,7 @@ def environment_facts(
 
 
 def git_facts(cwd: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Commit and branch read from the repository's files; whether tracked files changed, by git.
+    """Return commit and branch from the repository's files, and by git whether files changed.
 
     Blocks: up to GIT_TIMEOUT_S; on a slow file system the dirty state is left out.
     """
@@ -132,7 +132,7 @@ def _dirty(cwd: str, environ: Mapping[str, str]) -> bool | None:
     import subprocess
 
     clean = {k: v for k, v in environ.items() if not k.startswith("GIT_")}
-    # A monitoring tool must not take the index lock of somebody who is committing.
+    # A monitoring tool must not take the index lock during somebody's commit.
     clean["GIT_OPTIONAL_LOCKS"] = "0"
     command = ["git", "status", "--porcelain", "--untracked-files=no", "--ignore-submodules"]
     try:
@@ -152,7 +152,7 @@ def _dirty(cwd: str, environ: Mapping[str, str]) -> bool | None:
 
 
 def _framework_facts() -> dict[str, str]:
-    """Versions of frameworks that the trainer imported itself; nothing is imported here."""
+    """Return versions of frameworks that the trainer has imported; nothing is imported here."""
     facts = {}
     for name in ("torch", "numpy", "jax", "tensorflow", "lightning", "transformers"):
         version = getattr(sys.modules.get(name), "__version__", None)

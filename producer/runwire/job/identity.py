@@ -37,7 +37,7 @@ _ONE_RUN_ID = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who this process is in its run; `source` says how the run id came about."""
+    """Identity of this process in its run; `source` names the origin of the run id."""
 
     project: str
     run_id: str
@@ -54,7 +54,7 @@ def identify(
     nth: int = 0,
     proc: Path = PROC,
 ) -> Identity:
-    """Identity for the `nth` run of this process; later runs of one job get ids of their own.
+    """Return the identity for the `nth` run of this process; later runs get ids of their own.
 
     Raises: ConfigError when ids are not usable, or when no shared run id can be derived.
     """
@@ -88,16 +88,16 @@ def identify(
 
 
 def validate_run_id(value: object) -> str:
-    """Raises: ConfigError unless `value` is usable as a run id."""
-    return _validated("run_id", value)
+    """Return a run id. Raises: ConfigError unless it is usable."""
+    return _validate("run_id", value)
 
 
 def validate_project(value: object) -> str:
-    """Raises: ConfigError unless `value` is usable as a project name."""
-    return _validated("project", value)
+    """Return a project name. Raises: ConfigError unless it is usable."""
+    return _validate("project", value)
 
 
-def _validated(what: str, value: object) -> str:
+def _validate(what: str, value: object) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{what} must be text, not {type(value).__name__}: {value!r}.")
     if not value.strip():
@@ -120,7 +120,7 @@ def _validated(what: str, value: object) -> str:
 
 
 def _job_facts(ranks: Ranks, environ: Mapping[str, str], proc: Path) -> tuple[str, tuple[str, ...]]:
-    """What all ranks of this job see alike and no other job does, with its name."""
+    """Return facts that all ranks of this job share and no other job has, with their source."""
     if ranks.one_node:
         launcher = find_launcher(ranks.marker, proc=proc)
         if launcher is not None:
@@ -141,7 +141,7 @@ def _job_facts(ranks: Ranks, environ: Mapping[str, str], proc: Path) -> tuple[st
 
 
 def _attempt(ranks: Ranks, environ: Mapping[str, str], *, nth: int, proc: Path) -> str:
-    """Opaque key of this start of the run: equal on all ranks, new after every restart."""
+    """Return the key of this start of the run: equal on all ranks, new after every restart."""
     if ranks.world_size == 1:
         return _random_id()
     source, facts = _job_facts(ranks, environ, proc)

@@ -1,4 +1,4 @@
-"""Remembers runs started from this data root, so that a run can be resumed without a server."""
+"""Runs started from this data root, remembered so that one can be resumed without a server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read(root: Path, project: str, run_id: str) -> dict[str, Any]:
 
 
 def remember(root: Path, project: str, run_id: str, *, attempt: str, last_step: int | None) -> None:
-    """Remember how far a run got. Raises: OSError."""
+    """Remember the last step of a run. Raises: OSError."""
     path = _path(root, project, run_id)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     steps = [s for s in (read(root, project, run_id).get("last_step"), last_step) if s is not None]
@@ -35,17 +35,17 @@ def first_step(root: Path, project: str, run_id: str, *, attempt: str, resume: s
     """
     if resume not in ("auto", "allow", "must", "never"):
         raise ConfigError(f"resume={resume!r} is unknown; use 'auto', 'allow', 'must' or 'never'")
-    known = read(root, project, run_id)
-    earlier = bool(known) and known.get("attempt") != attempt
+    state = read(root, project, run_id)
+    earlier = bool(state) and state.get("attempt") != attempt
     if resume == "never" and earlier:
         raise ConfigError(
             f"run {run_id!r} of project {project!r} exists already and resume='never'; choose "
             "another run_id, or resume='allow' to continue it as a new attempt"
         )
-    if resume == "must" and not known:
+    if resume == "must" and not state:
         raise ConfigError(
             f"resume='must', but no run {run_id!r} of project {project!r} was started from "
             f"{root}; check run_id and RUNWIRE_DIR, or use resume='allow'"
         )
-    last = known.get("last_step")
+    last = state.get("last_step")
     return last + 1 if earlier and isinstance(last, int) else 0

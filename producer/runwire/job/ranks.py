@@ -1,4 +1,4 @@
-"""Which place this process has in its job: read from what the launcher left in the environment."""
+"""Rank of this process in its job, read from the environment that the launcher set."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _ENV_LAUNCHERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """Place of one process in its job.
+    """Rank of one process in its job.
 
-    `marker` is the variable that only the launcher's children carry: it tells them from it.
+    `marker` is a variable that the launcher's children have and the launcher itself does not.
     """
 
     rank: int = 0
@@ -47,7 +47,7 @@ class Ranks:
 
 
 def detect_ranks(environ: Mapping[str, str] | None = None, *, pid: int | None = None) -> Ranks:
-    """Rank and world size, by the first of: torch.distributed, torchrun, SLURM, MPI, single.
+    """Return rank and world size, by the first of: torch.distributed, torchrun, SLURM, MPI, single.
 
     torchrun's RANK wins over SLURM_PROCID: under `sbatch` every worker inherits SLURM_PROCID=0.
 
@@ -63,33 +63,35 @@ def detect_ranks(environ: Mapping[str, str] | None = None, *, pid: int | None = 
             continue
         world_size = _int(environ, size_name, 1)
         if launcher == "slurm":
-            # NTASKS is of the allocation; a step may run fewer.
+            # NTASKS counts the allocation's tasks; a step may have fewer.
             world_size = _int(environ, "SLURM_STEP_NUM_TASKS", world_size)
-        found = Ranks(
+        ranks = Ranks(
             rank=_int(environ, rank_name, 0),
             world_size=world_size,
             local_rank=_int(environ, local_name, 0),
-            one_node=_one_node(environ, launcher, (local_size_name, world_size)),
+            one_node=_is_one_node(
+                environ, launcher, local_size_name=local_size_name, world_size=world_size
+            ),
             launcher=launcher,
             marker=rank_name,
         )
-        return _checked(_with_live(found, live), (rank_name, size_name))
+        return _check(_with_live(ranks, live), rank_name, size_name)
     if live is not None:
         one_node = live[1] == 1 or _master_is_local(environ)
         return Ranks(rank=live[0], world_size=live[1], one_node=one_node, launcher="torch")
     return Ranks()
 
 
-def _with_live(found: Ranks, live: tuple[int, int] | None) -> Ranks:
-    if live is None or live[1] == 1 < found.world_size:
-        return found
-    return replace(found, rank=live[0], world_size=live[1])
+def _with_live(ranks: Ranks, live: tuple[int, int] | None) -> Ranks:
+    if live is None or live[1] == 1 < ranks.world_size:
+        return ranks
+    return replace(ranks, rank=live[0], world_size=live[1])
 
 
-def _checked(ranks: Ranks, names: tuple[str, str]) -> Ranks:
+def _check(ranks: Ranks, rank_name: str, size_name: str) -> Ranks:
     if ranks.world_size < 1 or not 0 <= ranks.rank < ranks.world_size:
         raise ConfigError(
-            f"{names[0]}={ranks.rank} does not fit {names[1]}={ranks.world_size}: a rank must be "
+            f"{rank_name}={ranks.rank} does not fit {size_name}={ranks.world_size}: a rank must be "
             "from 0 to world size - 1. Correct the launcher's environment, or unset both for a "
             "single process."
         )
@@ -97,18 +99,19 @@ def _checked(ranks: Ranks, names: tuple[str, str]) -> Ranks:
 
 
 def _is_slurm_task(environ: Mapping[str, str], pid: int) -> bool:
-    """False in shells inside an allocation: they carry task variables but are no task."""
+    """Return whether this is a task; a shell in an allocation has the variables but is none."""
     if environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return False
     if "SLURM_STEP_ID" in environ or "SLURM_STEP_NUM_TASKS" in environ:
         return True
-    # The batch script itself: its SLURM_TASK_PID is the script's shell, an ancestor of ours.
+    # In the batch script itself SLURM_TASK_PID is the script's shell, an ancestor of ours.
     task_pid = environ.get("SLURM_TASK_PID")
     return task_pid is None or task_pid == str(pid)
 
 
-def _one_node(environ: Mapping[str, str], launcher: str, local: tuple[str, int]) -> bool:
-    local_size_name, world_size = local
+def _is_one_node(
+    environ: Mapping[str, str], launcher: str, *, local_size_name: str, world_size: int
+) -> bool:
     if world_size == 1:
         return True
     if launcher == "slurm":
@@ -119,7 +122,7 @@ def _one_node(environ: Mapping[str, str], launcher: str, local: tuple[str, int])
 
 
 def _master_is_local(environ: Mapping[str, str]) -> bool:
-    """A rendezvous on the loopback address cannot span nodes."""
+    """Return whether the rendezvous is on the loopback address, which cannot span nodes."""
     return environ.get("MASTER_ADDR", "") in ("localhost", "127.0.0.1", "::1")
 
 
@@ -131,17 +134,17 @@ def _int(environ: Mapping[str, str], name: str, default: int) -> int:
         return int(text)
     except ValueError:
         raise ConfigError(
-            f"environment variable {name}={text!r} must be a whole number: it tells runwire the "
-            "place of this process in its job. Correct or unset it."
+            f"environment variable {name}={text!r} must be a whole number: it is the rank or "
+            "size of this process's job. Correct or unset it."
         ) from None
 
 
 def _torch_distributed() -> tuple[int, int] | None:
-    """(rank, world size) of an initialised process group; torch is never imported for it."""
+    """Return (rank, world size) of an initialised process group; torch is never imported here."""
     dist = sys.modules.get("torch.distributed")
     try:
         if dist is not None and dist.is_available() and dist.is_initialized():
             return int(dist.get_rank()), int(dist.get_world_size())
-    except Exception:  # a half-imported or replaced torch says nothing about ranks
+    except Exception:  # a half-imported or replaced torch has no ranks
         return None
     return None

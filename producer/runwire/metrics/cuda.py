@@ -1,4 +1,4 @@
-"""CUDA scalars on their way to the host: copied without making the trainer wait.
+"""CUDA scalars, copied to the host without making the trainer wait.
 
 Reading a CUDA tensor waits for everything queued before it (40-50 ms in a real loop), so one
 call's scalars are stacked, copied to pinned memory on the current stream, and stored when an
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 Stamp = tuple[int, int, int]
 Resolve = Callable[[Stamp, Iterable[str], Iterable[float] | None], None]
 
-# Beyond these the oldest call is waited for: bounded memory and bounded loss on a crash.
+# Beyond these limits the oldest call is waited for: it bounds memory and the loss on a crash.
 CALLS_MAX = 8
 AGE_S_MAX = 2.0
 
@@ -25,7 +25,7 @@ class Copy(Protocol):
     """A copy under way from a device to the host."""
 
     def is_done(self) -> bool:
-        """Tell whether `values` would return at once."""
+        """Return whether `values` would return at once."""
 
     def values(self) -> Sequence[float]:
         """Return the values. Blocks: until the copy is done."""
@@ -71,7 +71,7 @@ class PendingCalls:
         self._calls.append((stamp, tuple(values), copy, time.monotonic()))
 
     def poll(self, *, wait: bool = False) -> None:
-        """Hand over what has arrived; with `wait`, everything."""
+        """Hand over the calls whose copy is done; with `wait`, all of them."""
         while self._calls:
             stamp, names, copy, since = self._calls[0]
             overdue = len(self._calls) > CALLS_MAX or time.monotonic() - since > AGE_S_MAX

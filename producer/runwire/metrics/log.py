@@ -1,8 +1,8 @@
 """The hot path: one `log()` call becomes one committed record in the metric series.
 
-Cost per call is what this file is about (benchmarks/caller_cost.py). The fast path looks up the
+This file is about the cost per call (benchmarks/caller_cost.py). The fast path looks up the
 tuple of keys, checks types against the last call with these keys, packs doubles, stores the body
-and then one commit word. Whatever is unusual takes `_slow`. No I/O, no thread, no network.
+and then one commit word. Unusual calls take `_slow`. No I/O, no thread, no network.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class MetricLog:
             self._failed(data, exc)
 
     def _failed(self, data: object, exc: Exception) -> None:
-        """Tell what went wrong in `log`; points that it may have cost are counted."""
+        """Report a failure of `log`, and count the points that it may have cost."""
         if isinstance(data, Mapping):
             self._writer.count_dropped("other", len(data))
         else:
@@ -236,7 +236,7 @@ class MetricLog:
         self._report("keeping the spool", gone, hint=self._writer.advice("deleted"))
 
     def last(self) -> dict[str, Any]:
-        """Return the last value of every metric: what `summary` shows."""
+        """Return the last value of every metric, as `summary` shows them."""
         with self._lock:
             return self._store.last()
 
@@ -250,7 +250,7 @@ class MetricLog:
         self._step = value
 
     def drain(self) -> None:
-        """Store what waits: uncommitted values, calls of signal handlers, CUDA values."""
+        """Store the waiting values: uncommitted ones, calls of signal handlers, CUDA values."""
         self._periodic()
         if self._uncommitted:
             self.log({}, None)

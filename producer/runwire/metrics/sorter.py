@@ -1,4 +1,4 @@
-"""Splits one call into numbers, CUDA scalars and texts; refuses by name what is none of them."""
+"""Sorting of one call's values into numbers, CUDA scalars and texts; others are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ValueSorter:
         self._count_dropped, self._report, self._on_text = count_dropped, report, on_text
 
     def sort(self, data: Mapping[str, Any], step: int) -> tuple[Named, Named]:
-        """Return (numbers that can be stored now, CUDA scalars); texts and refusals leave."""
+        """Return (numbers to store now, CUDA scalars); texts are logged, other values reported."""
         numbers: Named = {}
         cuda: Named = {}
         for key, value in flatten(data):

@@ -1,4 +1,4 @@
-"""Stores calls whose names the live segment may not know yet: the cold half of the hot path.
+"""Storage of calls whose names the live segment may not know yet: the cold half of `log`.
 
 The caller holds the series' lock in every method here.
 """
@@ -45,7 +45,7 @@ class Layout:
         self.segment: Segment | None = None
 
     def saw(self, values: Iterable[Any]) -> None:
-        """Stop adding values up once some are no Python numbers.
+        """Stop adding up values once some are not Python numbers.
 
         Adding up tensors would cost more than it saves, and start kernels on a GPU.
         """
@@ -77,7 +77,7 @@ def _as_type(value: float, kind: type) -> Any:
 
 
 class MetricStore:
-    """Layouts of the live segment and the way new ones get there."""
+    """Layouts of the live segment, and the calls that add one."""
 
     def __init__(self, writer: SpoolWriter) -> None:
         self._writer = writer
@@ -95,12 +95,12 @@ class MetricStore:
         call, at_ns, step = stamp
         try:
             room = 128 + 8 * n
-            if series.limit - series.state[0] < room:
+            if series.limit - series.position().offset < room:
                 self._writer.admit(series)
             if series.make_room(room):
                 self._forget_layouts()
             layout = self._layout(stamp, names, values)
-            total = series.state[3] + n
+            total = series.position().accepted + n
             if layout is None:
                 self._add_wide(stamp, names, values)
             else:

@@ -1,6 +1,6 @@
-"""The slow half of `log()`: nested mappings, tensors, numpy scalars, text, things that are none.
+"""Values of `log()` off the fast path: nested mappings, tensors, numpy scalars, refusals.
 
-Nothing here imports numpy or torch: their values are recognised by what they can do.
+Nothing here imports numpy or torch: their values are recognised by their attributes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _NUMPY_EXACT: Final = frozenset(
 
 
 class Unloggable(TypeError):  # noqa: N818 - reads as the state of a value
-    """A value that is no number and no text; the message says what to pass instead."""
+    """A value that is neither number nor text; the message says what to pass instead."""
 
 
 def is_packable(kind: type) -> bool:
-    """Tell whether every value of exactly this type packs as a double without a second look."""
+    """Return whether every value of exactly this type packs as a double without a second look."""
     if kind in (float, int, bool):
         return True
     return kind.__module__ == "numpy" and kind.__name__.rstrip("_") in _NUMPY_EXACT
@@ -50,7 +50,7 @@ def flatten(
 
 
 def is_cuda_scalar(value: Any) -> bool:
-    """Tell whether reading `value` would make the trainer wait for its GPU."""
+    """Return whether reading `value` would make the trainer wait for its GPU."""
     return bool(getattr(value, "is_cuda", False)) and callable(getattr(value, "numel", None))
 
 
@@ -76,7 +76,7 @@ def to_float(value: Any) -> float:
         return float(item() if callable(item) else value)
     except (TypeError, ValueError):
         raise Unloggable(
-            f"{type(value).__name__} is no number; pass a float, an int or a 0-d array"
+            f"{type(value).__name__} is not a number; pass a float, an int or a 0-d array"
         ) from None
 
 
@@ -88,17 +88,17 @@ def _dtensor(value: Any) -> float:
 
 
 def no_mapping(data: object) -> Unloggable:
-    """Return the refusal of an argument that names no values."""
+    """Return the error for an argument that is not a mapping."""
     return Unloggable(f"log() takes a mapping of names to values, not {type(data).__name__}")
 
 
 def beyond_exact(values: Iterable[Any]) -> bool:
-    """Tell whether an int among `values` might not fit a double exactly."""
+    """Return whether an int among `values` might not fit a double exactly."""
     return any(type(v) is int and not -FLOAT_EXACT_MAX <= v <= FLOAT_EXACT_MAX for v in values)
 
 
 def whole_step(step: Any) -> int | None:
-    """Return a step as int. Raises: Unloggable when it is no whole number."""
+    """Return a step as int. Raises: Unloggable unless it is a whole number."""
     if step is None or type(step) is int:
         return step
     try:

@@ -1,1 +1,1 @@
-"""The trainer's half of an upload: content captured at the call and staged for the agent."""
+"""The outbox: the trainer's half of an upload, captured at the call and staged for the agent."""

@@ -1,4 +1,4 @@
-"""Makes content safe against later change: clone, copy or hard link, decided per file.
+"""Capture of content into a staged folder of the outbox: clone, copy or hard link, per file.
 
 docs/decisions/0006-content-is-captured-at-the-call.md has the choice and its figures.
 """
@@ -11,50 +11,94 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from runwire.errors import ArtifactError
-from runwire_disk.outbox.request import RequestFile, content_path
+from runwire.outbox.arguments import Entry
+from runwire_disk.outbox.request import (
+    CAPTURE_LOCK,
+    CONTENT_DIR,
+    REQUEST_FILE,
+    RequestFile,
+    UploadRequest,
+    commit_staged,
+    content_path,
+)
 
-__all__ = ["Capture", "Entry"]
+__all__ = ["Capture", "Staged"]
 
 # linux/fs.h: _IOW(0x94, 9, int). Other systems refuse it and get a copy.
 _FICLONE: Final = 0x40049409
-# What one system call copies at most, so that a signal is heard in between.
+# Most bytes that one system call copies, so that signals are handled in between.
 _COPY_BYTES: Final = 64 * 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
-# A file that changed under the copy is copied again. One that is written all the time never ends.
+# A file that changed during the copy is copied again, at most this often.
 _TRIES: Final = 3
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 # O_NONBLOCK: opening a pipe must not wait for its writer. Links were resolved by the caller.
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-# What copy_file_range answers where it cannot: between file systems, or on special ones.
+# Errors of copy_file_range where it is not supported: across or on special file systems.
 _CANNOT: Final = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One file of an artifact: a file to capture, or bytes.
+class Staged:
+    """Content and request of one artifact, not committed yet. Threads: one.
 
-    `immutable` promises that nobody writes into the file any more: it is hard-linked at no cost.
-    `by_reference` moves no content: the file has to stay where it is, or where it `lies_at` soon.
+    Leaving the context deletes the folder unless it was committed. Its lock keeps agents from
+    treating the folder as abandoned while the caller is alive. Raises: OSError.
     """
 
-    path: str
-    source: Path | bytes
-    immutable: bool = False
-    sha256: str = ""
-    by_reference: bool = False
-    lies_at: Path | None = None
+    request: UploadRequest
+
+    def __init__(self, folder: Path, size: int) -> None:
+        """Make the folder and reserve `size` bytes of the outbox for it."""
+        self.folder = folder
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        try:
+            # A file object: the lock is released with it, whatever exception comes.
+            self._lock = open(folder / CAPTURE_LOCK, "xb", buffering=0, opener=_private)  # noqa: SIM115
+            self._fill(size)
+        except BaseException:
+            _discard(folder)
+            raise
+
+    def _fill(self, size: int) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock.write(b"%d" % size)
+            (self.folder / CONTENT_DIR).mkdir(mode=0o700)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def stage(self, request: UploadRequest) -> None:
+        """Write the request; from here on only the commit is missing."""
+        request.stage(self.folder)
+        self.request = request
+
+    def commit(self) -> None:
+        """Hand the folder to the agent."""
+        commit_staged(self.folder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            # Once committed it belongs to the agent, even if a signal handler raised in between.
+            if not (self.folder / REQUEST_FILE).exists():
+                _discard(self.folder)
+        finally:
+            self._lock.close()
 
 
 class Capture:
     """Brings content into one outbox folder. Threads: one at a time.
 
-    `room` says how many bytes copies may take of the disk now.
+    `room` returns the bytes that copies may take on the disk now.
     """
 
     def __init__(self, folder: Path, room: Callable[[], int]) -> None:
@@ -63,18 +107,18 @@ class Capture:
         self._cannot_clone: set[int] = set()
 
     def take(self, entry: Entry, index: int) -> RequestFile:
-        """Make content number `index`.
+        """Capture one entry as content number `index`.
 
-        Raises: ArtifactError for what is wrong with the source, OSError for the outbox's own disk.
+        Raises: ArtifactError for a problem of the source, OSError for one of the outbox's disk.
         """
         target = content_path(self._folder, index)
         if isinstance(entry.source, bytes):
             size = len(entry.source)
             self._make_room(size)
-            with _created(target) as descriptor:
+            with _create(target) as descriptor:
                 _write(descriptor, entry.source)
         else:
-            with _opened(entry.source) as source:
+            with _open_regular(entry.source) as source:
                 size = self._capture(source, entry, target)
         return RequestFile(path=entry.path, index=index, size=size, sha256=entry.sha256)
 
@@ -94,15 +138,15 @@ class Capture:
         for _ in range(_TRIES):
             before = os.fstat(source)
             self._make_room(before.st_size)
-            with _created(target) as descriptor:
+            with _create(target) as descriptor:
                 copied = _copy_all(source, descriptor, path)
             if _version(os.fstat(source)) == _version(before):
                 return copied
             target.unlink()
             self._left += before.st_size
         raise ArtifactError(
-            f"{_shown(path)} changes all the time: {_TRIES} copies of it were of no one state. Log "
-            "it when nobody writes it any more, or give its content as bytes"
+            f"{_shown(path)} changed during each of {_TRIES} copies. Log it when "
+            "nobody writes to it any more, or give its content as bytes"
         )
 
     def _make_room(self, size: int) -> None:
@@ -114,7 +158,7 @@ class Capture:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[int]:
+def _open_regular(path: Path) -> Iterator[int]:
     """Open a regular file. Raises: ArtifactError for everything else."""
     try:
         descriptor = os.open(path, _OPEN)
@@ -123,29 +167,29 @@ def _opened(path: Path) -> Iterator[int]:
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise ArtifactError(f"{_shown(path)} is {_kind(mode)}: only files have content to keep")
+            raise ArtifactError(f"{_shown(path)} is {_kind(mode)}: only files have content")
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 @contextlib.contextmanager
-def _created(path: Path) -> Iterator[int]:
+def _create(path: Path) -> Iterator[int]:
     descriptor = os.open(path, _CREATE, 0o600)
     try:
         yield descriptor
     finally:
-        os.close(descriptor)  # network file systems say only here that the disk is full
+        os.close(descriptor)  # network file systems report a full disk only here
 
 
 def _link(source: Path, state: os.stat_result, target: Path) -> bool:
-    """Give the file a second name, and make sure that it is the file which was opened."""
+    """Hard-link the file; false if that is not possible or the path was replaced meanwhile."""
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno in _FULL:
             raise
-        return False  # another file system, one without links, or a file of somebody else
+        return False  # across file systems, without links, or a file of another user
     linked = target.lstat()
     if (linked.st_dev, linked.st_ino) == (state.st_dev, state.st_ino):
         return True
@@ -154,9 +198,9 @@ def _link(source: Path, state: os.stat_result, target: Path) -> bool:
 
 
 def _clone(source: int, target: Path) -> int:
-    """Share the file's blocks copy-on-write; return its size, -1 where that cannot be."""
+    """Share the file's blocks copy-on-write; return its size, -1 where the file system cannot."""
     try:
-        with _created(target) as descriptor:
+        with _create(target) as descriptor:
             fcntl.ioctl(descriptor, _FICLONE, source)
             return os.fstat(descriptor).st_size
     except OSError as error:
@@ -167,7 +211,7 @@ def _clone(source: int, target: Path) -> int:
 
 
 def _copy_all(source: int, target: int, path: Path) -> int:
-    """Copy from the start to the end as it is now; return how much that was."""
+    """Copy the whole file as it is now; return the number of bytes."""
     os.lseek(source, 0, os.SEEK_SET)
     copied, by_kernel = 0, hasattr(os, "copy_file_range")
     while True:
@@ -179,7 +223,7 @@ def _copy_all(source: int, target: int, path: Path) -> int:
                     if not moved:
                         return copied
                     continue
-                by_kernel = False  # empty, or one of those files whose size nobody knows
+                by_kernel = False  # empty, or a file without a size, as in /proc
             data = os.read(source, _READ_BYTES)
         except OSError as error:
             if error.errno in _FULL:
@@ -227,3 +271,17 @@ def _kind(mode: int) -> str:
 def _shown(path: Path) -> str:
     text = repr(str(path))
     return text if len(text) <= 300 else f"{text[:140]}…{text[-140:]}"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder that was never committed."""
+    for path in (folder / CONTENT_DIR, folder):
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(path):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)  # noqa: PTH108 - a hundred thousand of them
+            path.rmdir()

@@ -1,4 +1,4 @@
-"""The trainer's half of an upload: content made safe at the call, then told to the agent."""
+"""The outbox of one process: content captured at the call, then handed to the agent."""
 
 from __future__ import annotations
 
@@ -11,41 +11,107 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from runwire.artifacts.ref import ArtifactRef
 from runwire.errors import ArtifactError
-from runwire.outbox.capture import Capture, Entry
-from runwire.outbox.names import (
-    checked_aliases,
-    checked_entries,
-    checked_name,
-    checked_type,
+from runwire.outbox.arguments import (
+    Entry,
+    check_aliases,
+    check_entries,
+    check_name,
+    check_type,
     metadata_text,
 )
-from runwire.outbox.space import Space
-from runwire.outbox.staged import Staged
-from runwire_disk.outbox.request import RequestFile, UploadRequest, outbox_dir
-from runwire_disk.outbox.route import KAFKA, REFERENCE, UNSEEN, Route, choose_route
+from runwire.outbox.capture import Capture, Staged
+from runwire.outbox.ref import ArtifactRef, unseen
+from runwire_disk.outbox.request import CAPTURE_LOCK, RequestFile, UploadRequest, outbox_dir
+from runwire_disk.outbox.requests import FAILED_PREFIX
+from runwire_disk.outbox.route import KAFKA, REFERENCE, Route, choose_route
 from runwire_disk.spool.format import destination_of
+from runwire_disk.spool.quota import bytes_kept_free
+from runwire_store.announce import LOGGED, artifact_fields
 from runwire_store.manifest import CheckpointFacts
 
 if TYPE_CHECKING:
-    from runwire.session import Session
+    from runwire.settings import Settings
     from runwire_disk.spool.format import Meta
 
-__all__ = ["Entry", "Outbox", "unseen"]
+__all__ = ["Outbox", "Space", "Writer"]
 
 _log = logging.getLogger("runwire")
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Outbox:
-    """Takes artifacts of one session into its data root. Threads: safe, calls overlap."""
+class Writer(Protocol):
+    """The process that logs artifacts: its settings, its name and its lifecycle records."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        settings = session.settings
+    @property
+    def settings(self) -> Settings:
+        """Settings of the process."""
+
+    def identity(self) -> Meta | None:
+        """Return the name that the process logs under, None when it logs nothing."""
+
+    def append(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Append one lifecycle record."""
+
+
+class Space:
+    """Room in the outbox, shared by all processes of a data root. Threads: safe.
+
+    Adds up the bytes that each capture has reserved.
+    """
+
+    def __init__(self, root: Path, *, bytes_max: int, free_ratio_min: float) -> None:
+        self._folder, self._bytes_max = outbox_dir(root), bytes_max
+        self._free_ratio_min = free_ratio_min
+        # By folder name. A reservation never changes once it can be read.
+        self._reserved: dict[str, int] = {}
+
+    def check(self, size: int) -> None:
+        """Raises: ArtifactError when the outbox has no room for `size` more bytes."""
+        used = self.used()
+        if used + size > self._bytes_max:
+            raise ArtifactError(
+                f"the outbox {self._folder} holds {_mib(used)} that wait for their store, and "
+                f"{_mib(size)} more exceed its {_mib(self._bytes_max)}: see `runwire status` for "
+                "why they wait, or raise RUNWIRE_OUTBOX_BYTES"
+            )
+
+    def used(self) -> int:
+        """Return the bytes that wait for upload, without those that failed or are being deleted."""
+        try:
+            listing = os.listdir(self._folder)  # noqa: PTH208 - names are all that is needed
+        except FileNotFoundError:
+            return 0
+        names = {name for name in listing if not name.startswith((".", FAILED_PREFIX))}
+        known = {name: size for name, size in self._reserved.items() if name in names}
+        for name in names - known.keys():
+            size = self._read(name)
+            if size is not None:
+                known[name] = size
+        self._reserved = known
+        return sum(known.values())
+
+    def room(self) -> int:
+        """Return the bytes that copies may take on the disk now. Raises: OSError."""
+        disk = os.statvfs(self._folder)
+        kept_free = bytes_kept_free(disk, self._free_ratio_min)
+        return int(disk.f_bavail * disk.f_frsize - kept_free)
+
+    def _read(self, name: str) -> int | None:
+        try:
+            return int((self._folder / name / CAPTURE_LOCK).read_text("ascii"))
+        except (OSError, ValueError):
+            return None  # being made, being removed, or not a folder of ours
+
+
+class Outbox:
+    """Takes artifacts of one process into its data root. Threads: safe, calls overlap."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        settings = writer.settings
         self._folder = outbox_dir(settings.root)
         self._space = Space(
             settings.root,
@@ -64,7 +130,7 @@ class Outbox:
         aliases: str | Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
     ) -> ArtifactRef:
-        """Make the content safe, commit the request, record that the artifact was logged.
+        """Capture the content, commit the request, record that the artifact was logged.
 
         Raises: ArtifactError with nothing left behind. Blocks: while content is copied.
         """
@@ -84,34 +150,34 @@ class Outbox:
         created_at_ns: int | None = None,
         awaits: str = "",
     ) -> Staged | None:
-        """Make the content safe and write the request down; None where nothing is recorded.
+        """Capture the content and write the request; None where nothing is recorded.
 
-        `artifact` and `created_at_ns` are what the caller has written down for it already; `awaits`
-        as in `UploadRequest`. Raises and blocks: as `submit`.
+        `artifact` and `created_at_ns` are those that the caller has recorded already; `awaits` is
+        that of `UploadRequest`. Raises and blocks: as `submit`.
         """
-        meta = self._session.identity()
+        meta = self._writer.identity()
         if meta is None:
             return None
         about = metadata_text(metadata)
-        route = self._way()
+        route = self._chosen_route()
         request = UploadRequest(
-            **_writer_of(meta),
+            **_place_of(meta),
             artifact=artifact or os.urandom(16).hex(),
-            name=checked_name(name),
-            type=checked_type(type),
+            name=check_name(name),
+            type=check_type(type),
             created_at_ns=created_at_ns or time.time_ns(),
             route=route.transport,
             store=route.store,
             files=(),
-            aliases=checked_aliases(aliases),
+            aliases=check_aliases(aliases),
             metadata=json.loads(about) if about else {},
             checkpoint=checkpoint,
             awaits=awaits,
         )
-        return self._keep(request, self._planned(checked_entries(entries), route))
+        return self._keep(request, self._plan(check_entries(entries), route))
 
     def commit(self, staged: Staged) -> ArtifactRef:
-        """Give the agent what was staged; record that the artifact was logged.
+        """Hand a staged request to the agent; record that the artifact was logged.
 
         Raises: ArtifactError.
         """
@@ -120,11 +186,11 @@ class Outbox:
                 staged.commit()
         except OSError as error:
             raise ArtifactError(self._unwritable(staged.request.name, error)) from error
-        self._session.append("artifact", _logged(staged.request))
+        self._writer.append("artifact", _logged(staged.request))
         return self._ref(staged.request)
 
     def _keep(self, request: UploadRequest, planned: list[tuple[Entry, int]]) -> Staged:
-        """Bring all content and the request into a folder of their own, or leave no trace."""
+        """Stage content and request in a folder of their own, or leave no trace."""
         size = sum(size for entry, size in planned if not entry.by_reference)
         self._space.check(size)
         try:
@@ -132,10 +198,10 @@ class Outbox:
                 staged = undo.enter_context(Staged(self._folder / request.artifact, size))
                 capture = Capture(staged.folder, self._space.room)
                 files = tuple(
-                    _by_reference(entry, index, known)
+                    _referred(entry, index, size)
                     if entry.by_reference
                     else capture.take(entry, index)
-                    for index, (entry, known) in enumerate(planned)
+                    for index, (entry, size) in enumerate(planned)
                 )
                 staged.stage(replace(request, files=files))
                 undo.pop_all()
@@ -143,8 +209,8 @@ class Outbox:
             raise ArtifactError(self._unwritable(request.name, error)) from error
         return staged
 
-    def _planned(self, entries: list[Entry], route: Route) -> list[tuple[Entry, int]]:
-        """Return what becomes of each entry on this route, and its size as it is now."""
+    def _plan(self, entries: list[Entry], route: Route) -> list[tuple[Entry, int]]:
+        """Return each entry as this route takes it, with its size as it is now."""
         planned = [(entry, _size(entry)) for entry in entries]
         limit = route.content_bytes_max
         if limit is not None:
@@ -184,9 +250,9 @@ class Outbox:
                 "into one archive, or set RUNWIRE_S3_ENDPOINT"
             )
 
-    def _way(self) -> Route:
+    def _chosen_route(self) -> Route:
         if self._route is None:
-            self._route = choose_route(self._session.settings)
+            self._route = choose_route(self._writer.settings)
             _log.info("runwire: artifacts go %s", self._route.told)
         return self._route
 
@@ -200,7 +266,7 @@ class Outbox:
             size=request.size,
             key=request.key,
             project=request.project,
-            settings=self._session.settings,
+            settings=self._writer.settings,
         )
 
     def _unwritable(self, name: str, error: OSError) -> str:
@@ -215,40 +281,27 @@ class Outbox:
         )
 
 
-def unseen(name: str, type: str) -> ArtifactRef:  # noqa: A002 - the word that people know
-    """Return what a call gives in a process that records nothing."""
-    return ArtifactRef(id="", name=name, type=type, route=UNSEEN, size=0)
-
-
-def _writer_of(meta: Meta) -> dict[str, Any]:
+def _place_of(meta: Meta) -> dict[str, Any]:
     names = ("project", "run_id", "attempt", "writer", "rank", "mode")
     return {"destination": destination_of(meta), **{name: getattr(meta, name) for name in names}}
 
 
 def _logged(request: UploadRequest) -> dict[str, Any]:
-    only = request.files[0].sha256 if len(request.files) == 1 else ""
-    return {
-        "at_ns": request.created_at_ns,
-        "artifact": request.artifact,
-        "event": "logged",
-        "name": request.name,
-        "type": request.type,
-        "aliases": list(request.aliases) or None,
-        "metadata": metadata_text(request.metadata),
-        "files": len(request.files),
-        "bytes": request.size,
-        "sha256": only,
-        "uri": "",
-        "route": request.route,
-    }
+    return artifact_fields(
+        request,
+        LOGGED,
+        at_ns=request.created_at_ns,
+        metadata=metadata_text(request.metadata),
+        sha256=request.files[0].sha256 if len(request.files) == 1 else "",
+    )
 
 
-def _by_reference(entry: Entry, index: int, size: int) -> RequestFile:
+def _referred(entry: Entry, index: int, size: int) -> RequestFile:
     return RequestFile(
         path=entry.path,
         index=index,
         size=size,
-        source=str(entry.lies_at or entry.source),
+        source=str(entry.final_path or entry.source),
         sha256=entry.sha256,
     )
 
@@ -260,3 +313,7 @@ def _size(entry: Entry) -> int:
         return entry.source.stat().st_size
     except OSError as error:
         raise ArtifactError(f"{str(entry.source)!r:.300}: {error.strerror or error}") from error
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"

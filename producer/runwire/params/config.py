@@ -1,4 +1,4 @@
-"""A run's parameters: a dict with attribute access that writes every new value down at once."""
+"""A run's parameters: a dict with attribute access that records every new value at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from runwire.errors import ConfigError
 from runwire.guard import Guard
-from runwire.params.json_text import as_mapping, json_text
+from runwire.safe_text import as_mapping, json_text
 
 __all__ = ["KEY_CHARS_MAX", "Config"]
 
@@ -19,7 +19,7 @@ SEPARATOR = "/"
 
 
 class _Store:
-    """Flat parameters of one run: what all views of a `Config` share."""
+    """Flat parameters of one run, shared by all views of a `Config`."""
 
     def __init__(self, on_param: Callable[[str, str], None], guard: Guard) -> None:
         self.on_param = on_param
@@ -34,7 +34,7 @@ class Config(MutableMapping[str, Any]):
 
     A parameter keeps its first value; `update(..., allow_val_change=True)` replaces it.
 
-    Raises: ConfigError only in strict mode; otherwise a refused value is counted and told once.
+    Raises: ConfigError only in strict mode; otherwise a refused value is counted and logged once.
     """
 
     __slots__ = ("_prefix", "_store")
@@ -63,7 +63,7 @@ class Config(MutableMapping[str, Any]):
                 self._put(key, value, allow=allow_val_change)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dict of everything set so far."""
+        """Return a nested plain dict of everything set so far."""
         nested: dict[str, Any] = {}
         for key in self:
             value = self[key]
@@ -71,12 +71,12 @@ class Config(MutableMapping[str, Any]):
         return nested
 
     def flat(self) -> dict[str, Any]:
-        """All parameters by their flat names."""
+        """Return all parameters by their flat names."""
         with self._store.lock:
             return dict(self._store.values)
 
     def reset_after_fork(self) -> None:
-        """A fork may have copied the lock while another thread held it."""
+        """Replace the lock: the fork may have copied it while another thread held it."""
         self._store.lock = threading.RLock()
 
     def __getitem__(self, key: str) -> Any:
@@ -153,11 +153,11 @@ class Config(MutableMapping[str, Any]):
             known = store.texts.get(name)
             if known == text:
                 return
-            refusal = _refusal(name, (known, text), count=len(store.texts), allow=allow)
+            refusal = _refusal(name, known, text, count=len(store.texts), allow=allow)
             if not refusal:
                 store.texts[name] = text
                 store.values[name] = value
-                # Inside the lock: two threads must be written in the order in which they won.
+                # Inside the lock: the records must have the order in which threads set the value.
                 with store.guard.catching("config"):
                     store.on_param(name, text)
         if refusal:
@@ -167,8 +167,8 @@ class Config(MutableMapping[str, Any]):
         self._store.guard.report("config", ConfigError(sentence))
 
 
-def _refusal(name: str, change: tuple[str | None, str], *, count: int, allow: bool) -> str:
-    known, text = change
+def _refusal(name: str, known: str | None, text: str, *, count: int, allow: bool) -> str:
+    """Return why a parameter cannot change from `known` to `text`; empty when it can."""
     if known is not None and not allow:
         return (
             f"parameter {name!r} is already {known[:80]} and was not changed to {text[:80]}. Use "
@@ -188,7 +188,7 @@ def _refusal(name: str, change: tuple[str | None, str], *, count: int, allow: bo
 
 
 def _flatten(name: str, value: Any, into: dict[str, Any], depth: int = 0) -> None:
-    """Leaves of `value` by flat name; below DEPTH_MAX (and in cycles) a value stays whole."""
+    """Put the leaves of `value` by flat name; below DEPTH_MAX (and in cycles) it stays whole."""
     fields = as_mapping(value) if depth < DEPTH_MAX else None
     if not fields:  # an empty mapping is a leaf too, or it would vanish
         into[name] = value

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from runwire.guard import Guard
-from runwire.params.json_text import as_mapping, json_text
+from runwire.safe_text import as_mapping, json_text
 
 __all__ = ["Summary"]
 
@@ -45,14 +45,14 @@ class Summary(MutableMapping[str, Any]):
                 self._set(fields)
 
     def explicit_json(self) -> str:
-        """JSON object of the explicit values."""
+        """Return a JSON object of the explicit values."""
         with self._lock:
             # Texts are valid JSON already: joining them encodes each value once.
             pairs = [f"{json.dumps(k)}: {text}" for k, text in self._texts.items()]
         return "{" + ", ".join(pairs) + "}"
 
     def reset_after_fork(self) -> None:
-        """A fork may have copied the lock while another thread held it."""
+        """Replace the lock: the fork may have copied it while another thread held it."""
         self._lock = threading.RLock()
 
     def __getitem__(self, key: str) -> Any:

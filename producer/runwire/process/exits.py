@@ -1,4 +1,4 @@
-"""How a process ends, and what its runs record about it.
+"""Ends of a process, and what its runs record about them.
 
     end of the process                      status        by
     last line, sys.exit(0)                  finished      atexit
@@ -28,36 +28,44 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, Protocol
 
-from runwire.params.redaction import redact_text
 from runwire.process import preemption
+from runwire.safe_text import redact_text
 from runwire_disk import fork
 
-__all__ = ["EndableRun", "Outcome", "install", "outcome_of", "uninstall"]
+__all__ = ["Endable", "Outcome", "install", "outcome_of", "uninstall"]
 
 TRACEBACK_CHARS_MAX = 16_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ended: status word, sentence for people, exit code and traceback if known."""
+    """End of a run: status word, reason in a sentence, exit code and traceback if known."""
 
     status: str
     reason: str | None = None
     exit_code: int | None = None
     traceback: str | None = None
 
+    def as_fields(self) -> dict[str, Any]:
+        """Return the fields of a finish event."""
+        return {
+            "status": self.status,
+            "status_reason": self.reason,
+            "exit_code": self.exit_code,
+        }
 
-class EndableRun(Protocol):
-    """What this module needs from a run. None of these may raise or start a thread."""
 
-    def _note_outcome(self, outcome: Outcome | None) -> None:
+class Endable(Protocol):
+    """A run as these hooks see it. None of its methods may raise or start a thread."""
+
+    def note_outcome(self, outcome: Outcome | None) -> None:
         """Remember how the process is about to end; None takes it back (notebook cells)."""
 
-    def _note_preemption(self, signum: int, *, final: bool) -> None:
-        """A pre-emption signal came; `final`: the process dies as soon as this returns."""
+    def note_preemption(self, signum: int, *, final: bool) -> None:
+        """Record a pre-emption signal; `final`: the process dies as soon as this returns."""
 
-    def _finish_at_exit(self, outcome: Outcome) -> None:
-        """Finish with `outcome` unless already finished, within `settings.finish_timeout_s`."""
+    def finish_at_exit(self, outcome: Outcome) -> None:
+        """Finish with `outcome` unless already finished."""
 
 
 _runs: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -69,8 +77,8 @@ _noted: Outcome | None = None  # how this process is ending, for runs that end a
 _thread_reason: str | None = None
 
 
-def install(run: EndableRun, *, preempt_signals: tuple[str, ...] = ("SIGTERM",)) -> None:
-    """Let `run` learn how this process ends. The run stays collectable."""
+def install(run: Endable, *, preempt_signals: tuple[str, ...] = ("SIGTERM",)) -> None:
+    """Report the end of this process to `run`, which stays collectable."""
     global _previous_excepthook, _previous_threading_hook, _previous_exit, _atexit_registered
     global _noted, _thread_reason
     if not len(_runs):
@@ -92,14 +100,14 @@ def install(run: EndableRun, *, preempt_signals: tuple[str, ...] = ("SIGTERM",))
     preemption.install(run, preempt_signals)
 
 
-def uninstall(run: EndableRun) -> None:
-    """Forget `run`; hooks are taken out with the last one, where nobody hooked on top of them."""
+def uninstall(run: Endable) -> None:
+    """Forget `run`; with the last one, remove the hooks that nobody else has wrapped."""
     global _previous_excepthook, _previous_threading_hook, _previous_exit
     _runs.discard(run)
     preemption.uninstall(run)
     if len(_runs):
         return
-    # A hook that somebody else wrapped stays: without runs it only passes on.
+    # A wrapped hook stays: without runs it only calls the previous one.
     if sys.excepthook is _excepthook and _previous_excepthook is not None:
         sys.excepthook, _previous_excepthook = _previous_excepthook, None
     if threading.excepthook is _threading_hook and _previous_threading_hook is not None:
@@ -109,7 +117,7 @@ def uninstall(run: EndableRun) -> None:
 
 
 def outcome_of(exc: BaseException | None) -> Outcome:
-    """Outcome of a block or a process that ended with `exc`; None: it ended well."""
+    """Return the outcome of a block or process that ended with `exc`; None means success."""
     if exc is None:
         return Outcome(status="finished", exit_code=0)
     if isinstance(exc, SystemExit):
@@ -134,7 +142,7 @@ def _exit_outcome(code: object) -> Outcome:
     if code is None or code == 0:
         return Outcome(status="finished", exit_code=0)
     if isinstance(code, int):
-        # 128 + signal is how programs say which signal they gave way to.
+        # Programs that end because of a signal exit with 128 + its number.
         status = {128 + signal.SIGTERM: "preempted", 128 + signal.SIGINT: "interrupted"}.get(code)
         reason = f"exited with code {code}"
         return Outcome(status=status or "failed", reason=reason, exit_code=code & 0xFF)
@@ -157,7 +165,7 @@ def _note(outcome: Outcome | None) -> None:
     _noted = outcome
     for run in list(_runs):
         try:
-            run._note_outcome(outcome)  # noqa: SLF001 - the protocol
+            run.note_outcome(outcome)
         except Exception:  # noqa: S112 - the process is ending; the user's own hook comes next
             continue
 
@@ -183,7 +191,7 @@ def _threading_hook(args: threading.ExceptHookArgs, /) -> None:
 
 
 class _Watch:
-    """Rides on the SystemExit of `sys.exit` and tells whether it ended the process.
+    """An attribute of the SystemExit of `sys.exit` that notices whether it ended the process.
 
     Python drops an uncaught SystemExit when the last frame of the main thread is gone; a caught
     one (click, pytest) is dropped while frames still run, and means nothing.
@@ -215,7 +223,7 @@ def _at_exit() -> None:
     outcome = _noted or Outcome(status="finished", reason=_thread_reason, exit_code=0)
     for run in list(_runs):
         try:
-            run._finish_at_exit(outcome)  # noqa: SLF001 - the protocol
+            run.finish_at_exit(outcome)
         except Exception as exc:
             sys.stderr.write(
                 f"runwire: a run could not be finished at exit: {type(exc).__name__}: {exc}. What "
@@ -224,9 +232,9 @@ def _at_exit() -> None:
 
 
 class _Child:
-    """A forked child is no end of the parent's runs, however it ends itself."""
+    """The end of a forked child is not the end of the parent's runs."""
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         _runs.clear()
         _note(None)
 

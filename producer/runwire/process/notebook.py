@@ -1,4 +1,4 @@
-"""Notebooks: a cell that fails is noted, the next cell takes it back, no cell ends the run."""
+"""Notebook cells: a failed cell is noted, the next one clears the note, none ends the run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import weakref
 from typing import Any
 
-from runwire.process.exits import EndableRun, outcome_of
+from runwire.process.exits import Endable, outcome_of
 
 __all__ = ["install", "uninstall"]
 
@@ -16,23 +16,23 @@ _hooks: weakref.WeakKeyDictionary[Any, _CellHooks] = weakref.WeakKeyDictionary()
 class _CellHooks:
     """IPython swallows a cell's exception before `sys.excepthook` could see it."""
 
-    def __init__(self, run: EndableRun) -> None:
+    def __init__(self, run: Endable) -> None:
         self._run = weakref.ref(run)
 
     def before(self, *_info: Any) -> None:
         run = self._run()
         if run is not None:
-            run._note_outcome(None)  # noqa: SLF001 - the protocol
+            run.note_outcome(None)
 
     def after(self, result: Any = None) -> None:
         run = self._run()
         error = getattr(result, "error_in_exec", None)
         if run is not None and isinstance(error, BaseException):
-            run._note_outcome(outcome_of(error))  # noqa: SLF001 - the protocol
+            run.note_outcome(outcome_of(error))
 
 
-def install(run: EndableRun) -> bool:
-    """Follow the cells of the IPython shell that this process is, if it is one."""
+def install(run: Endable) -> bool:
+    """Follow the cells of this process's IPython shell; false where it has none."""
     shell = _shell()
     if shell is None or run in _hooks:
         return shell is not None
@@ -43,7 +43,7 @@ def install(run: EndableRun) -> bool:
     return True
 
 
-def uninstall(run: EndableRun) -> None:
+def uninstall(run: Endable) -> None:
     """Stop following cells for `run`; harmless outside of notebooks."""
     hooks = _hooks.pop(run, None)
     shell = _shell()

@@ -1,4 +1,4 @@
-"""SIGTERM and friends: note the pre-emption, then let happen what would have happened anyway."""
+"""Pre-emption signals (SIGTERM and others): recorded, then handled as before."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ __all__ = ["Preemptible", "install", "uninstall"]
 
 
 class Preemptible(Protocol):
-    """What a signal handler needs from a run; it runs between two bytecodes, maybe inside log()."""
+    """A run as a signal handler sees it, which runs between two bytecodes, maybe inside log()."""
 
-    def _note_preemption(self, signum: int, *, final: bool) -> None: ...
+    def note_preemption(self, signum: int, *, final: bool) -> None:
+        """Record the signal; `final`: the process dies as soon as this returns."""
 
 
 _runs: weakref.WeakSet[Any] = weakref.WeakSet()
-# What each signal did before us: SIG_DFL or a Python handler, never SIG_IGN.
+# The previous handler of each signal: SIG_DFL or a Python handler, never SIG_IGN.
 _previous: dict[int, Callable[[int, FrameType | None], Any] | signal.Handlers] = {}
-# Dispositions of these could not be put back by Python if we took them.
+# Python could not restore the dispositions of these.
 _NEVER = frozenset({"SIGKILL", "SIGSTOP", "SIGINT", "SIGCHLD", "SIGSEGV"})
 
 
@@ -48,7 +49,7 @@ def install(run: Preemptible, names: tuple[str, ...]) -> None:
         if signum is None or name in _NEVER or signum in _previous:
             continue
         before = signal.getsignal(signum)
-        # None: installed from C, nothing that Python could restore.
+        # None: installed from C, which Python cannot restore.
         if before in (signal.SIG_IGN, None):
             continue
         try:
@@ -70,9 +71,9 @@ def uninstall(run: Preemptible) -> None:
 
 
 def _before_fork() -> None:
-    """Python forgets a signal that reaches a child before its interpreter is ready.
+    """Block the signals: Python loses one that reaches a child before its interpreter is ready.
 
-    With the default action such a child would have died; held back, it still does.
+    With the default action the child would have died of it; unblocked later, it still does.
     """
     _fork.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _previous)
 
@@ -82,7 +83,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """A child (a DataLoader worker) owns no run: it dies of SIGTERM as if we were not here."""
+    """Restore the handlers: a child (a DataLoader worker) owns no run, SIGTERM just ends it."""
     _runs.clear()
     for signum, before in _previous.items():
         if signal.getsignal(signum) is _handler:
@@ -93,13 +94,13 @@ def _after_fork_in_child() -> None:
 
 def _handler(signum: int, frame: FrameType | None) -> None:
     before = _previous.get(signum, signal.SIG_DFL)
-    # Somebody who replaced our handler and calls us from theirs (Lightning does) decides alone
-    # what happens next; ending the process here would break their graceful stop.
+    # A handler that replaced ours and calls it (Lightning's does) decides what happens next:
+    # ending the process here would break its graceful stop.
     alone = signal.getsignal(signum) is _handler
     final = alone and not callable(before)
     for run in list(_runs):
         try:
-            run._note_preemption(signum, final=final)  # noqa: SLF001 - the protocol
+            run.note_preemption(signum, final=final)
         except Exception:  # noqa: S112 - nothing may keep the signal from its action
             continue
     if callable(before):

@@ -216,8 +216,8 @@ def test_retention_and_a_sweep_beside_readers(
 DEATHS = {
     # Nothing captured yet; then all of it, not committed; then committed, not yet said.
     "runwire.checkpoints.saver.Saver:stage:at": False,
-    "runwire.outbox.staged.Staged:commit:at": False,
-    "runwire.outbox.staged.Staged:commit:behind": True,
+    "runwire.outbox.capture.Staged:commit:at": False,
+    "runwire.outbox.capture.Staged:commit:behind": True,
 }
 
 

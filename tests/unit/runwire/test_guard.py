@@ -1,4 +1,4 @@
-"""After init nothing raises, unless strict."""
+"""Guard: after init nothing raises, unless strict."""
 
 import logging
 
@@ -19,7 +19,7 @@ class Thing:
         return [1]
 
 
-def test_a_failure_is_told_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_is_logged_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     """One line per kind, however often it happens."""
     thing = Thing()
     with caplog.at_level(logging.WARNING, logger="runwire"):
@@ -30,7 +30,8 @@ def test_a_failure_is_told_once_and_counted(caplog: pytest.LogCaptureFixture) ->
     assert "RUNWIRE_STRICT=1" in caplog.text
 
 
-def test_strict_raises_the_original() -> None:
+def test_strict_guard_raises_the_original_error() -> None:
+    """The very exception of the call is raised."""
     error = OSError("disk")
     with pytest.raises(OSError, match="disk") as caught:
         Thing(strict=True).work(error)
@@ -38,17 +39,20 @@ def test_strict_raises_the_original() -> None:
 
 
 @pytest.mark.parametrize("exc", [KeyboardInterrupt(), SystemExit(3)])
-def test_leaving_the_program_is_no_failure(exc: BaseException) -> None:
+def test_keyboard_interrupt_and_exit_pass_the_guard(exc: BaseException) -> None:
+    """Leaving the program is not a failure of the call."""
     with pytest.raises(type(exc)):
         Thing().work(exc)
 
 
-def test_success_passes_through() -> None:
+def test_guarded_method_returns_its_value_and_docs() -> None:
+    """A call that succeeds is not changed."""
     assert Thing().work() == [1]
     assert Thing.work.__doc__ == "Docs stay."
 
 
-def test_kinds_made_from_data_do_not_grow_memory() -> None:
+def test_kinds_beyond_the_limit_share_one_counter() -> None:
+    """Kinds that are made from data do not grow memory."""
     guard = Guard()
     logging.getLogger("runwire").disabled = True
     try:
@@ -60,9 +64,11 @@ def test_kinds_made_from_data_do_not_grow_memory() -> None:
     assert guard.counts["other"] == KINDS_MAX
 
 
-def test_an_exception_without_a_usable_message_is_told_too(
+def test_exception_without_a_usable_message_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """An error whose __str__ fails is logged by its type."""
+
     class MuteError(Exception):
         def __str__(self) -> str:
             raise RuntimeError

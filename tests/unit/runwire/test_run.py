@@ -1,4 +1,4 @@
-"""What a trainer can do with a run, and what it is told when it asks for the impossible."""
+"""Runs: every call of a trainer recorded, wrong calls reported and never raised."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_run_from_start_to_finish(root: Path) -> None:
     assert definitions[-1]["loss"]["summary"] == "min"
 
 
-def test_unusual_scalars(root: Path) -> None:
+def test_log_accepts_unusual_scalars(root: Path) -> None:
     """numpy scalars, 0-d arrays, enums, Decimal, bool and huge ints are numbers; None is not."""
 
     class Colour(enum.Enum):
@@ -127,7 +127,7 @@ def test_unusual_scalars(root: Path) -> None:
         (lambda run: run.log({"k" * 300: 1.0}), "log: too_large"),
     ],
 )
-def test_misuse_is_told_and_never_raised(root: Path, call: Any, kind: str) -> None:
+def test_misuse_is_counted_and_never_raised(root: Path, call: Any, kind: str) -> None:
     """After init nothing raises; the cause is counted by kind."""
     run = runwire.init("p")
     call(run)
@@ -135,7 +135,7 @@ def test_misuse_is_told_and_never_raised(root: Path, call: Any, kind: str) -> No
     assert run.guard.counts.pop(kind) == 1
 
 
-def test_strict_mode_raises(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strict_mode_raises_refusals(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """RUNWIRE_STRICT=1 turns refusals into exceptions."""
     monkeypatch.setenv("RUNWIRE_STRICT", "1")
     with runwire.init("p") as run, pytest.raises(TypeError, match="mapping of names to values"):
@@ -161,7 +161,7 @@ def test_a_failing_block_is_a_failed_run(root: Path) -> None:
     assert any(isinstance(e, LogEvent) and "ZeroDivisionError" in e.text for e in events(root))
 
 
-def test_disabled_writes_nothing(root: Path) -> None:
+def test_disabled_mode_writes_nothing(root: Path) -> None:
     """mode="disabled" keeps the surface and touches no file."""
     with runwire.init("p", mode="disabled", config={"a": 1}) as run:
         run.log({"x": 1.0})
@@ -170,7 +170,7 @@ def test_disabled_writes_nothing(root: Path) -> None:
     assert not root.exists()
 
 
-def test_resume_rules(root: Path) -> None:
+def test_resume_rules_are_enforced_at_init(root: Path) -> None:
     """An implicit step continues after an earlier attempt; must and never are enforced."""
     with pytest.raises(runwire.ConfigError, match="resume='must'"):
         runwire.init("p", run_id="r", resume="must")
@@ -229,16 +229,16 @@ def test_children_log_into_the_same_run(root: Path, method: str) -> None:
     assert [e.event for e in found if isinstance(e, RunEvent)] == ["started", "finished"]
 
 
-def test_a_run_pickles_as_a_handle(root: Path) -> None:
-    """What another process gets names the run and holds no file."""
+def test_run_pickles_as_a_handle(root: Path) -> None:
+    """The pickle names the run and holds no file."""
     with runwire.init("p", run_id="r") as run:
         copy = pickle.loads(pickle.dumps(run))
         assert copy.id == "r"
         assert len(list_folders(root)) == 1
 
 
-def test_logging_after_finish_is_told_once(root: Path) -> None:
-    """The second life of a run is refused with a sentence, not an exception."""
+def test_logging_after_finish_is_reported_once(root: Path) -> None:
+    """Using an ended run is reported once and not raised."""
     run = runwire.init("p")
     run.finish()
     run.log({"a": 1.0})
@@ -247,8 +247,8 @@ def test_logging_after_finish_is_told_once(root: Path) -> None:
     assert run.guard.counts.pop("logging after finish") == 3
 
 
-def test_settings_hold_where_no_argument_says_otherwise(root: Path, tmp_path: Path) -> None:
-    """An argument that was left out does not take back the folder or project of `settings`."""
+def test_settings_apply_where_no_argument_is_given(root: Path, tmp_path: Path) -> None:
+    """An omitted argument does not override the folder or project of `settings`."""
     elsewhere = tmp_path / "elsewhere"
     settings = runwire.Settings(dir=str(elsewhere), project="of settings", run_id="r")
     with runwire.init(settings=settings) as run:

@@ -1,4 +1,4 @@
-"""Settings: precedence, types, and refusals that say what to do."""
+"""Settings: precedence, types, and errors that say what to do."""
 
 import logging
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_nothing_given_means_the_table_of_defaults() -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_arguments_win_over_environment_over_file(name: str, tmp_path: Path) -> None:
-    """Each source is used exactly when no stronger one speaks."""
+    """Each source is used exactly when no stronger one has a value."""
     argument, text, parsed = SAMPLES[name]
     flags = {"strict": "true", "capture_git": "false"}
     toml = f"{name} = {flags.get(name) or repr(text)}\n"

@@ -1,4 +1,4 @@
-"""Artifacts put together from wrong values: told by the call that logs them, never before."""
+"""Artifacts assembled from wrong values: refused by the call that logs them, never before."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def refused(root: Path, call: Callable[[], object], match: str) -> None:
 WRONG_PARTS: list[tuple[Any, str]] = [
     (lambda a: a.add_bytes("text", "f"), "add_bytes takes bytes, not str"),
     (lambda a: a.add_bytes(5, "f"), "add_bytes takes bytes, not int"),
-    (lambda a: a.add_bytes(b"", None), "name=None is no text"),
-    (lambda a: a.add_file(None), "None is no path"),
-    (lambda a: a.add_file("x", 5), "name=5 is no text"),
+    (lambda a: a.add_bytes(b"", None), "name=None is not a string"),
+    (lambda a: a.add_file(None), "None is not a path"),
+    (lambda a: a.add_file("x", 5), "name=5 is not a string"),
     (lambda a: a.add_file("x", policy=["auto"]), "policy="),
-    (lambda a: a.add_dir(7), "7 is no path: name a folder"),
-    (lambda a: a.add_reference(None), "None is no path"),
+    (lambda a: a.add_dir(7), "7 is not a path: name a folder"),
+    (lambda a: a.add_reference(None), "None is not a path"),
     (lambda a: a.add_reference("s3://b/x"), "not on this machine"),
-    (lambda a: a.add_reference("http://["), "is no address"),
+    (lambda a: a.add_reference("http://["), "is not a URL"),
 ]
 WRONG_WORDS: list[tuple[dict[str, Any], str]] = [
-    ({"aliases": 5}, "aliases=5 is no list"),
+    ({"aliases": 5}, "aliases=5 is not a list"),
     ({"aliases": [["a"]]}, "alias="),
-    ({"aliases": {"a": 1}}, "is no list"),
-    ({"aliases": b"best"}, "is no list"),
+    ({"aliases": {"a": 1}}, "is not a list"),
+    ({"aliases": b"best"}, "is not a list"),
     ({"metadata": [1]}, "metadata is a list: give a mapping"),
     ({"metadata": "x"}, "metadata is a str"),
     ({"metadata": 0}, "metadata is a int"),
@@ -45,20 +45,27 @@ WRONG_WORDS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("make", "match"), WRONG_PARTS)
-def test_parts_that_are_refused(root: Path, run: Run, make: Any, match: str) -> None:
+def test_log_artifact_refuses_parts_of_wrong_type(
+    root: Path, run: Run, make: Any, match: str
+) -> None:
+    """A wrong content, path, name or policy is refused with a sentence, and nothing is kept."""
     artifact = make(Artifact("a"))
     refused(root, lambda: run.log_artifact(artifact), match)
 
 
 @pytest.mark.parametrize(("said", "match"), WRONG_WORDS)
-def test_words_that_are_refused(root: Path, run: Run, said: dict[str, Any], match: str) -> None:
-    """The same in the call as in an Artifact; None says nothing."""
+def test_log_artifact_refuses_wrong_aliases_and_metadata(
+    root: Path, run: Run, said: dict[str, Any], match: str
+) -> None:
+    """The call and the Artifact refuse the same values."""
     refused(root, lambda: run.log_artifact(b"", "a", **said), match)
     refused(root, lambda: run.log_artifact(Artifact("a").add_bytes(b"", "x"), **said), match)
 
 
-def test_wrong_values_never_reach_the_training(root: Path, lenient: Run) -> None:
-    """An artifact is put together outside the guard: all of it is judged where it is logged."""
+def test_wrong_artifacts_are_counted_and_never_raise_unless_strict(
+    root: Path, lenient: Run
+) -> None:
+    """An artifact is assembled outside the guard, so all of it is checked when it is logged."""
     for make, _ in WRONG_PARTS:
         assert lenient.log_artifact(make(Artifact("a"))).route == "refused"
     for said, _ in WRONG_WORDS:
@@ -67,8 +74,8 @@ def test_wrong_values_never_reach_the_training(root: Path, lenient: Run) -> None
     assert folders_in(root) == []
 
 
-def test_nothing_said_is_none(root: Path, run: Run) -> None:
-    """None for aliases and metadata, in both places; objects with fields are metadata too."""
+def test_aliases_and_metadata_accept_none_and_objects(root: Path, run: Run) -> None:
+    """None adds nothing, in both places; an object with fields is metadata too."""
     artifact = Artifact("a", aliases=None, metadata=None).add_bytes(memoryview(b"ab")[::-1], "x")
     artifact.aliases.append("own")
     artifact.metadata["a"] = 1

@@ -1,4 +1,4 @@
-"""Histograms: counted right, and wrong values told by the call that logs them."""
+"""Histograms: counted right, wrong values reported by the call that logs them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from support.artifacts import log_events, requests
 from support.tensors import Tensor
 
 
-def test_a_histogram_is_a_log_entry(root: Path, run: Run) -> None:
-    """No artifact: edges and counts as JSON, under its name and step."""
+def test_log_histogram_records_edges_and_counts_as_json(root: Path, run: Run) -> None:
+    """It is no artifact: the record has edges and counts under its name and step."""
     run.log_histogram("grad", Histogram([0, 1, 2], [3, 4]), step=5)
     (event,) = log_events(root)
     assert (event.stream, event.name, event.step) == ("histogram", "grad", 5)
@@ -27,7 +27,8 @@ def test_a_histogram_is_a_log_entry(root: Path, run: Run) -> None:
     assert requests(root) == []
 
 
-def test_the_largest_histogram_fits_a_record(root: Path, run: Run, seed: int) -> None:
+def test_largest_histogram_fits_one_record(root: Path, run: Run, seed: int) -> None:
+    """1024 bins of long numbers are recorded uncut."""
     chance = random.Random(seed)
     edges = sorted(chance.uniform(-1e307, 1e307) for _ in range(1025))
     run.log_histogram("h", Histogram(edges, [chance.uniform(0, 1e300) for _ in range(1024)]))
@@ -35,7 +36,7 @@ def test_the_largest_histogram_fits_a_record(root: Path, run: Run, seed: int) ->
     assert json.loads(event.text)["edges"] == edges
 
 
-def test_counting_agrees_with_numpy(seed: int) -> None:
+def test_histogram_agrees_with_numpy(seed: int) -> None:
     """Plain lists, arrays of any shape and tensors give the same histogram."""
     values = np.random.default_rng(seed).normal(size=(50, 20)).astype("float32")
     counts, edges = np.histogram(values.astype("float64"), bins=64)
@@ -71,8 +72,8 @@ def test_counting_agrees_with_numpy(seed: int) -> None:
         lambda: Histogram.of(np.array(["a"])),
     ],
 )
-def test_what_is_no_histogram(root: Path, run: Run, make: Any) -> None:
-    """Made without a word, refused where it is logged: a NaN must not end a training."""
+def test_invalid_histogram_is_refused_when_it_is_logged(root: Path, run: Run, make: Any) -> None:
+    """It is made silently and refused when logged: a NaN must not end a training."""
     made = make()
     with pytest.raises(ArtifactError):
         run.log_histogram("h", made)
@@ -92,12 +93,16 @@ def test_what_is_no_histogram(root: Path, run: Run, make: Any) -> None:
         ([None], "a NoneType among"),
     ],
 )
-def test_values_that_are_no_numbers(run: Run, values: Any, match: str) -> None:
+def test_log_histogram_refuses_values_that_are_not_numbers(
+    run: Run, values: Any, match: str
+) -> None:
+    """None, texts, mappings and nested lists are refused with their type."""
     with pytest.raises(ArtifactError, match=match):
         run.log_histogram("h", values)
 
 
-def test_wrong_values_are_counted(root: Path, lenient: Run) -> None:
+def test_invalid_histogram_is_counted_unless_strict(root: Path, lenient: Run) -> None:
+    """A failed log_histogram is counted and raises nothing."""
     lenient.log_histogram("h", None)
     lenient.log_histogram("h", Histogram.of([math.nan]))
     assert lenient.guard.counts.pop("log_histogram") == 2
@@ -121,7 +126,7 @@ def test_wrong_values_are_counted(root: Path, lenient: Run) -> None:
         [0.0, sys.float_info.max],
     ],
 )
-def test_values_too_close_for_bins(values: list[float], bins: int) -> None:
+def test_edges_rise_for_values_too_close_for_bins(values: list[float], bins: int) -> None:
     """Doubles so large that half of one more is the same, or neighbours: the edges still rise."""
     for given in (values, np.array(values)):
         made = Histogram.of(given, bins)

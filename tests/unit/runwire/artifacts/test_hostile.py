@@ -5,6 +5,8 @@ Each refusal leaves an empty outbox.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import socket
@@ -15,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from runwire import Artifact, ArtifactError
-from runwire.outbox import capture
-from runwire.outbox.capture import Capture, Entry
+from runwire.outbox.arguments import Entry
+from runwire.outbox.capture import Capture
+from runwire.outbox.outbox import Outbox
 from runwire.run import Run
 from runwire_disk.outbox.request import CONTENT_DIR
-from support.artifacts import contents, folders_in, requests
+from support.artifacts import RecordingWriter, contents, folders_in, requests
 
 LONE = "\udcff"
 LONG = "n" * 1000
@@ -38,7 +41,7 @@ def refused(root: Path, call: Callable[[], object], match: str) -> None:
     ["../up", "a/../b", "/etc/passwd", "..", ".", "", "a//b", "a\\b", "a\nb", "a\0b", LONE, LONG,
      "a:b", " a", "v1:latest"],
 )  # fmt: skip
-def test_names_that_are_refused(root: Path, run: Run, name: str) -> None:
+def test_log_artifact_refuses_dangerous_names(root: Path, run: Run, name: str) -> None:
     """Of artifacts and of files in them: absolute, climbing, empty, overlong, unprintable."""
     refused(root, lambda: run.log_artifact(b"x", name), ".")
     if name not in ("a:b", " a", "v1:latest"):
@@ -51,8 +54,8 @@ def test_names_that_are_refused(root: Path, run: Run, name: str) -> None:
     ["ünïcödé", "u\u0308nfc", "\u202egnp.txt", "🙂.png", "日本語", "-rf", "~", "$(reboot)", "a b",
      "con", "%2e%2e", "n" * 255, "'; DROP TABLE runs", "val/images"],
 )  # fmt: skip
-def test_names_that_are_harmless(root: Path, run: Run, name: str) -> None:
-    """Unusual is no reason: they are kept to the letter."""
+def test_log_artifact_keeps_unusual_names_exactly(root: Path, run: Run, name: str) -> None:
+    """Unusual names are kept to the letter."""
     run.log_artifact(b"x", name)
     artifact = Artifact("a").add_bytes(b"y", name)
     run.log_artifact(artifact)
@@ -61,7 +64,7 @@ def test_names_that_are_harmless(root: Path, run: Run, name: str) -> None:
     assert contents(root, second) == {name: b"y"}
 
 
-def test_composed_and_decomposed_names_are_two(root: Path, run: Run, tmp_path: Path) -> None:
+def test_composed_and_decomposed_names_are_two_files(root: Path, run: Run, tmp_path: Path) -> None:
     """NFC and NFD of one word are two files on disk and in the artifact."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "\u00fc").write_bytes(b"composed")
@@ -70,7 +73,9 @@ def test_composed_and_decomposed_names_are_two(root: Path, run: Run, tmp_path: P
     assert contents(root, requests(root)[0]) == {"\u00fc": b"composed", "u\u0308": b"decomposed"}
 
 
-def test_file_names_that_are_no_text(root: Path, run: Run, tmp_path: Path) -> None:
+def test_file_name_in_another_encoding_needs_a_new_name(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
     """A name in another encoding cannot be in a manifest; the file itself can, renamed."""
     (tmp_path / "d").mkdir()
     path = tmp_path / "d" / f"caf{LONE}"
@@ -92,29 +97,31 @@ def test_file_names_that_are_no_text(root: Path, run: Run, tmp_path: Path) -> No
         (lambda: Artifact("a", aliases=["a:b"]).add_bytes(b"", "x"), "alias="),
         (lambda: Artifact("a", aliases=["x" * 65]).add_bytes(b"", "x"), "alias="),
         (lambda: Artifact("a", metadata={"k": "v" * 70_000}).add_bytes(b"", "x"), "64 KiB"),
-        (lambda: Artifact(7).add_bytes(b"", "x"), "is no text"),  # type: ignore[arg-type]
+        (lambda: Artifact(7).add_bytes(b"", "x"), "is not a string"),  # type: ignore[arg-type]
     ],
 )
-def test_artifacts_that_are_refused(
+def test_log_artifact_refuses_invalid_artifacts(
     root: Path, run: Run, artifact: Callable[[], Artifact], match: str
 ) -> None:
+    """No content, colliding paths and bad words are refused, and nothing is kept."""
     refused(root, lambda: run.log_artifact(artifact()), match)
 
 
-def test_arguments_that_are_refused(root: Path, run: Run, tmp_path: Path) -> None:
+def test_log_artifact_refuses_invalid_arguments(root: Path, run: Run, tmp_path: Path) -> None:
+    """A wrong path, name or policy is refused with a sentence, and nothing is kept."""
     (tmp_path / "a").touch()
     refused(root, lambda: run.log_artifact(b"x"), "give name=")
     refused(root, lambda: run.log_artifact(3), "takes a path, bytes or an Artifact")  # type: ignore[arg-type]
     refused(root, lambda: run.log_artifact(tmp_path / "a", policy="move"), "policy='move'")
     refused(root, lambda: run.log_artifact("/"), ".")
     refused(root, lambda: run.log_artifact("a\0b"), "control characters")
-    refused(root, lambda: run.log_artifact("a\0b", "n"), "is no path")
-    refused(root, lambda: run.log_artifact("x/" * 5000, "n"), "is no path: File name too long")
+    refused(root, lambda: run.log_artifact("a\0b", "n"), "is not a path")
+    refused(root, lambda: run.log_artifact("x/" * 5000, "n"), "is not a path: File name too long")
     far = "s3://bucket/key"
     refused(root, lambda: run.log_artifact(far, policy="reference"), "not on this machine")
 
 
-def test_links_within_a_folder_are_followed(root: Path, run: Run, tmp_path: Path) -> None:
+def test_links_within_a_folder_yield_their_target(root: Path, run: Run, tmp_path: Path) -> None:
     """To a file, to a folder, over two corners: each name has the content."""
     folder = tmp_path / "d"
     (folder / "step-1").mkdir(parents=True)
@@ -129,8 +136,10 @@ def test_links_within_a_folder_are_followed(root: Path, run: Run, tmp_path: Path
     "target",
     ["../secret", "/etc/passwd", "/dev/zero", "..", "../d-beside", ".", "loop", "missing"],
 )
-def test_links_that_lead_elsewhere(root: Path, run: Run, tmp_path: Path, target: str) -> None:
-    """Out of the folder, in a circle, into nothing: the artifact would not be what it says."""
+def test_links_out_of_a_folder_are_refused(
+    root: Path, run: Run, tmp_path: Path, target: str
+) -> None:
+    """Out of the folder, in a circle or to nothing: the artifact would hold other content."""
     match = {".": "contains it", "loop": "leads nowhere", "missing": "leads nowhere"}
     (tmp_path / "secret").write_bytes(b"secret")
     (tmp_path / "d-beside").mkdir()
@@ -140,17 +149,17 @@ def test_links_that_lead_elsewhere(root: Path, run: Run, tmp_path: Path, target:
     refused(root, lambda: run.log_artifact(tmp_path / "d"), expected)
 
 
-def test_links_between_folders_do_not_multiply(root: Path, run: Run, tmp_path: Path) -> None:
+def test_links_between_folders_are_refused(root: Path, run: Run, tmp_path: Path) -> None:
     """Folders that all link to each other have factorially many paths."""
     for name in "abcdefgh":
         (tmp_path / "d" / name).mkdir(parents=True)
         for other in "abcdefgh":
             if other != name:
                 (tmp_path / "d" / name / f"to-{other}").symlink_to(f"../{other}")
-    refused(root, lambda: run.log_artifact(tmp_path / "d"), "no end of names")
+    refused(root, lambda: run.log_artifact(tmp_path / "d"), "would never end")
 
 
-def test_a_link_that_the_user_names_is_followed(root: Path, run: Run, tmp_path: Path) -> None:
+def test_link_named_by_the_user_is_followed(root: Path, run: Run, tmp_path: Path) -> None:
     """Asking for it by name is permission; the folder itself may be a link, too."""
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "f").write_bytes(b"1")
@@ -163,7 +172,7 @@ def test_a_link_that_the_user_names_is_followed(root: Path, run: Run, tmp_path: 
     assert (second.name, contents(root, second)) == ("file", {"file": b"1"})
 
 
-def test_what_is_no_file(root: Path, run: Run, tmp_path: Path) -> None:
+def test_pipes_and_devices_are_refused(root: Path, run: Run, tmp_path: Path) -> None:
     """Pipes never block the call, devices are not read to their end."""
     (tmp_path / "d").mkdir()
     os.mkfifo(tmp_path / "d" / "pipe")
@@ -175,8 +184,8 @@ def test_what_is_no_file(root: Path, run: Run, tmp_path: Path) -> None:
         refused(root, lambda: run.log_artifact(tmp_path / "s"), "cannot be read|is a socket")
 
 
-def test_an_unreadable_file(tmp_path: Path) -> None:
-    """Another user's file: the sentence says which."""
+def test_unreadable_file_is_named_in_the_error(tmp_path: Path) -> None:
+    """The error for another user's file has its path and what to do."""
     with tempfile.TemporaryDirectory() as place:
         Path(place).chmod(0o777)
         secret, folder = Path(place) / "secret", Path(place) / "folder"
@@ -208,16 +217,23 @@ class Meddler:
 
     def __init__(self, patch: pytest.MonkeyPatch, act: Callable[[int], None], times: int) -> None:
         self.calls, self._act, self._times = 0, act, times
-        self._copy = capture._copy_all
-        patch.setattr(capture, "_copy_all", self)
-        patch.setattr(capture, "_clone", lambda *_: -1)  # a clone is of one state by itself
+        self._read = os.read
+        patch.setattr(os, "read", self)
+        # Neither a clone, which is of one state by itself, nor a copy by the kernel.
+        patch.setattr(fcntl, "ioctl", unsupported)
+        patch.setattr(os, "copy_file_range", unsupported, raising=False)
 
-    def __call__(self, source: int, target: int, path: Path) -> int:
-        copied = self._copy(source, target, path)
-        if self.calls < self._times:
-            self._act(self.calls)
-        self.calls += 1
-        return copied
+    def __call__(self, source: int, size: int) -> bytes:
+        data = self._read(source, size)
+        if not data:  # the end of one copy
+            if self.calls < self._times:
+                self._act(self.calls)
+            self.calls += 1
+        return data
+
+
+def unsupported(*_: object, **__: object) -> int:
+    raise OSError(errno.EOPNOTSUPP, "not supported")
 
 
 def append(path: Path, data: bytes) -> None:
@@ -225,10 +241,10 @@ def append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def test_a_file_that_changes_during_the_call(
+def test_file_that_changes_during_the_copy_is_kept_as_one_state(
     root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is kept is one state of it, never the start of one and the end of another."""
+    """The kept content is one state of the file, never parts of two."""
     path = tmp_path / "log"
     path.write_bytes(b"0" * 10)
     Meddler(monkeypatch, lambda n: append(path, b"%d" % n), times=2)
@@ -236,19 +252,20 @@ def test_a_file_that_changes_during_the_call(
     assert contents(root, requests(root)[0]) == {"log": b"0" * 10 + b"01"}
 
 
-def test_a_file_that_never_rests(
+def test_file_that_always_changes_is_refused(
     root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """After three copies that changed meanwhile the call is refused, and nothing is kept."""
     path = tmp_path / "log"
     path.write_bytes(b"0")
     Meddler(monkeypatch, lambda _: append(path, b"x"), times=100)
-    refused(root, lambda: run.log_artifact(path), "changes all the time")
+    refused(root, lambda: run.log_artifact(path), "changed during each of 3 copies")
 
 
-def test_a_file_that_goes_away(
+def test_file_deleted_during_the_call_is_refused_or_kept_whole(
     root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it is opened: a sentence. While it is copied: the copy is of what was open."""
+    """Deleted before it is opened it is refused; during the copy the opened file is kept."""
     folder = tmp_path / "d"
     folder.mkdir()
     for name in "abc":
@@ -262,7 +279,9 @@ def test_a_file_that_goes_away(
     assert contents(root, requests(root)[0]) == {"gone": b"x"}
 
 
-def test_a_file_replaced_by_a_link(root: Path, run: Run, tmp_path: Path, seed: int) -> None:
+def test_file_replaced_by_a_link_after_listing_is_refused(
+    root: Path, run: Run, tmp_path: Path, seed: int
+) -> None:
     """Between listing a folder and reading it, a name may become a link out of it."""
     folder = tmp_path / "d"
     folder.mkdir()
@@ -274,19 +293,23 @@ def test_a_file_replaced_by_a_link(root: Path, run: Run, tmp_path: Path, seed: i
     entries = list(artifact.entries())
     victim.unlink()
     victim.symlink_to("/etc/passwd")
-    outbox = run._session.outbox
+    outbox = Outbox(RecordingWriter())
     refused(root, lambda: outbox.submit("a", "file", entries), "became a link")
 
 
-def test_references_to_what_is_no_file(root: Path, run: Run, tmp_path: Path) -> None:
+def test_references_to_folders_pipes_and_devices_are_refused(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
     """The agent would wait for a pipe's writer, and read a device for ever."""
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "file").write_bytes(b"x")
     os.mkfifo(folder / "pipe")
     for path in (folder, folder / "pipe", "/dev/zero"):
-        refused(root, lambda path=path: run.log_artifact(path, "n", policy="reference"), "no file")
+        refused(
+            root, lambda path=path: run.log_artifact(path, "n", policy="reference"), "is not a file"
+        )
         artifact = Artifact("n").add_reference(path)
-        refused(root, lambda artifact=artifact: run.log_artifact(artifact), "no file")
+        refused(root, lambda artifact=artifact: run.log_artifact(artifact), "is not a file")
     missing = Artifact("n").add_reference(tmp_path / "missing")
     refused(root, lambda: run.log_artifact(missing), "No such file")

@@ -1,4 +1,4 @@
-"""What `log_artifact` keeps, and that later changes do not reach it."""
+"""Content of `log_artifact`: captured at the call, unchanged by later writes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ import pytest
 
 import runwire
 from runwire import Artifact, ArtifactError
+from runwire.outbox.arguments import Entry
+from runwire.outbox.outbox import Outbox
 from runwire.run import Run
 from runwire_disk.outbox.request import content_path, outbox_dir
-from support.artifacts import artifact_events, contents, events, folders_in, requests
+from support.artifacts import (
+    RecordingWriter,
+    artifact_events,
+    contents,
+    events,
+    folders_in,
+    requests,
+)
 
 
 def only_contents(root: Path) -> dict[str, bytes]:
@@ -21,7 +30,7 @@ def only_contents(root: Path) -> dict[str, bytes]:
     return contents(root, request)
 
 
-def test_a_file_is_kept_and_said(root: Path, run: Run, tmp_path: Path) -> None:
+def test_log_artifact_writes_request_and_event(root: Path, run: Run, tmp_path: Path) -> None:
     """The request has what an agent needs, the spool an event with the same facts."""
     path = tmp_path / "model.pt"
     path.write_bytes(b"weights")
@@ -46,7 +55,7 @@ def test_a_file_is_kept_and_said(root: Path, run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("policy", ["auto", "link"])
-def test_replacing_a_file_does_not_change_what_was_kept(
+def test_replacing_a_file_leaves_the_captured_content(
     root: Path, run: Run, tmp_path: Path, policy: str
 ) -> None:
     """Renaming another file over it and deleting it leave the content, however it was captured."""
@@ -59,7 +68,7 @@ def test_replacing_a_file_does_not_change_what_was_kept(
     assert only_contents(root) == {"a": b"before"}
 
 
-def test_writing_into_a_file_does_not_change_what_was_kept(
+def test_writing_into_a_file_leaves_the_captured_content(
     root: Path, run: Run, tmp_path: Path
 ) -> None:
     """torch.save writes into the same inode: a clone or copy stays as it was."""
@@ -70,7 +79,9 @@ def test_writing_into_a_file_does_not_change_what_was_kept(
     assert only_contents(root) == {"a": b"before"}
 
 
-def test_a_link_is_a_second_name(root: Path, run: Run, tmp_path: Path) -> None:
+def test_policy_link_shares_the_file_with_later_writes(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
     """What "link" means, and why it is not the default: a write in place shows through."""
     path = tmp_path / "a"
     path.write_bytes(b"before")
@@ -81,8 +92,10 @@ def test_a_link_is_a_second_name(root: Path, run: Run, tmp_path: Path) -> None:
     assert only_contents(root) == {"a": b"after!"}
 
 
-def test_by_reference_nothing_moves(root: Path, run: Run, tmp_path: Path) -> None:
-    """The request names the real file, also behind a link; no content lies in the outbox."""
+def test_policy_reference_records_the_path_and_moves_nothing(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
+    """The request names the real file, also behind a link; the outbox holds no content."""
     path = tmp_path / "a"
     path.write_bytes(b"x" * 100)
     (tmp_path / "link").symlink_to(path)
@@ -93,10 +106,10 @@ def test_by_reference_nothing_moves(root: Path, run: Run, tmp_path: Path) -> Non
     assert only_contents(root) == {}
 
 
-def test_the_route_by_reference_is_for_files(
+def test_reference_route_ships_content_that_is_not_a_file(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RUNWIRE_ARTIFACT_ROUTE=reference: what is no file has no place to stay, so it is shipped."""
+    """RUNWIRE_ARTIFACT_ROUTE=reference: bytes have no place to stay, so they are shipped."""
     monkeypatch.setenv("RUNWIRE_ARTIFACT_ROUTE", "reference")
     path = tmp_path / "a"
     path.write_bytes(b"file")
@@ -108,7 +121,7 @@ def test_the_route_by_reference_is_for_files(
     assert kept == [{}, {"b": b"bytes"}, {"t.jsonl": b'{"x":1}\n'}]
 
 
-def test_bytes_and_empty_files(root: Path, run: Run, tmp_path: Path) -> None:
+def test_bytes_need_a_name_and_empty_content_is_kept(root: Path, run: Run, tmp_path: Path) -> None:
     """Bytes need a name; no byte at all is content too."""
     (tmp_path / "empty").touch()
     run.log_artifact(b"abc", "dir/config.json")
@@ -119,7 +132,7 @@ def test_bytes_and_empty_files(root: Path, run: Run, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_files_without_a_size_are_kept_whole(root: Path, run: Run) -> None:
+def test_proc_files_without_a_size_are_kept_whole(root: Path, run: Run) -> None:
     """The kernel's files say that they have 0 or 4,096 bytes."""
     run.log_artifact("/proc/self/limits", "limits")
     (request,) = requests(root)
@@ -127,7 +140,7 @@ def test_files_without_a_size_are_kept_whole(root: Path, run: Run) -> None:
     assert only_contents(root)["limits"].startswith(b"Limit")
 
 
-def test_an_artifact_of_many_parts(root: Path, run: Run, tmp_path: Path) -> None:
+def test_artifact_of_many_parts_is_one_request(root: Path, run: Run, tmp_path: Path) -> None:
     """Files, folders, bytes and references under one name; the call adds to what it says."""
     (tmp_path / "d" / "sub").mkdir(parents=True)
     (tmp_path / "d" / "x").write_bytes(b"1")
@@ -151,8 +164,8 @@ def test_an_artifact_of_many_parts(root: Path, run: Run, tmp_path: Path) -> None
     assert request.metadata == {"a": 1, "b": 2}
 
 
-def test_the_outbox_is_for_its_owner_only(root: Path, run: Run, tmp_path: Path) -> None:
-    """Content may be secret: nobody else reads it while it waits."""
+def test_outbox_is_readable_by_its_owner_only(root: Path, run: Run, tmp_path: Path) -> None:
+    """Content may be secret: no other user can read it while it waits."""
     (tmp_path / "a").write_bytes(b"x")
     (tmp_path / "a").chmod(0o644)
     ref = run.log_artifact(tmp_path / "a")
@@ -161,8 +174,8 @@ def test_the_outbox_is_for_its_owner_only(root: Path, run: Run, tmp_path: Path) 
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-def test_what_fails_is_counted_and_gives_a_ref(root: Path, lenient: Run) -> None:
-    """Training goes on: no exception, an object of the same type, nothing left behind."""
+def test_failed_log_artifact_is_counted_and_returns_a_ref(root: Path, lenient: Run) -> None:
+    """Training continues: no exception, an object of the same type, nothing left behind."""
     ref = lenient.log_artifact("/no/such/file")
     assert (ref.route, ref.size) == ("refused", 0)
     assert ref.wait(0) is False
@@ -171,7 +184,7 @@ def test_what_fails_is_counted_and_gives_a_ref(root: Path, lenient: Run) -> None
 
 
 def test_disabled_and_ended_runs_keep_nothing(root: Path, tmp_path: Path) -> None:
-    """Mode "disabled" accepts unseen, even what does not exist; after finish it is told."""
+    """Mode "disabled" ignores the call, even for a missing file; after finish it is reported."""
     with runwire.init("p", mode="disabled") as run:
         assert run.log_artifact("/no/such/file", "n").route == "disabled"
         assert run.log_image(object(), "n").route == "disabled"
@@ -184,12 +197,13 @@ def test_disabled_and_ended_runs_keep_nothing(root: Path, tmp_path: Path) -> Non
 
 
 def test_module_functions_act_on_the_current_run(root: Path, lenient: Run) -> None:
+    """runwire.log_artifact and its siblings call the run that init returned."""
     runwire.log_artifact(b"1", "a", type="config")
     runwire.log_table([{"x": 1}], "t")
     assert [(r.name, r.type) for r in requests(root)] == [("a", "config"), ("t", "table")]
 
 
-def test_what_the_settings_know_never_reaches_a_file(
+def test_secrets_of_the_settings_never_reach_a_file(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The request names the store and where its keys are, not the keys."""
@@ -206,18 +220,18 @@ def test_what_the_settings_know_never_reaches_a_file(
     assert events(root)
 
 
-def test_an_id_belongs_to_one_artifact(root: Path, run: Run) -> None:
-    """A caller that brings its own id twice is refused, and the first content stays."""
-    from runwire.outbox.outbox import Entry
-
-    outbox, entry = run._session.outbox, Entry(path="x", source=b"1")
+def test_staging_an_id_twice_is_refused(root: Path, run: Run) -> None:
+    """The second use of an artifact id is refused, and the first content stays."""
+    outbox, entry = Outbox(RecordingWriter()), Entry(path="x", source=b"1")
     outbox.commit(outbox.stage("a", "file", [entry], artifact="0" * 32))
     with pytest.raises(ArtifactError):
         outbox.stage("b", "file", [entry], artifact="0" * 32)
     assert [request.name for request in requests(root)] == ["a"]
 
 
-def test_the_data_root_does_not_swallow_itself(root: Path, run: Run, tmp_path: Path) -> None:
+def test_folder_around_the_data_root_is_kept_without_it(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
     """A folder that contains runwire's own files is kept without them."""
     (tmp_path / "code.py").write_bytes(b"1")
     run.log_artifact(tmp_path, "everything")
@@ -227,8 +241,8 @@ def test_the_data_root_does_not_swallow_itself(root: Path, run: Run, tmp_path: P
     assert [contents(root, r) for r in requests(root)] == [{"code.py": b"1"}] * 3
 
 
-def test_the_data_root_is_no_artifact(run: Run, root: Path, tmp_path: Path) -> None:
-    """Spool and outbox themselves are nobody's content; what somebody put below them is."""
+def test_data_root_itself_is_refused(run: Run, root: Path, tmp_path: Path) -> None:
+    """Spool and outbox are never content; a user's folder below them is."""
     (tmp_path / "link").symlink_to(root)
     for content in (root, tmp_path / "link", Artifact("a").add_dir(root, "x")):
         with pytest.raises(ArtifactError, match="RUNWIRE_DIR"):

@@ -1,4 +1,4 @@
-"""Images, figures and tables: what arrives is what was logged."""
+"""Images, figures and tables: the kept file equals the logged object."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def pixels(image: Any) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_an_image_is_an_artifact(root: Path, run: Run) -> None:
-    """Named after the last part of its name, with its step; the implicit one where none is said."""
+def test_log_image_makes_an_artifact_with_its_step(root: Path, run: Run) -> None:
+    """The file has the last part of the name; without a step it gets the implicit one."""
     run.log({"a": 1.0})
     run.log_image(np.zeros((4, 6, 3), "uint8"), "val/sample", step=7)
     run.log_image(np.zeros((4, 6, 3), "uint8"), "val/sample.png")
@@ -41,7 +41,7 @@ def test_an_image_is_an_artifact(root: Path, run: Run) -> None:
     assert list(contents(root, second)) == ["sample.png"]
 
 
-def test_arrays_of_many_kinds(seed: int) -> None:
+def test_arrays_of_every_dtype_become_the_same_pixels(seed: int) -> None:
     """Integers are 0 to 255, floats 0 to 1, booleans black or white; NaN is black."""
     chance = np.random.default_rng(seed)
     grey = chance.integers(0, 256, (5, 7), "uint8")
@@ -60,7 +60,8 @@ def test_arrays_of_many_kinds(seed: int) -> None:
     assert pixels(np.array([[300, -5]])).tolist() == [[255, 0]]
 
 
-def test_tensors_have_their_channels_first(seed: int) -> None:
+def test_tensors_with_channels_first_are_transposed(seed: int) -> None:
+    """A tensor CxHxW becomes the image HxWxC; one on a GPU is refused."""
     array = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), "uint8")
     assert np.array_equal(pixels(Tensor(array.transpose(2, 0, 1))), array)
     assert np.array_equal(pixels(Tensor(array)), array)
@@ -68,7 +69,9 @@ def test_tensors_have_their_channels_first(seed: int) -> None:
         image_content(Tensor(array, is_cuda=True))
 
 
-def test_files_and_pil_images(root: Path, run: Run, tmp_path: Path) -> None:
+def test_image_files_are_kept_and_pil_images_become_png(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
     """A file is kept as it is, whatever it is; an image of PIL becomes PNG."""
     (tmp_path / "photo.jpeg").write_bytes(b"no image at all")
     run.log_image(tmp_path / "photo.jpeg", "photo")
@@ -83,24 +86,27 @@ def test_files_and_pil_images(root: Path, run: Run, tmp_path: Path) -> None:
     [np.zeros(3), np.zeros((2, 3, 5)), np.zeros((0, 3)), np.zeros((2, 2, 2, 3)), [[1, 2]], None,
      np.array([["a"]]), np.zeros((2, 2), "complex64"), np.zeros((1, 1), object), 7],
 )  # fmt: skip
-def test_what_is_no_image(image: Any) -> None:
+def test_log_image_refuses_other_objects_and_shapes(image: Any) -> None:
+    """Wrong types, shapes and dtypes raise ArtifactError."""
     with pytest.raises(ArtifactError):
         image_content(image)
 
 
-def test_images_beyond_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_above_the_pixel_limit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has width and height of the image."""
     monkeypatch.setattr("runwire.artifacts.media.PIXELS_MAX", 100)
     with pytest.raises(ArtifactError, match="20 x 10 pixels"):
         image_content(np.zeros((10, 20)))
 
 
-def test_modes_that_png_has_not(run: Run) -> None:
+def test_image_mode_that_png_lacks_is_refused(run: Run) -> None:
+    """The error advises to convert it."""
     with pytest.raises(ArtifactError, match=r"\.convert"):
         run.log_image(Image.new("CMYK", (2, 2)), "cmyk")
 
 
-def test_figures(root: Path, run: Run) -> None:
-    """Of pyplot, of axes; anything else is told what to do."""
+def test_log_figure_takes_figures_and_axes(root: Path, run: Run) -> None:
+    """Figures, and objects with a figure, become PNG; anything else is refused with advice."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -131,7 +137,7 @@ class Frame:
         return [{"a": 1}]
 
 
-def test_tables(root: Path, run: Run) -> None:
+def test_log_table_writes_one_json_object_per_row(root: Path, run: Run) -> None:
     """Rows, columns, generators and frames become one JSON object per line."""
     rows = [
         {"id": 1, "text": "ü\n\u2028", "p": math.nan},
@@ -161,6 +167,7 @@ def test_tables(root: Path, run: Run) -> None:
         ({"a": [1], "b": []}, "lengths"),
     ],
 )
-def test_what_is_no_table(run: Run, rows: Any, match: str) -> None:
+def test_log_table_refuses_values_that_are_not_rows(run: Run, rows: Any, match: str) -> None:
+    """Texts, numbers and columns of different lengths are refused with a sentence."""
     with pytest.raises(ArtifactError, match=match):
         run.log_table(rows, "t")

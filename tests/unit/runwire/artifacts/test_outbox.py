@@ -48,11 +48,11 @@ def started(patch: pytest.MonkeyPatch, environment: dict[str, str]) -> Run:
         (S3 | {"RUNWIRE_ARTIFACT_ROUTE": "reference"}, "direct", True),
     ],
 )
-def test_the_route_follows_the_settings(
+def test_route_follows_the_settings(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str],
     *, route: str, has_store: bool,
 ) -> None:  # fmt: skip
-    """S3 before Kafka before the data root, unless told; the ref says it."""
+    """S3 before Kafka before the data root, unless the route is set; the ref has the route."""
     (tmp_path / "a").write_bytes(b"x")
     with started(monkeypatch, environment) as run:
         ref = run.log_artifact(tmp_path / "a")
@@ -65,16 +65,18 @@ def test_the_route_follows_the_settings(
     assert {event.route for event in artifact_events(root)} == {route}
 
 
-def test_kafka_without_brokers_is_refused_at_the_start(
+def test_kafka_route_without_brokers_is_refused_at_init(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """init names the setting that is missing."""
     with pytest.raises(ConfigError, match="RUNWIRE_KAFKA_BOOTSTRAP_SERVERS"):
         started(monkeypatch, {"RUNWIRE_ARTIFACT_ROUTE": "kafka"})
 
 
-def test_the_route_is_told_once(
+def test_route_is_logged_once_per_run(
     root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The first artifact logs the route, the second does not."""
     caplog.set_level("INFO", "runwire")
     with started(monkeypatch, KAFKA) as run:
         run.log_artifact(b"1", "a")
@@ -84,10 +86,10 @@ def test_the_route_is_told_once(
     assert "through Kafka (127.0.0.1:1); files above 4 GiB stay where they are" in sentence
 
 
-def test_what_is_too_large_for_kafka(
+def test_files_too_large_for_kafka_become_references(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A large file stays and is known by reference, with a warning; bytes cannot stay anywhere."""
+    """A large file stays in place, with one warning; large bytes are refused."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "large").write_bytes(b"x" * (MIB + 1))
     (tmp_path / "d" / "small").write_bytes(b"x" * MIB)
@@ -105,8 +107,10 @@ def test_what_is_too_large_for_kafka(
     assert len(warnings) == 1
 
 
-def test_a_list_of_files_longer_than_a_message(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the Kafka route the manifest is one message; to a store it may be as long as it likes."""
+def test_file_list_longer_than_a_kafka_message_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the Kafka route the manifest is one message; a store takes any length."""
     artifact = Artifact("many")
     for number in range(60_000):
         artifact.add_bytes(b"", f"{number}")
@@ -115,8 +119,10 @@ def test_a_list_of_files_longer_than_a_message(root: Path, monkeypatch: pytest.M
     assert folders_in(root) == []
 
 
-def test_the_quota_of_the_outbox(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits counts, also that of others; what was delivered makes room again."""
+def test_outbox_quota_counts_all_processes_and_frees_delivered(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting content of all processes counts; delivered content makes room again."""
     with started(monkeypatch, {"RUNWIRE_OUTBOX_BYTES": "1MiB"}) as run:
         first = run.log_artifact(bytes(MIB * 6 // 10), "a")
         with pytest.raises(ArtifactError, match="RUNWIRE_OUTBOX_BYTES"):
@@ -132,8 +138,10 @@ def test_the_quota_of_the_outbox(root: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("prefix", ["failed-", ".done-"])
-def test_only_what_waits_counts(root: Path, monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
-    """What failed lies there for people, what was delivered is being deleted: neither refuses."""
+def test_outbox_quota_ignores_failed_and_delivered_requests(
+    root: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    """Failed and deleted requests do not count towards the quota."""
     with started(monkeypatch, {"RUNWIRE_OUTBOX_BYTES": "1MiB"}) as run:
         first = run.log_artifact(bytes(MIB), "a")
         folder = outbox_dir(root) / first.id
@@ -141,10 +149,10 @@ def test_only_what_waits_counts(root: Path, monkeypatch: pytest.MonkeyPatch, pre
         assert run.log_artifact(bytes(MIB), "b").size == MIB
 
 
-def test_an_interruption_leaves_nothing(
+def test_interrupted_capture_leaves_nothing_in_the_outbox(
     root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C in the middle of a folder passes through, and the half artifact is gone."""
+    """Ctrl-C in the middle of a folder passes through, and the partial artifact is deleted."""
     (tmp_path / "d").mkdir()
     for name in "abc":
         (tmp_path / "d" / name).write_bytes(b"x")
@@ -163,10 +171,10 @@ def test_an_interruption_leaves_nothing(
     assert folders_in(root) == []
 
 
-def test_the_lock_tells_a_call_from_its_remains(
+def test_capture_holds_its_lock_until_the_call_ends(
     root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a call captures, its folder is locked and says how much it will hold; after it not."""
+    """During a capture its folder is locked and records its size; afterwards it is free."""
     seen = []
     take = Capture.take
 
@@ -190,7 +198,9 @@ def is_locked(folder: Path) -> bool:
         return False
 
 
-def test_threads_do_not_meet(root: Path, run: Run, tmp_path: Path, seed: int) -> None:
+def test_threads_log_one_changing_file_consistently(
+    root: Path, run: Run, tmp_path: Path, seed: int
+) -> None:
     """Eight threads, one file that is rewritten in between: every artifact is one state of it."""
     path, faults = tmp_path / "shared", []
     path.write_bytes(b"0" * 4096)
@@ -225,7 +235,7 @@ def _log_in_child(run: Run, number: int) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_children_log_under_their_own_name(root: Path, method: str) -> None:
+def test_children_log_artifacts_under_their_own_writer(root: Path, method: str) -> None:
     """DataLoader workers: the request and its event carry the child's writer, the run is one."""
     run = runwire.init("p", run_id="shared")
     run.log_artifact(b"from parent", "parent")
@@ -247,10 +257,10 @@ def test_children_log_under_their_own_name(root: Path, method: str) -> None:
     assert said == {request.artifact: request.writer for request in found}
 
 
-def test_a_fork_in_the_middle_of_a_call(
+def test_child_forked_during_a_capture_can_log(
     root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A child made while another thread captures can log, and the capture goes on unharmed."""
+    """The child logs while another thread captures, and that capture completes."""
     inside, go_on = threading.Event(), threading.Event()
     take = Capture.take
 
@@ -279,7 +289,7 @@ def test_a_fork_in_the_middle_of_a_call(
 
 
 @pytest.mark.parametrize("policy", ["ignore", "raise"])
-def test_children_that_may_not_log(
+def test_fork_policy_holds_for_artifacts(
     root: Path, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
     """fork_policy holds for artifacts as for metrics."""

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed here")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64", "bfloat16", "float16", "bool"])
-def test_images(dtype: str) -> None:
+def test_torch_tensors_become_png_images(dtype: str) -> None:
     """Channels first, as torch has them; gradients and strides are no obstacle."""
     tensor = torch.tensor([[[0, 1], [1, 0], [1, 1]]] * 3).to(getattr(torch, dtype))
     if tensor.is_floating_point():
@@ -30,17 +30,19 @@ def test_images(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int64", "bool"])
-def test_histograms(dtype: str) -> None:
+def test_torch_tensors_are_counted_like_arrays(dtype: str) -> None:
+    """A tensor of any dtype gives the histogram of its values."""
     tensor = torch.tensor([[0, 1], [1, 1]]).to(getattr(torch, dtype))
     assert Histogram.of(tensor, bins=2) == Histogram([0, 0.5, 1], [1, 3])
 
 
-def test_cells() -> None:
+def test_torch_scalars_are_cells_of_a_table() -> None:
+    """0-d and small tensors become numbers and lists."""
     rows = [{"loss": torch.tensor(0.5), "ids": torch.tensor([1, 2])}]
     assert table_jsonl(rows) == b'{"loss":0.5,"ids":[1, 2]}\n'
 
 
-def test_tensors_that_are_not_here() -> None:
+def test_meta_and_sparse_tensors_are_refused() -> None:
     """Without values, or sparse: a sentence or torch's own error, never a wrong image."""
     with pytest.raises((ArtifactError, NotImplementedError, TypeError, RuntimeError)):
         image_content(torch.zeros((3, 4, 4), device="meta"))

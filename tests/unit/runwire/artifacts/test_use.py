@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import threading
 import time
@@ -50,7 +49,7 @@ def deliver_all(root: Path) -> None:
         deliver(root, request)
 
 
-def test_a_round_trip(root: Path, run: Run, tmp_path: Path) -> None:
+def test_use_artifact_returns_the_logged_bytes(root: Path, run: Run, tmp_path: Path) -> None:
     """Logged by one run, used by another: the same bytes, and an event that says so."""
     (tmp_path / "d" / "sub").mkdir(parents=True)
     (tmp_path / "d" / "a").write_bytes(b"1")
@@ -72,7 +71,7 @@ def test_a_round_trip(root: Path, run: Run, tmp_path: Path) -> None:
     assert event.uri == f"{open_store(None, root).uri}/{used.key}"
 
 
-def test_versions_and_aliases(root: Path, run: Run) -> None:
+def test_versions_count_up_and_aliases_move(root: Path, run: Run) -> None:
     """Numbers count up, "latest" moves, an alias stays with its newest bearer."""
     for number in range(3):
         run.log_artifact(b"%d" % number, "model", aliases=["best"] if number == 1 else [])
@@ -84,8 +83,8 @@ def test_versions_and_aliases(root: Path, run: Run) -> None:
     assert [found[ref].version for ref in ("model:v0", "model:best", "model")] == [0, 1, 2]
 
 
-def test_a_ref_knows_when_it_is_there(root: Path, run: Run, tmp_path: Path) -> None:
-    """`wait` is false before, true after; then the ref that logged it can read it, too."""
+def test_ref_waits_until_the_store_has_it(root: Path, run: Run, tmp_path: Path) -> None:
+    """`wait` is false before delivery and true after it; then the ref can read the artifact."""
     ref = run.log_artifact(b"x", "a")
     assert ref.wait(0) is False
     assert ref.version is None
@@ -100,14 +99,16 @@ def test_a_ref_knows_when_it_is_there(root: Path, run: Run, tmp_path: Path) -> N
     assert (tmp_path / "here" / "a").read_bytes() == b"x"
 
 
-def test_waiting_for_what_failed_ends(root: Path, run: Run) -> None:
+def test_wait_ends_when_the_upload_failed(root: Path, run: Run) -> None:
     """Out of the outbox and not in the store: the agent set it aside."""
     ref = run.log_artifact(b"x", "a")
     (outbox_dir(root) / ref.id).rename(outbox_dir(root) / f"failed-{ref.id}")
     assert ref.wait(0) is False
 
 
-def test_waiting_on_the_kafka_route(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_on_the_kafka_route_ends_at_the_brokers(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A trainer without access to the store knows that the brokers have it, and no more."""
     monkeypatch.setenv("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
     with runwire.init("p", settings=runwire.Settings(strict=True)) as run:
@@ -121,10 +122,16 @@ def test_waiting_on_the_kafka_route(root: Path, monkeypatch: pytest.MonkeyPatch)
             run.use_artifact("a")
 
 
-def test_waiting_for_what_failed_on_the_kafka_route(
+def is_undecided(ref: runwire.ArtifactRef) -> bool:
+    """A decided `wait` returns at once, an undecided one at its timeout."""
+    began_s = time.monotonic()
+    return not ref.wait(0.05) and time.monotonic() - began_s >= 0.05
+
+
+def test_wait_on_the_kafka_route_is_false_when_the_upload_failed(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Out of the outbox is not with the brokers: the folder set aside says which of both."""
+    """A folder set aside distinguishes a failed upload from one that the brokers have."""
     monkeypatch.setenv("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
     with runwire.init("p") as run:
         ref = run.log_artifact(b"x", "a")
@@ -132,10 +139,10 @@ def test_waiting_for_what_failed_on_the_kafka_route(
     assert ref.wait(0) is False
 
 
-def test_waiting_ends_when_it_is_gone(root: Path, run: Run) -> None:
-    """Deleted by retention, or failed and pruned: nobody will bring it, so nobody waits for it."""
+def test_wait_ends_when_the_artifact_was_deleted(root: Path, run: Run) -> None:
+    """Deleted by retention, or failed and pruned: it will never arrive."""
     ref = run.log_artifact(b"x", "a")
-    assert ref._is_there() is None
+    assert is_undecided(ref)
     open_store(None, root).delete([deliver(root, requests(root)[0]).key])
     assert ref.wait() is False
     pruned = run.log_artifact(b"y", "b")
@@ -143,10 +150,10 @@ def test_waiting_ends_when_it_is_gone(root: Path, run: Run) -> None:
     assert pruned.wait() is False
 
 
-def test_the_folder_is_looked_at_before_the_store(
+def test_wait_looks_at_the_outbox_before_the_store(
     root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An agent that publishes between the two questions is not taken for a deletion."""
+    """An agent that publishes between the two looks is not mistaken for a deletion."""
     ref = run.log_artifact(b"x", "a")
     exists = Path.exists
 
@@ -160,12 +167,12 @@ def test_the_folder_is_looked_at_before_the_store(
     assert ref.wait(60) is True
 
 
-def test_waiting_for_the_object_worker(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the brokers, not in the store: open, until a version without manifest says deleted."""
-    from runwire.artifacts import ref as refs
-
+def test_wait_for_the_object_worker_ends_at_a_deleted_version(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Undecided until published; a version without a manifest was deleted."""
     store = open_store(None, root)
-    monkeypatch.setattr(refs, "opened_store", lambda _: contextlib.nullcontext(store))
+    monkeypatch.setattr("runwire_store.open.open_store", lambda *_: store)
     for name, value in {
         "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
         "ARTIFACT_ROUTE": "kafka",
@@ -180,7 +187,7 @@ def test_waiting_for_the_object_worker(root: Path, monkeypatch: pytest.MonkeyPat
     kept = root / "kept"
     shutil.copytree(outbox_dir(root) / ref.id, kept)
     shutil.rmtree(outbox_dir(root) / ref.id)
-    assert ref._is_there() is None
+    assert is_undecided(ref)
     kept.rename(outbox_dir(root) / ref.id)
     manifest = deliver(root, request)
     assert ref.wait() is True
@@ -188,8 +195,8 @@ def test_waiting_for_the_object_worker(root: Path, monkeypatch: pytest.MonkeyPat
     assert ref.wait() is False
 
 
-def test_what_is_not_there_raises_even_when_lenient(root: Path, lenient: Run) -> None:
-    """The caller needs what it asks for: None would fail later, far from the reason."""
+def test_use_artifact_raises_when_missing_even_if_not_strict(root: Path, lenient: Run) -> None:
+    """The caller needs the result: None would fail later, far from the reason."""
     lenient.log_artifact(b"x", "a", type="model")
     deliver_all(root)
     with pytest.raises(ArtifactError, match="nothing"):
@@ -206,7 +213,7 @@ def test_what_is_not_there_raises_even_when_lenient(root: Path, lenient: Run) ->
     assert artifact_events(root)[-1].event == "used"
 
 
-def test_damage_is_named(root: Path, run: Run) -> None:
+def test_download_refuses_damaged_content(root: Path, run: Run) -> None:
     """Content that is not what the manifest says is never handed out."""
     run.log_artifact(b"right", "a")
     sha256 = deliver(root, requests(root)[0]).files[0].sha256
@@ -216,7 +223,9 @@ def test_damage_is_named(root: Path, run: Run) -> None:
         used.download()
 
 
-def test_a_folder_that_cannot_be_written_is_named(root: Path, run: Run, tmp_path: Path) -> None:
+def test_download_names_a_folder_that_cannot_be_written(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
     """A file in its place, or below a file: an ArtifactError like all others."""
     run.log_artifact(b"x", "a")
     deliver_all(root)
@@ -229,7 +238,9 @@ def test_a_folder_that_cannot_be_written_is_named(root: Path, run: Run, tmp_path
             used.path("a", dir=folder)
 
 
-def test_a_store_that_is_away_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_use_artifact_names_an_unreachable_store(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The sentence says which store; `wait` outlasts it."""
     pytest.importorskip("minio")
     for name, value in {
@@ -246,8 +257,8 @@ def test_a_store_that_is_away_is_named(root: Path, monkeypatch: pytest.MonkeyPat
         assert ref.wait(0) is False
 
 
-def test_refs_of_nothing() -> None:
-    """What a refused call returns can be held, printed and waited for."""
+def test_ref_of_a_refused_call_is_usable() -> None:
+    """It can be held, printed and waited for."""
     ref = ArtifactRef(id="", name="", type="", route="refused", size=0)
     assert ref.wait(0) is False
     assert "refused" in repr(ref)

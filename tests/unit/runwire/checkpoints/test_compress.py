@@ -1,4 +1,4 @@
-"""Compressed files come back exactly; bombs and damage stop at the size that was saved."""
+"""Compressed state files: exact round trip, and a bound for bombs and damage."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import random
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import runwire
-from runwire.checkpoints import compress
-from runwire.checkpoints.compress import compress_file, decompressed
+from runwire.checkpoints.state_file import compress_file, decompressed
 
 MIB = 1024**2
 
@@ -28,7 +28,10 @@ def unpacked(path: Path, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 * MIB + 1])
-def test_there_and_back(tmp_path: Path, seed: int, size: int) -> None:
+def test_compressed_file_decompresses_to_the_same_bytes(
+    tmp_path: Path, seed: int, size: int
+) -> None:
+    """Empty, tiny and large files are restored exactly, with and without the known size."""
     content = random.Random(seed).randbytes(size // 2) + bytes(size - size // 2)
     path = packed(tmp_path, content)
     for known in (size, -1):
@@ -36,8 +39,8 @@ def test_there_and_back(tmp_path: Path, seed: int, size: int) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["raw", "raw.zst"]
 
 
-def test_a_bomb_writes_no_more_than_was_saved(tmp_path: Path) -> None:
-    """A file that claims little and holds a quarter of a gibibyte: refused soon."""
+def test_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:
+    """A file that declares little and holds a quarter of a gibibyte is refused early."""
     path = packed(tmp_path, bytes(256 * MIB))
     assert path.stat().st_size < MIB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_oublock
@@ -47,23 +50,27 @@ def test_a_bomb_writes_no_more_than_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [-1, 1 << 60])
-def test_more_than_the_disk_has_is_refused_at_once(
+def test_content_larger_than_the_disk_is_refused_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
+    """The error names both folders and the room in them."""
     path = packed(tmp_path, bytes(64 * MIB))
-    monkeypatch.setattr(compress, "_free_bytes", lambda _: 300 * MIB)
+    disk = SimpleNamespace(f_bavail=300, f_frsize=MIB)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
     with pytest.raises(
         runwire.CheckpointError, match=r"there is room for 44 MiB in .* and 44 MiB in"
     ):
         unpacked(path, size)
 
 
-def test_too_little_is_refused_too(tmp_path: Path) -> None:
+def test_content_shorter_than_saved_is_refused(tmp_path: Path) -> None:
+    """Fewer bytes than the manifest says is damage."""
     with pytest.raises(runwire.CheckpointError, match="decompresses to 3 bytes, 4 were saved"):
         unpacked(packed(tmp_path, b"abc"), 4)
 
 
-def test_damage(tmp_path: Path, seed: int) -> None:
+def test_damaged_or_cut_file_is_refused(tmp_path: Path, seed: int) -> None:
+    """A flipped bit or a cut at any place is refused."""
     chance, size = random.Random(seed), 3 * MIB
     content = chance.randbytes(size)
     path = packed(tmp_path, content)
@@ -77,11 +84,14 @@ def test_damage(tmp_path: Path, seed: int) -> None:
             unpacked(path, size)
         path.write_bytes(whole)
         os.truncate(path, at)
-        with pytest.raises(runwire.CheckpointError, match=r"cut short|no intact"):
+        with pytest.raises(runwire.CheckpointError, match=r"cut short|not an intact"):
             unpacked(path, size)
 
 
-def test_no_zstd_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_zstd_names_the_extra_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a zstd module the error says how to get one."""
     monkeypatch.setitem(__import__("sys").modules, "backports.zstd", None)
     monkeypatch.setitem(__import__("sys").modules, "compression.zstd", None)
     with pytest.raises(runwire.CheckpointError, match=r"pip install 'runwire\[zstd\]'"):

@@ -1,4 +1,4 @@
-"""Parts of ranks: one that is damaged does not make its rank go back alone."""
+"""Damaged parts of ranks: a rank never falls back to an older step alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 import runwire
 from runwire.checkpoints.finding import Finder
-from runwire.checkpoints.resuming import load
+from runwire.checkpoints.loading import load
+from runwire.checkpoints.local import LocalCheckpoints
 from runwire.run import Run
 from runwire_store.catalog import Catalog
 from runwire_store.layout import blob_key
@@ -30,7 +31,10 @@ def ranks(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     return runs
 
 
-def test_no_rank_goes_back_alone(ranks: list[Run], tmp_path: Path) -> None:
+def test_rank_with_a_damaged_part_does_not_fall_back_alone(
+    ranks: list[Run], tmp_path: Path
+) -> None:
+    """It raises and names the step that all ranks can load."""
     for step in (1, 2):
         for rank, run in enumerate(ranks):
             file = tmp_path / f"{step}-{rank}.bin"
@@ -48,8 +52,10 @@ def test_no_rank_goes_back_alone(ranks: list[Run], tmp_path: Path) -> None:
         run.finish()
 
 
-def test_no_node_goes_back_alone(root: Path, run: Run, tmp_path: Path) -> None:
-    """Another node may have a whole copy on its own disk, of what is damaged in the store."""
+def test_node_with_a_damaged_copy_does_not_fall_back_alone(
+    root: Path, run: Run, tmp_path: Path
+) -> None:
+    """Another node may have an undamaged copy of it on its own disk."""
     for step in (1, 2):
         file = tmp_path / "weights.bin"
         file.write_bytes(b"weights %d" % step)
@@ -65,8 +71,8 @@ def test_no_node_goes_back_alone(root: Path, run: Run, tmp_path: Path) -> None:
     file.unlink()
     told = r"copy of rank 0 of checkpoint 2 cannot be used: .* load_checkpoint\(1\) on all ranks"
     finder = Finder(
-        settings=run._session.settings,
-        local=run._saver().local,
+        settings=runwire.Settings.resolve({}),
+        local=LocalCheckpoints(root / "checkpoints", "p", "r"),
         project="p",
         run_id="r",
         rank=0,

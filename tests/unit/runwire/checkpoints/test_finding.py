@@ -1,4 +1,4 @@
-"""Which checkpoint is meant where a disk and a store do not say the same."""
+"""Choice of a checkpoint where this disk and the store disagree."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 import runwire
 from runwire.checkpoints.finding import Finder
+from runwire.checkpoints.local import LocalCheckpoints
 from runwire.run import Run
 from runwire_store.open import FOLDER
 from runwire_store.store import StoreAway
@@ -23,11 +24,10 @@ def file(tmp_path: Path) -> Path:
     return made
 
 
-def finder(run: Run, **changes: object) -> Finder:
-    session = run._session
+def finder(root: Path, **changes: object) -> Finder:
     return Finder(
-        settings=session.settings,
-        local=run._saver().local,
+        settings=runwire.Settings.resolve({}),
+        local=LocalCheckpoints(root / "checkpoints", "p", "r"),
         project="p",
         run_id="r",
         rank=0,
@@ -41,24 +41,22 @@ def steps(found: Finder, which: str | int) -> list[int]:
         return [view.step for view in found.candidates(which)]
 
 
-def test_nodes_with_disks_of_their_own_load_what_all_can_see(
-    root: Path, run: Run, file: Path
-) -> None:
-    """Step 1 is in the store, step 2 on this disk only: another node could not load it."""
+def test_nodes_with_own_disks_load_a_stored_checkpoint(root: Path, run: Run, file: Path) -> None:
+    """Step 1 is in the store, step 2 only on this disk: another node could not load it."""
     run.log_checkpoint(file, 1, is_best=True)
     upload(root)
     run.log_checkpoint(file, 2, is_best=True)
-    assert steps(finder(run), "latest") == [2, 1]
-    assert steps(finder(run, only_stored=True), "latest") == [1]
-    assert steps(finder(run, only_stored=True), "best") == [1]
-    assert steps(finder(run, only_stored=True), 2) == [2]  # who names it means it
+    assert steps(finder(root), "latest") == [2, 1]
+    assert steps(finder(root, only_stored=True), "latest") == [1]
+    assert steps(finder(root, only_stored=True), "best") == [1]
+    assert steps(finder(root, only_stored=True), 2) == [2]  # who names it means it
 
 
 @pytest.mark.parametrize("which", ["latest", "best"])
-def test_nodes_that_cannot_ask_the_store_do_not_start_afresh(
-    run: Run, file: Path, monkeypatch: pytest.MonkeyPatch, which: str
+def test_nodes_raise_when_the_store_is_unreachable(
+    root: Path, run: Run, file: Path, monkeypatch: pytest.MonkeyPatch, *, which: str
 ) -> None:
-    """What lies on this disk may be on no other; None would train from scratch, silently."""
+    """Other nodes may lack this disk's checkpoint; None would silently start from scratch."""
     run.log_checkpoint(file, 1, is_best=True)
 
     def away(*_: object) -> None:
@@ -67,17 +65,17 @@ def test_nodes_that_cannot_ask_the_store_do_not_start_afresh(
     monkeypatch.setattr("runwire_store.open.open_store", away)
     with pytest.raises(
         runwire.CheckpointError,
-        match=r"that all nodes .* the store does not answer: no route .* RUNWIRE_CHECKPOINT_DIR",
+        match=r"that all nodes .* the store is unreachable: no route .* RUNWIRE_CHECKPOINT_DIR",
     ):
-        steps(finder(run, only_stored=True), which)
-    assert steps(finder(run, only_stored=True), 1) == [1]  # who names it means it
-    assert steps(finder(run), which) == [1]
+        steps(finder(root, only_stored=True), which)
+    assert steps(finder(root, only_stored=True), 1) == [1]  # who names it means it
+    assert steps(finder(root), which) == [1]
 
 
-def test_files_of_others_are_compared_with_what_was_stored(
+def test_foreign_files_are_compared_with_the_stored_digest(
     root: Path, run: Run, file: Path
 ) -> None:
-    """Size and time may stay when content changes: `cp -p`, or a disk that rots."""
+    """Size and time may stay when content changes: `cp -p`, or a failing disk."""
     run.log_checkpoint(file, 1)
     upload(root)
     written = file.stat()
@@ -89,8 +87,10 @@ def test_files_of_others_are_compared_with_what_was_stored(
     assert file.read_bytes() == b"WEIGHTS"
 
 
-def test_the_same_content_written_again_is_the_same(root: Path, run: Run, file: Path) -> None:
-    """Copied back from elsewhere it has another time; its digest says that it is the one."""
+def test_foreign_file_with_a_new_time_and_the_same_digest_is_loaded(
+    root: Path, run: Run, file: Path
+) -> None:
+    """Copied back it has another time; its digest proves that it is the same."""
     run.log_checkpoint(file, 1)
     upload(root)
     os.utime(file, ns=(0, 0))
@@ -98,8 +98,10 @@ def test_the_same_content_written_again_is_the_same(root: Path, run: Run, file: 
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["here", "from the store"])
-def test_a_name_does_not_make_a_file_ours(root: Path, run: Run, file: Path, away: bool) -> None:
-    """Nobody asked for states: a file of others may hold what only they can read."""
+def test_foreign_file_named_state_pt_is_not_read(
+    root: Path, run: Run, file: Path, away: bool
+) -> None:
+    """No object was given: only the tool that wrote a foreign file can read it."""
     theirs = file.rename(file.with_name("state.pt"))
     run.log_checkpoint(theirs, 3)
     if away:
@@ -111,10 +113,10 @@ def test_a_name_does_not_make_a_file_ours(root: Path, run: Run, file: Path, away
     assert found.path.read_bytes() == b"weights"
 
 
-def test_an_empty_disk_behind_brokers_is_told(
+def test_empty_disk_behind_brokers_logs_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without keys of the store nobody can tell whether the run was trained elsewhere."""
+    """Without keys of the store it is unknown whether the run was trained elsewhere."""
     monkeypatch.setenv("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
     with runwire.init("p", run_id="r", dir=tmp_path / "data") as run:
         assert run.load_checkpoint("latest") is None

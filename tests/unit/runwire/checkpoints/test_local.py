@@ -1,4 +1,4 @@
-"""A checkpoint's folder appears whole, disappears whole, and what dead writers left goes."""
+"""Local checkpoint folders: published whole, deleted whole, swept after dead writers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def names(local: LocalCheckpoints) -> list[str]:
     )
 
 
-def test_they_are_listed_by_step(local: LocalCheckpoints) -> None:
+def test_parts_are_listed_by_step(local: LocalCheckpoints) -> None:
+    """Folders are returned in the order of steps, whatever the order of saving."""
     assert local.parts() == []
     manifests = [add(local, number) for number in (3, 1, 20)]
     parts = local.parts()
@@ -43,7 +44,8 @@ def test_they_are_listed_by_step(local: LocalCheckpoints) -> None:
     assert all((part.folder / "state.pt").exists() for part in parts)
 
 
-def test_what_fails_leaves_nothing(local: LocalCheckpoints) -> None:
+def test_failed_save_leaves_no_folder(local: LocalCheckpoints) -> None:
+    """An error while writing removes the hidden folder."""
     add(local, 1)
     before = names(local)
     with pytest.raises(IsADirectoryError), local.writing("a" * 32) as hidden:
@@ -57,7 +59,8 @@ def die_while_writing(local: LocalCheckpoints) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_a_dead_writer_left_goes_with_the_next_save(local: LocalCheckpoints) -> None:
+def test_next_save_deletes_the_folder_of_a_dead_writer(local: LocalCheckpoints) -> None:
+    """A killed writer's hidden folder is no checkpoint, and the next save sweeps it."""
     add(local, 1)
     process = multiprocessing.get_context("fork").Process(target=die_while_writing, args=[local])
     process.start()
@@ -68,14 +71,16 @@ def test_what_a_dead_writer_left_goes_with_the_next_save(local: LocalCheckpoints
     assert [name[0] for name in names(local)] == ["0", "0"]
 
 
-def test_another_ranks_save_under_way_is_left_alone(local: LocalCheckpoints) -> None:
+def test_sweep_spares_the_save_of_a_living_rank(local: LocalCheckpoints) -> None:
+    """While one rank writes, another's save does not delete its folder."""
     with local.writing("c" * 32) as hidden:
         add(local, 1)
         assert hidden.is_dir()
         assert len(names(local)) == 2
 
 
-def test_removing(local: LocalCheckpoints) -> None:
+def test_removing_a_part_twice_is_harmless(local: LocalCheckpoints) -> None:
+    """A removed checkpoint is gone; removing it again, as another rank may, does nothing."""
     for number in (1, 2):
         add(local, number)
     first = local.parts()[0]
@@ -85,7 +90,8 @@ def test_removing(local: LocalCheckpoints) -> None:
     assert len(names(local)) == 1
 
 
-def test_a_removal_that_was_interrupted_is_finished(local: LocalCheckpoints) -> None:
+def test_interrupted_removal_is_completed_by_the_next_save(local: LocalCheckpoints) -> None:
+    """A folder that was renamed for deletion is no checkpoint and is swept."""
     manifest = add(local, 1)
     (local.folder / names(local)[0]).rename(local.folder / f".old-{manifest.artifact}-0")
     assert local.parts() == []
@@ -93,10 +99,10 @@ def test_a_removal_that_was_interrupted_is_finished(local: LocalCheckpoints) -> 
     assert len(names(local)) == 1
 
 
-def test_without_locks_nothing_is_swept(
+def test_without_file_locks_nothing_is_swept(
     local: LocalCheckpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Network file systems may refuse locks; saving works there all the same."""
+    """Network file systems may refuse locks; saving works there nevertheless."""
 
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(38, "no locks here")
@@ -113,5 +119,6 @@ def test_without_locks_nothing_is_swept(
 def test_parts_of_other_runs_are_not_listed(
     local: LocalCheckpoints, changes: dict[str, str]
 ) -> None:
+    """A folder copied from another run or project is left out."""
     add(local, 1, **changes)
     assert local.parts() == []

@@ -1,4 +1,4 @@
-"""Checkpoints of others: captured, noted, found again while they are what was logged."""
+"""Foreign checkpoints: captured, noted, and loaded while their files are unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_a_folder_is_captured_and_said(root: Path, run: Run, folder: Path) -> None:
+def test_log_checkpoint_captures_a_folder_and_records_it(
+    root: Path, run: Run, folder: Path
+) -> None:
+    """Request and record have the content, step, metrics and best mark."""
     ref = run.log_checkpoint(folder, 7, kind="dcp", metrics={"loss": 0.5}, is_best=True)
     (request,) = requests(root)
     assert contents(root, request) == {
@@ -48,7 +51,8 @@ def test_a_folder_is_captured_and_said(root: Path, run: Run, folder: Path) -> No
     assert [e.artifact for e in artifact_events(root)] == [ref.id]
 
 
-def test_it_is_found_where_it_lies(run: Run, folder: Path) -> None:
+def test_load_checkpoint_returns_the_original_path(run: Run, folder: Path) -> None:
+    """An unchanged folder or file is loaded from where it was logged."""
     run.log_checkpoint(folder, 7, kind="dcp")
     found = run.load_checkpoint("latest")
     assert (found.step, found.kind, found.path, dict(found.state)) == (7, "dcp", folder, {})
@@ -56,7 +60,7 @@ def test_it_is_found_where_it_lies(run: Run, folder: Path) -> None:
     assert run.load_checkpoint(8).path == folder / "__0_0.distcp"
 
 
-def test_what_was_written_again_is_another(
+def test_rewritten_file_is_not_loaded_as_the_old_checkpoint(
     run: Run, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Overwriting "last.ckpt" must not turn an old checkpoint into a new one."""
@@ -71,19 +75,21 @@ def test_what_was_written_again_is_another(
         run.load_checkpoint(2)
 
 
-def test_retention_deletes_the_note_only(run: Run, folder: Path) -> None:
+def test_retention_never_deletes_foreign_files(run: Run, folder: Path) -> None:
+    """Expired checkpoints lose their note; the files stay."""
     for step in range(4):
         run.log_checkpoint(folder, step, retention=runwire.Retention(keep_last=1))
     assert run.load_checkpoint("latest").step == 3
-    with pytest.raises(runwire.CheckpointError, match="complete are those of the steps 3"):
+    with pytest.raises(runwire.CheckpointError, match="complete ones: steps 3"):
         run.load_checkpoint(0)
     assert len(list(folder.rglob("*"))) == 4
 
 
-def test_arguments_that_are_refused(run: Run, folder: Path, tmp_path: Path) -> None:
+def test_log_checkpoint_refuses_invalid_arguments(run: Run, folder: Path, tmp_path: Path) -> None:
+    """A missing path, a bad step or kind is refused, and nothing is noted."""
     for path, step, how, words in (
         (tmp_path / "none", 1, {}, "does not exist"),
-        (folder, -1, {}, "has a step from 0 on"),
+        (folder, -1, {}, "the step of a checkpoint is at least 0"),
         (folder, "x", {}, "step must be an integer"),
         (folder, 1, {"kind": "zip"}, "one of full, sharded, dcp"),
     ):
@@ -92,7 +98,8 @@ def test_arguments_that_are_refused(run: Run, folder: Path, tmp_path: Path) -> N
     assert run.load_checkpoint() is None
 
 
-def test_a_link_out_of_the_folder_is_refused(root: Path, run: Run, folder: Path) -> None:
+def test_folder_with_a_link_out_of_it_is_refused(root: Path, run: Run, folder: Path) -> None:
+    """Neither request nor note is left behind."""
     (folder / "link").symlink_to("/etc/hostname")
     with pytest.raises(runwire.ArtifactError, match="leads out of the folder"):
         run.log_checkpoint(folder, 1)
@@ -100,18 +107,20 @@ def test_a_link_out_of_the_folder_is_refused(root: Path, run: Run, folder: Path)
     assert run.load_checkpoint() is None
 
 
-def test_a_metric_that_is_none_costs_no_checkpoint(
+def test_invalid_metric_does_not_prevent_the_checkpoint(
     root: Path, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The invalid metric is reported and left out."""
     with runwire.init("p", run_id="r") as lenient:
         lenient.log_checkpoint(folder, 1, metrics={"loss": 0.5, "words": [1, 2]})
         assert lenient.load_checkpoint().metrics == {"loss": 0.5}
     assert "metric of a checkpoint failed: " in caplog.text
 
 
-def test_nothing_raises_unless_strict(
+def test_checkpoint_calls_never_raise_unless_strict(
     root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A failed log and a failed save are counted, and return their usual types."""
     with runwire.init("p", run_id="r") as lenient:
         assert lenient.log_checkpoint(tmp_path / "none", 1).route == "refused"
         assert not lenient.save_checkpoint(-1).wait()
@@ -119,9 +128,10 @@ def test_nothing_raises_unless_strict(
     assert "does not exist: log a checkpoint after it was written" in caplog.text
 
 
-def test_without_torch_states_need_it(
+def test_states_need_torch_and_files_do_not(
     run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without torch, saving and restoring states raise; logging files works."""
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(runwire.CheckpointError, match="needs torch, which is not installed"):
         run.save_checkpoint(1, extra={"a": 1})
@@ -132,6 +142,7 @@ def test_without_torch_states_need_it(
 
 
 def test_module_functions_act_on_the_current_run(run: Run, folder: Path) -> None:
+    """runwire.log_checkpoint and load_checkpoint call the run that init returned."""
     runwire.log_checkpoint(folder, 5, kind="dcp")
     assert runwire.load_checkpoint("latest").step == 5
     shutil.rmtree(folder)
@@ -139,7 +150,8 @@ def test_module_functions_act_on_the_current_run(run: Run, folder: Path) -> None
         runwire.load_checkpoint("latest")
 
 
-def test_the_rules_come_from_the_settings(root: Path, folder: Path) -> None:
+def test_retention_rules_come_from_the_settings(root: Path, folder: Path) -> None:
+    """Without rules in the call the request has those of the settings."""
     settings = runwire.Settings(
         checkpoint_keep_last=2,
         checkpoint_keep_best=3,
@@ -159,7 +171,10 @@ def test_the_rules_come_from_the_settings(root: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["-1", "1.5", "many"])
-def test_counts_that_are_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_invalid_retention_counts_are_refused_at_init(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """Only whole numbers from 0 on are accepted."""
     monkeypatch.setenv("RUNWIRE_CHECKPOINT_KEEP_LAST", text)
     with pytest.raises(runwire.ConfigError, match="a whole number, 0 or more"):
         runwire.init("p")

@@ -1,4 +1,4 @@
-"""numpy's global generator is saved and continued, whichever it is."""
+"""Random state: numpy's global generator is saved and restored, whichever it is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runwire.checkpoints.rng import capture_rng, restore_rng
+from runwire.checkpoints.snapshot import capture_rng, restore_rng
 
 NAMES = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 
@@ -37,8 +37,8 @@ def plain(value: Any) -> bool:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("then", ["MT19937", "PCG64"])
-def test_it_goes_on_whatever_the_process_has_now(name: str, then: str, seed: int) -> None:
-    """A restarted script has the usual one until it sets another."""
+def test_restore_sets_the_saved_generator_over_another(name: str, then: str, seed: int) -> None:
+    """A restarted script has the default generator until it sets another."""
     np.random.set_bit_generator(getattr(np.random, name)(seed))
     np.random.randn()  # a cached second Gaussian is part of the state
     states, problems = capture_rng()
@@ -50,17 +50,18 @@ def test_it_goes_on_whatever_the_process_has_now(name: str, then: str, seed: int
     assert draws() == expected
 
 
-def test_a_generator_that_numpy_does_not_know_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_capture_leaves_out_a_foreign_generator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its state may be of any class, and one such makes the whole file unloadable."""
     state = {"bit_generator": "Xoshiro512", "state": object()}
     monkeypatch.setattr(np.random, "get_state", lambda **_: state)
     states, (problem,) = capture_rng()
     assert "numpy" not in states
-    assert "Xoshiro512 is none of numpy's own generators; put its state into extra" in problem
+    assert "Xoshiro512 is not one of numpy's own generators; put its state into extra" in problem
 
 
-def test_a_state_for_a_numpy_that_does_not_have_it() -> None:
+def test_restore_reports_a_generator_that_numpy_lacks() -> None:
+    """The current state stays, and a sentence names the generator."""
     before = np.random.get_state()[1].tolist()
     (problem,) = restore_rng({"numpy": {"bit_generator": "PCG128", "state": {}}})
-    assert "this numpy cannot go on with PCG128" in problem
+    assert "this numpy cannot use PCG128" in problem
     assert np.random.get_state()[1].tolist() == before

@@ -1,4 +1,4 @@
-"""Ranks, run ids and attempts: all ranks agree, different jobs differ, traps are avoided."""
+"""Ranks, run ids and attempts: equal on all ranks of a job, different between jobs."""
 
 import os
 from pathlib import Path
@@ -61,7 +61,8 @@ def jobs_of(tmp_path: Path, environs: list[dict[str, str]], *, start: int = 5) -
     return [identify("p", environ=env, proc=processes.root) for env in environs]
 
 
-def test_a_single_process_gets_a_random_id_and_attempt() -> None:
+def test_single_process_gets_a_random_id_and_attempt() -> None:
+    """Two starts of a single process differ in both."""
     one, other = identify("p", environ={}), identify("p", environ={})
     assert one.run_id != other.run_id
     assert one.attempt != other.attempt
@@ -76,7 +77,8 @@ def test_all_ranks_of_a_node_agree_without_talking(tmp_path: Path) -> None:
     assert found[0].source == "launcher"
 
 
-def test_an_elastic_restart_keeps_the_run_and_changes_the_attempt(tmp_path: Path) -> None:
+def test_elastic_restart_keeps_the_run_and_changes_the_attempt(tmp_path: Path) -> None:
+    """A restart count belongs to the attempt only."""
     first, second = jobs_of(tmp_path, [torchrun(), torchrun(TORCHELASTIC_RESTART_COUNT="1")])
     assert first.run_id == second.run_id
     assert first.attempt != second.attempt
@@ -96,7 +98,8 @@ def test_the_second_run_of_a_job_is_its_own(tmp_path: Path) -> None:
     assert later[0].run_id == later[1].run_id != first.run_id
 
 
-def test_slurm_names_a_job_over_several_nodes() -> None:
+def test_slurm_job_id_names_a_job_over_several_nodes() -> None:
+    """All ranks derive one run id from it; other jobs, clusters, steps and array tasks differ."""
     found = [identify("p", environ=slurm(r)) for r in range(4)]
     assert len({(i.run_id, i.attempt) for i in found}) == 1
     assert found[0].source == "slurm"
@@ -133,16 +136,19 @@ def test_a_shell_in_an_allocation_is_a_single_process(more: dict[str, str]) -> N
     assert detect_ranks(environ, pid=42).world_size == 1
 
 
-def test_a_step_smaller_than_its_allocation_counts_its_own_tasks() -> None:
+def test_slurm_step_counts_its_own_tasks() -> None:
+    """A step may have fewer tasks than its allocation."""
     assert detect_ranks(slurm(1, 8, SLURM_STEP_NUM_TASKS="2")).world_size == 2
 
 
-def test_mpi_is_understood() -> None:
+def test_mpi_variables_give_the_rank() -> None:
+    """The variables of Open MPI are read like those of torchrun."""
     environ = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}
     assert detect_ranks(environ).rank == 1
 
 
-def test_the_torchelastic_id_names_a_job_without_slurm() -> None:
+def test_torchelastic_id_names_a_job_without_slurm() -> None:
+    """A rendezvous id gives all nodes one run id."""
     two_nodes = {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "exp-1"}
     found = [identify("p", environ=torchrun(r) | two_nodes) for r in range(2)]
     assert found[0].run_id == found[1].run_id
@@ -161,6 +167,7 @@ def test_several_nodes_without_a_name_are_refused() -> None:
 
 @pytest.mark.parametrize("environ", [{"RANK": "4"}, {"RANK": "-1"}, {"RANK": "x"}])
 def test_contradicting_ranks_are_refused(environ: dict[str, str]) -> None:
+    """The error names the variable RANK."""
     with pytest.raises(ConfigError, match="RANK="):
         detect_ranks(torchrun() | environ)
 
@@ -188,7 +195,8 @@ def test_an_unreadable_ancestor_is_the_launcher(tmp_path: Path) -> None:
     assert launcher.pid == 10
 
 
-def test_facts_of_this_host_are_read() -> None:
+def test_host_facts_are_read_from_proc() -> None:
+    """Boot id, pid namespace and process start of this host are available."""
     assert boot_id()
     assert process_start(os.getpid()) == process_start(os.getpid()) is not None
     assert process_start(2**30) is None
@@ -196,6 +204,7 @@ def test_facts_of_this_host_are_read() -> None:
 
 @pytest.mark.parametrize("value", ["", "  ", "x" * 201, "a\nb", "a\0b", " a", "a\u2028b", 5, None])
 def test_unusable_ids_are_refused(value: object) -> None:
+    """Empty, overlong and unprintable ids raise ConfigError."""
     for validate in (validate_run_id, validate_project):
         with pytest.raises(ConfigError):
             validate(value)
@@ -203,4 +212,5 @@ def test_unusable_ids_are_refused(value: object) -> None:
 
 @pytest.mark.parametrize("value", ["run-1", "a/b", "Größe 7", "実験", "x" * 200])
 def test_printable_ids_pass_unchanged(value: str) -> None:
+    """An id of printable characters is used as it is."""
     assert validate_run_id(value) == validate_project(value) == value

@@ -1,4 +1,4 @@
-"""Parameters and summary: every value is written down as valid JSON, first value wins."""
+"""Parameters and summary: every value is recorded as valid JSON, the first value stays."""
 
 import argparse
 import dataclasses
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from runwire.errors import ConfigError
 from runwire.guard import Guard
 from runwire.params.config import KEY_CHARS_MAX, Config
-from runwire.params.json_text import TEXT_BYTES_MAX, json_text
 from runwire.params.summary import Summary
+from runwire.safe_text import TEXT_BYTES_MAX, json_text
 
 Written = list[tuple[str, Any]]
 
@@ -43,7 +43,8 @@ class PydanticLike:
         return {"depth": 2}
 
 
-def test_nested_values_are_stored_flat_and_read_back_nested() -> None:
+def test_nested_values_are_stored_flat_and_read_nested() -> None:
+    """Names are joined with '/', and reading returns the nested view."""
     params, written = config()
     params.update({"opt": {"lr": 0.1, "sched": {"name": "cos"}}, "seed": 1})
     assert written == [("opt/lr", 0.1), ("opt/sched/name", "cos"), ("seed", 1)]
@@ -67,7 +68,8 @@ def test_nested_values_are_stored_flat_and_read_back_nested() -> None:
         ({"empty": {}}, {"empty": {}}),
     ],
 )
-def test_common_config_objects_are_read(source: Any, expected: dict[str, Any]) -> None:
+def test_update_reads_common_config_objects(source: Any, expected: dict[str, Any]) -> None:
+    """Mappings, dataclasses, namespaces and similar objects give the same parameters."""
     params, written = config()
     params.update(source)
     assert dict(written) == expected
@@ -87,7 +89,8 @@ def test_the_first_value_stays_unless_allowed(caplog: pytest.LogCaptureFixture) 
     assert written[-1] == ("lr", 0.2)
 
 
-def test_strict_refuses_what_is_otherwise_counted() -> None:
+def test_strict_config_raises_each_refusal() -> None:
+    """The refusals that are otherwise counted raise ConfigError."""
     params, _ = config(strict=True)
     params.lr = 1
     for act in (
@@ -100,14 +103,16 @@ def test_strict_refuses_what_is_otherwise_counted() -> None:
             act()
 
 
-def test_a_missing_parameter_names_the_known_ones() -> None:
+def test_missing_parameter_error_lists_the_others() -> None:
+    """The AttributeError names the parameters that exist."""
     params, _ = config()
     params.lr = 1
     with pytest.raises(AttributeError, match="it has: lr"):
         _ = params.learning_rate
 
 
-def test_cycles_and_depth_end() -> None:
+def test_cyclic_values_end_at_the_depth_limit() -> None:
+    """A mapping that contains itself gives a bounded number of parameters."""
     params, written = config()
     loop: dict[str, Any] = {"x": 1}
     loop["self"] = loop
@@ -134,7 +139,8 @@ def test_cycles_and_depth_end() -> None:
         ("é\ud800", "é\ud800"),
     ],
 )
-def test_values_become_json(value: Any, expected: Any) -> None:
+def test_json_text_encodes_common_values(value: Any, expected: Any) -> None:
+    """Numbers, arrays, enums and paths have their natural JSON form."""
     assert json.loads(json_text(value)) == expected
 
 
@@ -148,12 +154,14 @@ class Hostile:
 
 @pytest.mark.parametrize("make", [lambda x: x, lambda x: [x], lambda x: {"a": x}])
 @pytest.mark.parametrize("kind", [Hostile, object, lambda: print, lambda: int])
-def test_anything_else_becomes_text(make: Any, kind: Any) -> None:
+def test_json_text_is_valid_for_any_object(make: Any, kind: Any) -> None:
+    """Objects without a JSON form, and ones whose repr fails, still give valid JSON."""
     json.loads(json_text(make(kind())))
 
 
 @pytest.mark.parametrize("value", ["x" * 10**6, "é" * 10**5, ["y" * 50] * 10**4, b"z" * 10**6])
-def test_huge_values_are_cut_with_a_note(value: Any) -> None:
+def test_json_text_cuts_huge_values_with_a_note(value: Any) -> None:
+    """The text stays within 64 KiB, is valid JSON and says that it was cut."""
     text = json_text(value)
     assert len(text.encode()) <= TEXT_BYTES_MAX
     assert "cut by runwire" in json.loads(text) or isinstance(value, bytes)
@@ -178,7 +186,9 @@ def test_json_text_never_fails_and_is_valid(value: Any) -> None:
     assert len(text.encode("utf-8")) <= TEXT_BYTES_MAX
 
 
-def test_a_failing_spool_does_not_raise() -> None:
+def test_failing_spool_is_counted_by_config() -> None:
+    """An error while recording a parameter is counted and not raised."""
+
     def fail(_key: str, _text: str) -> None:
         raise OSError("disk")
 
@@ -188,7 +198,8 @@ def test_a_failing_spool_does_not_raise() -> None:
     assert guard.counts == {"config": 1}
 
 
-def test_summary_prefers_explicit_values_and_falls_back_to_the_last() -> None:
+def test_summary_prefers_explicit_values_over_the_last_logged() -> None:
+    """Without an explicit value the last logged one is read."""
     emitted: list[Any] = []
     last: dict[str, Any] = {"loss": 0.5, "acc": 0.9}
     summary = Summary(lambda text: emitted.append(json.loads(text)), lambda: last)

@@ -1,4 +1,4 @@
-"""Hooks of process ends: chained, removable, weak; forks and notebooks included."""
+"""Hooks of process ends: chained, removable and weak; forks and notebooks included."""
 
 import gc
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runwire.process import exits, notebook, preemption
+from runwire.process import exits, notebook
 from runwire.process.exits import Outcome, outcome_of
 from runwire_disk import fork
 
@@ -26,13 +26,13 @@ class Recorder:
         self.signals: list[tuple[int, bool]] = []
         self.finished: list[Outcome] = []
 
-    def _note_outcome(self, outcome: Outcome | None) -> None:
+    def note_outcome(self, outcome: Outcome | None) -> None:
         self.outcomes.append(outcome)
 
-    def _note_preemption(self, signum: int, *, final: bool) -> None:
+    def note_preemption(self, signum: int, *, final: bool) -> None:
         self.signals.append((signum, final))
 
-    def _finish_at_exit(self, outcome: Outcome) -> None:
+    def finish_at_exit(self, outcome: Outcome) -> None:
         self.finished.append(outcome)
 
 
@@ -56,9 +56,10 @@ def test_hooks_are_restored_with_the_last_run(run: Recorder) -> None:
     assert after == before
 
 
-def test_the_previous_excepthook_runs_exactly_once(
+def test_previous_excepthook_runs_exactly_once(
     run: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two runs share one hook, which calls the previous one once."""
     seen: list[BaseException] = []
     monkeypatch.setattr(sys, "excepthook", lambda _k, exc, _t: seen.append(exc))
     exits.install(run)
@@ -69,8 +70,10 @@ def test_the_previous_excepthook_runs_exactly_once(
     assert [o.status for o in run.outcomes if o] == ["failed"]
 
 
-def test_a_hook_on_top_of_ours_stays(run: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Taking ours out would take theirs out too; without runs ours only passes on."""
+def test_hook_installed_over_ours_stays_after_uninstall(
+    run: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing ours would remove theirs too; without runs ours only passes on."""
     seen: list[BaseException] = []
     monkeypatch.setattr(sys, "excepthook", lambda _k, exc, _t: seen.append(exc))
     exits.install(run)
@@ -89,8 +92,8 @@ def test_a_hook_on_top_of_ours_stays(run: Recorder, monkeypatch: pytest.MonkeyPa
     exits.uninstall(run)
 
 
-def test_runs_stay_collectable() -> None:
-    """An open hook must not keep a run and its files alive."""
+def test_installed_runs_stay_collectable() -> None:
+    """An installed hook does not keep a run and its files alive."""
     recorder = Recorder()
     exits.install(recorder)
     gone = weakref.ref(recorder)
@@ -100,8 +103,8 @@ def test_runs_stay_collectable() -> None:
     exits.uninstall(Recorder())
 
 
-def test_a_composed_handler_decides_alone(run: Recorder) -> None:
-    """Lightning calls the handler it found and then stops gracefully: no second ending."""
+def test_handler_that_calls_ours_decides_alone(run: Recorder) -> None:
+    """Lightning calls the handler it replaced and then stops gracefully: no second ending."""
     before = signal.getsignal(signal.SIGTERM)
     exits.install(run)
     ours = signal.getsignal(signal.SIGTERM)
@@ -123,7 +126,8 @@ def test_a_composed_handler_decides_alone(run: Recorder) -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_previous_handler_is_chained(run: Recorder) -> None:
+def test_previous_signal_handler_is_called(run: Recorder) -> None:
+    """A Python handler that was installed before ours still runs, and the run does not end."""
     called: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda signum, _frame: called.append(signum))
     try:
@@ -136,7 +140,8 @@ def test_a_previous_handler_is_chained(run: Recorder) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_ignored_and_unsafe_signals_are_not_taken(run: Recorder) -> None:
+def test_ignored_and_unsafe_signals_keep_their_handler(run: Recorder) -> None:
+    """SIG_IGN, SIGKILL and SIGINT are not handled by us."""
     interrupt = signal.getsignal(signal.SIGINT)  # ignored where a shell started us behind
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
@@ -156,9 +161,11 @@ def test_another_thread_installs_no_signal_handler(run: Recorder) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_failing_run_does_not_hide_the_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_run_does_not_hide_the_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The previous excepthook runs even if a run raises."""
+
     class Broken(Recorder):
-        def _note_outcome(self, outcome: Outcome | None) -> None:
+        def note_outcome(self, outcome: Outcome | None) -> None:
             raise OSError("disk")
 
     seen: list[BaseException] = []
@@ -186,12 +193,17 @@ def test_a_failing_run_does_not_hide_the_exception(monkeypatch: pytest.MonkeyPat
         (MemoryError("x"), "failed", 1),
     ],
 )
-def test_outcomes(exc: BaseException | None, status: str, code: int) -> None:
+def test_outcome_follows_the_exception_and_exit_code(
+    exc: BaseException | None, status: str, code: int
+) -> None:
+    """Each way to end gives its status and exit code."""
     outcome = outcome_of(exc)
     assert (outcome.status, outcome.exit_code) == (status, code)
 
 
-def test_an_exception_whose_message_fails_is_told_by_its_type() -> None:
+def test_exception_whose_message_fails_is_named_by_type() -> None:
+    """A failing __str__ does not prevent the outcome."""
+
     class SilentError(Exception):
         def __str__(self) -> str:
             raise RuntimeError
@@ -203,7 +215,7 @@ class Forked:
     def __init__(self, pipe: int, *, fails: bool = False) -> None:
         self.pipe, self.fails = pipe, fails
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
         if self.fails:
             raise OSError("disk")
         os.write(self.pipe, b"x")
@@ -245,7 +257,7 @@ def test_a_child_dies_of_sigterm_however_early_it_comes(run: Recorder) -> None:
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
     assert run.signals == []
-    assert preemption._previous
+    assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
 
 
 class Shell:
@@ -268,7 +280,7 @@ class Shell:
             hook(types.SimpleNamespace(error_in_exec=error))
 
 
-def test_a_failed_cell_is_taken_back_by_the_next(
+def test_failed_cell_is_cleared_by_the_next_cell(
     run: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run is not over because one cell failed, and no cell ends it."""

@@ -1,11 +1,11 @@
-"""What is recorded of a process: an allow-list, and no secrets."""
+"""Recorded environment of a process: an allow-list without secrets."""
 
 from pathlib import Path
 
 import pytest
 
 from runwire.job.environment import environment_facts, git_facts
-from runwire.params.redaction import redact_argv, redact_text
+from runwire.safe_text import redact_argv, redact_text
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,13 @@ from runwire.params.redaction import redact_argv, redact_text
         ("--hub hf_abcdefghijklmnopqrst", "--hub [redacted]"),
     ],
 )
-def test_secrets_leave_the_command_line(words: str, expected: str | None) -> None:
+def test_redact_argv_masks_secrets_of_the_command_line(words: str, expected: str | None) -> None:
+    """Values of secret options are masked, harmless ones stay."""
     assert " ".join(redact_argv(words.split())) == (words if expected is None else expected)
 
 
-def test_secrets_leave_messages() -> None:
+def test_redact_text_masks_secrets_in_messages() -> None:
+    """Quoted assignments and bearer tokens are masked."""
     text = redact_text("failed: {'password': 'hunter2'}, Authorization: Bearer abc.def")
     assert "hunter2" not in text
     assert "abc.def" not in text
@@ -38,7 +40,8 @@ def test_the_environment_is_an_allow_list() -> None:
     assert {"python", "host", "pid", "argv", "cwd", "platform"} <= facts.keys()
 
 
-def test_no_repository_no_git_facts(tmp_path: Path) -> None:
+def test_git_facts_are_empty_outside_a_repository(tmp_path: Path) -> None:
+    """A folder without a repository gives no facts."""
     assert git_facts(str(tmp_path)) == {}
     (tmp_path / ".git").write_text("gitdir: nowhere\n")
     assert git_facts(str(tmp_path)) == {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire.artifacts.ref import ArtifactRef
+from runwire.outbox.ref import ArtifactRef
 from runwire.settings import Settings
 from runwire_disk.outbox.hashing import ContentGoneError, sha256_of
 from support.uploads import UploadRig, leave

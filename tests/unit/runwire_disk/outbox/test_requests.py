@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runwire.outbox.staged import Staged
+from runwire.outbox.capture import Staged
 from runwire_agent.upload.pace import Pace
 from runwire_disk.outbox import requests as claims
 from runwire_disk.outbox.request import outbox_dir

@@ -1,4 +1,4 @@
-"""What `log_artifact` and `use_artifact` return."""
+"""References to artifacts: returned when one is logged or used, to wait for and download it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from runwire.errors import ArtifactError, ConfigError
 from runwire.settings import Settings
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from runwire_store.manifest import Manifest
     from runwire_store.store import ObjectStore
 
-__all__ = ["ArtifactRef", "opened_store"]
+__all__ = ["ArtifactRef", "refused", "resolve_artifact", "unseen"]
 
-# How often `wait` looks, first and at most: uploads last from milliseconds to hours.
+# First and longest pause between two looks of `wait`: uploads take milliseconds to hours.
 _LOOK_INTERVAL_S: Final = (0.02, 1.0)
 DOWNLOADS: Final = "artifacts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactRef:
-    """One artifact. `route` is "direct", "kafka", "reference", or why it goes nowhere.
+    """One artifact. `route` is "direct", "kafka", "reference", or why it is not uploaded.
 
-    `key` is where its manifest will lie in the store. Units: `size` is the bytes of all files.
+    `key` is the key of its manifest in the store. Units: `size` is the bytes of all files.
     """
 
     id: str
@@ -42,11 +42,11 @@ class ArtifactRef:
     settings: Settings = field(default_factory=Settings, repr=False)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the store has it; until brokers have it, where this process knows no store.
+        """Wait until the store has it, or the brokers where this process has no access to a store.
 
-        False when `timeout` seconds were not enough, when it goes nowhere, when the agent found
-        that it never can (`runwire status` says why), or when it was deleted meanwhile. What fails
-        behind the brokers is told in `v_artifacts`, not here: give a timeout. Blocks: `timeout`.
+        False after `timeout` seconds, when it is not uploaded at all, when its upload failed for
+        good (`runwire status` says why), or when it was deleted meanwhile. Failures behind the
+        brokers appear only in `v_artifacts`: give a timeout. Blocks: `timeout`.
         """
         if self.route in (REFUSED, UNSEEN):
             return False
@@ -68,25 +68,25 @@ class ArtifactRef:
         """
         from runwire_store.catalog import Catalog
 
-        with opened_store(self.settings) as store:
+        with _open_store(self.settings) as store:
             own = _manifest(store, self)
             if own is None:
                 return None
-            known = Catalog(store).artifacts(self.project, name=self.name)
-            stamps = {each.manifest.version_at_ns: each.number for each in known}
-            return stamps.get(own.version_at_ns)
+            versions = Catalog(store).artifacts(self.project, name=self.name)
+            numbers = {one.manifest.version_at_ns: one.number for one in versions}
+            return numbers.get(own.version_at_ns)
 
     def download(self, dir: str | Path | None = None) -> Path:  # noqa: A002 - as in `init`
-        """Bring all files, verified, to `dir` or a folder of the data root; return the folder.
+        """Download all files, verified, to `dir` or a folder of the data root; return the folder.
 
-        Raises: ArtifactError. Blocks: while files come.
+        Raises: ArtifactError. Blocks: during the download.
         """
         return self._fetch(dir)[0]
 
     def path(self, name: str | None = None, *, dir: str | Path | None = None) -> Path:  # noqa: A002
         """Download, and return one file: the only one, or the one of this name.
 
-        Raises: ArtifactError. Blocks: while files come.
+        Raises: ArtifactError. Blocks: during the download.
         """
         folder, manifest = self._fetch(dir)
         names = [entry.path for entry in manifest.files]
@@ -101,12 +101,12 @@ class ArtifactRef:
         from runwire_store.download import download
 
         folder = self.settings.root / DOWNLOADS / self.id if dir is None else Path(dir).absolute()
-        with opened_store(self.settings) as store:
+        with _open_store(self.settings) as store:
             manifest = _manifest(store, self)
             if manifest is None:
                 raise ArtifactError(
                     f"{self.name!r} is not complete in {store.uri} (yet): call .wait() first, and "
-                    f"see `runwire status` for what holds it up{_elsewhere(self.settings)}"
+                    f"see `runwire status` for why it waits{_elsewhere(self.settings)}"
                 )
             try:
                 download(store, manifest, folder)
@@ -115,11 +115,11 @@ class ArtifactRef:
         return folder, manifest
 
     def _is_there(self) -> bool | None:
-        """Whether it has arrived; None while that is open."""
+        """Return whether the store has it; None while that is undecided."""
         from runwire_disk.outbox.requests import FAILED_PREFIX
 
         outbox = outbox_dir(self.settings.root)
-        # Asked in this order: an agent publishes first, and then moves the folder in one rename.
+        # In this order: an agent publishes first, then moves the folder in one rename.
         if (outbox / self.id).exists():
             return None
         if (outbox / f"{FAILED_PREFIX}{self.id}").exists():
@@ -128,23 +128,65 @@ class ArtifactRef:
         if by_kafka and self.settings.s3 is None:
             return True  # with the brokers: this trainer cannot see the store they are read into
         try:
-            with opened_store(self.settings) as store:
+            with _open_store(self.settings) as store:
                 if store.stat(self.key) is not None:
                     return True
                 return False if not by_kafka or _was_published(store, self) else None
         except ArtifactError:
-            return None  # the store is away for now, or for good: the timeout decides
+            return None  # the store is unreachable, maybe for good: the timeout decides
 
     def _goes_by_kafka(self) -> bool:
         if self.route == REFERENCE:
             return choose_route(self.settings).transport == KAFKA
-        # What another process logged came as its settings said, and is read as ours say.
+        # Another process logged it by its own settings; this process reads it by ours.
         return self.route == KAFKA and bool(self.settings.kafka_bootstrap_servers)
 
 
+def unseen(name: str, type: str) -> ArtifactRef:  # noqa: A002 - the word that people know
+    """Return the reference that a process gets that records nothing."""
+    return ArtifactRef(id="", name=name, type=type, route=UNSEEN, size=0)
+
+
+def refused() -> ArtifactRef:
+    """Return the reference that a failed call gets."""
+    return ArtifactRef(id="", name="", type="", route=REFUSED, size=0)
+
+
+def resolve_artifact(
+    settings: Settings, project: str, ref: str, kind: str | None
+) -> tuple[ArtifactRef, dict[str, Any]]:
+    """Return the artifact that `ref` names now, and the record that a run used it.
+
+    Raises: ArtifactError. Blocks: for the store's answer.
+    """
+    from runwire_store.announce import USED, artifact_fields
+    from runwire_store.catalog import Catalog
+
+    if not isinstance(ref, str) or not ref:
+        raise ArtifactError(f"use_artifact({ref!r:.100}): give 'name', 'name:v3' or 'name:best'")
+    with _open_store(settings) as store:
+        manifest = Catalog(store).resolve(ref, project).manifest
+        uri = f"{store.uri}/{manifest.key}"
+    if kind is not None and manifest.type != kind:
+        raise ArtifactError(
+            f"{ref!r} is of type {manifest.type!r}, not {kind!r}: leave type= out, or name another"
+        )
+    resolved = ArtifactRef(
+        id=manifest.artifact,
+        name=manifest.name,
+        type=manifest.type,
+        route=manifest.route,
+        size=manifest.size,
+        key=manifest.key,
+        project=manifest.project,
+        settings=settings,
+    )
+    return resolved, artifact_fields(manifest, USED, sha256=manifest.digest, uri=uri)
+
+
 @contextmanager
-def opened_store(settings: Settings) -> Iterator[ObjectStore]:
-    """Open the store that the settings mean; what it says in errors becomes an ArtifactError."""
+def _open_store(settings: Settings) -> Iterator[ObjectStore]:
+    """Open the store of the settings. Raises: ArtifactError for every error of the store."""
     from runwire_schemas.errors import SchemaError
     from runwire_store.catalog import CatalogError
     from runwire_store.open import open_store
@@ -180,10 +222,10 @@ def _unwritable(name: str, folder: Path, error: OSError) -> str:
 
 
 def _was_published(store: ObjectStore, ref: ArtifactRef) -> bool:
-    """Whether its manifest was there once: from then on the entry of its version pins no blobs.
+    """Return whether its manifest was published once: since then its version entry pins no blobs.
 
-    Where an object worker publishes, that is all that tells what was deleted from what has yet to
-    come. An artifact of references alone never pins any, and stays open.
+    Where an object worker publishes, only this distinguishes a deleted artifact from one that has
+    yet to arrive. An artifact of references alone never pins blobs, so it stays undecided.
     """
     from runwire_store.layout import name_prefix
     from runwire_store.store import NotFound
@@ -197,12 +239,12 @@ def _was_published(store: ObjectStore, ref: ArtifactRef) -> bool:
         )
     except NotFound:  # lost to another publication just now
         return False
-    # Once more: it may have been published between the two questions.
+    # Look again: it may have been published between the two requests.
     return is_over and store.stat(ref.key) is None
 
 
 def _elsewhere(settings: Settings) -> str:
-    """Say why a store may look empty that is only the wrong one."""
+    """Return the hint for a process that reads another store than the object worker fills."""
     if settings.s3 is not None or not settings.kafka_bootstrap_servers:
         return ""
     return (

@@ -1,4 +1,8 @@
-"""JSON text for any Python value: never fails, never grows past its limit, always valid JSON."""
+"""Text that is safe to record: JSON of any Python value, messages without secrets.
+
+`json_text` never fails, never grows past its limit and is always valid JSON. `redact_text` and
+`redact_argv` mask passwords, tokens and keys.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,13 @@ import enum
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["TEXT_BYTES_MAX", "as_mapping", "json_text"]
+__all__ = ["TEXT_BYTES_MAX", "as_mapping", "json_text", "redact_argv", "redact_text"]
 
-# One parameter must fit a row that people read; longer values belong into an artifact.
+# One parameter must fit a row that people read; longer values belong in an artifact.
 TEXT_BYTES_MAX = 64 * 1024
 DEPTH_MAX = 8
 # Arrays up to this many elements are written out, longer ones as their repr.
@@ -19,10 +24,10 @@ ELEMENTS_MAX = 1024
 
 
 def json_text(value: object) -> str:
-    """Valid JSON for `value`.
+    """Return valid JSON for `value`.
 
-    NaN and infinities become the strings "NaN", "Infinity", "-Infinity"; what JSON cannot say
-    becomes its repr; text beyond 64 KiB is cut with a note.
+    NaN and infinities become the strings "NaN", "Infinity", "-Infinity"; values without a JSON form
+    become their repr; text beyond 64 KiB is cut with a note.
     """
     plain = _plain(value, 0)
     try:
@@ -38,9 +43,9 @@ def json_text(value: object) -> str:
 
 
 def as_mapping(value: object) -> Mapping[str, Any] | None:
-    """Named fields of a mapping, dataclass, namespace, OmegaConf, pydantic or attrs object.
+    """Return the fields of a mapping, dataclass, namespace, OmegaConf, pydantic or attrs object.
 
-    None for anything else. Nothing is imported for it: types are known by how they look.
+    None for anything else. Nothing is imported: types are recognised by their attributes.
     """
     if isinstance(value, Mapping):
         return {str(k): v for k, v in _omegaconf(value).items()}
@@ -68,7 +73,7 @@ def _is_omegaconf(value: object) -> bool:
 
 
 def _omegaconf(value: Any) -> Any:
-    """Interpolations of an OmegaConf container resolved where they can be."""
+    """Return an OmegaConf container with its interpolations resolved where they can be."""
     if not _is_omegaconf(value):
         return value
     import sys
@@ -81,7 +86,7 @@ def _omegaconf(value: Any) -> Any:
 
 
 def _plain(value: object, depth: int) -> Any:
-    """`value` out of dict, list, str, int, float, bool and None."""
+    """Return `value` as dict, list, str, int, float, bool or None."""
     if value is None or type(value) in (bool, int, str):
         return value
     if isinstance(value, enum.Enum):
@@ -90,7 +95,7 @@ def _plain(value: object, depth: int) -> Any:
         return _float(value)
     if isinstance(value, (str, int)):
         return value.__str__() if isinstance(value, str) else int(value)
-    if depth >= DEPTH_MAX:  # also where cycles end
+    if depth >= DEPTH_MAX:  # cycles end here too
         return _safe_repr(value)
     try:
         return _container(value, depth)
@@ -121,9 +126,9 @@ def _container(value: object, depth: int) -> Any:
 
 
 def _array(value: Any) -> Any:
-    """Numbers of a numpy, torch or similar scalar or small array; None for anything else."""
+    """Return the numbers of a numpy, torch or similar scalar or small array, else None."""
     shape = getattr(value, "shape", None)
-    # A DTensor's item() answers with the local part only: its repr says what it is.
+    # A DTensor's item() returns only the local part; its repr is used instead.
     if shape is None or type(value).__name__ == "DTensor" or not hasattr(value, "tolist"):
         return None
     if math.prod(int(n) for n in shape) > ELEMENTS_MAX:
@@ -155,3 +160,53 @@ def _cut(text: str, size: int) -> str:
         if len(encoded) <= TEXT_BYTES_MAX:
             return encoded
         keep //= 2
+
+
+MASK = "[redacted]"
+_SECRET_WORDS = (
+    r"pass(?:word|wd|phrase)?|pwd|secret|token|api[-_]?key|access[-_]?key|private[-_]?key"
+    r"|credentials?|auth(?:orization)?"
+)
+_NAME = re.compile(rf"(?:^|[-_.])(?:{_SECRET_WORDS})(?:$|[-_.])", re.IGNORECASE)
+_ASSIGNMENT = re.compile(
+    rf"((?:\b|[-_.])(?:{_SECRET_WORDS})[\"']?\s*[=:]\s*[\"']?)(?:bearer\s+)?([^\s\"',;&}}]+)",
+    re.IGNORECASE,
+)
+_URL_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+# Tokens that are recognised by their prefix.
+_KNOWN_TOKENS = re.compile(
+    r"\b(?:hf_|ghp_|gho_|ghs_|github_pat_|glpat-|sk-|xox[abprs]-|AKIA|ASIA)[A-Za-z0-9_\-]{12,}"
+)
+# Option names that contain a secret word but not a secret.
+_HARMLESS = re.compile(
+    r"(?:num|max|min|n|vocab|pad|eos|bos|unk|mask|sep|cls|special|new)[-_]?tokens?|tokens?[-_](?:per|id|count|len)"
+    r"|tokens?$(?<=tokens)|tokenizer",
+    re.IGNORECASE,
+)
+
+
+def redact_text(text: str) -> str:
+    """Return `text` with passwords in URLs, values of secret names and known tokens masked."""
+    text = _URL_PASSWORD.sub(rf"\1{MASK}@", text)
+    text = _KNOWN_TOKENS.sub(MASK, text)
+    return _ASSIGNMENT.sub(rf"\1{MASK}", text)
+
+
+def redact_argv(argv: Sequence[str]) -> list[str]:
+    """Return a command line with `--password=x`, `token=x` and secrets in URLs masked."""
+    redacted: list[str] = []
+    mask_next = False
+    for word in argv:
+        if mask_next and not word.startswith("-"):
+            redacted.append(MASK)
+            mask_next = False
+            continue
+        mask_next = False
+        name, equals, _value = word.partition("=")
+        secret = bool(_NAME.search(name.lstrip("-"))) and not _HARMLESS.search(name)
+        if secret and equals:
+            redacted.append(f"{name}={MASK}")
+            continue
+        mask_next = secret and word.startswith("-")
+        redacted.append(redact_text(word))
+    return redacted
