@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if not taken:
         sys.stderr.write(
-            f"runwire agent: process {agent.lock.holder() or "unknown"} already watches {agent.root} "
-            "(it holds the lock); nothing to do.\n"
+            f"runwire agent: process {agent.lock.holder() or 'unknown'} already watches "
+            f"{agent.root} (it holds the lock); nothing to do.\n"
         )
         return 0
 
