@@ -41,7 +41,7 @@ GIB = 1024**3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """What an agent is handed, and what a trainer shares with it."""
+    """Settings that a trainer shares with the agent it starts."""
 
     dir: str | None = setting(PATH, None, "data root: spool, agent files, embedded engine")
     agent_stay_s: float = setting(

@@ -1,4 +1,4 @@
-"""The intent journal: what makes the embedded worker's batches exactly-once.
+"""Intent journal: makes the batches of the embedded worker exactly-once.
 
 Its facts are the worker's id (first line), an intent (synced before it counts), and a done mark
 (not synced: the next intent's sync covers it, and writing a done batch again is harmless). A torn
@@ -38,7 +38,7 @@ class CutRange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A batch that is about to be inserted, or may have been."""
+    """Batch that is about to be inserted, or may have been."""
 
     number: int
     token: str
@@ -65,9 +65,9 @@ class Journal(Protocol):
 
 
 class IntentJournal:
-    """The journal in `<folder>/intents.log`; holding it is being the worker of this folder.
+    """The journal in `<folder>/intents.log`, held by the one worker of this folder.
 
-    `notices` are sentences about what was found at the opening; the caller says them.
+    `notices` are sentences about damage that the opening met; the caller logs them.
     Raises: AlreadyRunning when another process holds it.
     """
 
@@ -164,13 +164,13 @@ class IntentJournal:
         )
 
     def _rewrite(self) -> None:
-        """Replace the file by one with nothing but what still matters."""
+        """Replace the file by one of the worker's id and its open intent."""
         head = {"k": "worker", "format": FORMAT_VERSION, "id": self.worker_id, "n": self._number}
         self._log.rewrite([head, *([_intent_fact(self.pending)] if self.pending else [])])
 
 
 class NoJournal:
-    """Remembers nothing: the fault harness's control, which must show duplicates.
+    """Journal that remembers nothing: the control of the fault harness, which must show duplicates.
 
     Every intent has a fresh random token, so a repeated insert is not recognised. `beside` is the
     real journal, held open for its lock alone.
@@ -181,7 +181,7 @@ class NoJournal:
         self._beside = beside
 
     def intend(self, append_at_ns: int, cuts: Sequence[CutRange]) -> Intent:
-        """Return an intent that no restart will know of."""
+        """Return an intent that no restart finds."""
         return Intent(0, f"unsafe-{secrets.token_hex(12)}", append_at_ns, tuple(cuts))
 
     def done(self, intent: Intent) -> None:

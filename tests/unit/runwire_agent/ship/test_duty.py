@@ -1,4 +1,4 @@
-"""The agent of a Kafka destination: what it ships, when it stays and when it leaves."""
+"""Agent of a Kafka destination: the folders it ships, and the moment at which it ends."""
 
 import json
 import logging
@@ -54,12 +54,12 @@ def agent(root: Path, cluster: Cluster, *, stay_s: float = 600.0) -> Agent:
 
 
 def run_events(cluster: Cluster) -> list[RunEvent]:
-    """What was said of runs; order holds within a writer's own records, `seq` beyond."""
+    """Run events at the brokers; order holds within a writer's own records, `seq` beyond."""
     decoded = [codec.decode(message.value) for message in cluster.topics["run"]]
     return sorted((e for e in decoded if isinstance(e, RunEvent)), key=lambda event: event.seq)
 
 
-def test_it_delivers_everything_and_leaves(tmp_path: Path) -> None:
+def test_agent_delivers_the_records_of_a_killed_trainer_and_ends(tmp_path: Path) -> None:
     """A killed trainer: its records, its end as the agent saw it, and nothing left behind."""
     made = trainer(tmp_path, ends="dies", **ROUTE)
     cluster = Cluster()
@@ -74,6 +74,7 @@ def test_it_delivers_everything_and_leaves(tmp_path: Path) -> None:
 
 
 def test_local_folders_and_other_destinations_are_not_touched(tmp_path: Path) -> None:
+    """An agent of brokers records no end and ships nothing of another destination."""
     trainer(tmp_path, "local", ends="dies")
     elsewhere = replace(KAFKA, bootstrap_servers="elsewhere:1").public()
     trainer(tmp_path, "elsewhere", ends="dies", route="kafka", destination=elsewhere)
@@ -84,7 +85,8 @@ def test_local_folders_and_other_destinations_are_not_touched(tmp_path: Path) ->
     assert not any((f / "ended.json").exists() for f in list_folders(tmp_path))
 
 
-def test_the_local_agent_leaves_kafka_folders(tmp_path: Path) -> None:
+def test_local_agent_does_not_touch_kafka_folders(tmp_path: Path) -> None:
+    """It watches trainers of the embedded route alone."""
     trainer(tmp_path, ends="dies", **ROUTE)
     watcher = Agent(tmp_path)
     watcher.tick(0.0)
@@ -93,6 +95,7 @@ def test_the_local_agent_leaves_kafka_folders(tmp_path: Path) -> None:
 
 
 def test_offline_runs_wait_for_sync(tmp_path: Path) -> None:
+    """An agent ships no run of mode offline; `runwire sync` does."""
     trainer(tmp_path, ends="dies", mode="offline", **ROUTE)
     cluster = Cluster()
     agent(tmp_path, cluster).run()
@@ -107,7 +110,7 @@ def test_offline_runs_wait_for_sync(tmp_path: Path) -> None:
 def test_without_brokers_it_stays_and_then_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The cause is told once and left for `runwire status`; the spool is kept."""
+    """The cause is logged once and written for `runwire status`; the spool is kept."""
     caplog.set_level(logging.INFO)
     trainer(tmp_path, ends="dies", **ROUTE)
     cause = Failure(AUTHENTICATION, "SASL authentication failed at k:9092 for user 'u'")
@@ -125,8 +128,8 @@ def test_without_brokers_it_stays_and_then_says_so(
     assert [e.event for e in run_events(second)] == ["started", "finished"]
 
 
-def test_a_stopped_agent_keeps_what_is_not_delivered(tmp_path: Path) -> None:
-    """SIGTERM with brokers away: one deadline, nothing lost."""
+def test_stopped_agent_keeps_undelivered_records(tmp_path: Path) -> None:
+    """SIGTERM while brokers are unreachable: one deadline, nothing lost."""
     trainer(tmp_path, **ROUTE)
     made = agent(tmp_path, Cluster(away=Failure(UNREACHABLE, "no broker answers")))
     made.stop.set()
@@ -139,7 +142,8 @@ def test_a_stopped_agent_keeps_what_is_not_delivered(tmp_path: Path) -> None:
     assert len(run_events(cluster)) == 2
 
 
-def test_sync_says_why_it_could_not(tmp_path: Path) -> None:
+def test_sync_returns_the_cause_when_brokers_are_unreachable(tmp_path: Path) -> None:
+    """Its sentence has the broker's cause, and names the command to run again."""
     trainer(tmp_path, ends="dies", **ROUTE)
     cause = Failure(UNREACHABLE, "no broker answers at k:9092")
     sync = Sync(Settings(dir=str(tmp_path)), KAFKA, broker=Polling(Cluster(away=cause)))
@@ -151,7 +155,8 @@ def test_sync_says_why_it_could_not(tmp_path: Path) -> None:
     assert said_lines
 
 
-def test_its_own_folders_have_its_route(tmp_path: Path) -> None:
+def test_own_folders_of_an_agent_have_its_destination(tmp_path: Path) -> None:
+    """Heartbeats and ends go to the same brokers as the trainers' records."""
     trainer(tmp_path, **ROUTE)
     made = Agent(tmp_path, kafka=KAFKA)
     made.tick(0.0)
@@ -182,7 +187,8 @@ def test_the_destination_travels_in_the_environment() -> None:
     assert "RUNWIRE_KAFKA_SSL_CA_LOCATION" not in clean
 
 
-def test_the_state_holds_no_secret(tmp_path: Path) -> None:
+def test_agent_state_holds_no_secret(tmp_path: Path) -> None:
+    """Any user of the node may read the state file."""
     kafka = replace(KAFKA, sasl_username="agent", sasl_password="hunter2")
     made = Agent(tmp_path, exit_when_idle_s=0.0, kafka=kafka, broker=Polling(Cluster()))
     assert made.lock.acquire()
