@@ -101,7 +101,7 @@ class ShippedFolder:
         self._replayed_to = 0
         self._aim = (0, 0)  # accepted points to reach, looks since
         self._begin_metrics()
-        # _Sent by another process, which alone could have seen what became of them.
+        # Sent by another process, which alone could have seen their acknowledgements.
         self._in_doubt = frozenset(self._series[METRIC].again)
 
     @property
