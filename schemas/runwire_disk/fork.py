@@ -1,4 +1,4 @@
-"""What a forked child must forget: locks, files and threads belong to the parent."""
+"""Hooks that reset a forked child: locks, files and threads belong to the parent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = logging.getLogger("runwire")
 
 
 class AfterFork(Protocol):
-    """Something with state that a forked child must drop or re-create."""
+    """Owner of state that a forked child must drop or re-create."""
 
     def after_fork_in_child(self) -> None:
         """Drop or re-create it, in the child."""
@@ -41,7 +41,7 @@ def register(owner: AfterFork) -> None:
 
 
 def unregister(owner: AfterFork) -> None:
-    """Forget `owner`; harmless when it was never registered."""
+    """Remove the hook of `owner`; harmless when it was never registered."""
     method = owner.after_fork_in_child
     _hooks[:] = [hook for hook in _hooks if hook() not in (None, method)]
 

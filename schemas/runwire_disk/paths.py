@@ -1,4 +1,4 @@
-"""Where runwire keeps its files on this machine."""
+"""Paths of the files that runwire keeps on this machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def state_dir(explicit: str | os.PathLike[str] | None = None) -> Path:
     if chosen:
         return _absolute(chosen)
     xdg = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG rules: a relative XDG_STATE_HOME is invalid and to be ignored.
+    # The XDG rules: a relative XDG_STATE_HOME is invalid and is ignored.
     if Path(xdg).is_absolute():
         return Path(xdg) / "runwire"
     return _absolute("~/.local/state/runwire")
@@ -30,12 +30,12 @@ def spool_dir(root: Path) -> Path:
 
 
 def outbox_dir(root: Path) -> Path:
-    """Return the folder whose entries are artifacts on their way."""
+    """Return the folder whose entries are artifacts that wait for upload."""
     return root / "outbox"
 
 
 def agents_dir(root: Path) -> Path:
-    """Return the folder of the node agents' locks and logs."""
+    """Return the folder of the node agents' locks, states and logs."""
     return root / "agents"
 
 
@@ -50,7 +50,7 @@ def letters_dir(root: Path) -> Path:
 
 
 def connection_file(root: Path) -> Path:
-    """Return the file that says how to reach the embedded engine."""
+    """Return the file that holds the address of the embedded engine."""
     return embedded_dir(root) / "connection.json"
 
 

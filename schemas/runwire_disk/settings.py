@@ -37,7 +37,7 @@ GIB = 1024**3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """Settings that an agent receives, and shares with its trainers."""
+    """Settings that a trainer shares with the agent it starts."""
 
     dir: str | None = setting(PATH, None, "data root: spool, agent files, embedded engine")
     agent_stay_s: float = setting(

@@ -1,4 +1,4 @@
-"""The intent journal: what makes the embedded worker's batches exactly-once.
+"""Intent journal: makes the batches of the embedded worker exactly-once.
 
 Its facts are the worker's id (first line), an intent (synced before it counts), and a done mark
 (not synced: the next intent's sync covers it, and writing a done batch again is harmless). A torn
@@ -38,7 +38,7 @@ class CutRange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A batch that is about to be inserted, or may have been."""
+    """Batch that is about to be inserted, or may have been."""
 
     number: int
     token: str
@@ -65,9 +65,9 @@ class Journal(Protocol):
 
 
 class IntentJournal:
-    """The journal in `<folder>/intents.log`; holding it is being the worker of this folder.
+    """The journal in `<folder>/intents.log`, held by the one worker of this folder.
 
-    `notices` are sentences about what was found at the opening; the caller says them.
+    `notices` are sentences about damage that the opening met; the caller logs them.
     Raises: AlreadyRunning when another process holds it.
     """
 
@@ -164,7 +164,7 @@ class IntentJournal:
         )
 
     def _rewrite(self) -> None:
-        """Replace the file by one with nothing but what still matters."""
+        """Replace the file by one of the worker's id and its open intent."""
         head = {"k": "worker", "format": FORMAT_VERSION, "id": self.worker_id, "n": self._number}
         self._log.rewrite([head, *([_intent_fact(self.pending)] if self.pending else [])])
 

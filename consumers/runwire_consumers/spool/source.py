@@ -1,8 +1,8 @@
-"""The spool as a source: the worker reads the folders of local writers without a broker.
+"""Source of records from the spool: the worker reads local writers' folders without a broker.
 
 A record is one cut of one series of one writer; its partition is "<writer>/<series>" and its
-offsets are the spool's sequence numbers. What was polled and not yet committed is kept in a book,
-so that an intent can name every cut it holds and a restart can rebuild exactly those.
+offsets are the spool's sequence numbers. A book keeps the cuts that were polled and not committed
+yet, so that an intent can name each of them and a restart can rebuild exactly those.
 """
 
 import logging
@@ -104,15 +104,15 @@ class SpoolSource:
         return [Pending(intent.token, spans, intent.append_at_ns, records)]
 
     def lane(self, partition: str) -> str:
-        """All folders share one: the journal and the reader locks fence them together."""
+        """Return the one lane of all folders: journal and reader locks fence them together."""
         return ""
 
     def revoked(self) -> frozenset[str]:
-        """Nobody takes a folder whose lock this source holds."""
+        """Return nothing: no process can take a folder whose lock this source holds."""
         return frozenset()
 
     def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
-        """Write down which cuts of which folders make this batch; return its token."""
+        """Write the cuts that make this batch to the journal; return its token."""
         (spans,) = batches
         cuts: list[CutRange] = []
         append_at_ns = 0
@@ -205,8 +205,8 @@ class SpoolSource:
     def _rebuild(self, cut: CutRange, reader: FolderReader) -> list[Cut]:
         """Return the cuts of a range, none when its commit had begun.
 
-        The reader moves past them in memory, so that the next range counts on from there; on disk
-        its cursor moves with the commit.
+        The reader moves past them in memory, so that the next range continues there; on disk its
+        cursor moves with the commit.
         """
         if reader.positions[cut.series] > cut.last_seq or reader.is_given_up(
             cut.series, cut.first_seq

@@ -253,7 +253,7 @@ class Outbox:
     def _chosen_route(self) -> Route:
         if self._route is None:
             self._route = choose_route(self._writer.settings)
-            _log.info("runwire: artifacts go %s", self._route.told)
+            _log.info("runwire: artifacts go %s", self._route.sentence)
         return self._route
 
     def _ref(self, request: UploadRequest) -> ArtifactRef:

@@ -109,12 +109,12 @@ class ShippedFolder:
         self._replayed_to = 0
         self._aim = (0, 0)  # accepted points to reach, looks since
         self._begin_metrics()
-        # _Sent by another process, which alone could have seen what became of them.
+        # Sent by another process, which alone could have seen their acknowledgements.
         self._in_doubt = frozenset(self._series[METRIC].again)
 
     @property
     def is_behind(self) -> bool:
-        """Tell whether something that was read is not delivered."""
+        """Tell whether records that were read are not delivered yet."""
         return any(
             series.sent or series.again or series.is_failed for series in self._series.values()
         )
@@ -132,7 +132,7 @@ class ShippedFolder:
         return is_resting and not any(series.sent for series in self._series.values())
 
     def aim(self) -> None:
-        """Remember how far the writer is now, for `has_reached`. Raises: OSError."""
+        """Remember the writer's present position, for `has_reached`. Raises: OSError."""
         self.is_unseen = True
         self._aim = (progress(self.folder).accepted, 0)
 
@@ -150,7 +150,7 @@ class ShippedFolder:
         return any(self.folder.glob(OVERSIZED_GLOB))
 
     def take(self) -> int:
-        """Send the next cuts; return how far the spool was read, in bytes.
+        """Send the next cuts; return how many bytes of the spool were read.
 
         Blocks: one fdatasync of the cuts log. Raises: FileNotFoundError when the folder is gone.
         """
@@ -173,7 +173,7 @@ class ShippedFolder:
         return news
 
     def settle(self, now_s: float) -> None:
-        """Advance past what has been acknowledged; offer again what was refused, after a while."""
+        """Advance past acknowledged cuts; offer refused ones again, after a rest."""
         for name, series in self._series.items():
             while series.sent and not series.sent[0].waiting and series.sent[0].failure is None:
                 cut = series.sent.popleft().cut
@@ -200,7 +200,7 @@ class ShippedFolder:
         self.reader.remove()
 
     def close(self) -> None:
-        """Release the folder; what is not saved is read again by the next reader."""
+        """Release the folder; the next reader reads again from the saved position."""
         self._cuts_log.close()
         self.reader.close()
 
@@ -234,7 +234,7 @@ class ShippedFolder:
             self._series[sent.cut.series].is_failed = True
 
     def _refused(self, name: str, series: _SeriesInFlight, now_s: float) -> None:
-        """Decide what becomes of a series whose first unacknowledged cut was not taken.
+        """Plan the next try of a series whose first unacknowledged cut was not taken.
 
         Everything behind it is read again, byte for byte the same, delivered or not.
         """
@@ -248,7 +248,7 @@ class ShippedFolder:
             series.retry_at_s = now_s + series.retry_s
             series.retry_s = min(REFUSED_RETRY_S_MAX, 2 * series.retry_s)
         elif head.value_bytes < self._in_flight.broker.batch_bytes:
-            # It travelled in a batch with others, which may have been what was too large.
+            # It was one of several in a batch: the batch may have been too large, not the cut.
             smaller = max(head.value_bytes, self._in_flight.broker.batch_bytes // 4)
             self._in_flight.batch_bytes_wanted = min(
                 smaller, self._in_flight.batch_bytes_wanted or smaller
@@ -269,7 +269,7 @@ class ShippedFolder:
             self._set_aside(series, head.cut)
 
     def _set_aside(self, series: _SeriesInFlight, cut: Cut) -> None:
-        """Keep a record that no broker takes beside the segments, and send what follows it."""
+        """Keep a record that no broker accepts beside the segments, and send what follows it."""
         path = self.folder / oversized_name(cut.series, cut.first_seq)
         path.write_bytes(cut.value)
         reason = (
@@ -291,7 +291,7 @@ class ShippedFolder:
             self._begin_metrics()
 
     def _begin_metrics(self) -> None:
-        """Put the cuts that may have been sent before everything new."""
+        """Queue the cuts that may have been sent, before any new one."""
         position = self.reader.positions[METRIC]
         self._series[METRIC].again = deque(self._cuts_log.open_cuts(position))
         self._replayed_to = position
@@ -313,7 +313,7 @@ class ShippedFolder:
 
     def _rebuild(self, cut: BatchRange) -> int:
         if self.reader.is_given_up(METRIC, cut.first_seq):
-            return 0  # deleted for want of space, and counted as dropped
+            return 0  # evicted by the quota, and counted as dropped
         first, last, number = cut
         try:
             cuts = self.reader.replay(METRIC, first, last, batch_seq=number)

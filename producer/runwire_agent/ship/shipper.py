@@ -38,9 +38,9 @@ REACHABLE_ASK_S, REACHABLE_ASK_S_MAX = 1.0, 10.0
 
 
 class Shipper:
-    """Reads the folders that `accepts` names and writes them to `broker`.
+    """Reads the folders that `accepts` selects and writes them to `broker`.
 
-    While brokers are away no folder is held, so that a writer over its quota can make room.
+    While brokers are unreachable no folder is held, so that a writer over its quota can make room.
     Threads: one.
     """
 
@@ -65,7 +65,7 @@ class Shipper:
         )
         self.is_away = False
         self._clock = monotonic_s
-        # When something was acknowledged last; for progress, or nothing was under way.
+        # Time of the last acknowledgement; for progress, also of a moment with nothing in flight.
         self.progress_s = self.delivered_s = monotonic_s()
         self._delivered = 0
         self._pace = LookPace(SHIP_GATHER_S, SHIP_REST_S_MAX)
@@ -74,11 +74,11 @@ class Shipper:
 
     @property
     def trouble(self) -> Failure | None:
-        """Return what keeps it from delivering now."""
+        """Return the failure that keeps it from delivering now."""
         refused = next(iter(self.in_flight.refused.values()), None)
-        found = self.in_flight.broker.trouble if self.is_away or self.in_flight.bytes else None
-        if found is not None:
-            return refused or found if found.kind == DENIED else found
+        trouble = self.in_flight.broker.trouble if self.is_away or self.in_flight.bytes else None
+        if trouble is not None:
+            return refused or trouble if trouble.kind == DENIED else trouble
         if self.is_away:
             quiet = f"no broker has acknowledged anything for {SILENT_AFTER_S:g} s"
             return Failure(SILENT, f"{quiet}; check that the topics have enough replicas in sync")
@@ -86,13 +86,16 @@ class Shipper:
 
     @property
     def is_idle(self) -> bool:
-        """Tell whether everything found is delivered; folders of live writers stay open."""
+        """Tell whether every record read is delivered; folders of live writers stay open."""
         is_refused = bool(self.in_flight.refused)
         is_unseen = any(shipped.is_unseen for shipped in self.folders.readers())
         return not (is_unseen or self.is_away or self._is_behind or is_refused)
 
     def step(self, timeout_s: float) -> None:
-        """Do what is due, then serve reports. Blocks: about `timeout_s`, a second in an outage."""
+        """Look at folders if a look is due, then serve reports.
+
+        Blocks: about `timeout_s`, a second in an outage.
+        """
         now_s = self._clock()
         if self.is_away:
             self._ask(now_s)
@@ -103,7 +106,10 @@ class Shipper:
         self._serve(timeout_s if is_waiting else min(timeout_s, self._pace.next_s - self._clock()))
 
     def flush(self, deadline_s: float) -> bool:
-        """Deliver what is written now, whatever follows. Blocks: until done, away or then."""
+        """Deliver everything written before this call; false at the deadline or in an outage.
+
+        Blocks: until `deadline_s` at most.
+        """
         self.folders.rescan(at_once=True)
         self._aim()
         self._pace.hurry()
@@ -121,7 +127,7 @@ class Shipper:
         return True
 
     def close(self) -> None:
-        """Save, release the folders and let go of what is in flight: it is sent again later."""
+        """Save, release the folders and give up the cuts in flight: they are sent again later."""
         self._settle(self._clock())
         self._save()
         self.folders.close()
@@ -158,7 +164,7 @@ class Shipper:
         return 0
 
     def _aim(self) -> None:
-        """Remember how far every writer is now, for `_has_reached`."""
+        """Remember every writer's present position, for `_has_reached`."""
         for shipped in self.folders.readers():
             try:
                 shipped.aim()
@@ -207,7 +213,7 @@ class Shipper:
             self._leave()
 
     def _leave(self) -> None:
-        """Let go of folders and messages until brokers answer again."""
+        """Release folders and messages until brokers answer again."""
         self.is_away = True
         self.in_flight.broker.reset()
         self._save()

@@ -17,7 +17,7 @@ STATE_SUFFIX = ".json"
 class AgentState:
     """One agent of one destination; `cause` and `sentence` are empty while it delivers.
 
-    `key` is "local" for an agent without brokers, which tells of uploads alone.
+    `key` is "local" for an agent without brokers, which reports uploads alone.
 
     Units: instants in nanoseconds since 1970.
     """
@@ -32,7 +32,7 @@ class AgentState:
     since_ns: int = 0
     delivered: int = 0
     set_aside: int = 0
-    # Artifacts on their way: waiting, bytes_left, bytes_done, cause, sentence, since_ns, store ...
+    # Of artifacts that wait: waiting, bytes_left, bytes_done, cause, sentence, since_ns, store ...
     uploads: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,7 +57,7 @@ def read_state(path: Path) -> AgentState | None:
 
 
 def read_states(root: Path) -> dict[Path, AgentState]:
-    """Return the states that agents of a data root left, by file."""
+    """Return the states that agents of a data root wrote, by file."""
     paths = sorted(agents_dir(root).glob(f"*{STATE_SUFFIX}"))
     states = ((path, read_state(path)) for path in paths)
     return {path: state for path, state in states if state is not None}

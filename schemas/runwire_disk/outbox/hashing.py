@@ -1,4 +1,4 @@
-"""Digests of content, and whether a file is still the one that was read."""
+"""Digests of content, and signatures that show whether a file was changed since."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runwire_disk.outbox.request import OutboxError
 __all__ = ["EMPTY_SHA256", "ContentGoneError", "Signature", "sha256_of", "signature"]
 
 EMPTY_SHA256: Final = hashlib.sha256().hexdigest()
-# hashlib gives the interpreter free while it works on so much; a trainer's step is shorter.
+# hashlib releases the interpreter lock for this many bytes at a time: less than a trainer's step.
 READ_BYTES = 1024 * 1024
 
 
@@ -23,7 +23,7 @@ class ContentGoneError(OutboxError):
 
 
 class Signature(NamedTuple):
-    """What differs once a file was written to or replaced."""
+    """Facts of a file, of which one differs once it was written to or replaced."""
 
     size: int
     mtime_ns: int
@@ -37,7 +37,7 @@ def signature(path: Path) -> Signature:
 
 
 def sha256_of(path: Path, worked: Callable[[int], None]) -> str:
-    """Return a file's SHA-256 in hex; `worked` is told how many bytes were read.
+    """Return a file's SHA-256 in hex; `worked` gets the number of bytes after each read.
 
     Raises: ContentGoneError, OSError. Blocks: about a second per gigabyte.
     """

@@ -6,9 +6,9 @@
 
 A folder without request.json is a call in progress while capture.lock is held, else one that was
 interrupted: nothing was promised, unless what its request.json.new awaits is there. Content is
-never changed and has no other name that could be written through, hard links of immutable sources
-excepted. It is not synced: after a power failure a file may be shorter than its request says, and
-is then no content.
+never changed, and has no other name through which it could be written, except hard links of
+immutable sources. It is not synced: after a power failure a file may be shorter than its request
+says, and then it does not count as content.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ REQUEST_FILE: Final = "request.json"
 CONTENT_DIR: Final = "content"
 _STAGED_FILE: Final = REQUEST_FILE + ".new"
 _T = TypeVar("_T")
-# Told in request.json. A field that an older agent may not overlook makes it one more.
+# Part of request.json. A field that an older agent must not ignore raises it by one.
 FORMAT: Final = 1
 
 
@@ -52,14 +52,14 @@ class OutboxError(RunwireError):
 
 
 class NewerRequestError(OutboxError, ValueError):
-    """A newer runwire wrote it: what it asks for is not understood here."""
+    """A newer runwire wrote the request: this version does not know its fields."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFile:
     """One file: content number `index` of the folder, or by reference at the absolute `source`.
 
-    `sha256` is empty where nobody has computed it yet.
+    `sha256` is empty until an agent computes it.
     """
 
     path: str
@@ -71,11 +71,12 @@ class RequestFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadRequest:
-    """What an agent needs to bring one artifact to where it is wanted.
+    """Upload of one artifact, with every fact that an agent needs for it.
 
-    `destination` names the agent (as `spool.destination`), `route` is "direct" or "kafka", `store`
-    is `S3Settings.public()` or empty for the local folder store. `awaits` is a path that its caller
-    makes before it commits the request: once it is there, a dead caller's request is committed too.
+    `destination` selects the agent, as `destination_of` does for a spool folder; `route` is
+    "direct" or "kafka"; `store` is `S3Settings.public()`, or empty for the local folder store. The
+    caller makes the path `awaits` before it commits the request: once that exists, the request of
+    a dead caller is committed too.
     """
 
     artifact: str
@@ -104,7 +105,7 @@ class UploadRequest:
 
     @property
     def key(self) -> str:
-        """Where the manifest will lie in a store."""
+        """Key of the manifest in a store."""
         facts = self.checkpoint
         if facts is None:
             return artifact_key(self.project, self.run_id, self.artifact)
@@ -118,12 +119,12 @@ class UploadRequest:
         )
 
     def commit(self, folder: Path) -> None:
-        """Write request.json: from now on the artifact will be shipped. Raises: OSError."""
+        """Write request.json: from now on an agent uploads the artifact. Raises: OSError."""
         self.stage(folder)
         commit_staged(folder)
 
     def stage(self, folder: Path) -> None:
-        """Write all that a commit needs but the last rename. Raises: OSError."""
+        """Write everything that a commit needs except its rename. Raises: OSError."""
         fields = {"format": FORMAT, **asdict(replace(self, files=()))}
         names = RequestFile.__slots__
         # By hand: asdict copies deeply, which a hundred thousand files would notice.
@@ -154,14 +155,14 @@ class UploadRequest:
             if operator.index(fields.pop("format", FORMAT)) > FORMAT:
                 raise NewerRequestError(f"{path} was written by a newer runwire")
             facts = fields.pop("checkpoint")
-            files = tuple(_known(RequestFile, entry) for entry in fields.pop("files"))
+            files = tuple(_construct(RequestFile, entry) for entry in fields.pop("files"))
             fields["aliases"] = tuple(fields["aliases"])
             fields["store"] = read_facts(fields.get("store", {}))
-            return _known(
+            return _construct(
                 cls,
                 fields,
                 files=files,
-                checkpoint=None if facts is None else _known(CheckpointFacts, facts),
+                checkpoint=None if facts is None else _construct(CheckpointFacts, facts),
             )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {error!r}") from error
@@ -173,11 +174,11 @@ def commit_staged(folder: Path) -> None:
 
 
 def content_path(folder: Path, index: int) -> Path:
-    """Return where content number `index` of an artifact's folder lies."""
+    """Return the path of content number `index` in an artifact's folder."""
     return folder / CONTENT_DIR / str(index)
 
 
-def _known(kind: type[_T], fields: Mapping[str, Any], **more: Any) -> _T:
-    """Make one without the fields that only a newer runwire knows."""
+def _construct(kind: type[_T], fields: Mapping[str, Any], **more: Any) -> _T:
+    """Make an object of these fields, without those that only a newer runwire has."""
     names = kind.__slots__  # type: ignore[attr-defined]
     return kind(**{name: value for name, value in fields.items() if name in names}, **more)

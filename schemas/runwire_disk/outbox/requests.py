@@ -29,24 +29,25 @@ LOCK_FILE: Final = "upload.lock"
 REASON_FILE: Final = "reason.txt"
 FAILED_PREFIX: Final = "failed-"
 DONE_PREFIX: Final = ".done-"
-# A call holds its lock; this is for the moment before, and for a child that it forked meanwhile.
+# A call holds its lock; this covers the moment before, and a child that it forked meanwhile.
 UNCOMMITTED_S = 600.0
-# What is kept of requests that failed, for people to look into.
+# Bounds of the failed requests that are kept for a person.
 FAILED_MAX, FAILED_S_MAX, FAILED_BYTES_MAX = 20, 7 * 24 * 3600.0, 1024**3
 TIDY_S = 60.0
-# A look at thousands that wait for a store to come back takes long, and several ask twice a second.
+# While a store is unreachable thousands may wait: a look takes long, and several agents look twice
+# a second.
 MANY, LOOK_SHARE, LOOK_REST_S_MAX = 256, 0.05, 5.0
 
 
 class Claim:
-    """One request whose folder nobody else works on, until it is removed or released."""
+    """One request whose folder this process alone works on, until it is removed or released."""
 
     def __init__(self, folder: Path, request: UploadRequest, fd: int) -> None:
         self.folder, self.request = folder, request
         self._fd = fd
 
     def remove(self) -> None:
-        """Let the artifact leave the outbox. Blocks: while its content is deleted."""
+        """Delete the request and its content from the outbox. Blocks: while content is deleted."""
         gone = self.folder.with_name(DONE_PREFIX + self.folder.name)
         with contextlib.suppress(OSError):
             self.folder.rename(gone)
@@ -54,31 +55,34 @@ class Claim:
         self.release()
 
     def fail(self, reason: str) -> None:
-        """Keep the folder aside, for people."""
+        """Set the folder aside with the reason, for a person."""
         set_aside(self.folder, reason)
         self.release()
 
     def release(self) -> None:
-        """Let others claim it."""
+        """Release the folder, so that another process can claim it."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 class OutboxRequests:
-    """The requests of a data root that `accepts` names, oldest first. Threads: any."""
+    """Requests of a data root that `accepts` selects, oldest first. Threads: any."""
 
     def __init__(self, root: Path, accepts: Callable[[UploadRequest], bool]) -> None:
         self._outbox, self._accepts = outbox_dir(root), accepts
         self._known: dict[str, tuple[int, UploadRequest]] = {}
         self._tidied_s = float("-inf")
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._found: list[tuple[Path, UploadRequest]] = []
         self._fresh_until_s = float("-inf")
         self._lock = threading.Lock()
 
     def look(self) -> list[tuple[Path, UploadRequest]]:
-        """Return what waits now, being worked on or not; of very many what waited just now."""
+        """Return the requests that wait, claimed or not.
+
+        Above MANY of them the answer may be LOOK_REST_S_MAX old.
+        """
         with self._lock:
             began_s = time.monotonic()
             if began_s >= self._fresh_until_s:
@@ -107,16 +111,16 @@ class OutboxRequests:
         return sorted(found, key=lambda entry: (entry[1].created_at_ns, entry[0]))
 
     def claim(self, folder: Path) -> Claim | None:
-        """Take one request, None when somebody else has it or it is gone."""
+        """Claim one request; None when another process has it, or it is gone."""
         try:
             fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:
             return None
         try:
-            # Removed or set aside since it was opened: the lock is then that of nothing.
+            # After the open the folder may have been removed: then the lock guards nothing.
             if try_lock(fd) and os.path.samestat(os.fstat(fd), (folder / LOCK_FILE).stat()):
                 request = UploadRequest.read(folder)
-                if self._accepts(request):  # it may go elsewhere by now
+                if self._accepts(request):  # its destination may have changed
                     return Claim(folder, request, fd)
         except (OSError, ValueError):
             pass
@@ -134,16 +138,16 @@ class OutboxRequests:
             self._known.pop(name, None)  # not committed yet, or gone
         except NewerRequestError as error:
             self._known.pop(name, None)
-            if name not in self._told:
-                self._told.add(name)
+            if name not in self._logged:
+                self._logged.add(name)
                 _log.error("an artifact waits for an agent that can read it: %s", error)
         except ValueError as error:
             self._known.pop(name, None)
-            _log.error("an artifact cannot be shipped: %s", error)
+            _log.error("an artifact cannot be uploaded: %s", error)
             set_aside(folder, str(error))
 
     def _tidy(self, names: list[str]) -> None:
-        """Delete what interrupted calls and agents left, and the oldest of what failed."""
+        """Delete leftovers of interrupted calls and agents, and the oldest failed requests."""
         now_s = time.monotonic()
         if now_s - self._tidied_s < TIDY_S:
             return
@@ -186,7 +190,7 @@ def _list_outbox(root: Path) -> list[Path]:
 
 
 def set_aside(folder: Path, reason: str) -> None:
-    """Take a request out of the outbox that can never be shipped, with the reason beside it."""
+    """Rename a request that can never be uploaded, with the reason beside it."""
     try:
         (folder / REASON_FILE).write_text(f"{reason}\n", "utf-8")
         folder.rename(folder.with_name(FAILED_PREFIX + folder.name))
@@ -195,7 +199,7 @@ def set_aside(folder: Path, reason: str) -> None:
 
 
 def _finish_interrupted(folder: Path) -> None:
-    """Of a call that died: commit what it had promised, delete what it had not."""
+    """Commit the request of a call that died if it was promised, else delete it."""
     is_promised = _is_promised(folder)
     if (is_promised or _is_old(folder)) and _is_interrupted(folder):
         if is_promised:
@@ -206,7 +210,7 @@ def _finish_interrupted(folder: Path) -> None:
 
 
 def _is_promised(folder: Path) -> bool:
-    """Whether what its staged request awaits is there."""
+    """Whether the path that the staged request awaits exists."""
     try:
         awaits = UploadRequest.read_staged(folder).awaits
     except (OSError, ValueError):
@@ -222,7 +226,7 @@ def _is_old(folder: Path) -> bool:
 
 
 def _is_interrupted(folder: Path) -> bool:
-    """Whether its call died before the commit; never asked while it may just take the lock."""
+    """Whether the call died before the commit; a fresh folder may just be taking the lock."""
     if (folder / REQUEST_FILE).exists():
         return False
     lock = folder / CAPTURE_LOCK

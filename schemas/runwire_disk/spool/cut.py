@@ -1,7 +1,7 @@
-"""Turns compact spool records into Avro values: the one encoder of agent and embedded worker.
+"""Encoder of compact spool records into Avro values, for the agent and the embedded worker.
 
 Pure and deterministic: the same records give the same bytes, which is what makes a retried batch
-the same batch. Metric values are copied as they lie in the spool, since Avro doubles are IEEE
+the same batch. Metric values are copied as they are in the spool, since Avro doubles are IEEE
 little-endian too; only per-call fields are encoded.
 """
 
@@ -26,9 +26,9 @@ from runwire_schemas.varint import encode_long
 class Cut:
     """Records [first_seq, last_seq] of one series as one Avro value.
 
-    `value` is empty when only damage lies in that range. `points_lost` counts accepted points that
-    the range should hold and does not. `spool_bytes` is, on the last cut of one look, how far
-    that look went: much means that there may be more.
+    `value` is empty when the range holds damage alone. `points_lost` counts accepted points that
+    the range should hold and does not. `spool_bytes` is, on the last cut of one look, the
+    number of bytes which that look read: many mean that there may be more.
     """
 
     writer: str

@@ -32,7 +32,7 @@ AGENT_GRACE_S = 10.0
 
 IDLE_LOOK_S = 0.1  # how often an idle spool is looked at
 MUCH_BYTES = 128 * 1024  # after this much the next look is worth while at once
-LOOK_SHARE = 3  # rest this many times as long as a look took
+REST_SHARE = 3  # rest this many times as long as a look took
 
 Accepts = Callable[[Path, Meta], bool]
 
@@ -88,7 +88,7 @@ class LookPace:
         if news_bytes >= MUCH_BYTES:
             self.next_s = end_s
             return
-        rest_s = min(self.rest_s_max, LOOK_SHARE * (end_s - begin_s))
+        rest_s = min(self.rest_s_max, REST_SHARE * (end_s - begin_s))
         self.next_s = end_s + max(self.gather_s if has_news else IDLE_LOOK_S, rest_s)
 
     def hurry(self) -> None:

@@ -65,7 +65,7 @@ LAST_WORD: Final = 16
 DROPPED_WORD: Final = 17
 PHASE_OFFSET: Final = 216
 PHASE_BYTES: Final = 40
-# The last two are of points that had been accepted before; the others never were.
+# The last two count points that had been accepted before.
 DROP_REASONS: Final = (
     "quota",
     "disk_full",

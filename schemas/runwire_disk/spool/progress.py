@@ -1,4 +1,4 @@
-"""Reads how far a writer got from its segment headers, in constant time and without its help."""
+"""Progress of a writer, read from its segment headers in constant time and without its help."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DROPPED = struct.Struct(f"<{len(DROP_REASONS)}Q")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What a writer has done so far, as far as its spool tells.
+    """Progress of a writer as its spool shows it.
 
     Units: `accepted` in points, `dropped` in points or records by reason, `bytes` on disk.
     """
@@ -48,7 +48,7 @@ class Progress:
 
 
 def progress(folder: Path) -> Progress:
-    """Return how far the writer of `folder` got. Raises: OSError when the folder is gone."""
+    """Return the progress of the writer of `folder`. Raises: OSError when the folder is gone."""
     size = sum(e.stat().st_size for e in os.scandir(folder) if e.name.endswith(".seg"))
     dropped: dict[str, int] = {}
     phase, accepted = "", 0

@@ -1,7 +1,7 @@
-"""Decides who may open another segment when space gets short.
+"""Quota of a spool folder: admits or refuses new segments when space gets short.
 
-First to go are system samples and console lines, then the oldest metric segments nobody reads;
-lifecycle records are never refused here.
+System samples and console lines are refused first, then the oldest unread metric segments are
+deleted; lifecycle records are never refused here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class QuotaExceeded(SpoolError, OSError):  # noqa: N818 - reads as the reason of
 
 
 def bytes_kept_free(disk: os.statvfs_result, free_ratio_min: float) -> float:
-    """Return how much of a disk runwire leaves to others."""
+    """Return how many bytes of a disk runwire keeps free."""
     return min(disk.f_blocks * disk.f_frsize * free_ratio_min, _FREE_BYTES_WANTED_MAX)
 
 
@@ -50,7 +50,7 @@ class Quota:
     ) -> None:
         self._folder, self._bytes_max, self._free_ratio_min = folder, bytes_max, free_ratio_min
         self._refused: dict[str, tuple[float, OSError]] = {}
-        # Points in segments deleted to make room, to be counted by the writer, and what for.
+        # Points in segments that were deleted to make room, and the cause; the writer counts them.
         self.evicted_points = 0
         self.eviction_cause = "quota"
 
@@ -133,7 +133,7 @@ class Quota:
         try:
             following = self._header(names[1])
         except SpoolError:
-            return 0  # damaged: the reader's business
+            return 0  # damaged: the reader reports it
         cursor = read_cursor(self._folder)
         delivered = max(cursor.accepted, cursor.skip_accepted)
         self.evicted_points += max(0, following.base_accepted - delivered)

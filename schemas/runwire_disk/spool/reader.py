@@ -1,4 +1,4 @@
-"""Reads spool folders: which exist, whether their writer lives, what was committed since.
+"""Reader of one spool folder, and the list of the folders there are.
 
 Exactly one reader per folder, the holder of reader.lock; it alone advances and deletes.
 """
@@ -46,7 +46,7 @@ def list_folders(root: Path) -> list[Path]:
 
 
 def read_meta(folder: Path) -> Meta:
-    """Return who writes this folder. Raises: SpoolError when meta.json is absent or unusable."""
+    """Return the identity of the writer. Raises: SpoolError without a usable meta.json."""
     try:
         raw = json.loads((folder / META_FILE).read_text("utf-8"))
         version = raw["format"]
@@ -62,7 +62,7 @@ def read_meta(folder: Path) -> Meta:
 
 
 def writer_alive(folder: Path) -> bool:
-    """Tell whether a process holds writer.lock; the kernel frees it on any kind of death."""
+    """Tell whether the writer lives: the kernel frees writer.lock on any kind of death."""
     return is_locked(folder / WRITER_LOCK)
 
 
@@ -110,13 +110,13 @@ class FolderReader:
         return self._writer_gone
 
     def limit_cuts(self, bytes_max: int) -> None:
-        """Make metric cuts of at most so many bytes of spool, but of at least one record."""
+        """Make metric cuts of at most `bytes_max` of spool, but of at least one record."""
         self._series["metric"].cut_bytes = bytes_max
 
     def cut(self, only: Collection[str] = SERIES) -> list[Cut]:
         """Return the next committed records of these series; empty when there is nothing new."""
         if not self._writer_gone:
-            # Asked before reading: what a writer committed before it went is then seen below.
+            # Checked before the read, which then sees every record of a writer that has ended.
             self._writer_gone = not writer_alive(self.folder)
         cuts: list[Cut] = []
         for name in only:
@@ -134,7 +134,7 @@ class FolderReader:
     def replay(self, series: str, first_seq: int, last_seq: int, *, batch_seq: int) -> list[Cut]:
         """Rebuild exactly the cut that covered [first_seq, last_seq], before it is committed.
 
-        Raises: SpoolError when its records are no longer there.
+        Raises: SpoolError when its records are gone.
         """
         reader = self._reader(series)
         reader.seek(first_seq, accepted=self._accepted_before(first_seq))
@@ -159,7 +159,7 @@ class FolderReader:
         self._exhausted = False
 
     def pass_over(self, series: str, next_seq: int, *, batch_seq: int) -> None:
-        """Go on reading at `next_seq`: what lies before was replayed, and is not committed yet.
+        """Continue at `next_seq`: the records before it were replayed, and are not committed yet.
 
         `batch_seq` is the number for the next metric cut.
         """
@@ -220,7 +220,7 @@ class FolderReader:
         """Delete the folder of a writer that is gone and wholly delivered."""
         hidden = self.folder.with_name("." + self.folder.name)
         with contextlib.suppress(FileNotFoundError):
-            self.folder.rename(hidden)  # nobody lists it half deleted
+            self.folder.rename(hidden)  # no listing shows it half deleted
         shutil.rmtree(hidden, ignore_errors=True)
         self.close()
 
@@ -233,10 +233,10 @@ class FolderReader:
             self._lock_fd = -1
 
     def _accepted_before(self, seq: int) -> int:
-        """Return the points before a metric record, as far as cuts and commits have told."""
-        known = (self._accepted_after[after] for after in self._accepted_after if after <= seq)
+        """Return the points before a metric record, from the cuts and commits so far."""
+        counts = (self._accepted_after[after] for after in self._accepted_after if after <= seq)
         skipped = self._skip[1] if self._skip[0] <= seq else 0
-        return max(self._committed_accepted, skipped, *known)
+        return max(self._committed_accepted, skipped, *counts)
 
     def _load(self) -> None:
         cursor = read_cursor(self.folder)

@@ -1,4 +1,4 @@
-"""Reads the committed records of one segment; damage is reported and stepped over.
+"""Scan of the committed records of one segment; damage is reported and stepped over.
 
 A scan never trusts a length before the CRC over it holds, never reads past the file, and after
 damage looks for the next record on the 8-byte grid whose sequence number and CRC both fit.
@@ -35,7 +35,7 @@ class SpoolRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A stretch of a segment that should hold records and does not."""
+    """Stretch of a segment that should hold records and does not."""
 
     series: str
     segment: int
@@ -47,7 +47,7 @@ class Damage:
 
     @property
     def reason(self) -> str:
-        """Say what was found where."""
+        """Describe the stretch and its loss in a sentence."""
         lost = (
             f"{self.lost_records} records" if self.lost_records else "an unknown number of records"
         )

@@ -1,4 +1,4 @@
-"""One preallocated, mapped segment file that records are stored into."""
+"""Segment file of a live writer: preallocated, mapped, and filled with records."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Segment:
         self.bytes[PHASE_OFFSET : PHASE_OFFSET + PHASE_BYTES] = raw.ljust(PHASE_BYTES, b"\0")
 
     def is_linked(self) -> bool:
-        """Tell whether the file still has a name; false once somebody deleted the spool."""
+        """Tell whether the file still has a name; false once the spool was deleted."""
         return os.fstat(self._fd).st_nlink > 0
 
     def sync(self) -> None:

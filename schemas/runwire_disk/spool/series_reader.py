@@ -1,4 +1,4 @@
-"""Follows one series of a writer through its segments, from a committed position on."""
+"""Reader of one series of a writer: follows its segments from a committed position on."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def segment_numbers(folder: Path, series: str) -> list[int]:
     prefix = series + "-"
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.name.startswith(prefix)]
-    found = (name[len(prefix) : -len(SEGMENT_SUFFIX)] for name in names)
-    return sorted(int(number) for number in found if number.isdigit())
+    numbers = (name[len(prefix) : -len(SEGMENT_SUFFIX)] for name in names)
+    return sorted(int(number) for number in numbers if number.isdigit())
 
 
 class SeriesReader:
@@ -43,7 +43,7 @@ class SeriesReader:
         self._numbers: list[int] = []
         self._bases: dict[int, int] = {}
         self._cutter = MetricCutter()
-        self._listed = False
+        self._is_listed = False
         # Of the end of a segment: reported with the records that follow, or at the writer's end.
         self._damages: list[Damage] = []
 
@@ -58,7 +58,7 @@ class SeriesReader:
         if self._scan is not None:
             os.close(self._scan.fd)
             self._scan = None
-        self._listed = False
+        self._is_listed = False
         self._damages.clear()
 
     def next_cuts(self, batch_seq: int, *, writer_gone: bool) -> list[Cut]:
@@ -97,12 +97,12 @@ class SeriesReader:
         damages: list[Damage] = []
         scan = self._current()
         while scan is not None:
-            got = scan.step(CUT_BYTES, sealed=True)
-            records += [r for r in self._fresh(got) if r.seq <= last_seq]
+            step = scan.step(CUT_BYTES, sealed=True)
+            records += [r for r in self._fresh(step) if r.seq <= last_seq]
             damages += [d for d in self._unreported(scan) if d.first_seq <= last_seq]
-            if got and got[-1].seq < last_seq:
+            if step and step[-1].seq < last_seq:
                 continue
-            if got or records or not self._path(scan.number + 1).exists():
+            if step or records or not self._path(scan.number + 1).exists():
                 break
             self._open(scan.number + 1)
             scan = self._scan
@@ -111,12 +111,12 @@ class SeriesReader:
         return self._cuts(records, tuple(damages), batch_seq)
 
     def consumed_segments(self, committed: int) -> list[Path]:
-        """Return the segments that lie wholly before `committed` and have a successor."""
+        """Return the segments with a successor whose records are all before `committed`."""
         pairs = pairwise(sorted(self._bases))
         return [self._path(number) for number, after in pairs if self._bases[after] <= committed]
 
     def forget(self, path: Path) -> None:
-        """Drop a deleted segment from the books."""
+        """Forget a deleted segment."""
         self._bases.pop(int(path.stem.rpartition("-")[2]), None)
 
     def _path(self, number: int) -> Path:
@@ -124,8 +124,8 @@ class SeriesReader:
 
     def _current(self) -> Scan | None:
         if self._scan is None:
-            numbers = [1] if self._listed else segment_numbers(self.folder, self.series)
-            self._listed = True
+            numbers = [1] if self._is_listed else segment_numbers(self.folder, self.series)
+            self._is_listed = True
             if not numbers or not self._path(numbers[0]).exists():
                 return None
             self._open(self._number_holding(numbers))

@@ -1,4 +1,4 @@
-"""Appends records to one series of segments.
+"""Writer of one series of segments.
 
 `state` is one tuple on purpose: an asynchronous exception (Ctrl-C) between two bytecodes leaves
 either the old or the new position, never half of it. If it strikes between the commit store and

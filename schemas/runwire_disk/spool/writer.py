@@ -1,4 +1,4 @@
-"""Owns the spool folder of one writer process: identity, lock, series, quota, drop counters."""
+"""Writer of a spool folder: identity, lock, series, quota and drop counters of one process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from runwire_disk.spool.quota import FREE_RATIO_MIN, Quota
 from runwire_disk.spool.segment import Segment
 from runwire_disk.spool.series_writer import RecordTooLarge, Series
 
-# Lifecycle records wait here while the disk is full; beyond it even they are counted as dropped.
+# Of lifecycle records in memory while the disk is full; beyond it they are counted as dropped.
 WAITING_BYTES_MAX = 8 * 1024 * 1024
 QUOTA_BYTES = 2 * 1024**3
 
@@ -111,7 +111,7 @@ class SpoolWriter:
         return "too_large"
 
     def advice(self, reason: str) -> str:
-        """Say what a user can do about a drop reason."""
+        """Return a sentence about what a user can do about a drop reason."""
         return _ADVICE.get(reason, "").format(folder=self.folder)
 
     def append_json(self, kind: str, fields: Mapping[str, object]) -> int:
@@ -128,7 +128,7 @@ class SpoolWriter:
         self.show_counts()
 
     def set_phase(self, phase: str) -> None:
-        """Show what the trainer is doing to whoever reads the header."""
+        """Show the trainer's phase to readers of the header."""
         self.phase = phase
         self.show_counts()
 
@@ -140,7 +140,7 @@ class SpoolWriter:
 
     @property
     def eviction_cause(self) -> str:
-        """What points gave way for: "quota" or "disk_full"."""
+        """Cause of the last eviction: "quota" or "disk_full"."""
         return self._quota.eviction_cause
 
     @property
@@ -156,7 +156,7 @@ class SpoolWriter:
                     series.segment.sync()
 
     def close(self) -> None:
-        """Write what waits, close the segments, free the lock; readers see the writer gone."""
+        """Write the waiting records, close the segments, free the lock: the writer has ended."""
         lifecycle = self.series["lifecycle"]
         with lifecycle.lock:
             self._retry_waiting(lifecycle)
@@ -193,12 +193,12 @@ class SpoolWriter:
             self._waiting.popleft()
 
     def recover_deleted(self) -> int:
-        """Start over in a new folder after somebody deleted the old one under a live writer.
+        """Start over in a new folder after the old one was deleted under a live writer.
 
         Returns the number of points counted as lost.
 
-        Points of the deleted live segment are counted as lost, those a reader had already taken
-        among them: what was delivered can no longer be told. The caller holds no lock.
+        Every point of the deleted live segment counts as lost: nothing shows any more which of
+        them a reader had delivered. The caller holds no lock.
         Raises: SpoolError when no new folder can be made.
         """
         import shutil  # loads every compressor; a trainer hardly ever gets here
@@ -214,11 +214,11 @@ class SpoolWriter:
         self.deleted += lost
         self.count_dropped("spool_lost", lost)
         self.is_homeless, folder = True, self.folder
-        shutil.rmtree(_hidden(folder.parent, self.meta), ignore_errors=True)  # of a failed try
+        shutil.rmtree(_hidden(folder.parent, self.meta), ignore_errors=True)  # left by a failed try
         try:
             self._lock_fd = _publish(folder.parent, folder.name, self.meta)
             positions = {name: state.seq for name, state in states.items()}
-            # No cut had a number that high: none of its numbers comes back with other points.
+            # No cut had a number that high, so no number comes back with other points.
             batch_seq = positions["metric"]
             cursor = Cursor(
                 positions=positions, batch_seq=batch_seq, accepted=states["metric"].accepted

@@ -1,4 +1,4 @@
-"""The agent of a Kafka destination: it ships, waits for brokers, and leaves the rest."""
+"""Agent of a Kafka destination: the folders it ships, and the moment at which it ends."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ def run_events(cluster: MemoryCluster) -> list[RunEvent]:
     return sorted((e for e in decoded if isinstance(e, RunEvent)), key=lambda event: event.seq)
 
 
-def test_agent_delivers_everything_and_leaves_when_idle(tmp_path: Path) -> None:
+def test_agent_delivers_the_records_of_a_killed_trainer_and_ends(tmp_path: Path) -> None:
     """A killed trainer: its records, its end as the agent saw it, and nothing left behind."""
     made = trainer(tmp_path, ends="dies", **ROUTE)
     cluster = MemoryCluster()
@@ -60,8 +60,8 @@ def test_agent_delivers_everything_and_leaves_when_idle(tmp_path: Path) -> None:
     assert list_folders(tmp_path) == []
 
 
-def test_folders_of_other_destinations_are_not_touched(tmp_path: Path) -> None:
-    """Neither shipped nor settled: the agent of their own destination does both."""
+def test_local_folders_and_other_destinations_are_not_touched(tmp_path: Path) -> None:
+    """An agent of brokers records no end and ships nothing of another destination."""
     trainer(tmp_path, "local", ends="dies")
     elsewhere = replace(KAFKA, bootstrap_servers="elsewhere:1").public()
     trainer(tmp_path, "elsewhere", ends="dies", route="kafka", destination=elsewhere)
@@ -72,16 +72,16 @@ def test_folders_of_other_destinations_are_not_touched(tmp_path: Path) -> None:
     assert not any((f / "ended.json").exists() for f in list_folders(tmp_path))
 
 
-def test_the_local_agent_skips_folders_of_the_kafka_route(tmp_path: Path) -> None:
-    """Their shipping agent records the ends of their trainers."""
+def test_local_agent_does_not_touch_kafka_folders(tmp_path: Path) -> None:
+    """It watches trainers of the embedded route alone."""
     trainer(tmp_path, ends="dies", **ROUTE)
     with watching(tmp_path) as watch:
         watch.tick(0.0)
     assert said(tmp_path) == []
 
 
-def test_offline_runs_are_shipped_by_sync_only(tmp_path: Path) -> None:
-    """An agent with brokers keeps an offline run on this disk; `runwire sync` sends it."""
+def test_offline_runs_wait_for_sync(tmp_path: Path) -> None:
+    """An agent ships no run of mode offline; `runwire sync` does."""
     trainer(tmp_path, ends="dies", mode="offline", **ROUTE)
     cluster = MemoryCluster()
     agent(tmp_path, cluster).run()
@@ -96,7 +96,7 @@ def test_offline_runs_are_shipped_by_sync_only(tmp_path: Path) -> None:
 def test_agent_waits_for_brokers_and_logs_the_cause_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The state file has the cause for `runwire status`; the spool is kept for the next agent."""
+    """The cause is logged once and written for `runwire status`; the spool is kept."""
     caplog.set_level(logging.INFO)
     trainer(tmp_path, ends="dies", **ROUTE)
     cause = Failure(AUTHENTICATION, "SASL authentication failed at k:9092 for user 'u'")
@@ -114,8 +114,8 @@ def test_agent_waits_for_brokers_and_logs_the_cause_once(
     assert [e.event for e in run_events(second)] == ["started", "finished"]
 
 
-def test_a_stopped_agent_keeps_undelivered_records(tmp_path: Path) -> None:
-    """SIGTERM with brokers away: one deadline, nothing lost."""
+def test_stopped_agent_keeps_undelivered_records(tmp_path: Path) -> None:
+    """SIGTERM while brokers are unreachable: one deadline, nothing lost."""
     trainer(tmp_path, **ROUTE)
     made = agent(tmp_path, MemoryCluster(away=Failure(UNREACHABLE, "no broker answers")))
     made.stop.set()
@@ -129,7 +129,7 @@ def test_a_stopped_agent_keeps_undelivered_records(tmp_path: Path) -> None:
 
 
 def test_sync_returns_the_cause_when_brokers_are_unreachable(tmp_path: Path) -> None:
-    """The sentence names the cause and the command to repeat."""
+    """Its sentence has the broker's cause, and names the command to run again."""
     trainer(tmp_path, ends="dies", **ROUTE)
     cause = Failure(UNREACHABLE, "no broker answers at k:9092")
     delivery = sync(tmp_path, MemoryCluster(away=cause))
@@ -141,8 +141,8 @@ def test_sync_returns_the_cause_when_brokers_are_unreachable(tmp_path: Path) -> 
     assert lines
 
 
-def test_the_agent_s_own_folders_have_its_destination(tmp_path: Path) -> None:
-    """So heartbeats travel the way of the points."""
+def test_own_folders_of_an_agent_have_its_destination(tmp_path: Path) -> None:
+    """Heartbeats and ends go to the same brokers as the trainers' records."""
     trainer(tmp_path, **ROUTE)
     with watching(tmp_path, KAFKA) as watch:
         watch.tick(0.0)
@@ -172,8 +172,8 @@ def test_the_agent_s_environment_has_the_trainer_s_destination() -> None:
     assert "RUNWIRE_KAFKA_SSL_CA_LOCATION" not in clean
 
 
-def test_the_state_file_holds_no_secret(tmp_path: Path) -> None:
-    """Other users may read it through `runwire status`; passwords stay in the process."""
+def test_agent_state_holds_no_secret(tmp_path: Path) -> None:
+    """Any user of the node may read the state file."""
     kafka = replace(KAFKA, sasl_username="agent", sasl_password="hunter2")
     elected_agent(tmp_path, kafka, MemoryCluster()).run()
     (path,) = read_states(tmp_path)

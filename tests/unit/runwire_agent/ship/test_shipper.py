@@ -25,7 +25,7 @@ def rig(tmp_path: Path) -> Iterator[ShippingRig]:
 
 
 def test_points_arrive_once_and_move_the_cursor(rig: ShippingRig) -> None:
-    """Every record of a writer under its key; the folder goes when its writer has ended."""
+    """Every record of a writer under its key; the folder is deleted once its writer has ended."""
     writer, log = rig.writer()
     writer.append_json("run", {"event": "started"})
     for call in range(50):
@@ -43,7 +43,7 @@ def test_points_arrive_once_and_move_the_cursor(rig: ShippingRig) -> None:
     assert list_folders(rig.root) == []
 
 
-def test_what_was_not_acknowledged_is_sent_again_alike(rig: ShippingRig) -> None:
+def test_unacknowledged_cuts_are_sent_again_byte_for_byte(rig: ShippingRig) -> None:
     """Killed between delivery and acknowledgement: the same cuts, then new ones."""
     _, log = rig.writer()
     rig.broker.acknowledges = False
@@ -81,7 +81,8 @@ def test_only_a_contiguous_prefix_moves_the_cursor(rig: ShippingRig) -> None:
     assert len({message.value for message in rig.messages("run")}) == 2
 
 
-def test_a_missing_topic_stops_its_own_series_only(rig: ShippingRig) -> None:
+def test_missing_topic_stops_its_own_series_only(rig: ShippingRig) -> None:
+    """Metrics are delivered while the topic of logs does not exist, and logs once it does."""
     writer, log = rig.writer()
     rig.cluster.missing.add("log")
     writer.append_json("log", {"stream": "text", "name": "x", "level": "info", "text": "t"})
@@ -94,7 +95,7 @@ def test_a_missing_topic_stops_its_own_series_only(rig: ShippingRig) -> None:
     assert len(rig.messages("log")) == 1
 
 
-def test_brokers_away_keep_the_spool_and_free_the_folders(rig: ShippingRig) -> None:
+def test_unreachable_brokers_keep_the_spool_and_free_the_folders(rig: ShippingRig) -> None:
     """A writer over its quota drops the oldest points itself, which a held folder would forbid."""
     writer, log = rig.writer()
     rig.cluster.away = AWAY
@@ -127,8 +128,8 @@ def test_points_given_up_during_an_outage_are_no_damage(rig: ShippingRig) -> Non
     assert rig.messages("deadletter") == []
 
 
-def test_a_topic_that_stays_missing_does_not_hold_the_folder(rig: ShippingRig) -> None:
-    """The writer can give its oldest points up meanwhile; then everything goes on."""
+def test_folder_is_released_while_its_topic_stays_missing(rig: ShippingRig) -> None:
+    """The writer can evict its oldest points meanwhile; once the topic exists all is delivered."""
     writer, log = rig.writer()
     log.log({"a": 0.0})
     rig.cluster.missing.add("metric")
@@ -143,7 +144,7 @@ def test_a_topic_that_stays_missing_does_not_hold_the_folder(rig: ShippingRig) -
     assert len(rig.messages("metric")) == 1
 
 
-def test_a_batch_too_large_is_split(rig: ShippingRig) -> None:
+def test_batch_too_large_for_its_topic_is_split(rig: ShippingRig) -> None:
     """Brokers with a lower limit: the refused number never appears, all points do, once."""
     rig.cluster.bytes_max = 4096
     _, log = rig.writer()
@@ -156,7 +157,8 @@ def test_a_batch_too_large_is_split(rig: ShippingRig) -> None:
     assert all(len(message.value) <= 4096 for message in rig.messages("metric"))
 
 
-def test_a_killed_agent_remembers_the_split(rig: ShippingRig) -> None:
+def test_killed_agent_continues_with_the_halves_of_a_split(rig: ShippingRig) -> None:
+    """Killed at any moment, the next agent sends the same halves, not the refused batch."""
     rig.cluster.bytes_max = 4096
     _, log = rig.writer()
     for call in range(2000):
@@ -181,10 +183,10 @@ def test_small_records_are_not_blamed_for_a_large_batch(rig: ShippingRig) -> Non
     assert rig.shipper.in_flight.set_aside == 0
 
 
-def test_a_record_that_never_fits_is_set_aside(
+def test_record_that_never_fits_is_set_aside_as_a_file(
     rig: ShippingRig, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Kept as a file, told with a sentence and a dead letter; what follows goes on."""
+    """It is kept as a file and reported by a log line and a dead letter; later records are sent."""
     rig.cluster.bytes_max = 4096
     writer, _ = rig.writer()
     writer.append_json("run", {"event": "updated", "summary": "x" * 10_000})
@@ -203,7 +205,8 @@ def test_a_record_that_never_fits_is_set_aside(
     assert rig.shipper.in_flight.set_aside == 1
 
 
-def test_one_wide_call_that_never_fits_is_counted(rig: ShippingRig) -> None:
+def test_points_of_a_call_that_never_fits_are_counted(rig: ShippingRig) -> None:
+    """The call is set aside as one dead letter of all its points; its neighbours arrive."""
     rig.cluster.bytes_max = 4096
     _, log = rig.writer()
     log.log({"a": 1.0})
@@ -216,7 +219,8 @@ def test_one_wide_call_that_never_fits_is_counted(rig: ShippingRig) -> None:
     assert sum(message.points for message in rig.messages("deadletter")) == 1000
 
 
-def test_other_destinations_are_left_alone(rig: ShippingRig, tmp_path: Path) -> None:
+def test_folders_of_other_destinations_are_not_touched(rig: ShippingRig, tmp_path: Path) -> None:
+    """They are neither shipped nor locked."""
     from runwire_schemas.connections.kafka import KafkaSettings
 
     other = kafka_writer(tmp_path, KafkaSettings(bootstrap_servers="elsewhere:9092"))
@@ -230,7 +234,10 @@ def test_other_destinations_are_left_alone(rig: ShippingRig, tmp_path: Path) -> 
         made.close()
 
 
-def test_a_deleted_folder_is_let_go(rig: ShippingRig, tmp_path: Path) -> None:
+def test_deleted_folder_is_released_and_the_shipper_is_idle(
+    rig: ShippingRig, tmp_path: Path
+) -> None:
+    """A folder that a person removed does not keep the agent running."""
     writer, log = rig.writer()
     log.log({"a": 1.0})
     rig.run(1)
@@ -239,7 +246,10 @@ def test_a_deleted_folder_is_let_go(rig: ShippingRig, tmp_path: Path) -> None:
     assert rig.shipper.is_idle
 
 
-def test_a_full_queue_is_waited_for(rig: ShippingRig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_producer_queue_delays_records_and_loses_none(
+    rig: ShippingRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that finds no room is offered again, from its place on."""
     monkeypatch.setattr(shipped_folder, "QUEUE_FULL_POLLS", 3)
     rig.start(queue_bytes=200)
     writer, _ = rig.writer()

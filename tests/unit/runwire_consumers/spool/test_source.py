@@ -1,4 +1,4 @@
-"""What only a spool can do to its reader: locks, damage, deletion, half-finished commits."""
+"""Spool source: busy and deleted folders, damage, half-finished commits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.builders import Bench
 from support.spools import metric_log, new_writer
 
 
-def opened(root: Path, clock: MemoryClock | None = None) -> SpoolSource:
+def open_source(root: Path, clock: MemoryClock | None = None) -> SpoolSource:
     return SpoolSource(root, IntentJournal(root / "journal"), clock=clock or MemoryClock())
 
 
@@ -50,7 +50,7 @@ def test_a_drained_folder_is_deleted(tmp_path: Path, *, finished: bool) -> None:
     writer = new_writer(tmp_path)
     metric_log(writer).log({"a": 1.0})
     clock = MemoryClock()
-    source = opened(tmp_path, clock)
+    source = open_source(tmp_path, clock)
     records = drain(source)
     if finished:
         writer.append_json("run", {"event": "finished", "status": "finished"})
@@ -73,7 +73,7 @@ def test_other_routes_and_busy_folders_are_left_alone(tmp_path: Path) -> None:
     for writer in (foreign, busy):
         metric_log(writer).log({"a": 1.0})
     other = FolderReader(busy.folder)
-    source = opened(tmp_path)
+    source = open_source(tmp_path)
     assert drain(source) == []
     FolderReader(foreign.folder).close()
     other.close()
@@ -96,7 +96,7 @@ def test_damage_becomes_a_dead_letter_beside_what_could_be_read(tmp_path: Path) 
     data[1500] ^= 4
     segment.write_bytes(bytes(data))
     bench = Bench()
-    source = opened(tmp_path, bench.clock)
+    source = open_source(tmp_path, bench.clock)
     assert bench.start(source=source, polls=40).run() == 0
     (letter,) = bench.letters.values()
     assert "damaged spool" in letter.reason
@@ -109,7 +109,7 @@ def test_a_commit_that_had_begun_is_finished_without_an_insert(tmp_path: Path) -
     writers = [new_writer(tmp_path) for _ in range(2)]
     for writer in writers:
         metric_log(writer).log({"a": 1.0})
-    source = opened(tmp_path)
+    source = open_source(tmp_path)
     records = drain(source)
     source.intend([spans_of(records)])
     source.close(Deadline(1))
@@ -119,17 +119,17 @@ def test_a_commit_that_had_begun_is_finished_without_an_insert(tmp_path: Path) -
     reader.advance("metric", span.last + 1, batch_seq=1)
     reader.save()
     reader.close()
-    source = opened(tmp_path)
+    source = open_source(tmp_path)
     assert source.pending() == []
     assert drain(source) == []
     source.close(Deadline(1))
-    assert opened_again_is_clean(tmp_path)
+    assert reopening_is_clean(tmp_path)
     for writer in writers:
         writer.close()
 
 
-def opened_again_is_clean(root: Path) -> bool:
-    source = opened(root)
+def reopening_is_clean(root: Path) -> bool:
+    source = open_source(root)
     clean = source.pending() == [] and drain(source) == []
     source.close(Deadline(1))
     return clean
@@ -139,12 +139,12 @@ def test_a_pending_batch_waits_for_a_busy_folder(tmp_path: Path) -> None:
     """Nothing else may go first: the worker has to wait until the folder is free."""
     writer = new_writer(tmp_path)
     metric_log(writer).log({"a": 1.0})
-    source = opened(tmp_path)
+    source = open_source(tmp_path)
     records = drain(source)
     source.intend([spans_of(records)])
     source.close(Deadline(1))
     other = FolderReader(writer.folder)
-    source = opened(tmp_path)
+    source = open_source(tmp_path)
     with pytest.raises(Retryable, match="must be written first"):
         source.pending()
     other.close()
@@ -159,27 +159,27 @@ def test_a_folder_deleted_with_a_pending_batch_does_not_block(tmp_path: Path) ->
     writers = [new_writer(tmp_path) for _ in range(2)]
     for writer in writers:
         metric_log(writer).log({"a": 1.0})
-    source = opened(tmp_path)
+    source = open_source(tmp_path)
     (token,) = source.intend([spans_of(drain(source))])
     source.close(Deadline(1))
     shutil.rmtree(writers[0].folder)
-    source = opened(tmp_path)
+    source = open_source(tmp_path)
     (pending,) = source.pending()
     assert (pending.token, list(pending.spans)) == (token, [f"{writers[1].meta.writer}/metric"])
     source.commit(pending.spans)
     source.close(Deadline(1))
-    assert opened_again_is_clean(tmp_path)
+    assert reopening_is_clean(tmp_path)
     for writer in writers:
         writer.close()
 
 
 def test_a_folder_deleted_under_the_reader_is_let_go(tmp_path: Path) -> None:
-    """Before and after the intent; other folders go on."""
+    """Before and after the intent; other folders are read all the same."""
     gone, stays = new_writer(tmp_path), new_writer(tmp_path)
     log = metric_log(stays)
     metric_log(gone).log({"a": 1.0})
     log.log({"a": 1.0})
-    source = opened(tmp_path)
+    source = open_source(tmp_path)
     records = drain(source)
     shutil.rmtree(gone.folder)
     finish(source, records)
@@ -198,13 +198,13 @@ def test_many_event_records_make_one_line_in_the_journal(tmp_path: Path) -> None
     for index in range(500):
         fields = {"stream": "stdout", "name": "console", "level": "info", "text": str(index)}
         writer.append_json("log", {"seq": index, **fields})
-    source = opened(tmp_path)
+    source = open_source(tmp_path)
     records = drain(source)
     assert len(records) == 500
     source.intend([spans_of(records)])
     assert (tmp_path / "journal" / "intents.log").stat().st_size < 1000
     source.close(Deadline(1))
-    source = opened(tmp_path)
+    source = open_source(tmp_path)
     (pending,) = source.pending()
     assert [item.value for item in pending.records] == [item.value for item in records]
     source.close(Deadline(1))

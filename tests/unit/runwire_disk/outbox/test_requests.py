@@ -1,29 +1,40 @@
-"""What is found in an outbox, and what is tidied away."""
+"""Requests of an outbox: looks, claims, and the leftovers that are deleted."""
 
 import fcntl
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from runwire.outbox.capture import Staged
-from runwire_agent.upload.pace import Pace
 from runwire_disk.outbox import requests as claims
 from runwire_disk.outbox.request import outbox_dir
 from runwire_disk.outbox.requests import OutboxRequests
-from runwire_store.memory import MemoryStore
-from runwire_store.store import StoreAway
-from support.uploads import UploadRig, folder_of, leave
+from support.uploads import folder_of, leave
+
+# Stages a request and gives it up once its input ends.
+_CALLER = """
+import sys
+from pathlib import Path
+from runwire.outbox.staged import Staged
+from runwire_disk.outbox.request import UploadRequest
+with Staged(Path(sys.argv[1]), 0) as staged:
+    staged.stage(UploadRequest.read(Path(sys.argv[2])))
+    print("staged", flush=True)
+    sys.stdin.read()
+"""
 
 
 def requests(root: Path) -> OutboxRequests:
     return OutboxRequests(root, lambda _: True)
 
 
-def test_oldest_first_and_only_what_is_accepted(tmp_path: Path) -> None:
+def test_look_returns_accepted_requests_oldest_first(tmp_path: Path) -> None:
+    """An agent works on the requests of its destination in the order of their calls."""
     late = leave(tmp_path, created_at_ns=2)
     early = leave(tmp_path, created_at_ns=1)
     leave(tmp_path, name="other", created_at_ns=0)
@@ -32,15 +43,17 @@ def test_oldest_first_and_only_what_is_accepted(tmp_path: Path) -> None:
     assert requests(tmp_path / "nowhere").look() == []
 
 
-def test_a_request_that_is_changed_is_read_again(tmp_path: Path) -> None:
-    looking = requests(tmp_path)
+def test_changed_request_is_read_again_at_the_next_look(tmp_path: Path) -> None:
+    """A reroute rewrites request.json under a running agent."""
+    listing = requests(tmp_path)
     request = leave(tmp_path)
-    assert looking.look()[0][1].destination == "local"
+    assert listing.look()[0][1].destination == "local"
     replace(request, destination="elsewhere").commit(folder_of(tmp_path, request))
-    assert looking.look()[0][1].destination == "elsewhere"
+    assert listing.look()[0][1].destination == "elsewhere"
 
 
-def test_one_claim_at_a_time(tmp_path: Path) -> None:
+def test_claim_is_refused_while_another_agent_holds_it(tmp_path: Path) -> None:
+    """Released it may be claimed again; removed it is gone for every agent."""
     request = leave(tmp_path)
     first, second = requests(tmp_path), requests(tmp_path)
     claim = first.claim(folder_of(tmp_path, request))
@@ -54,10 +67,10 @@ def test_one_claim_at_a_time(tmp_path: Path) -> None:
     assert list(outbox_dir(tmp_path).iterdir()) == []
 
 
-def test_a_removed_folder_s_lock_is_that_of_nothing(
+def test_claim_is_refused_when_the_folder_was_removed_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opened before the other agent removed the folder, locked after it."""
+    """The file was opened before another agent removed the folder, and locked after that."""
     request = leave(tmp_path)
     folder = folder_of(tmp_path, request)
     done = requests(tmp_path).claim(folder)
@@ -76,7 +89,8 @@ def _aged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_aged")
-def test_interrupted_calls_are_tidied_away(tmp_path: Path) -> None:
+def test_leftovers_of_interrupted_calls_are_deleted(tmp_path: Path) -> None:
+    """Neither a call that died uncommitted nor an agent that died while deleting leaves any."""
     request = leave(tmp_path)
     folder = folder_of(tmp_path, request)
     (folder / "request.json").unlink()
@@ -86,8 +100,8 @@ def test_interrupted_calls_are_tidied_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_aged")
-def test_a_call_that_goes_on_is_left_alone(tmp_path: Path) -> None:
-    """It holds the lock of its capture, however long it takes."""
+def test_folder_of_a_running_call_is_kept_however_long_it_takes(tmp_path: Path) -> None:
+    """The call holds the lock of its capture until it has committed."""
     request = leave(tmp_path)
     folder = folder_of(tmp_path, request)
     (folder / "request.json").unlink()
@@ -100,7 +114,8 @@ def test_a_call_that_goes_on_is_left_alone(tmp_path: Path) -> None:
         os.close(fd)
 
 
-def test_a_fresh_one_is_left_alone(tmp_path: Path) -> None:
+def test_uncommitted_folder_younger_than_600_s_is_kept(tmp_path: Path) -> None:
+    """Its call may be just about to take the lock."""
     request = leave(tmp_path)
     (folder_of(tmp_path, request) / "request.json").unlink()
     requests(tmp_path).look()
@@ -108,47 +123,58 @@ def test_a_fresh_one_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dies", [True, False])
-def test_a_dead_caller_s_promise_is_kept(tmp_path: Path, dies: bool) -> None:
-    """What a request awaits is there and its caller gone: the agent commits it. Never before."""
-    made = tmp_path / "checkpoint"
-    with Staged(outbox_dir(tmp_path) / ("a" * 32), 0) as staged:
-        request = replace(leave(tmp_path / "other"), artifact="a" * 32, awaits=str(made))
-        staged.stage(request)
+def test_awaited_path_commits_the_request_of_a_dead_caller(tmp_path: Path, dies: bool) -> None:
+    """Once the path exists and the caller is gone the agent commits its request, never before."""
+    made, other = tmp_path / "checkpoint", tmp_path / "other"
+    request = replace(leave(other), awaits=str(made))
+    request.commit(folder_of(other, request))
+    folder = folder_of(tmp_path, request)
+    with subprocess.Popen(
+        [sys.executable, "-c", _CALLER, folder, folder_of(other, request)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as caller:
+        assert caller.stdin is not None
+        assert caller.stdout is not None
+        assert caller.stdout.readline() == b"staged\n"
         assert requests(tmp_path).look() == []
         made.mkdir()
         assert requests(tmp_path).look() == []
         if dies:
-            staged._lock.close()
-            ((_, found),) = requests(tmp_path).look()
-            assert found == request
+            caller.kill()
+            caller.wait()
+            assert [request for _, request in requests(tmp_path).look()] == [request]
+        caller.stdin.close()
     assert len(requests(tmp_path).look()) == dies
-    assert staged.folder.exists() == dies
+    assert folder.exists() == dies
 
 
 def test_a_request_of_a_newer_runwire_waits_for_a_newer_agent(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fields that may be overlooked are; a greater format is left where it is, told once."""
+    """Unknown fields are ignored; a greater format is left where it is, and logged once."""
     request = leave(tmp_path)
     path = folder_of(tmp_path, request) / "request.json"
     fields = json.loads(path.read_text())
     path.write_text(json.dumps(fields | {"hint": 1}))
-    looking = requests(tmp_path)
-    assert [found for _, found in looking.look()] == [request]
+    listing = requests(tmp_path)
+    assert [found for _, found in listing.look()] == [request]
     path.write_text(json.dumps(fields | {"format": fields["format"] + 1}))
     os.utime(path, ns=(1, 1))
-    assert looking.look() == looking.look() == []
+    assert listing.look() == listing.look() == []
     assert caplog.text.count("waits for an agent that can read it") == 1
     assert path.exists()
 
 
-def test_what_failed_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By number, and by bytes: the newest stay."""
+def test_failed_requests_are_bounded_by_number_and_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest failed requests stay, for a person to look at."""
     monkeypatch.setattr(claims, "FAILED_MAX", 2)
-    looking = requests(tmp_path)
+    listing = requests(tmp_path)
     for number in range(4):
         folder = folder_of(tmp_path, leave(tmp_path, name=f"n{number}"))
-        claim = looking.claim(folder)
+        claim = listing.claim(folder)
         assert claim is not None
         claim.fail(f"reason {number}")
     requests(tmp_path).look()
@@ -159,54 +185,16 @@ def test_what_failed_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(outbox_dir(tmp_path).iterdir()) == []
 
 
-def test_uploads_make_way_for_metrics_and_are_not_starved(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import threading
-
-    waits: list[float] = []
-
-    class Stop(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waits.append(timeout or 0.0)
-            return False
-
-    pace = Pace(Stop(), lambda: True)
-    pace.moved(10)
-    assert 1.9 < sum(waits) < 2.1
-    assert pace.done == 10
-    calm = Pace(Stop(), lambda: False)
-    waits.clear()
-    calm.moved(10)
-    assert waits == []
-
-
-def test_a_look_at_very_many_is_not_repeated_at_once(
+def test_look_at_many_requests_is_not_repeated_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A day without the store: the agent asks several times a second, each time for all of them."""
+    """While the store is unreachable the agent asks several times a second, each time for all."""
     monkeypatch.setattr(claims, "MANY", 3)
     monkeypatch.setattr(claims, "LOOK_SHARE", 1e-9)
     monkeypatch.setattr(claims, "LOOK_REST_S_MAX", 0.3)
-    looking = requests(tmp_path)
+    listing = requests(tmp_path)
     for number in range(1, 5):
         leave(tmp_path)
-        assert len(looking.look()) == min(number, 3)
+        assert len(listing.look()) == min(number, 3)
     time.sleep(0.3)
-    assert len(looking.look()) == 4
-
-
-@pytest.mark.parametrize("error", [StoreAway("gone"), ValueError("odd")])
-def test_trouble_ends_with_what_waited_for_it(tmp_path: Path, error: Exception) -> None:
-    """`runwire sync` shipped it meanwhile: an idle agent has no cause to show any more."""
-
-    def trouble(verb: str, key: str) -> None:
-        raise error
-
-    rig, request = UploadRig(tmp_path), leave(tmp_path)
-    rig.store = MemoryStore(trouble=trouble)
-    rig.work()
-    assert rig.uploader.report()["cause"] in ("store_away", "unexpected")
-    folder_of(tmp_path, request).rename(tmp_path / request.artifact)
-    rig.work()
-    assert rig.uploader.report()["cause"] == rig.uploader.report()["sentence"] == ""
+    assert len(listing.look()) == 4

@@ -65,7 +65,7 @@ def test_a_flipped_bit_loses_at_most_its_record_and_is_reported(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_zeroed_stretch(tmp_path: Path, seed: int) -> None:
+def test_zeroed_stretch_in_the_middle_is_counted_as_damage(tmp_path: Path, seed: int) -> None:
     """A zeroed page in the middle is damage, not the end of the data."""
     segment, end = written(tmp_path)
     rng = random.Random(seed)
@@ -79,7 +79,7 @@ def test_zeroed_stretch(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 7, HEADER_BYTES - 1, HEADER_BYTES, 1000, 5001])
-def test_truncated_file(tmp_path: Path, keep: int) -> None:
+def test_truncated_segment_gives_its_whole_records(tmp_path: Path, keep: int) -> None:
     """A cut file gives its whole records and never an exception."""
     segment, _ = written(tmp_path)
     os.truncate(segment, keep)

@@ -112,7 +112,7 @@ def test_many_segments_and_a_reader_that_keeps_pace(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_ten_thousand_names(tmp_path: Path) -> None:
+def test_ten_thousand_names_are_kept_beyond_the_layout_table(tmp_path: Path) -> None:
     """Distinct names beyond the layout table travel inside the records; none is lost."""
     writer = new_writer(tmp_path)
     log = metric_log(writer)
