@@ -13,7 +13,7 @@ from runwire_disk.host import boot_id, pid_namespace
 from runwire_disk.paths import agents_dir
 from runwire_disk.spool.destination import KAFKA_SUFFIX, LOCAL, LOCAL_SUFFIX
 
-__all__ = ["ACQUIRE_S", "AgentLock", "here_lock", "local_agents", "lock_path"]
+__all__ = ["ACQUIRE_S", "AgentLock", "node_lock", "local_agents", "lock_path"]
 
 # A process that only checks for an agent holds the lock for microseconds.
 ACQUIRE_S = 1.0
@@ -27,7 +27,7 @@ def lock_path(root: Path, boot: str, namespace: str, destination: str = LOCAL) -
     return agents_dir(root) / f"{digest}{suffix}"
 
 
-def here_lock(root: Path, destination: str = LOCAL) -> AgentLock:
+def node_lock(root: Path, destination: str = LOCAL) -> AgentLock:
     """Return the lock of the agent that serves this process's boot and pid namespace."""
     return AgentLock(lock_path(root, boot_id(), pid_namespace(), destination))
 

@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from runwire_disk.agents.lock import AgentLock, here_lock, local_agents, lock_path
+from runwire_disk.agents.lock import AgentLock, local_agents, lock_path, node_lock
 
 
 def test_pid_of_a_held_lock_is_that_of_its_holder(tmp_path: Path) -> None:
     """None without a file, while it is free, and after its release."""
-    lock, look = here_lock(tmp_path), here_lock(tmp_path)
+    lock, look = node_lock(tmp_path), node_lock(tmp_path)
     assert (look.pid(), look.held()) == (None, False)
     assert lock.acquire()
     assert (look.pid(), look.held()) == (os.getpid(), True)
@@ -19,7 +19,7 @@ def test_pid_of_a_held_lock_is_that_of_its_holder(tmp_path: Path) -> None:
 
 def test_pid_is_zero_before_the_holder_has_written_it(tmp_path: Path) -> None:
     """A lock that was taken a moment ago is held, by a process not known yet."""
-    lock = here_lock(tmp_path)
+    lock = node_lock(tmp_path)
     assert lock.acquire()
     os.truncate(lock.path, 0)
     assert AgentLock(lock.path).pid() == 0
@@ -41,7 +41,7 @@ def test_local_agents_leave_out_those_that_ship(tmp_path: Path) -> None:
 
 def test_a_lock_whose_file_was_replaced_is_no_longer_ours(tmp_path: Path) -> None:
     """Another agent may hold the new file."""
-    lock = here_lock(tmp_path)
+    lock = node_lock(tmp_path)
     assert lock.acquire()
     assert lock.still_ours()
     lock.path.unlink()
