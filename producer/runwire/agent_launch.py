@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runwire.settings import Settings
-from runwire_disk.agents.lock import ACQUIRE_S, AgentLock, here_lock
+from runwire_disk.agents.lock import ACQUIRE_S, AgentLock, node_lock
 from runwire_disk.spool.format import LOCAL
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def ensure_agent(root: Path, settings: Settings) -> None:
             return
         kafka = settings.kafka
         destination = LOCAL if kafka is None else kafka.destination
-        lock = here_lock(root, destination)
+        lock = node_lock(root, destination)
         is_held = lock.held()
         if is_held and not _ends_unfit(lock, settings):
             return

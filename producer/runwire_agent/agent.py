@@ -18,7 +18,7 @@ from runwire_agent.upload.duty import UploadDuty
 from runwire_agent.watch.duty import HEARTBEAT_INTERVAL_S, WatchDuty
 from runwire_agent.watch.trainers import AgentPlace
 from runwire_disk import fork
-from runwire_disk.agents.lock import AgentLock, here_lock
+from runwire_disk.agents.lock import AgentLock, node_lock
 from runwire_disk.settings import NodeSettings
 from runwire_disk.spool.format import LOCAL
 from runwire_schemas.connections.kafka import KafkaSettings
@@ -126,7 +126,7 @@ class Agent:
 
 def agent_lock(settings: NodeSettings) -> AgentLock:
     """Return the lock of the agent for this process's boot, namespace and destination."""
-    return here_lock(settings.root, _destination(settings.kafka))
+    return node_lock(settings.root, _destination(settings.kafka))
 
 
 def make_agent(

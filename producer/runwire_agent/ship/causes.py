@@ -60,7 +60,7 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
     if name == "_RESOLVE" or "Failed to resolve" in reason:
         return Failure(
             UNREACHABLE,
-            f"{where} has no address: check RUNWIRE_KAFKA_BOOTSTRAP_SERVERS ({words})",
+            f"DNS has no address for {where}: check RUNWIRE_KAFKA_BOOTSTRAP_SERVERS ({words})",
         )
     if name == "CLUSTER_AUTHORIZATION_FAILED":
         return Failure(

@@ -14,7 +14,7 @@ from runwire_agent.ship.duty import make_shipper
 from runwire_agent.sync.outbox import OutboxSync
 from runwire_agent.watch.duty import WatchDuty
 from runwire_agent.watch.trainers import AgentPlace
-from runwire_disk.agents.lock import here_lock
+from runwire_disk.agents.lock import node_lock
 from runwire_disk.host import boot_id
 from runwire_disk.settings import NodeSettings
 from runwire_disk.spool.format import Meta, SpoolError, destination_of, read_cursor
@@ -137,7 +137,7 @@ class Sync:
         return folders
 
     def _record_ends(self) -> None:
-        lock = here_lock(self.root, self._kafka.destination)
+        lock = node_lock(self.root, self._kafka.destination)
         if not lock.acquire(timeout_s=0.0):
             return  # an agent is watching
         own = OwnSpool(self.root, self._kafka)

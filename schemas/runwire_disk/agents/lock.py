@@ -18,7 +18,7 @@ __all__ = [
     "KAFKA_SUFFIX",
     "LOCAL_SUFFIX",
     "AgentLock",
-    "here_lock",
+    "node_lock",
     "local_agents",
     "lock_path",
 ]
@@ -39,7 +39,7 @@ def lock_path(root: Path, boot: str, namespace: str, destination: str = LOCAL) -
     return agents_dir(root) / f"{digest}{suffix}"
 
 
-def here_lock(root: Path, destination: str = LOCAL) -> AgentLock:
+def node_lock(root: Path, destination: str = LOCAL) -> AgentLock:
     """Return the lock of the agent that serves this process's boot and pid namespace."""
     return AgentLock(lock_path(root, boot_id(), pid_namespace(), destination))
 

@@ -10,7 +10,7 @@ from runwire_agent.agent import Agent
 from runwire_agent.duty import Duty, MemoryDuty, Stay
 from runwire_agent.own_spool import OwnSpool
 from runwire_agent.state import StateFile
-from runwire_disk.agents.lock import AgentLock, here_lock
+from runwire_disk.agents.lock import AgentLock, node_lock
 from runwire_disk.agents.state import read_states
 
 
@@ -32,7 +32,7 @@ class Counting(MemoryDuty):
 
 
 def agent(root: Path, duties: Sequence[Duty], stay: Stay) -> Agent:
-    lock = here_lock(root)
+    lock = node_lock(root)
     assert lock.acquire()
     state, own = StateFile(lock.path, None), OwnSpool(root, None)
     return Agent(lock, state, own, duties, stay=stay, scan_s=0.01)
@@ -73,7 +73,7 @@ def test_agent_stays_for_a_trainer_that_comes_while_it_leaves(tmp_path: Path) ->
             return self.has_trainer
 
         def tick(self, now_s: float, *, is_last: bool = False) -> None:
-            assert AgentLock(here_lock(tmp_path).path).held()
+            assert AgentLock(node_lock(tmp_path).path).held()
             super().tick(now_s, is_last=is_last)
             self.has_trainer = False
 
@@ -102,7 +102,7 @@ def test_agent_ends_when_its_lock_file_is_deleted(tmp_path: Path) -> None:
     class Deletes(Counting):
         def tick(self, now_s: float, *, is_last: bool = False) -> None:
             super().tick(now_s, is_last=is_last)
-            here_lock(tmp_path).path.unlink(missing_ok=True)
+            node_lock(tmp_path).path.unlink(missing_ok=True)
 
     duty = Deletes(stay)
     agent(tmp_path, [duty], stay).run()

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from runwire_disk.agents.lock import AgentLock, lock_path
+from runwire_disk.agents.lock import AgentLock, local_agents, lock_path
 from runwire_disk.spool.format import LOCAL
 
 
@@ -73,3 +73,16 @@ def test_each_destination_has_a_lock_of_its_own(tmp_path: Path) -> None:
     }
     assert len(paths) == 12
     assert sum(path.name.endswith(".kafka.lock") for path in paths) == 8
+
+
+def test_local_agents_leave_out_those_that_ship(tmp_path: Path) -> None:
+    """Each destination has a lock of its own; only the embedded route is local."""
+    local = AgentLock(lock_path(tmp_path, "boot", "ns"))
+    shipping = AgentLock(lock_path(tmp_path, "boot", "ns", "kafka k:9092"))
+    assert local_agents(tmp_path) == []
+    assert shipping.acquire()
+    assert local_agents(tmp_path) == []
+    assert local.acquire()
+    assert local_agents(tmp_path) == [os.getpid()]
+    local.release()
+    shipping.release()
