@@ -5,7 +5,6 @@ Use in a conftest: `from support.engine import clickhouse_server, clickhouse_url
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import gc
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from support.session_end import at_session_end
 
 IMAGE = "clickhouse/clickhouse-server:26.8"
 
@@ -116,7 +117,7 @@ def _container() -> Server:
         from testcontainers.clickhouse import ClickHouseContainer
     container = ClickHouseContainer(IMAGE, username="writer", password="test", dbname="runwire")
     container.start()
-    atexit.register(container.stop)
+    at_session_end(container.stop)
     host, port = container.get_container_host_ip(), container.get_exposed_port(8123)
     return Server(f"http://writer:test@{host}:{port}/runwire", "container")
 
@@ -126,8 +127,8 @@ def _embedded() -> Server:
 
     folder = Path(tempfile.mkdtemp(prefix="runwire-test-"))
     engine = Engine(folder, ports=(0, 0), die_with_parent=True)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    atexit.register(engine.stop)
+    at_session_end(functools.partial(shutil.rmtree, folder, ignore_errors=True))
+    at_session_end(engine.stop)
     engine.start()
     connection = engine.wait_ready()
     return Server(connection.url, "embedded", connection.reader_url, folder)
