@@ -1,4 +1,4 @@
-"""What every place for dead letters promises."""
+"""Contract of every store of dead letters: memory, file, Kafka."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def letter(offset: int) -> DeadLetter:
     return letter_of(bad_record(offset), f"reason {offset} with \n and ü", at_ns=AT_NS)
 
 
-def test_letters_come_back_as_they_were(open_letters: Open) -> None:
-    """Every field and byte survives, oldest first."""
+def test_letters_read_back_equal_in_order_of_arrival(open_letters: Open) -> None:
+    """Every field and byte of a letter survives, and the oldest letter comes first."""
     letters = open_letters(10)
     for offset in (3, 1):
         letters.put(letter(offset))
@@ -51,13 +51,15 @@ def test_letters_come_back_as_they_were(open_letters: Open) -> None:
     assert open_letters(10).read() == [letter(3), letter(1)]
 
 
-def test_nothing_is_kept_before_the_flush(open_letters: Open) -> None:
+def test_put_stores_no_letter_before_flush(open_letters: Open) -> None:
+    """A letter that was put and not flushed is unknown to the next process."""
     open_letters(10).put(letter(0))
     assert open_letters(10).count() == 0
 
 
-def test_the_same_coordinates_count_once(open_letters: Open) -> None:
-    """Within one process and across restarts."""
+def test_letter_with_known_coordinates_counts_once(open_letters: Open) -> None:
+    """A letter with the coordinates of a stored one is not stored again, by this or a later
+    process."""
     for _ in range(2):
         letters = open_letters(10)
         for _ in range(2):
@@ -67,8 +69,8 @@ def test_the_same_coordinates_count_once(open_letters: Open) -> None:
     assert len(open_letters(10).read()) == 1
 
 
-def test_a_letter_that_was_replayed_is_forgotten(open_letters: Open) -> None:
-    """And may be kept again, should its record come back."""
+def test_removed_letter_can_be_stored_again(open_letters: Open) -> None:
+    """A removed letter is no longer counted, and may be stored again if its record comes back."""
     letters = open_letters(3)
     for offset in range(3):
         letters.put(letter(offset))
@@ -81,13 +83,15 @@ def test_a_letter_that_was_replayed_is_forgotten(open_letters: Open) -> None:
     assert open_letters(3).count() == 3
 
 
-def test_ids_tell_coordinates_apart() -> None:
+def test_letter_ids_differ_when_offsets_differ() -> None:
+    """A hundred records of one partition have a hundred letter ids."""
     ids = {letter(offset).id for offset in range(100)}
     assert len(ids) == 100
 
 
-def test_the_limit_survives_restarts(open_letters: Open) -> None:
-    """Those below the limit are kept; known letters are no reason to stop."""
+def test_limit_of_letters_holds_across_restarts(open_letters: Open) -> None:
+    """Letters up to the limit are stored; above it flush raises, but never for letters stored
+    before."""
     letters = open_letters(2)
     for offset in range(3):
         letters.put(letter(offset))
@@ -103,8 +107,8 @@ def test_the_limit_survives_restarts(open_letters: Open) -> None:
     assert {kept.offset for kept in open_letters(2).read()} == {0, 1}
 
 
-def test_a_torn_line_loses_only_itself(tmp_path: Path) -> None:
-    """A crash at any byte of an append leaves the letters before it, and room for the next."""
+def test_torn_last_line_loses_only_that_letter(tmp_path: Path) -> None:
+    """A crash at any byte of an append keeps the letters before it and accepts the next ones."""
     folder = tmp_path / "letters"
     first = FileDeadLetters(folder)
     first.put(letter(0))
@@ -123,8 +127,8 @@ def test_a_torn_line_loses_only_itself(tmp_path: Path) -> None:
         assert [kept.offset for kept in letters.read()] == [0, 1, 2]
 
 
-def test_letters_removed_by_another_process_are_noticed(tmp_path: Path) -> None:
-    """The command line replays letters while the worker runs; the worker's count follows."""
+def test_count_follows_removal_by_another_process(tmp_path: Path) -> None:
+    """The command line removes letters while the worker runs, and the worker's count follows."""
     worker = FileDeadLetters(tmp_path, limit=2)
     for offset in range(2):
         worker.put(letter(offset))

@@ -1,4 +1,4 @@
-"""What every sink promises: a token counts once, with everything that hangs on it."""
+"""Contract of every sink: the rows of one token count once, in every table."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def written(rig: Rig, *batches: Batch) -> None:
 ONE_EACH = {**dict.fromkeys(TABLES, 1), "metric": 100, "deadletter": 2}
 
 
-def test_a_written_batch_is_readable(rig: Rig) -> None:
-    """When write returns, every row of every kind is there."""
+def test_rows_of_a_batch_are_readable_when_write_returns(rig: Rig) -> None:
+    """When `write` returns, every row of every kind can be queried."""
     sink = rig.open()
     sink.check()
     sink.write(full_batch())
@@ -122,36 +122,37 @@ def test_a_written_batch_is_readable(rig: Rig) -> None:
     sink.close(Deadline(5))
 
 
-def test_the_same_token_changes_nothing(rig: Rig) -> None:
-    """Again in the same process and in the next one."""
+def test_second_write_with_the_same_token_changes_nothing(rig: Rig) -> None:
+    """A repeat under the same token stores nothing, in the same process and in the next one."""
     written(rig, full_batch(), full_batch())
     written(rig, full_batch())
     assert counts(rig) == ONE_EACH
 
 
-def test_another_token_adds(rig: Rig) -> None:
-    """Tokens are the identity, not the content of the call before."""
+def test_write_with_another_token_adds_rows(rig: Rig) -> None:
+    """Only the token decides: other tokens add rows, also between repeats of the first."""
     first = batch_of([metric_record(0, calls=3)], "w:1")
     second = batch_of([metric_record(3, calls=3)], "w:2")
     written(rig, first, second, first)
     assert rig.count("metric") == 12
 
 
-def test_an_empty_batch_is_written(rig: Rig) -> None:
-    """A batch whose rows were all rejected still has to be committed."""
+def test_write_accepts_a_batch_without_rows(rig: Rig) -> None:
+    """A batch whose rows were all rejected is written, so that its offsets can be committed."""
     written(rig, batch_of([]))
     assert set(counts(rig).values()) == {0}
 
 
-def test_closing_twice_is_harmless(rig: Rig) -> None:
+def test_close_may_be_called_a_second_time(rig: Rig) -> None:
+    """A second `close`, even without time left, does nothing."""
     sink = rig.open()
     sink.close(Deadline(1))
     sink.close(Deadline(0))
 
 
 @pytest.mark.engine
-def test_nobody_answering_is_retryable() -> None:
-    """An engine that is away is a matter of time, never fatal."""
+def test_unreachable_engine_raises_retryable_without_password() -> None:
+    """An unreachable engine raises Retryable, never Fatal, and the sentence hides the password."""
     from runwire_consumers.clickhouse.sink import ClickHouseSink
 
     sink = ClickHouseSink("http://writer:secret@127.0.0.1:9/runwire")

@@ -1,4 +1,4 @@
-"""What every source promises: order, intents that come back exactly, commits that hold."""
+"""Contract of every source: order, intents that come back exactly, commits that hold."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def values(records: list[Record]) -> list[tuple[str, int, bytes]]:
     return sorted((item.partition, item.offset, item.value) for item in records)
 
 
-def test_records_come_once_and_in_order(rig: Rig) -> None:
-    """Per partition the offsets rise without gap or repetition; what comes later is seen."""
+def test_source_yields_each_record_once_in_order(rig: Rig) -> None:
+    """Per partition the offsets rise without gap or repetition, also for records added later."""
     rig.feed(0, 5)
     rig.feed(1, 3)
     source = rig.open()
@@ -160,7 +160,7 @@ def test_records_come_once_and_in_order(rig: Rig) -> None:
     source.close(Deadline(1))
 
 
-def test_uncommitted_records_come_again(rig: Rig) -> None:
+def test_restart_yields_uncommitted_records_again(rig: Rig) -> None:
     """Without an intent a restart begins at the committed offsets."""
     rig.feed(0, 4)
     first = rig.open()
@@ -172,8 +172,8 @@ def test_uncommitted_records_come_again(rig: Rig) -> None:
     second.close(Deadline(1))
 
 
-def test_an_intent_comes_back_exactly(rig: Rig) -> None:
-    """Token, spans, stamp and bytes are the same; nothing newer mixes in before the commit."""
+def test_intent_comes_back_exactly_after_a_crash(rig: Rig) -> None:
+    """Token, spans, stamp and bytes are the same; no newer record is mixed in before the commit."""
     rig.feed(0, 3)
     rig.feed(1, 2)
     source = rig.open()
@@ -196,8 +196,8 @@ def test_an_intent_comes_back_exactly(rig: Rig) -> None:
     source.close(Deadline(1))
 
 
-def test_a_commit_holds(rig: Rig) -> None:
-    """What was committed never comes again, tokens never repeat."""
+def test_committed_records_never_come_again_and_tokens_differ(rig: Rig) -> None:
+    """A restart after a commit yields only newer records, and no token is used twice."""
     rig.feed(0, 3)
     source = rig.open()
     batch = drain(source)
@@ -220,8 +220,8 @@ def test_a_commit_holds(rig: Rig) -> None:
     source.close(Deadline(1))
 
 
-def test_a_batch_may_end_inside_what_was_polled(rig: Rig) -> None:
-    """The rest of a poll belongs to the next batch, across a restart too."""
+def test_batch_may_end_inside_the_records_of_one_poll(rig: Rig) -> None:
+    """The rest of a poll belongs to the next batch, also across a restart."""
     rig.feed(0, 6)
     source = rig.open()
     polled = drain(source)
@@ -238,7 +238,8 @@ def test_a_batch_may_end_inside_what_was_polled(rig: Rig) -> None:
     source.close(Deadline(1))
 
 
-def test_a_paused_source_yields_nothing(rig: Rig) -> None:
+def test_paused_source_yields_records_only_after_resume(rig: Rig) -> None:
+    """A paused source yields no records; after `resume` it yields all of them."""
     rig.feed(0, 2)
     source = rig.open()
     source.pause()
@@ -248,7 +249,7 @@ def test_a_paused_source_yields_nothing(rig: Rig) -> None:
     source.close(Deadline(1))
 
 
-def test_metrics_of_many_cuts_are_rebuilt_byte_for_byte(tmp_path: Path) -> None:
+def test_spool_source_rebuilds_a_batch_of_many_cuts_byte_for_byte(tmp_path: Path) -> None:
     """Several metric cuts of one writer in one batch keep their bounds and numbers."""
     writer = new_writer(tmp_path)
     log = metric_log(writer)

@@ -1,4 +1,4 @@
-"""What every store promises of objects made part by part: in memory, on versitygw, on MinIO."""
+"""Contract of uploads made part by part: memory, versitygw, MinIO."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ def pieces(seed: int) -> dict[int, bytes]:
     return {n: chosen.randbytes(PART_BYTES_MIN if n < 3 else 77) for n in (1, 2, 3)}
 
 
-def test_parts_make_an_object(
+def test_complete_joins_parts_sent_in_any_order(
     opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
 ) -> None:
-    """In any order, some of them twice, from callers that know only the id; nothing before that."""
+    """Parts may come in any order and twice, from callers that know only the id; nothing shows
+    before."""
     store, uploads = opened
     upload = uploads.begin(KEY)
     assert uploads.parts(KEY, upload) == {}
@@ -59,10 +60,10 @@ def test_parts_make_an_object(
     assert uploads.read(KEY, PART_BYTES_MIN - 2, 4) == (pieces[1][-2:] + pieces[2][:2])
 
 
-def test_an_upload_that_is_gone(
+def test_ended_upload_is_not_found_and_its_object_stays(
     opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
 ) -> None:
-    """Completed or abandoned: each verb says so, and what was completed stays."""
+    """Completed or abandoned: every call raises NotFound, and the completed object stays."""
     store, uploads = opened
     other = "blobs/aa/given-up"
     kept, given_up = uploads.begin(KEY), uploads.begin(other)
@@ -85,10 +86,10 @@ def test_an_upload_that_is_gone(
         uploads.read("blobs/aa/none", 0, 1)
 
 
-def test_a_part_that_was_replaced_is_told_apart(
+def test_complete_refuses_a_part_that_was_replaced(
     opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
 ) -> None:
-    """Who completes says which content is meant; nothing else becomes the object."""
+    """`complete` names each part by its etag; no other content becomes the object."""
     store, uploads = opened
     upload = uploads.begin(KEY)
     etags = {n: uploads.put_part(KEY, upload, n, blocks=[pieces[n]]) for n in (1, 2, 3)}
@@ -100,7 +101,8 @@ def test_a_part_that_was_replaced_is_told_apart(
     assert store.get(KEY) == pieces[1] + pieces[1] + pieces[3]
 
 
-def test_who_comes_later_is_not_first(opened: tuple[ObjectStore, Uploads]) -> None:
+def test_put_new_succeeds_for_the_first_writer_only(opened: tuple[ObjectStore, Uploads]) -> None:
+    """Of concurrent writers one wins, and a later one cannot replace its content."""
     store, uploads = opened
     key = "staging/aa/first.json"
     with ThreadPoolExecutor(4) as threads:
@@ -112,7 +114,8 @@ def test_who_comes_later_is_not_first(opened: tuple[ObjectStore, Uploads]) -> No
     assert store.get(key) == first
 
 
-def test_more_parts_than_a_page(opened: tuple[ObjectStore, Uploads]) -> None:
+def test_parts_lists_all_parts_beyond_one_page(opened: tuple[ObjectStore, Uploads]) -> None:
+    """An upload of more than a thousand parts, the page of S3, is listed whole."""
     _, uploads = opened
     upload = uploads.begin(KEY)
     with ThreadPoolExecutor(4) as threads:

@@ -1,4 +1,4 @@
-"""`runwire checkpoints` says of attempts what the views say."""
+"""Attempt numbers in `runwire checkpoints`, compared with those of the views."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def listed(store: MemoryStore, tmp_path: Path) -> list[tuple[Any, ...]]:
     return [(row["step"], row["attempt"], row["state"]) for row in rows]
 
 
-def test_attempts_have_the_numbers_of_the_views(
+def test_checkpoints_command_numbers_attempts_as_the_views_do(
     feed: Any, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """2 and 4 are not 1 and 2; without ClickHouse they are counted among what is stored."""
+    """Attempts 2 and 4 are not called 1 and 2; without ClickHouse the stored ones are counted."""
     assert listed(store, tmp_path) == [(10, 1, "complete"), (20, 2, "complete")]
     monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", feed.url)
     assert listed(store, tmp_path) == [(10, 2, "complete"), (20, 4, "complete")]
@@ -48,10 +48,10 @@ def test_attempts_have_the_numbers_of_the_views(
     assert listed(store, tmp_path)[-1] == (30, None, "complete")
 
 
-def test_the_same_step_of_another_attempt_is_on_its_way(
+def test_pending_step_is_listed_beside_the_same_step_of_another_attempt(
     feed: Any, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Step 20 of attempt 3 is pending, whatever attempt 4 has; what is stored is listed once."""
+    """Step 20 of attempt 3 is pending, whatever attempt 4 stored; stored ones are listed once."""
     monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", feed.url)
     for number, attempt, step in ((8, 3, 20), (2, 4, 20), (9, 4, 30)):
         who = {"attempt": f"attempt-{attempt}", "writer": f"w{attempt}"}

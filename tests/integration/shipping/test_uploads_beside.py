@@ -1,4 +1,4 @@
-"""What an agent does beside a large upload: beats and metrics go on as if there were none."""
+"""Heartbeats and metrics of an agent during a large upload."""
 
 import time
 from collections.abc import Iterator
@@ -52,8 +52,10 @@ def leave_large(root: Path, destination: str) -> Path:
     return folder
 
 
-def test_beats_and_metrics_go_on(agents: Agents, settings: KafkaSettings) -> None:
-    """Over the whole upload: no beat is missing, and points arrive all the time."""
+def test_beats_and_metrics_continue_during_a_large_upload(
+    agents: Agents, settings: KafkaSettings
+) -> None:
+    """Over the whole upload no heartbeat is missing, and points arrive all the time."""
     trainer = agents.trainer(settings, steps=10**9, pause_s=0.002)
     agent = agents.agent(settings, idle_s=1.0)
     wait_until(lambda: agents.state().delivered > 0)

@@ -1,4 +1,4 @@
-"""kill -9 of the agent amid large uploads: the artifact is absent until it is whole, then equal."""
+"""Large uploads by an agent that is killed: absent until whole, then equal."""
 
 import random
 import shutil
@@ -51,8 +51,10 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("nth", range(2))
-def test_a_direct_upload(agents: Agents, seed: int, nth: int) -> None:
-    """Into a folder: no manifest without its blob, and no half blob ever."""
+def test_direct_upload_is_absent_or_whole_when_the_agent_is_killed(
+    agents: Agents, seed: int, nth: int
+) -> None:
+    """In the folder store there is no manifest without its blob, and never half a blob."""
     chance = random.Random(f"{seed}/{nth}")
     content = chance.randbytes(SIZE)
     request = leave(agents.root, content)
@@ -85,10 +87,10 @@ def settings(kafka: Cluster, topic_prefix: str) -> KafkaSettings:
 
 
 @pytest.mark.parametrize("nth", range(2))
-def test_an_upload_through_kafka(
+def test_kafka_upload_is_complete_when_the_agent_is_killed(
     agents: Agents, settings: KafkaSettings, seed: int, nth: int
 ) -> None:
-    """Every piece came, repeats are equal, and the word about them is the last thing."""
+    """Every piece arrives, repeats are equal, and the event about them comes last."""
     chance = random.Random(f"{seed}/kafka/{nth}")
     content = chance.randbytes(SIZE)
     request = leave(agents.root, content, **for_kafka(destination=settings.destination))
