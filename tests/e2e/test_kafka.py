@@ -1,4 +1,4 @@
-"""Two runs of two ranks through a real broker while everything on the way is killed once."""
+"""Two runs of two ranks through a real broker while each process on the way is killed once."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def pipeline(
     pipeline.close()
 
 
-def test_everything_on_the_way_is_killed_once(
+def test_points_and_statuses_are_right_when_every_process_is_killed_once(
     pipeline: Pipeline, kafka: Cluster, clickhouse_url: str
 ) -> None:
     """Worker mid-batch, agent mid-flush, one trainer, the broker: each point once, right status."""

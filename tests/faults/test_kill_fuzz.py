@@ -1,4 +1,4 @@
-"""kill -9 at random moments: every acknowledged point is stored exactly once."""
+"""Processes killed at random moments: every acknowledged point is stored exactly once."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ SHORT = {
 
 @pytest.mark.parametrize("mode", SHORT)
 def test_every_acknowledged_point_is_stored_once(mode: str, tmp_path: Path, fuzz_seed: int) -> None:
-    """Trainer, worker and engine die; nothing is lost and nothing is there twice."""
+    """Trainer, worker and engine die; no point is lost and none is stored twice."""
     rng = random.Random(f"{fuzz_seed} {mode}")
     verdict, campaign = fuzz(tmp_path, SHORT[mode], rng, modes=(mode,))
     assert campaign.kills.total() == len(SHORT[mode])
     assert_exactly_once(verdict)
 
 
-def test_without_the_protocol_rows_are_there_twice(tmp_path: Path, fuzz_seed: int) -> None:
-    """The control: the same harness sees duplicates once intents and tokens are switched off."""
+def test_control_without_the_protocol_inserts_rows_twice(tmp_path: Path, fuzz_seed: int) -> None:
+    """The same harness sees duplicates once intents and tokens are switched off."""
     rng = random.Random(f"{fuzz_seed} control")
     plan = ["after-insert", "worker", "after-commit"]
     verdict, _ = fuzz(tmp_path, plan, rng, protocol="at-least-once-unsafe", modes=("single",))
@@ -87,7 +87,7 @@ def test_without_the_protocol_rows_are_there_twice(tmp_path: Path, fuzz_seed: in
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LONG, reason="RUNWIRE_FAULTS=long runs it (make faults)")
-def test_a_hundred_kills(tmp_path: Path, fuzz_seed: int) -> None:
+def test_every_point_is_stored_once_through_a_hundred_kills(tmp_path: Path, fuzz_seed: int) -> None:
     """A long campaign over all modes and victims, and its control."""
     rng = random.Random(f"{fuzz_seed} long")
     verdict, campaign = fuzz(tmp_path / "long", victims(rng, LONG_KILLS), rng)

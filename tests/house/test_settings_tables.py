@@ -1,4 +1,4 @@
-"""The settings in the documents are the settings in the code."""
+"""The settings tables of the documents, compared with those of the code."""
 
 from house.checks import ROOT, table_rows
 from runwire.settings import Settings
@@ -30,19 +30,22 @@ def as_table(rows: dict[str, list[str]]) -> str:
     return "\n".join(f"| `{name}` | " + " | ".join(cells) + " |" for name, cells in rows.items())
 
 
-def test_the_sdk_settings_are_documented() -> None:
+def test_settings_of_the_sdk_equal_their_document() -> None:
+    """Names, defaults and meanings in producer/README.md are those of the code."""
     text = (ROOT / "producer" / "README.md").read_text()
     assert table_rows(text, "RUNWIRE_") == sdk_rows(), f"expected:\n{as_table(sdk_rows())}"
 
 
-def test_a_wrong_row_is_found() -> None:
+def test_wrong_row_of_a_settings_table_is_found() -> None:
+    """A wrong default or name makes the comparison fail."""
     text = as_table(sdk_rows())
     assert table_rows(text, "RUNWIRE_") == sdk_rows()
     assert table_rows(text.replace("`2147483648`", "`5`"), "RUNWIRE_") != sdk_rows()
     assert table_rows(text.replace("| `RUNWIRE_DIR`", "| `RUNWIRE_DIRS`"), "RUNWIRE_") != sdk_rows()
 
 
-def test_the_worker_settings_are_documented() -> None:
+def test_settings_of_the_worker_equal_their_document() -> None:
+    """Names, defaults and meanings in consumers/README.md are those of the code."""
     text = (ROOT / "consumers" / "README.md").read_text()
     assert table_rows(text, "RUNWIRE_") == documented(WorkerSettings), (
         f"expected:\n{as_table(documented(WorkerSettings))}"

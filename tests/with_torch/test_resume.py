@@ -1,4 +1,4 @@
-"""A training that is killed and started again has the losses of one that never was."""
+"""Trainings that are killed and resumed, compared with one that never was."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def steps_in(losses: Path) -> int:
     return losses.read_text().count("\n") if losses.exists() else 0
 
 
-def test_killed_and_resumed_bit_by_bit(tmp_path: Path, seed: int) -> None:
+def test_resumed_training_has_the_losses_of_an_uninterrupted_one(tmp_path: Path, seed: int) -> None:
+    """Every loss of both attempts equals, digit by digit, that of the uninterrupted training."""
     assert trainer(tmp_path / "whole", tmp_path / "whole.txt").wait(WAIT_S) == 0
     (whole,) = told(tmp_path / "whole.txt")
     assert len(whole) == STEPS

@@ -1,4 +1,4 @@
-"""kill -9 of workers at random moments and at every step of the protocol; and the control."""
+"""Workers killed at random moments and at every step of the protocol; and the control."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def finish(pipeline: Pipeline, rng: random.Random) -> Verdict:
     return judge(pipeline, pipeline.feed.accepted)
 
 
-def test_a_killed_worker_leaves_nothing_behind(
+def test_points_are_stored_once_when_a_worker_is_killed(
     open_pipeline: OpenPipeline, fault_seed: int
 ) -> None:
-    """Before and after the intent, after the insert, and at a random moment."""
+    """The kill comes before or after the intent, after the insert, or at a random moment."""
     rng = random.Random(f"{fault_seed} kafka kill")
     pipeline = open_pipeline()
     kills = campaign(pipeline, ["after-insert", "random", "after-intent", "after-commit"], rng)
@@ -94,10 +94,10 @@ def control(pipeline: Pipeline, plan: list[str], rng: random.Random) -> Verdict:
     return verdict
 
 
-def test_without_the_protocol_rows_are_there_twice(
+def test_control_without_the_protocol_stores_rows_twice(
     open_pipeline: OpenPipeline, fault_seed: int
 ) -> None:
-    """The control: the harness sees duplicates once intents and tokens are switched off."""
+    """The harness sees duplicates once intents and tokens are switched off."""
     rng = random.Random(f"{fault_seed} kafka control")
     plan = ["after-insert"] + (["random", "after-commit", "after-intent"] * 3 if LONG else [])
     verdict = control(open_pipeline(protocol="at-least-once-unsafe"), plan, rng)
@@ -108,8 +108,10 @@ def test_without_the_protocol_rows_are_there_twice(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LONG, reason="RUNWIRE_FAULTS=long runs it (make faults)")
-def test_many_kills(open_pipeline: OpenPipeline, fault_seed: int) -> None:
-    """A long campaign over all moments."""
+def test_points_are_stored_once_through_a_long_campaign_of_kills(
+    open_pipeline: OpenPipeline, fault_seed: int
+) -> None:
+    """A long campaign of kills at all moments."""
     rng = random.Random(f"{fault_seed} kafka long")
     pipeline = open_pipeline(partitions=6)
     plan = rng.choices(["random", *KILL_POINTS], weights=[5, 1, 2, 2, 1], k=LONG_KILLS)

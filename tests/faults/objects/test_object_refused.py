@@ -1,6 +1,6 @@
-"""The store refuses: it is full, its bucket is missing, its password was changed.
+"""Stores that refuse: full, without their bucket, or with a changed password.
 
-Agent and worker say what to do, keep everything, and go on once it was done.
+Agent and worker log what to do, keep everything, and resume once it was done.
 """
 
 from __future__ import annotations
@@ -77,10 +77,10 @@ def something_arrived(store: PlainS3) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("route", [only_long("direct"), "kafka"])
-def test_a_changed_password(
+def test_artifacts_arrive_after_the_password_file_is_changed(
     route: str, open_rig: OpenRig, minio_bucket: S3Settings, *, admin: MinioAdmin, tmp_path: Path
 ) -> None:
-    """A new password in the file of the old one is enough: nobody has to be restarted."""
+    """The new password in the file of the old one is enough: no process is restarted."""
     admin.user_add(USER, FIRST)
     admin.policy_set("readwrite", user=USER)
     file = tmp_path / "secret"
@@ -103,10 +103,10 @@ def test_a_changed_password(
 
 
 @pytest.mark.parametrize("route", ["direct", only_long("kafka")])
-def test_a_full_store(
+def test_artifacts_arrive_after_the_quota_of_a_full_store_is_raised(
     route: str, open_rig: OpenRig, minio_bucket: S3Settings, admin: MinioAdmin
 ) -> None:
-    """A quota that is reached in the middle of a file, and raised."""
+    """The quota is reached in the middle of a file."""
     rig = open_rig(route, s3=minio_bucket)
     root = PlainS3(minio_bucket)
     refuse(
@@ -133,8 +133,10 @@ def lose(store: PlainS3) -> None:
             client.remove_bucket(name)
 
 
-def test_a_lost_bucket(open_rig: OpenRig, minio_bucket: S3Settings) -> None:
-    """The outbox has what the bucket lost with the transfer; it is sent again from the start."""
+def test_transfer_starts_again_when_its_bucket_was_lost(
+    open_rig: OpenRig, minio_bucket: S3Settings
+) -> None:
+    """The outbox still has the content, and it is sent again from the start."""
     rig = open_rig("direct", s3=minio_bucket)
     root = PlainS3(minio_bucket)
     refuse(
@@ -149,8 +151,10 @@ def test_a_lost_bucket(open_rig: OpenRig, minio_bucket: S3Settings) -> None:
 
 
 @pytest.mark.parametrize("route", [only_long("kafka")])
-def test_a_missing_bucket(route: str, open_rig: OpenRig, minio_bucket: S3Settings) -> None:
-    """Pieces wait in Kafka until there is a bucket."""
+def test_pieces_wait_in_kafka_until_the_bucket_exists(
+    route: str, open_rig: OpenRig, minio_bucket: S3Settings
+) -> None:
+    """Nothing is committed while the bucket is missing, and everything arrives afterwards."""
     rig = open_rig(route, s3=minio_bucket)
     root = PlainS3(minio_bucket)
     lose(root)
@@ -171,8 +175,8 @@ def mounted(*words: str) -> bool:
     return not subprocess.run(["mount", *words], check=False, capture_output=True).returncode
 
 
-def test_a_full_disk_below_the_folder_store(open_rig: OpenRig) -> None:
-    """ENOSPC of a real file system; with more room there the agent goes on by itself."""
+def test_agent_resumes_by_itself_once_the_store_disk_has_room(open_rig: OpenRig) -> None:
+    """A real file system returns ENOSPC; with more room there the agent continues by itself."""
     rig = open_rig("direct", kafka=False)
     folder = rig.root / "objects"
     folder.mkdir(mode=0o700)

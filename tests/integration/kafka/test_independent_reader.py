@@ -1,4 +1,8 @@
-"""Readers that share no code with us: plain fastavro, and ClickHouse itself."""
+"""Readers that share no code with us: plain fastavro, and ClickHouse itself.
+
+The fastavro reader uses only what `schemas/` holds: the topics table of its README and the files
+in `avro/`. ClickHouse gets the bytes of the topic as they are, and the registry.
+"""
 
 from __future__ import annotations
 
