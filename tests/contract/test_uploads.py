@@ -20,7 +20,7 @@ BUCKETS = {"versitygw": "bucket", "minio": "minio_bucket"}
 
 
 @pytest.fixture(params=["memory", *BUCKETS])
-def opened(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStore, Uploads]]:
+def store_and_uploads(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStore, Uploads]]:
     if request.param == "memory":
         store = MemoryStore()
         yield store, MemoryUploads(store)
@@ -40,11 +40,11 @@ def pieces(seed: int) -> dict[int, bytes]:
 
 
 def test_complete_joins_parts_sent_in_any_order(
-    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+    store_and_uploads: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
 ) -> None:
     """Parts may come in any order and twice, from callers that know only the id; nothing shows
     before."""
-    store, uploads = opened
+    store, uploads = store_and_uploads
     upload = uploads.begin(KEY)
     assert uploads.parts(KEY, upload) == {}
     halves = {n: [data[:1000], b"", memoryview(data)[1000:]] for n, data in pieces.items()}
@@ -61,10 +61,10 @@ def test_complete_joins_parts_sent_in_any_order(
 
 
 def test_ended_upload_is_not_found_and_its_object_stays(
-    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+    store_and_uploads: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
 ) -> None:
     """Completed or abandoned: every call raises NotFound, and the completed object stays."""
-    store, uploads = opened
+    store, uploads = store_and_uploads
     other = "blobs/aa/given-up"
     kept, given_up = uploads.begin(KEY), uploads.begin(other)
     etags = {3: uploads.put_part(KEY, kept, 3, blocks=[pieces[3]])}
@@ -87,10 +87,10 @@ def test_ended_upload_is_not_found_and_its_object_stays(
 
 
 def test_complete_refuses_a_part_that_was_replaced(
-    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+    store_and_uploads: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
 ) -> None:
     """`complete` names each part by its etag; no other content becomes the object."""
-    store, uploads = opened
+    store, uploads = store_and_uploads
     upload = uploads.begin(KEY)
     etags = {n: uploads.put_part(KEY, upload, n, blocks=[pieces[n]]) for n in (1, 2, 3)}
     other = uploads.put_part(KEY, upload, 2, blocks=[pieces[1]])
@@ -101,9 +101,11 @@ def test_complete_refuses_a_part_that_was_replaced(
     assert store.get(KEY) == pieces[1] + pieces[1] + pieces[3]
 
 
-def test_put_new_succeeds_for_the_first_writer_only(opened: tuple[ObjectStore, Uploads]) -> None:
+def test_put_new_succeeds_for_the_first_writer_only(
+    store_and_uploads: tuple[ObjectStore, Uploads],
+) -> None:
     """Of concurrent writers one wins, and a later one cannot replace its content."""
-    store, uploads = opened
+    store, uploads = store_and_uploads
     key = "staging/aa/first.json"
     with ThreadPoolExecutor(4) as threads:
         won = list(threads.map(lambda n: uploads.put_new(key, b"%d" % n), range(4)))
@@ -114,9 +116,11 @@ def test_put_new_succeeds_for_the_first_writer_only(opened: tuple[ObjectStore, U
     assert store.get(key) == first
 
 
-def test_parts_lists_all_parts_beyond_one_page(opened: tuple[ObjectStore, Uploads]) -> None:
+def test_parts_lists_all_parts_beyond_one_page(
+    store_and_uploads: tuple[ObjectStore, Uploads],
+) -> None:
     """An upload of more than a thousand parts, the page of S3, is listed whole."""
-    _, uploads = opened
+    _, uploads = store_and_uploads
     upload = uploads.begin(KEY)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda n: uploads.put_part(KEY, upload, n, blocks=[b"x"]), range(1, 1103)))

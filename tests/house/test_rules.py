@@ -46,20 +46,15 @@ NOT_YET: dict[str, set[str]] = {
         "shared_classes",
         "short_module",
     },
-    "tests": {"question_docstring"},
-    "tests/contract": {"fragment_tests", "question_docstring", "riddle_names"},
     "tests/e2e": {"fragment_tests"},
-    "tests/faults": {"fragment_tests", "question_docstring", "riddle_names"},
-    "tests/house": {"fragment_tests", "question_docstring"},
-    "tests/integration": {"fragment_tests", "question_docstring", "riddle_names"},
-    "tests/support": {"question_docstring", "riddle_names"},
+    "tests/house": {"fragment_tests"},
+    "tests/integration": {"fragment_tests", "riddle_names"},
     "tests/unit/runwire": {"fragment_tests", "question_docstring"},
     "tests/unit/runwire_agent": {"fragment_tests", "question_docstring", "riddle_names"},
     "tests/unit/runwire_consumers": {"fragment_tests", "question_docstring", "riddle_names"},
     "tests/unit/runwire_disk": {"fragment_tests", "question_docstring"},
     "tests/unit/runwire_schemas": {"fragment_tests", "riddle_names"},
     "tests/unit/runwire_store": {"fragment_tests", "question_docstring"},
-    "tests/with_torch": {"fragment_tests", "question_docstring", "riddle_names"},
 }
 
 # Each list below only shrinks: its length is its maximum.

@@ -1,4 +1,4 @@
-"""What a trainer left in its outbox and what it said about it in the spool."""
+"""Requests in the outbox of a trainer, and its events in the spool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folders_in(root: Path) -> list[Path]:
 
 
 def contents(root: Path, request: UploadRequest) -> dict[str, bytes]:
-    """What was captured, by path."""
+    """The captured contents by path."""
     folder = outbox_dir(root) / request.artifact
     return {
         file.path: content_path(folder, file.index).read_bytes()
@@ -33,7 +33,7 @@ def contents(root: Path, request: UploadRequest) -> dict[str, bytes]:
 
 
 def events(root: Path) -> list[Event]:
-    """Everything in all folders of the spool."""
+    """The events of all folders of the spool."""
     found: list[Event] = []
     for folder in list_folders(root):
         reader = FolderReader(folder)

@@ -38,12 +38,12 @@ class Server:
 @pytest.fixture(scope="session")
 def clickhouse_server() -> Server:
     """The one server of this test session."""
-    found = _server()
-    if isinstance(found, Server):
-        return found
+    server = _server()
+    if isinstance(server, Server):
+        return server
     if os.environ.get("RUNWIRE_TEST_REQUIRE_SERVERS") == "1":
-        pytest.fail(f"RUNWIRE_TEST_REQUIRE_SERVERS=1 and {found}")
-    pytest.skip(found)
+        pytest.fail(f"RUNWIRE_TEST_REQUIRE_SERVERS=1 and {server}")
+    pytest.skip(server)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def fresh_database(server: Server) -> str:
 
 
 def drop_database(server: Server, url: str) -> None:
-    """Remove what fresh_database made."""
+    """Drop a database of fresh_database."""
     from runwire_consumers.clickhouse.client import connect
 
     client = connect(server.url, create=True)
@@ -77,7 +77,7 @@ def drop_database(server: Server, url: str) -> None:
 
 @functools.cache
 def _server() -> Server | str:
-    """The first that is there, or the sentence that says why none is."""
+    """The first server that is available, or the sentence why there is none."""
     url = os.environ.get("RUNWIRE_TEST_CLICKHOUSE_URL")
     if url:
         return Server(url, "environment")
@@ -93,7 +93,7 @@ def _server() -> Server | str:
 
 def _docker_answers() -> bool:
     with warnings.catch_warnings():
-        # docker leaves its socket open when nobody answers; let it go here, not in some test.
+        # docker leaves its socket open without an answer; collect it here, not in some test.
         warnings.simplefilter("ignore", ResourceWarning)
         answers = _ping_docker()
         gc.collect()

@@ -36,7 +36,7 @@ SELECT writer, seq, count() AS n, sum(value) AS total FROM metrics GROUP BY writ
 
 
 class UnexpectedError(AssertionError):
-    """A process did what nobody asked it for."""
+    """A process ended or waited when the test did not expect it."""
 
 
 def wait_for(
@@ -87,7 +87,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where the engine listens now."""
+        """The current address of the engine."""
         return self.engine.wait_ready(PATIENCE_S).url
 
     def start_engine(self) -> None:

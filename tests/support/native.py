@@ -14,7 +14,7 @@ from typing import Any
 from support.session_end import at_session_end
 
 COMMAND = Path(__file__).parents[2] / "deploy" / "native" / "servers.py"
-# As the session found it: a test's HOME is an empty folder, and what is fetched is cached at home.
+# From before any test: a test's HOME is an empty folder, and downloads are cached at home.
 ENVIRONMENT = dict(os.environ)
 # Servers started beforehand by `servers.py start --instance NAME`; they stay up after the session.
 INSTANCE_VARIABLE = "RUNWIRE_TEST_SERVERS_INSTANCE"

@@ -1,4 +1,4 @@
-"""A TCP relay between a client and a server: it cuts connections when the test says so."""
+"""TCP relay between a client and a server, which cuts connections for a test."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 class Relay:
     """Forwards to `target` ("host:port") from `address`; use as a context manager.
 
-    `cut_after(up=n)` resets the connection, and those after it `times` times, when n bytes went to
-    the server, `cut_after(down=n)` when n bytes came back. Threads: one for each direction.
+    `cut_after(up=n)` resets the connection after n bytes to the server, `cut_after(down=n)` after n
+    bytes from it, and so the next connections, `times` times. Threads: one for each direction.
     """
 
     def __init__(self, target: str) -> None:
@@ -44,7 +44,7 @@ class Relay:
             thread.join()
 
     def cut_after(self, *, up: int = 0, down: int = 0, times: int = 1) -> None:
-        """Cut once so many bytes more went one way; again after as many, `times` times."""
+        """Cut after this many more bytes in one direction, `times` times."""
         with self._lock:
             self._left = {"up": up, "down": down}
             self._limit = dict(self._left)

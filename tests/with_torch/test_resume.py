@@ -24,8 +24,8 @@ def trainer(root: Path, losses: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, str(TRAINER), *words])
 
 
-def told(losses: Path) -> list[list[tuple[int, str]]]:
-    """What each attempt said, as (step, loss)."""
+def attempts_in(losses: Path) -> list[list[tuple[int, str]]]:
+    """The (step, loss) pairs that each attempt wrote."""
     attempts: list[list[tuple[int, str]]] = []
     for line in losses.read_text().splitlines(keepends=True):
         if line.startswith("#"):
@@ -43,7 +43,7 @@ def steps_in(losses: Path) -> int:
 def test_resumed_training_has_the_losses_of_an_uninterrupted_one(tmp_path: Path, seed: int) -> None:
     """Every loss of both attempts equals, digit by digit, that of the uninterrupted training."""
     assert trainer(tmp_path / "whole", tmp_path / "whole.txt").wait(WAIT_S) == 0
-    (whole,) = told(tmp_path / "whole.txt")
+    (whole,) = attempts_in(tmp_path / "whole.txt")
     assert len(whole) == STEPS
     losses = tmp_path / "killed.txt"
     kill_after = random.Random(seed).randrange(EVERY + 2, STEPS)
@@ -53,7 +53,7 @@ def test_resumed_training_has_the_losses_of_an_uninterrupted_one(tmp_path: Path,
             assert time.monotonic() < give_up
         victim.send_signal(signal.SIGKILL)
     assert trainer(tmp_path / "killed", losses).wait(WAIT_S) == 0
-    first, second = told(losses)
+    first, second = attempts_in(losses)
     resumed_at = second[0][0]
     assert resumed_at % EVERY == 0
     # At most one save was under way, and at most the step that was being told is missing.

@@ -1,4 +1,4 @@
-"""What the fault tests send to Kafka, and the ledger of what the brokers acknowledged.
+"""Load of the Kafka fault tests, and the ledger of the messages that brokers acknowledged.
 
 A record is named by its writer and number; points and values follow from these two alone.
 """

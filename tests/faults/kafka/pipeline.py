@@ -52,7 +52,7 @@ class WorkerProcess:
         return self.process.poll() is None
 
     @property
-    def said(self) -> str:
+    def log_text(self) -> str:
         """Its log."""
         return self.log.read_text(errors="replace")
 
@@ -252,9 +252,9 @@ class Pipeline:
         """Batches that are announced and not committed, by partition."""
         return {number: span for number, (_, span) in self.offsets().items() if span}
 
-    def said(self, sentence: str) -> int:
-        """How often the workers' logs have a sentence."""
-        return sum(worker.said.count(sentence) for worker in self.workers)
+    def count_in_logs(self, sentence: str) -> int:
+        """Number of times that a sentence is in the workers' logs."""
+        return sum(worker.log_text.count(sentence) for worker in self.workers)
 
     def _is_led(self, topic: str) -> bool:
         known = self.admin.list_topics(timeout=_REQUEST_S).topics.get(topic)

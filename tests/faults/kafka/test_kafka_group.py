@@ -147,7 +147,7 @@ def test_zombie_worker_neither_duplicates_nor_commits_when_it_wakes_up(
         pipeline.wait_drained()
         pipeline.feed.send(20)
         pipeline.wait_drained()
-        assert pipeline.said(report.REPLAYED) >= 1
+        assert pipeline.count_in_logs(report.REPLAYED) >= 1
         offsets = pipeline.offsets()
         if heir == "leaves":
             second.stop()

@@ -44,7 +44,7 @@ def campaign(pipeline: Pipeline, plan: list[str], rng: random.Random) -> Counter
             worker.kill()
         else:
             worker = pipeline.start_worker(kill_at=f"{victim}:{rng.randint(1, 4)}", **told)
-            assert worker.wait_for_end() == -signal.SIGKILL, worker.said[-2000:]
+            assert worker.wait_for_end() == -signal.SIGKILL, worker.log_text[-2000:]
         kills[victim] += 1
     pipeline.feed.end()
     return kills
@@ -79,7 +79,7 @@ def test_points_are_stored_once_when_a_worker_is_killed(
     verdict = finish(pipeline, rng)
     report.note("kill -9, short", f"{kills.total()} kills", pipeline, verdict)
     assert_exactly_once(verdict)
-    assert pipeline.said(report.REPLAYED) >= 2
+    assert pipeline.count_in_logs(report.REPLAYED) >= 2
 
 
 def control(pipeline: Pipeline, plan: list[str], rng: random.Random) -> Verdict:

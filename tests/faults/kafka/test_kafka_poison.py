@@ -95,8 +95,10 @@ def test_worker_stops_at_the_limit_of_dead_letters(open_pipeline: OpenPipeline) 
     pipeline.feed.send(10)
     for _ in range(2):  # started again it says the same
         assert worker.wait_for_end() == 1
-        assert "the limit is reached. Nothing was dropped and nothing more is read" in worker.said
-        assert "RUNWIRE_WORKER_DEAD_LETTERS_MAX" in worker.said
+        assert (
+            "the limit is reached. Nothing was dropped and nothing more is read" in worker.log_text
+        )
+        assert "RUNWIRE_WORKER_DEAD_LETTERS_MAX" in worker.log_text
         assert len(letters(pipeline)) == 3
         assert before <= pipeline.offsets()[0][0] <= before + 3
         worker = pipeline.start_worker(dead_letters_max=3)

@@ -104,5 +104,5 @@ def test_worker_reports_records_that_expired_before_they_were_read(
     pipeline.feed.send(10)
     pipeline.wait_drained()
     worker.stop()
-    assert "offset 20 lies outside of the log (50 to 90)" in worker.said
+    assert "offset 20 lies outside of the log (50 to 90)" in worker.log_text
     assert_exactly_once(judge(pipeline, pipeline.feed.accepted - before | kept))

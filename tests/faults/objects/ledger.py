@@ -1,4 +1,4 @@
-"""What a trainer promised to itself: one line before each call and one after it returned, synced.
+"""Ledger of a trainer: one line before each call and one after it returned, synced.
 
 Lines are JSON. The ledger knows nothing of outbox, agent and store; the verdict compares.
 """

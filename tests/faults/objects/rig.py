@@ -242,7 +242,7 @@ class Rig:
         self.end_trainers()
         running = [p for p in self.programs if p.is_running and p.log.name.startswith("agent")]
         for agent in running or [self.start_agent()]:
-            assert agent.wait_for_end() == 0, agent.said[-3000:]
+            assert agent.wait_for_end() == 0, agent.log_text[-3000:]
         if self.kafka is not None and self.s3 is not None and self.route == "kafka":
             workers = [p for p in self.programs if p.is_running and p.log.name.startswith("worker")]
             workers = workers or [self.start_worker(member="one")]
@@ -266,9 +266,9 @@ class Rig:
         states = read_states(root or self.root).values()
         return " ".join(str(state.uploads.get("sentence", "")) for state in states)
 
-    def said(self, sentence: str) -> int:
-        """How often the logs have a sentence."""
-        return sum(program.said.count(sentence) for program in self.programs)
+    def count_in_logs(self, sentence: str) -> int:
+        """Number of times that a sentence is in the logs."""
+        return sum(program.log_text.count(sentence) for program in self.programs)
 
     def _keys(self, route: str) -> dict[str, str]:
         """The store's keys, for those who go there themselves."""

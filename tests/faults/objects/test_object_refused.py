@@ -47,7 +47,7 @@ def refuse(
     rig: Rig, break_it: Callable[[], None], repair: Callable[[], None], *sentences: str,
     first: Callable[[], bool] = lambda: True, word: str = "",
 ) -> None:  # fmt: skip
-    """Begin a transfer, break the store, read what is said, repair it and see it end."""
+    """Break the store in a transfer, wait for the sentences, repair it and see the transfer end."""
     with Observer(rig.plain()) as observer:
         calls = [("file", AMID_BYTES), ("folder", 0)]
         rig.start_trainer([rig.calls.call(kind, size) for kind, size in calls])
@@ -57,12 +57,12 @@ def refuse(
         rig.wait("the transfer to begin", first, every_s=0.005)
         break_it()
 
-        def said() -> bool:
-            told = rig.trouble() if worker is None else worker.said
-            return all(sentence in told for sentence in sentences)
+        def is_logged() -> bool:
+            text = rig.trouble() if worker is None else worker.log_text
+            return all(sentence in text for sentence in sentences)
 
         try:
-            rig.wait(f"somebody to say {sentences}", said)
+            rig.wait(f"a log line with {sentences}", is_logged)
             agent.check() if worker is None else worker.check()
         finally:
             repair()

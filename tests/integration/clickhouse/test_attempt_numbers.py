@@ -31,7 +31,7 @@ def store(feed: Any, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     return made
 
 
-def listed(store: MemoryStore, tmp_path: Path) -> list[tuple[Any, ...]]:
+def checkpoint_rows(store: MemoryStore, tmp_path: Path) -> list[tuple[Any, ...]]:
     rows = checkpoints.listed(Catalog(store), str(tmp_path), **RUN)
     assert checkpoints.as_table(rows)
     return [(row["step"], row["attempt"], row["state"]) for row in rows]
@@ -41,11 +41,11 @@ def test_checkpoints_command_numbers_attempts_as_the_views_do(
     feed: Any, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attempts 2 and 4 are not called 1 and 2; without ClickHouse the stored ones are counted."""
-    assert listed(store, tmp_path) == [(10, 1, "complete"), (20, 2, "complete")]
+    assert checkpoint_rows(store, tmp_path) == [(10, 1, "complete"), (20, 2, "complete")]
     monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", feed.url)
-    assert listed(store, tmp_path) == [(10, 2, "complete"), (20, 4, "complete")]
+    assert checkpoint_rows(store, tmp_path) == [(10, 2, "complete"), (20, 4, "complete")]
     put_checkpoint(store, 3, 30, attempt="not heard of", **RUN)
-    assert listed(store, tmp_path)[-1] == (30, None, "complete")
+    assert checkpoint_rows(store, tmp_path)[-1] == (30, None, "complete")
 
 
 def test_pending_step_is_listed_beside_the_same_step_of_another_attempt(
@@ -60,6 +60,6 @@ def test_pending_step_is_listed_beside_the_same_step_of_another_attempt(
             checkpoint_event(artifact=artifact, step=step, at_ns=AT_NS + number * SECOND, **who)
         )
         feed.write(artifact_event(artifact=artifact, **who))
-    assert listed(store, tmp_path) == [
+    assert checkpoint_rows(store, tmp_path) == [
         (10, 2, "complete"), (20, 4, "complete"), (20, 3, "pending"), (30, 4, "pending"),
     ]  # fmt: skip

@@ -96,7 +96,7 @@ def test_worker_publishes_whole_artifacts_and_empties_staging(
     workers.stop()
     for one in ours:
         check(store, one, tmp_path)
-    told = {event.artifact: event for event in workers.told()}
+    told = {event.artifact: event for event in workers.completions()}
     assert {event.event for event in told.values()} == {"complete"}
     stamp = Manifest.from_json(store.get(first.manifest.key)).version_at_ns
     assert told[first.artifact].version_at_ns == stamp
@@ -133,7 +133,7 @@ def test_artifacts_arrive_whole_when_workers_are_killed(
     workers.stop()
     for one in ours:
         check(store, one, tmp_path)
-    last = {event.artifact: event for event in workers.told()}
+    last = {event.artifact: event for event in workers.completions()}
     assert {event.event for event in last.values()} == {"complete"}
     assert workers.letters() == []
 
@@ -195,9 +195,9 @@ def test_incomplete_artifact_fails_after_its_time_and_is_swept(
     assert process.wait(30) == 0
     workers.start(staging_s=1)
     workers.wait("nothing is staged", lambda: staged(store) == [])
-    workers.wait("it is told", lambda: [e.event for e in workers.told()] == ["failed"])
+    workers.wait("it is told", lambda: [e.event for e in workers.completions()] == ["failed"])
     workers.stop()
-    assert "not all of its pieces came" in (workers.told()[0].reason or "")
+    assert "not all of its pieces came" in (workers.completions()[0].reason or "")
     assert not is_there(store, one)
 
 
@@ -216,7 +216,7 @@ def test_worker_applies_retention_when_a_checkpoint_arrives(
     workers.wait("one is left", lambda: len(list(store.list(prefix))) == 1)
     workers.wait("nothing is staged", lambda: staged(store) == [])
     workers.stop()
-    deleted = {event.artifact for event in workers.told() if event.event == "deleted"}
+    deleted = {event.artifact for event in workers.completions() if event.event == "deleted"}
     assert deleted == {f"{number:032x}" for number in (1, 2)}
 
 
@@ -271,7 +271,7 @@ def test_worker_runs_with_the_rights_of_migrate_objects_user(
         workers.start()
         workers.send([replace(one.chunks[0], digest=b"?"), *one.chunks, one.event])
         workers.wait("it is there", lambda: is_there(store, one))
-        workers.wait("it is told", lambda: [e.event for e in workers.told()] == ["complete"])
+        workers.wait("it is told", lambda: [e.event for e in workers.completions()] == ["complete"])
         workers.wait("the bad piece is kept", lambda: len(workers.letters()) == 1)
         workers.stop()
         check(store, one, tmp_path)

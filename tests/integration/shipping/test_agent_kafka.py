@@ -65,7 +65,7 @@ def test_logged_points_arrive_once_in_the_topic(agents: Agents, settings: KafkaS
     """From `log` to the topic: right key and headers, no repeats, no spool folder left."""
     agent = agents.agent(settings, idle_s=1.0)
     assert agents.trainer(settings, steps=500, pause_s=0.001).wait(END_S) == 0
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     messages = read_topic(settings, "metric")
     assert len(messages) == len(distinct_batches(messages))
     assert values(settings) == expected(500)
@@ -86,7 +86,7 @@ def test_killed_agent_repeats_batches_byte_for_byte(
         agent.kill()
         agent.wait()
     assert trainer.returncode == 0
-    assert agents.agent(settings).wait(END_S) == 0, agents.said()
+    assert agents.agent(settings).wait(END_S) == 0, agents.log_text()
     assert values(settings) == expected(3000)
     assert set(ends(settings)) == {"finished"}
     assert list_folders(agents.root) == []
@@ -106,9 +106,9 @@ def test_agent_delivers_everything_after_a_broker_outage(
     finally:
         kafka.start()
     assert trainer.wait(END_S) == 0
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     assert values(settings) == expected(4000)
-    assert "delivering again" in agents.said()
+    assert "delivering again" in agents.log_text()
 
 
 def test_agent_reports_a_missing_topic_and_waits_for_it(
@@ -131,9 +131,9 @@ def test_agent_reports_a_missing_topic_and_waits_for_it(
     assert entry["error"] == agents.state().sentence
     assert entry["destination"] == settings.public()
     assert f"topic {topic_prefix}.metric.v1 does not exist" in agents.state().sentence
-    assert "runwire migrate" in agents.said()
+    assert "runwire migrate" in agents.log_text()
     make_topics(kafka.settings, topic_prefix, ["metric"])
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     assert values(settings) == expected(50)
 
 
@@ -188,13 +188,13 @@ def test_agent_uses_registry_ids_or_the_bundled_ones(
     ids = {kind: client.register(kind).schema_id for kind in KINDS}
     assert agents.trainer(settings, steps=20).wait(END_S) == 0
     agent = agents.agent(settings, RUNWIRE_SCHEMA_REGISTRY_URL=registry.url)
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     for kind in ("run", "metric"):
         for message in read_topic(settings, kind):
             assert int.from_bytes(message.value[1:5]) == ids[kind]
     assert agents.trainer(settings, steps=20).wait(END_S) == 0
     agent = agents.agent(settings, RUNWIRE_SCHEMA_REGISTRY_URL="http://127.0.0.1:1")
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     found = {int.from_bytes(message.value[1:5]) for message in read_topic(settings, "metric")}
     assert found == {ids["metric"], codec.bundled_id("metric")}
 

@@ -62,13 +62,13 @@ def test_beats_and_metrics_continue_during_a_large_upload(
     folder = leave_large(agents.root, settings.destination)
     begin_ns, deadline_s = time.time_ns(), time.monotonic() + UPLOAD_S_MAX
     while folder.exists():
-        assert time.monotonic() < deadline_s, agents.said()
+        assert time.monotonic() < deadline_s, agents.log_text()
         assert trainer.poll() is None
         time.sleep(0.1)
     end_ns = time.time_ns()
     trainer.kill()
     trainer.wait()
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
 
     beats = [codec.decode(message.value) for message in read_topic(settings, "heartbeat")]
     at_ns = sorted(e.at_ns for e in beats if isinstance(e, Heartbeat))

@@ -161,7 +161,7 @@ def test_agent_ships_allowed_topics_and_names_a_missing_right(
     wait_until(lambda: len(read_topic(admin, "run")) >= 2)
     assert read_topic(admin, "metric") == []
     allow(kafka_secure, topic_prefix)
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     assert len(set(points_of(distinct_batches(read_topic(admin, "metric"))))) == 60
     assert agents.state().cause == ""
 
@@ -182,8 +182,8 @@ def test_agent_reads_a_corrected_password_file_without_restart(
     assert agents.trainer(settings, steps=30).wait(END_S) == 0
     wait_until(lambda: agents.state().cause == AUTHENTICATION)
     secret.write_text(kafka_secure.agent.password)
-    assert agent.wait(END_S) == 0, agents.said()
-    assert agents.said().count("SASL authentication failed") == 1
+    assert agent.wait(END_S) == 0, agents.log_text()
+    assert agents.log_text().count("SASL authentication failed") == 1
     assert len(set(points_of(distinct_batches(read_topic(admin, "metric"))))) == 60
 
 

@@ -23,7 +23,7 @@ from support.kafka_log import read_topic
 from support.servers import Cluster
 from support.topics import make_topics
 from support.uploads import for_kafka, leave, sha256
-from support.watched import said
+from support.watched import agent_events
 
 END_S = 120
 KILLS = 5  # then it may finish
@@ -70,13 +70,13 @@ def test_direct_upload_is_absent_or_whole_when_the_agent_is_killed(
             assert store.stat(blob_key(sha256(content))) is not None
         if not outbox.exists():
             break
-    assert agents.local_agent().wait(END_S) == 0, agents.said()
+    assert agents.local_agent().wait(END_S) == 0, agents.log_text()
     assert store.get(blob_key(sha256(content))) == content
     (version,) = Catalog(store).artifacts("p")
     assert version.manifest.artifact == request.artifact
     assert not list((agents.root / "outbox").iterdir())
     assert not list((agents.root / "objects" / ".tmp").iterdir())
-    events = [event for event in said(agents.root) if isinstance(event, ArtifactEvent)]
+    events = [event for event in agent_events(agents.root) if isinstance(event, ArtifactEvent)]
     assert {event.event for event in events} == {"complete"}
 
 
@@ -102,7 +102,7 @@ def test_kafka_upload_is_complete_when_the_agent_is_killed(
         agent.wait()
         if not outbox.exists():
             break
-    assert agents.agent(settings).wait(END_S) == 0, agents.said()
+    assert agents.agent(settings).wait(END_S) == 0, agents.log_text()
     pieces: dict[int, bytes] = {}
     for message in read_topic(settings, "chunk"):
         assert message.key == request.artifact.encode()

@@ -75,9 +75,9 @@ def test_agent_reads_a_corrected_key_file_without_restart(
     agent = agents.local_agent(s3=s3)
     waits(agents, "store_refused", "RUNWIRE_S3_SECRET_KEY")
     secret.write_text(bucket.secret_key)
-    assert agent.wait(END_S) == 0, agents.said()
-    assert "artifacts are shipped again" in agents.said()
-    assert "wrong" not in agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
+    assert "artifacts are shipped again" in agents.log_text()
+    assert "wrong" not in agents.log_text()
     arrived(agents, open_store(bucket, agents.root), b"content")
 
 
@@ -138,7 +138,7 @@ def test_upload_waits_while_the_store_is_unreachable(agents: Agents, bucket: S3S
         agent = agents.local_agent(s3=s3)
         waits(agents, "store_away", f"http://{door.address} does not answer")
         door.open()
-        assert agent.wait(END_S) == 0, agents.said()
+        assert agent.wait(END_S) == 0, agents.log_text()
     arrived(agents, open_store(bucket, agents.root), content)
 
 
@@ -165,7 +165,7 @@ def test_upload_completes_once_a_full_store_has_room(agents: Agents) -> None:
     waits(agents, "store_refused", "no room for")
     assert not [path for path in (agents.root / "objects").rglob("*") if path.is_file()]
     resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     arrived(agents, open_store(None, agents.root), content)
 
 

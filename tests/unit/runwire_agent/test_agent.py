@@ -12,7 +12,7 @@ from runwire_disk.host import boot_id
 from runwire_disk.spool.format import ENDED_FILE
 from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_schemas.events import Heartbeat, RunEvent
-from support.watched import close_writers, said, trainer
+from support.watched import agent_events, close_writers, trainer
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def test_a_living_writer_gets_a_heartbeat_per_interval(tmp_path: Path) -> None:
     for at_s in (0.0, 0.5, HEARTBEAT_INTERVAL_S - 0.1, HEARTBEAT_INTERVAL_S, 6.0):
         agent.tick(at_s)
     agent.close()
-    beats = said(tmp_path)
+    beats = agent_events(tmp_path)
     assert len(beats) == 2
     for beat in beats:
         assert isinstance(beat, Heartbeat)
@@ -45,7 +45,7 @@ def test_a_dead_writer_is_recorded_once(tmp_path: Path) -> None:
         agent.tick(0.0)
         agent.tick(1.0)
         agent.close()
-    ends = said(tmp_path)
+    ends = agent_events(tmp_path)
     assert len(ends) == 1
     end = ends[0]
     assert isinstance(end, RunEvent)
@@ -61,7 +61,7 @@ def test_a_finished_writer_is_left_alone(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     agent.tick(0.0)
     agent.close()
-    assert said(tmp_path) == []
+    assert agent_events(tmp_path) == []
 
 
 def test_a_rebooted_machine_is_named(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_rebooted_machine_is_named(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     agent.tick(0.0)
     agent.close()
-    (end,) = said(tmp_path)
+    (end,) = agent_events(tmp_path)
     assert isinstance(end, RunEvent)
     assert "machine went down" in (end.status_reason or "")
 
@@ -83,11 +83,11 @@ def test_other_machines_and_watched_containers_are_left_alone(tmp_path: Path) ->
     assert watching.acquire()
     agent = Agent(tmp_path)
     agent.tick(0.0)
-    assert said(tmp_path) == []
+    assert agent_events(tmp_path) == []
     watching.release()
     agent.tick(100.0)
     agent.close()
-    assert [e.run_id for e in said(tmp_path)] == ["container"]
+    assert [e.run_id for e in agent_events(tmp_path)] == ["container"]
 
 
 def test_a_dead_worker_process_does_not_end_its_run(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_dead_worker_process_does_not_end_its_run(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     agent.tick(0.0)
     agent.close()
-    (beat,) = said(tmp_path)
+    (beat,) = agent_events(tmp_path)
     assert isinstance(beat, Heartbeat)
     assert beat.phase == "ended"
 
@@ -123,7 +123,7 @@ def test_damaged_and_vanishing_folders_do_not_stop_it(tmp_path: Path) -> None:
     agent.close()
     (broken / "meta.json").unlink()
     broken.rmdir()
-    assert [e.run_id for e in said(tmp_path)] == ["r1", "r2"]
+    assert [e.run_id for e in agent_events(tmp_path)] == ["r1", "r2"]
 
 
 def test_its_own_folder_deleted_is_made_again(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_its_own_folder_deleted_is_made_again(tmp_path: Path) -> None:
     own.rename(tmp_path / "gone")
     agent.tick(100.0)
     agent.close()
-    assert len(said(tmp_path)) == 1
+    assert len(agent_events(tmp_path)) == 1
 
 
 def test_settled_folders_cost_no_look(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_schemas import codec
 from runwire_schemas.events import RunEvent
 from support.shipping import KAFKA
-from support.watched import WRITERS, close_writers, said, trainer
+from support.watched import WRITERS, agent_events, close_writers, trainer
 
 ROUTE = {"route": "kafka", "destination": KAFKA.public()}
 
@@ -89,7 +89,7 @@ def test_the_local_agent_leaves_kafka_folders(tmp_path: Path) -> None:
     watcher = Agent(tmp_path)
     watcher.tick(0.0)
     watcher.close()
-    assert said(tmp_path) == []
+    assert agent_events(tmp_path) == []
 
 
 def test_offline_runs_wait_for_sync(tmp_path: Path) -> None:
