@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,17 +104,19 @@ def test_recovery_check_sees_a_lost_call(tmp_path: Path) -> None:
     assert set(steps) - Recovered(tmp_path).steps == {steps[-1]}
 
 
-class Interrupted(dict[Any, Any]):
-    """The table of known call shapes; another thread comes in right after one look-up."""
+class Interrupted(dict[str, float]):
+    """The data of one call; `log` asks for its values right after it looked up their layout."""
 
-    armed: Any = None
+    def __init__(self, data: dict[str, float], act: Callable[[], None]) -> None:
+        super().__init__(data)
+        self.act: Callable[[], None] | None = act
 
-    def get(self, key: Any, default: Any = None) -> Any:
-        found = super().get(key, default)
-        if self.armed is not None and found is not None:
-            act, self.armed = self.armed, None
+    def values(self) -> Any:
+        """The values; the first time, another thread acts before."""
+        act, self.act = self.act, None
+        if act is not None:
             act()
-        return found
+        return super().values()
 
 
 def test_call_is_readable_when_its_segment_changes_between_look_up_and_store(
@@ -122,7 +125,6 @@ def test_call_is_readable_when_its_segment_changes_between_look_up_and_store(
     """A call that looked its shape up in the old segment is stored readably in the new one."""
     writer = new_writer(tmp_path)
     log = metric_log(writer)
-    log._layouts = log._store.layouts = Interrupted()
     series = writer.series["metric"]
     log.log({"a": 1.0}, 1)
     log.log({"a": 2.0}, 2)
@@ -134,8 +136,7 @@ def test_call_is_readable_when_its_segment_changes_between_look_up_and_store(
             log.log({"b": float(step)}, step)
             step += 1
 
-    log._layouts.armed = roll
-    log.log({"a": 3.0}, 3)
+    log.log(Interrupted({"a": 3.0}, roll), 3)
     writer.close()
     found = Recovered(tmp_path)
     assert found.damage == []

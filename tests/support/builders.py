@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
 from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.core.dead_letters import MemoryDeadLetters
+from runwire_consumers.core.deadline import Deadline
 from runwire_consumers.core.decoding import decode_record
 from runwire_consumers.core.health import Health
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.core.sink import MemorySink, MemoryStore, Sink
-from runwire_consumers.core.source import MemoryLog, MemorySource, Record, Source
+from runwire_consumers.core.source import (
+    MemoryLog,
+    MemorySource,
+    Pending,
+    Record,
+    Source,
+    Span,
+)
 from runwire_consumers.core.stop import Stop
 from runwire_consumers.core.worker import Worker, WorkerOptions
 from runwire_schemas import codec
@@ -171,20 +179,20 @@ class Bench:
 
 
 class QuietSource:
-    """Asks the worker to stop at the `polls`-th poll without news, so that a test ends by itself.
+    """A source that requests the stop at its `polls`-th empty poll, so that a test ends by itself.
 
-    A poll without news takes its timeout on the test's clock.
+    An empty poll takes its timeout on the test's clock; everything else is the inner source's.
     """
 
     def __init__(self, inner: Source, clock: MemoryClock, stop: Stop, *, polls: int) -> None:
-        self.inner = inner
+        self._inner = inner
         self._clock = clock
         self._stop = stop
         self._left = polls
         self._is_paused = False
 
     def poll(self, timeout_s: float) -> list[Record]:
-        records = self.inner.poll(timeout_s)
+        records = self._inner.poll(timeout_s)
         if not records and not self._is_paused:
             self._clock.sleep(timeout_s)
             self._left -= 1
@@ -194,11 +202,26 @@ class QuietSource:
 
     def pause(self) -> None:
         self._is_paused = True
-        self.inner.pause()
+        self._inner.pause()
 
     def resume(self) -> None:
         self._is_paused = False
-        self.inner.resume()
+        self._inner.resume()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
+    def pending(self) -> list[Pending]:
+        return self._inner.pending()
+
+    def lane(self, partition: str) -> str:
+        return self._inner.lane(partition)
+
+    def revoked(self) -> frozenset[str]:
+        return self._inner.revoked()
+
+    def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
+        return self._inner.intend(batches)
+
+    def commit(self, spans: Mapping[str, Span]) -> None:
+        self._inner.commit(spans)
+
+    def close(self, deadline: Deadline) -> None:
+        self._inner.close(deadline)

@@ -72,7 +72,7 @@ def send(
 
 def joined(source: KafkaSource) -> bool:
     """Whether the group has assigned partitions to this source."""
-    return bool(source._group.partitions)
+    return bool(source.assigned)
 
 
 def group(prefix: str, kinds: Iterable[str], *, protocol: str = "classic") -> GroupSettings:

@@ -12,6 +12,7 @@ import pytest
 
 import runwire
 from runwire.run import Run
+from support.checkpoints import local_parts, save_threads
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -20,10 +21,6 @@ MIB = 1024**2
 
 def large(mib: int = 64) -> torch.Tensor:
     return torch.arange(mib * MIB // 4, dtype=torch.float32)
-
-
-def writers() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "runwire-checkpoint"]
 
 
 def test_asynchronous_save_keeps_the_state_of_its_call(start: Start) -> None:
@@ -38,15 +35,15 @@ def test_asynchronous_save_keeps_the_state_of_its_call(start: Start) -> None:
 def test_saves_use_one_thread_at_a_time_and_leave_none(start: Start) -> None:
     """At most one writer thread lives, and none after a synchronous save or `finish`."""
     run = start()
-    assert writers() == []
+    assert save_threads() == []
     for step in range(4):
         run.save_checkpoint(step, model={"w": large(16)}, asynchronous=True)
-        assert len(writers()) <= 1
+        assert len(save_threads()) <= 1
     run.save_checkpoint(9, model={"w": large(1)})  # waits, in the call
-    assert writers() == []
+    assert save_threads() == []
     saved = run.save_checkpoint(10, model={"w": large(16)}, asynchronous=True)
     run.finish()
-    assert writers() == []
+    assert save_threads() == []
     assert saved.path is not None
     assert (saved.path / "manifest.json").exists()
 
@@ -122,7 +119,7 @@ def test_checkpoint_events_record_how_long_training_was_blocked(start: Start, ro
     assert said[now.artifact].uri.startswith("file:///")
 
 
-def test_signal_handler_may_save_during_a_save(start: Start, seed: int) -> None:
+def test_signal_handler_may_save_during_a_save(start: Start, root: Path, seed: int) -> None:
     """Trainers save at SIGTERM, and the signal may arrive during a save: both are kept."""
     run, steps, chance = start(), iter(range(100, 200)), random.Random(seed)
 
@@ -138,7 +135,7 @@ def test_signal_handler_may_save_during_a_save(start: Start, seed: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     run.finish()
-    saved = [part.manifest.checkpoint.step for part in run._saver().local.parts()]
+    saved = [part.manifest.checkpoint.step for part in local_parts(root)]
     assert saved == [*range(6), *range(100, next(steps))]
     assert len(saved) > 6
 

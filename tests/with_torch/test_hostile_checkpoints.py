@@ -16,10 +16,10 @@ import pytest
 import runwire
 from runwire.checkpoints import read_checkpoint
 from runwire.checkpoints.compress import zstd_module
-from runwire.checkpoints.local import LocalPart
 from runwire.checkpoints.state_file import digest_of
 from runwire.run import Run
 from runwire_store.manifest import FileEntry, Manifest
+from support.checkpoints import local_parts
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -145,7 +145,7 @@ def test_load_raises_when_every_checkpoint_is_damaged(start: Start, seed: int) -
     ],
 )
 def test_damaged_manifest_hides_only_its_own_checkpoint(
-    start: Start, caplog: pytest.LogCaptureFixture, manifest: bytes
+    start: Start, root: Path, caplog: pytest.LogCaptureFixture, manifest: bytes
 ) -> None:
     """The checkpoint is skipped with a warning and the one before is loaded."""
     run = start()
@@ -154,7 +154,7 @@ def test_damaged_manifest_hides_only_its_own_checkpoint(
     (folder / "manifest.json").write_bytes(manifest)
     assert run.load_checkpoint("latest").step == 1
     assert f"cannot be read and is left out: {folder}" in caplog.text
-    shutil.rmtree(run._saver().local.parts()[0].folder)
+    shutil.rmtree(local_parts(root)[0].folder)
     with pytest.raises(runwire.CheckpointError, match="has checkpoints, and none that can be read"):
         run.load_checkpoint("latest")
 
@@ -221,6 +221,6 @@ def test_folder_copied_from_another_run_is_no_checkpoint(start: Start, root: Pat
     folder = saved(start(run_id="one"), 1)
     other = saved(start(run_id="two"), 0).parent
     folder.rename(other / folder.name)
-    run = start(run_id="two")
-    parts: list[LocalPart] = run._saver().local.parts()
+    parts = local_parts(root, run_id="two")
     assert [part.manifest.run_id for part in parts] == ["two"]
+    assert start(run_id="two").load_checkpoint("latest").step == 0

@@ -22,6 +22,7 @@ from runwire_store.layout import BLOBS
 from runwire_store.open import open_store
 from runwire_store.store import StoreAway
 from support.artifacts import requests
+from support.checkpoints import local_parts
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -49,14 +50,14 @@ def train(run: Run) -> torch.nn.Module:
     return model
 
 
-def check(run: Run) -> None:
+def check(run: Run, root: Path) -> None:
     for which, step in (("latest", 4), ("best", 2), (3, 3)):
         model = torch.nn.Linear(4, 4)
         found = run.load_checkpoint(which, model=model)
         assert (found.step, model.weight[0, 0].item()) == (step, step)
-        assert found.path.is_relative_to(run._session.settings.root)
+        assert found.path.is_relative_to(root)
     # From now on they are here too.
-    assert len(run._saver().local.parts()) == 3
+    assert len(local_parts(root)) == 3
 
 
 def test_checkpoints_load_elsewhere_from_a_folder_store(
@@ -68,7 +69,7 @@ def test_checkpoints_load_elsewhere_from_a_folder_store(
     elsewhere = root.with_name("elsewhere")
     shutil.copytree(root / "objects", elsewhere / "objects")
     monkeypatch.setenv("RUNWIRE_DIR", str(elsewhere))
-    check(start())
+    check(start(), elsewhere)
 
 
 def test_checkpoints_load_elsewhere_from_an_s3_store(
@@ -79,8 +80,9 @@ def test_checkpoints_load_elsewhere_from_an_s3_store(
         monkeypatch.setenv(name, value)
     train(start(settings={"checkpoint_compress": "zstd"}))
     sync(root)
-    monkeypatch.setenv("RUNWIRE_DIR", str(root.with_name("elsewhere")))
-    check(start())
+    elsewhere = root.with_name("elsewhere")
+    monkeypatch.setenv("RUNWIRE_DIR", str(elsewhere))
+    check(start(), elsewhere)
 
 
 def test_damaged_local_checkpoint_is_replaced_from_the_store(start: Start, root: Path) -> None:
@@ -103,7 +105,7 @@ def test_damaged_stored_checkpoint_is_not_loaded(
     run = start()
     for step in (1, 2):
         saved = run.save_checkpoint(step, extra=step)
-    digest = run._saver().local.parts()[-1].manifest.files[0].sha256
+    digest = local_parts(root)[-1].manifest.files[0].sha256
     run.finish()
     sync(root)
     elsewhere = root.with_name("elsewhere")
@@ -171,7 +173,7 @@ def test_load_raises_when_a_download_breaks_off(
     run.finish()
     sync(root)
     run = start()
-    shutil.rmtree(run._saver().local.parts()[-1].folder)
+    shutil.rmtree(local_parts(root)[-1].folder)
     monkeypatch.setattr("runwire_store.open.open_store", lambda _, root: Tearing(root / "objects"))
     with pytest.raises(runwire.CheckpointError, match=r"checkpoint 2 .* cannot be brought .* now"):
         run.load_checkpoint("latest")
@@ -189,7 +191,7 @@ def test_ranks_on_one_disk_download_a_checkpoint_once(start: Start, root: Path) 
     with ThreadPoolExecutor(8) as ranks:
         found = list(ranks.map(lambda _: run.load_checkpoint("latest").extra, range(8)))
     assert found == [list(range(1000))] * 8
-    (part,) = run._saver().local.parts()
+    (part,) = local_parts(root)
     assert [path.name for path in part.folder.parent.glob(".[no]*")] == []
 
 

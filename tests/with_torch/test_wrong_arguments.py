@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from runwire.run import Run
+from support.checkpoints import local_parts
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -32,12 +34,12 @@ def test_wrong_retention_is_reported_and_deletes_nothing(
     assert [run.load_checkpoint(step).extra for step in range(3)] == [0, 1, 2]
 
 
-def test_retention_may_be_a_mapping(start: Start) -> None:
+def test_retention_may_be_a_mapping(start: Start, root: Path) -> None:
     """A dict with the names of the rules works like Retention."""
     run = start()
     for step in range(5):
         run.save_checkpoint(step, extra=step, retention={"keep_last": 2})
-    assert len(run._saver().local.parts()) == 2
+    assert len(local_parts(root)) == 2
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -75,6 +75,11 @@ class KafkaSource:
         ready, self._ready = self._ready, []
         return [r for p, r in ready if self._group.partitions.get(p.name) is p]
 
+    @property
+    def assigned(self) -> frozenset[str]:
+        """Names of the partitions that the group has assigned to this source."""
+        return frozenset(self._group.partitions)
+
     def pending(self) -> list[Pending]:
         """Return the ranges of earlier owners whose records are gathered, each once."""
         found = [partition.pending() for partition in self._group.partitions.values()]
@@ -140,7 +145,7 @@ class KafkaSource:
         self._ready += [(partition, record) for record in records]
 
     def _tell_gained(self) -> None:
-        had, self._had = self._had, frozenset(self._group.partitions)
+        had, self._had = self._had, self.assigned
         if self._gained is not None and self._had - had:
             self._gained()
 

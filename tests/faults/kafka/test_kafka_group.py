@@ -87,14 +87,14 @@ def test_partition_is_read_again_after_it_was_revoked_while_paused(
     make_topics(settings, topic_prefix, ["run"])
     chosen = group(topic_prefix, ["run"], protocol=protocol)
     first = KafkaSource(settings, chosen)
-    poll_until("both partitions", lambda: len(first._group.partitions) == 2, first)
+    poll_until("both partitions", lambda: len(first.assigned) == 2, first)
     first.pause()
     second = KafkaSource(settings, chosen)
-    poll_until("one each", lambda: len(second._group.partitions) == 1, first, second)
-    poll_until("one each", lambda: len(first._group.partitions) == 1, first, second)
+    poll_until("one each", lambda: len(second.assigned) == 1, first, second)
+    poll_until("one each", lambda: len(first.assigned) == 1, first, second)
     first.resume()
     second.close(Deadline(5.0))
-    poll_until("both again", lambda: len(first._group.partitions) == 2, first)
+    poll_until("both again", lambda: len(first.assigned) == 2, first)
     events = [record(run_event(seq=seq), seq) for seq in range(3)]
     for number in range(2):
         send(settings, topic_name("run", topic_prefix), events, partition=number)

@@ -17,6 +17,7 @@ from minio.credentials import StaticProvider
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 from minio.minioadmin import MinioAdmin
+from urllib3 import PoolManager
 
 from faults.objects import report
 from faults.objects.conftest import OpenRig
@@ -36,11 +37,10 @@ USER, FIRST, SECOND = "fault-user", "the-first-secret", "the-second-secret"
 
 @pytest.fixture
 def admin(minio: ObjectStore) -> Iterator[MinioAdmin]:
-    """Who may change users and quotas of MinIO."""
+    """The administrator who may change users and quotas of MinIO."""
     keys = StaticProvider(minio.access_key, minio.secret_key)
-    made = MinioAdmin(endpoint=minio.address, credentials=keys, secure=False)
-    yield made
-    made._http.clear()
+    with PoolManager() as pool:
+        yield MinioAdmin(endpoint=minio.address, credentials=keys, secure=False, http_client=pool)
 
 
 def refuse(
@@ -124,9 +124,9 @@ def lose(store: PlainS3) -> None:
     """Delete a bucket with everything in it, however busy it is."""
     client, name = store.client, store.bucket
     while client.bucket_exists(name):
-        for upload in client._list_multipart_uploads(name).uploads:
+        for line in store.unfinished():
             with contextlib.suppress(S3Error):
-                client._abort_multipart_upload(name, upload.object_name, upload.upload_id)
+                store.abandon(line)
         found = [DeleteObject(key) for key in store.sizes()]
         list(client.remove_objects(name, found))
         with contextlib.suppress(S3Error):  # something came meanwhile

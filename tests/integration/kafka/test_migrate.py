@@ -6,6 +6,7 @@ import json
 import shlex
 import time
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from confluent_kafka import TopicCollection
@@ -201,6 +202,8 @@ def test_migrate_refuses_a_subject_with_a_foreign_schema(
     """Another schema under our subject's name is refused, with the way out."""
     client = RegistryClient(registry.url, prefix=topic_prefix)
     other = {"type": "record", "name": "Other", "fields": [{"name": "x", "type": "string"}]}
-    client._add(client.subject("metric"), json.dumps(other))
+    subject = f"{registry.url}/subjects/{client.subject('metric')}/versions"
+    body = json.dumps({"schema": json.dumps(other)}).encode()
+    urlopen(Request(subject, body, {"Content-Type": "application/json"})).close()
     with pytest.raises(RegistryRefused, match=r"incompatible.*RUNWIRE_KAFKA_TOPIC_PREFIX"):
         client.register("metric")

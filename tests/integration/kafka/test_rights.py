@@ -11,12 +11,17 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
     NewPartitions,
     NewTopic,
+    ResourcePatternType,
+    ResourceType,
 )
 
 from runwire import cli
@@ -123,7 +128,10 @@ def administered(settings: KafkaSettings, prefix: str) -> dict[str, KafkaError |
     topic = topic_name("metric", prefix)
     change = ConfigEntry("retention.ms", "1", incremental_operation=AlterConfigOpType.SET)
     config = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[change])
-    right = acls._bindings(acls.Grant("agent", "topic", (f"{prefix}.foreign",), ("Read",)))
+    right = AclBinding(
+        ResourceType.TOPIC, f"{prefix}.foreign", ResourcePatternType.LITERAL, "User:agent", "*",
+        AclOperation.READ, AclPermissionType.ALLOW,
+    )  # fmt: skip
     tried: dict[str, dict[Any, Any]] = {
         "create": admin.create_topics([NewTopic(f"{prefix}.new", 1, 1)]),
         "delete": admin.delete_topics([topic]),
@@ -132,7 +140,7 @@ def administered(settings: KafkaSettings, prefix: str) -> dict[str, KafkaError |
         "read the configuration": admin.describe_configs(
             [ConfigResource(ConfigResource.Type.TOPIC, topic)]
         ),
-        "give rights": admin.create_acls(right),
+        "give rights": admin.create_acls([right]),
         "delete the group": admin.delete_consumer_groups([f"{prefix}.workers"]),
     }
     return {what: why(next(iter(futures.values())).result) for what, futures in tried.items()}

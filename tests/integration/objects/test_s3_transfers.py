@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 
 from runwire_schemas.connections.s3 import S3Settings
-from runwire_store.s3.errors import told
-from runwire_store.s3.requests import FileSlice
 from runwire_store.s3.store import S3Store
 from runwire_store.store import StoreAway
 from support.relay import Relay
@@ -240,14 +238,14 @@ def test_download_resumes_after_the_server_was_killed(
 def test_server_refuses_a_part_damaged_in_transit(
     settings: S3Settings, store: S3Store, source: Path
 ) -> None:
-    """The server compares each part with its digest, and no object appears."""
-
-    class Damaged(FileSlice):
-        def sha256(self) -> str:
-            return hashlib.sha256(b"what was read").hexdigest()
-
-    with source.open("rb") as file, pytest.raises(StoreAway), told(settings, KEY):
-        store._requests.send("PUT", KEY, {}, body=Damaged(file.fileno(), 0, MIB))
+    """The server compares each part with its signed digest, and no object appears."""
+    with Relay(settings.address) as relay:
+        damaged = S3Store(replace(settings, endpoint=f"http://{relay.address}"))
+        relay.damage_after(up=10 * MIB)
+        with pytest.raises(StoreAway):
+            damaged.put_file(KEY, source)
+        damaged.close()
+    assert relay.damaged == 1
     assert list(store.list("")) == []
 
 

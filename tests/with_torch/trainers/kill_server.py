@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 
@@ -29,6 +30,13 @@ def begin(root: str) -> runwire.Run:
     return runwire.init("kills", run_id="killed", dir=root)
 
 
+def end_saves() -> None:
+    """Wait for the thread of an asynchronous save."""
+    for thread in threading.enumerate():
+        if thread.name == "runwire-checkpoint":
+            thread.join()
+
+
 def save(root: str, how: dict[str, object], ready: int, go: int) -> None:
     if how.get("retention"):
         how = {"retention": runwire.Retention(keep_last=2, keep_best=1, metric="loss")}
@@ -36,11 +44,11 @@ def save(root: str, how: dict[str, object], ready: int, go: int) -> None:
         for step in (0, 1):
             run.save_checkpoint(step, model=state(step), metrics={"loss": 1.0 / (step + 1)}, **how)
         model = state(2)
-        run._finish_checkpoints()
+        end_saves()
         os.write(ready, b"%d\n" % os.getpid())
         os.read(go, 1)
         run.save_checkpoint(2, model=model, metrics={"loss": 0.1}, **how)
-        run._finish_checkpoints()
+        end_saves()
         os.write(ready, b"saved\n")
 
 
