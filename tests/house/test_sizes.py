@@ -1,5 +1,6 @@
 """Limits for the length of files and functions."""
 
+from functools import cache
 from pathlib import Path
 
 from house.checks import FILE_LINES_MAX, FUNCTION_LINES_MAX, ROOT, oversized, python_files
@@ -9,7 +10,9 @@ EXCEPTIONS: dict[str, int] = {}
 EXCEPTIONS_MAX = 0
 
 
+@cache
 def too_long() -> dict[str, str]:
+    """Findings of the checkout by "file" or "file:function"."""
     found: dict[str, str] = {}
     for path in python_files(ROOT):
         for finding in oversized(path, str(path.relative_to(ROOT))):
