@@ -81,7 +81,7 @@ def _server() -> Server | str:
     url = os.environ.get("RUNWIRE_TEST_CLICKHOUSE_URL")
     if url:
         return Server(url, "environment")
-    if _docker_answers():
+    if docker_answers():
         return _container()
     if importlib.util.find_spec("chdb") is None:
         return (
@@ -91,7 +91,7 @@ def _server() -> Server | str:
     return _embedded()
 
 
-def _docker_answers() -> bool:
+def docker_answers() -> bool:
     with warnings.catch_warnings():
         # docker leaves its socket open without an answer; collect it here, not in some test.
         warnings.simplefilter("ignore", ResourceWarning)

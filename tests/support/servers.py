@@ -20,7 +20,7 @@ import pytest
 
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.connections.s3 import S3Settings
-from support.engine import _docker_answers
+from support.engine import docker_answers
 from support.native import ENVIRONMENT, INSTANCE_VARIABLE, NativeServer, Unavailable
 
 if TYPE_CHECKING:
@@ -279,4 +279,4 @@ def _find(name: str, variable: str) -> Server | str:
     return f"there is no {name}: " + "; ".join(reasons)
 
 
-_docker = cache(_docker_answers)
+_docker = cache(docker_answers)
