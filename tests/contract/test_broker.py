@@ -96,7 +96,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 
 class Reports:
-    """Collects what a broker reports; `wait` polls until so many are there."""
+    """Collects what a broker reports; `wait` polls until N are there."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker

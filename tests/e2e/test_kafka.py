@@ -167,7 +167,7 @@ def min_acked(pipeline: Pipeline, keys: Iterable[tuple[str, int]]) -> int:
 
 
 def is_complete(client: Client, pipeline: Pipeline, keys: Iterable[tuple[str, int]]) -> bool:
-    """Whether what the trainers were told is stored, and the books say that nothing is missing."""
+    """Whether all acknowledged points are stored and v_completeness misses none."""
     found = client.query("SELECT count(), sum(pending), min(accepted) FROM v_completeness")
     ranks, pending, least = found.result_rows[0]
     if ranks != 4 or pending or not least:

@@ -1,4 +1,4 @@
-"""Full disk, quota, unwritable and deleted spool: training goes on and a sentence says what to do.
+"""Full disk, quota, unwritable and deleted spool: training continues, a sentence says what to do.
 
 `log` never raises here; every point is stored or counted as dropped with its reason.
 """

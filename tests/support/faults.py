@@ -214,7 +214,7 @@ class Stack:
         )
 
     def complaints(self) -> list[str]:
-        """What the trainers were told: nothing, as long as nothing is dropped or refused."""
+        """Warnings of the trainers: none, as long as nothing is dropped or refused."""
         return self.trainers_log.read_text(errors="replace").splitlines()
 
     def journal_bytes(self) -> int:

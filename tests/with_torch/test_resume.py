@@ -56,7 +56,7 @@ def test_resumed_training_has_the_losses_of_an_uninterrupted_one(tmp_path: Path,
     first, second = attempts_in(losses)
     resumed_at = second[0][0]
     assert resumed_at % EVERY == 0
-    # At most one save was under way, and at most the step that was being told is missing.
+    # At most one save was under way, and at most the step that was being written is missing.
     assert first[-1][0] - resumed_at < 2 * EVERY
     assert first == whole[: len(first)]
     assert second == whole[resumed_at:]
@@ -64,7 +64,7 @@ def test_resumed_training_has_the_losses_of_an_uninterrupted_one(tmp_path: Path,
 
 
 def check_events(root: Path, resumed_at: int) -> None:
-    """Both attempts are there, the second said where it resumed, and its steps go on there."""
+    """Both attempts are there; the second recorded its resume step and continues there."""
     found = events(root)
     said = [e for e in found if isinstance(e, RunEvent)]
     resumed = {(e.attempt, e.resumed_from_step) for e in said if e.resumed_from_step is not None}

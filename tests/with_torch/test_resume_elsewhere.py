@@ -31,7 +31,7 @@ STEPS = 5
 
 
 def sync(root: Path) -> None:
-    """Let an agent upload what lies in the outbox."""
+    """Let an agent upload everything in the outbox."""
     words = [sys.executable, "-m", "runwire_agent", "--dir", str(root), "--exit-when-idle-s", "0.3"]
     environ = os.environ | {"RUNWIRE_AGENT_STAY_S": "60"}
     done = subprocess.run(

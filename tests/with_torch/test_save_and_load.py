@@ -62,7 +62,7 @@ def test_saved_checkpoint_restores_every_part(
     wanted = {name: part.state_dict() for name, part in saved.parts.items()}
     wanted = {name: _copied(state) for name, state in wanted.items()}
     run.save_checkpoint(7, **saved.parts, extra=extra, metrics={"loss": 0.5}, is_best=True, **how)
-    if how:  # training goes on while a thread writes
+    if how:  # training continues while a thread writes
         torch.nn.init.zeros_(saved.model[0].weight)
     run.finish()
     run = start()

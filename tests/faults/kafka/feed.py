@@ -94,7 +94,7 @@ class Feed:
         self._producer = Producer(self._config)
 
     def send(self, count: int) -> None:
-        """Send so many records and wait until all are acknowledged."""
+        """Send N records and wait until all are acknowledged."""
         for name in self._names(count):
             self._produce(name)
         self.flush()

@@ -244,7 +244,7 @@ class Pipeline:
         self.wait("everything to be committed", self.is_drained)
 
     def wait_progress(self, points: int = 1) -> None:
-        """Wait until so many more points are stored."""
+        """Wait until N more points are stored."""
         before = self.stored()
         self.wait("more points", lambda: self.stored() >= before + points)
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engine
 
 
 def offsets_of(source: KafkaSource, n: int) -> list[int]:
-    """Poll until so many records came; their offsets."""
+    """Poll until N records came and return their offsets."""
     found: list[Record] = []
 
     def is_all() -> bool:

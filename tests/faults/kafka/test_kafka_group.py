@@ -37,7 +37,7 @@ if LONG:
 
 
 def storm(pipeline: Pipeline, rng: random.Random, changes: int) -> Counter[str]:
-    """Let workers join and leave at random; the load goes on."""
+    """Let workers join and leave at random under load."""
     done: Counter[str] = Counter()
     pipeline.feed.begin()
     pipeline.start_worker(batch_rows=2000)

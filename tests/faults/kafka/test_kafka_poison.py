@@ -24,7 +24,7 @@ POISON = [b"", b"\x00", b"\x00\x00\x00\x00\x00", b"{}", b"\x00\x00\x00\x00\x07" 
 
 
 def letters(pipeline: Pipeline) -> list[bytes]:
-    """What lies in the dead-letter topic, by value."""
+    """The letters in the dead-letter topic, by value."""
     kept = KafkaDeadLetters(pipeline.kafka)
     try:
         return sorted(letter.value for letter in kept.read())

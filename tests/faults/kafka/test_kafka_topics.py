@@ -17,7 +17,7 @@ pytestmark = pytest.mark.engine
 
 LONG = os.environ.get("RUNWIRE_FAULTS") == "long"
 
-# Fewer records than before lie below the old offset; more go beyond it.
+# Fewer records than before end below the old offset; more reach beyond it.
 AGAIN = {"fewer": 20, "more": 160}
 CASES = [("runs", "fewer"), ("is down", "more")]
 if LONG:
@@ -25,7 +25,7 @@ if LONG:
 
 
 def make_anew(pipeline: Pipeline, count: int) -> None:
-    """Delete the topic and create it again with so many records, as fast as the broker can."""
+    """Delete the topic and create it again with N records, as fast as the broker can."""
     pipeline.drop_topic()
     pipeline.make_topics(["metric"])
     pipeline.feed.renew()

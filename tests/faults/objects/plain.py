@@ -138,7 +138,7 @@ def read(store: PlainStore, key: str) -> bytes:
 
 
 def sha256_of(store: PlainStore, key: str) -> str:
-    """What lies at a key, by its digest."""
+    """The digest of the object at a key."""
     digest = hashlib.sha256()
     for block in store.blocks(key):
         digest.update(block)

@@ -40,7 +40,7 @@ class Calls:
     made: int = 0
 
     def call(self, kind: str, size: int = 0, **told: Any) -> dict[str, Any]:
-        """One call for `trainer.py`; its label is the artifact's name unless one is told."""
+        """One call for `trainer.py`; its label is the artifact's name unless one is given."""
         self.made += 1
         about = {"number": self.made, "label": f"{kind}-{self.made}", "kind": kind, "bytes": size}
         return about | told
@@ -82,7 +82,7 @@ class Rig:
 
     @property
     def root(self) -> Path:
-        """The data root of trainers and agents, unless they are told another one."""
+        """The data root of trainers and agents, unless they get another one."""
         return self.folder / "root"
 
     @property
@@ -96,7 +96,7 @@ class Rig:
         return self.folder / "stop"
 
     def plain(self) -> PlainStore:
-        """The store without our code; whoever takes it closes it."""
+        """The store without our code; the caller closes it."""
         return PlainFolder(self.root / "objects") if self.s3 is None else PlainS3(self.s3)
 
     def start_trainer(
@@ -187,7 +187,7 @@ class Rig:
         return sum(call.is_acknowledged for call in self.written().values())
 
     def outbox(self, root: Path | None = None) -> list[str]:
-        """What lies in the outbox."""
+        """The folders of the outbox."""
         folder = (root or self.root) / "outbox"
         return sorted(each.name for each in folder.iterdir()) if folder.exists() else []
 

@@ -73,7 +73,7 @@ def test_two_agents_and_two_workers_share_a_store(
 
 
 def published(store: PlainStore, name: str) -> list[dict[str, Any]]:
-    """The manifests of one name as they lie there, by their stamps."""
+    """The stored manifests of one name, by their stamps."""
     found = [json.loads(read(store, key)) for key in store.sizes("runs/")]
     return sorted((m for m in found if m["name"] == name), key=lambda m: m["version_at_ns"])
 

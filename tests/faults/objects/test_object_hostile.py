@@ -117,7 +117,7 @@ def test_content_with_a_foreign_digest_is_never_stored_under_it(
 
 
 def mixed(honest: Forgery) -> Forgery:
-    """The same pieces with others of their numbers among them: whoever is first spoils a run."""
+    """The same pieces mixed with false ones of the same numbers, before or after the true ones."""
     chunks = []
     for number, chunk in enumerate(honest.chunks):
         evil = replace(chunk, payload=bytes(len(chunk.payload)))
@@ -127,7 +127,7 @@ def mixed(honest: Forgery) -> Forgery:
 
 
 def failures(rig: Rig) -> dict[str, str]:
-    """Why artifacts failed, as everybody is told."""
+    """The published reasons why artifacts failed."""
     assert rig.kafka is not None
     events = [codec.decode(message.value) for message in read_topic(rig.kafka, "artifact")]
     told = [event for event in events if isinstance(event, ArtifactEvent)]

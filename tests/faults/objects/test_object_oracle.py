@@ -19,7 +19,7 @@ from faults.objects.verdict import Verdict, assert_whole, judge, judge_leftovers
 
 pytestmark = pytest.mark.engine
 
-# Puts the manifest into the store before the content, then goes on as it should.
+# Puts the manifest into the store before the content, then continues as it should.
 EARLY = """
 import sys, time
 from runwire_agent.upload import direct

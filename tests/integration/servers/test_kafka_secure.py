@@ -34,7 +34,7 @@ def allow(cluster: SecureCluster, user: str, operation: AclOperation, topic: str
 
 
 def reasons(settings: KafkaSettings) -> list[str]:
-    """What a client that cannot log in is told."""
+    """The errors that a client gets when it cannot log in."""
     told: list[str] = []
     admin = AdminClient(
         {
