@@ -10,6 +10,10 @@ INSTALLED := $(VENV)/.runwire-installed
 # Two per core: many tests wait for processes and clocks.
 WORKERS := $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 PYTEST := $(BIN)/python -m pytest
+# Tests against servers, two files side by side: each worker starts servers of its own. Tests of
+# whole stacks, faults and trainings are the only ones on the machine: they watch for moments.
+SIDE_BY_SIDE := $(PYTEST) -n 2 --dist loadfile tests/contract tests/integration --ignore tests/integration/cli
+ALONE := tests/integration/cli tests/with_torch tests/faults tests/e2e
 # The same interpreter everywhere: the first of these that is new enough.
 FIND_PYTHON = for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
 	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -53,13 +57,15 @@ fmt: setup  ## format the code and apply the safe lint fixes
 
 test: setup  ## every test, with real servers; faults in their short form
 	$(PYTEST) -n $(WORKERS) tests/unit tests/house
-	$(PYTEST) --ignore tests/unit --ignore tests/house tests
+	$(SIDE_BY_SIDE)
+	$(PYTEST) $(ALONE)
 
 contract: setup  ## one suite per protocol, run on every implementation
 	$(PYTEST) tests/contract
 
 integration: setup  ## the parts against real servers
-	$(PYTEST) tests/integration
+	$(SIDE_BY_SIDE) --ignore tests/contract
+	$(PYTEST) tests/integration/cli
 
 faults: setup  ## kill, cut and fill things on purpose, long form (a quarter of an hour and more)
 	RUNWIRE_FAULTS=long $(PYTEST) tests/faults

@@ -1,4 +1,4 @@
-"""What every test gets: a clean environment, a seed, and a check that nothing is left behind.
+"""Clean environment and seed of every test, and the check that it leaves nothing behind.
 
 Settings that steer the tests themselves start with `RUNWIRE_TEST_`, plus `RUNWIRE_FAULTS`; every
 other `RUNWIRE_` variable is removed, so that a developer's shell never decides a result.
@@ -11,6 +11,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,12 +28,15 @@ from support.servers import (  # noqa: F401 - fixtures for all
     s3,
     topic_prefix,
 )
+from support.session_end import run_callbacks
 
 KEPT_PREFIXES = ("RUNWIRE_TEST_", "RUNWIRE_FAULTS")
 SEED_VARIABLE = "RUNWIRE_TEST_SEED"
 SESSION_VARIABLE = "RUNWIRE_TEST_SESSION"
 # A stopped child may need a moment to be gone; one that needs longer was not waited for.
 CHILD_GRACE_S = 3.0
+# Of all workers, where xdist runs the tests.
+_strays_of_workers: list[str] = []
 # The guard swallows these for users; in a test they are mistakes of ours.
 PROGRAMMING_ERRORS = (
     AssertionError,
@@ -66,6 +70,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say the seed again beside the failures: the header has scrolled away by then."""
     if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
         terminalreporter.write_line(pytest_report_header())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stop the session's servers; a worker of xdist reports its strays to the controller."""
+    run_callbacks()
+    if hasattr(session.config, "workeroutput"):
+        strays = _end_strays()
+        session.config.workeroutput["strays"] = strays
+    elif _strays_of_workers:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """Fail the session for the strays of one worker, as for its own."""
+    strays = getattr(node, "workeroutput", {}).get("strays", [])
+    _strays_of_workers.extend(strays)
+    _print_strays(strays)
 
 
 @pytest.fixture(scope="session")
@@ -140,15 +162,25 @@ def _fail_on_strays(owner: int) -> None:
     """
     if os.getpid() != owner:  # a forked child that ended without os._exit
         return
+    if strays := _end_strays():
+        _print_strays(strays)
+        os._exit(pytest.ExitCode.TESTS_FAILED)  # an exception here would not change the status
+
+
+def _end_strays() -> list[str]:
+    """Kill the processes of this session that still run, and describe them."""
     mark = os.environ[SESSION_VARIABLE]
     strays = [p for p in psutil.process_iter() if p.pid != os.getpid() and _is_of(p, mark)]
     _, strays = psutil.wait_procs(strays, timeout=CHILD_GRACE_S)
-    strays = [stray for stray in strays if _runs(stray)]
-    for stray in strays:
-        print(f"error: a process of these tests outlived them: {describe(stray)}", flush=True)
+    lines = [(stray, describe(stray)) for stray in strays if _runs(stray)]
+    for stray, _ in lines:
         stray.kill()
-    if strays:
-        os._exit(pytest.ExitCode.TESTS_FAILED)  # an exception here would not change the status
+    return [line for _, line in lines]
+
+
+def _print_strays(strays: list[str]) -> None:
+    for stray in strays:
+        print(f"error: a process of these tests outlived them: {stray}", flush=True)
 
 
 def describe(process: psutil.Process) -> str:

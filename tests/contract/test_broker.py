@@ -1,4 +1,4 @@
-"""What every broker promises: order per key, one report per message, refusals by their reason."""
+"""Contract of every broker: order per key, one report per message, refusals by their reason."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
 
 
 class Reports:
-    """Collects what a broker reports; `wait` polls until so many are there."""
+    """Collects what a broker reports; `wait` polls until N are there."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
@@ -120,7 +120,8 @@ def message(number: int, kind: str = "metric", key: bytes = b"w1") -> Message:
     return Message(kind, key, b"value %d" % number, points=number)
 
 
-def test_messages_keep_order_key_and_headers(rig: Rig) -> None:
+def test_broker_keeps_order_key_and_headers_of_messages(rig: Rig) -> None:
+    """Messages with one key are stored in the order they were sent, each with its own headers."""
     reports = Reports(rig.broker)
     for number in range(200):
         reports.send(message(number, key=b"w%d" % (number % 2)))
@@ -134,8 +135,8 @@ def test_messages_keep_order_key_and_headers(rig: Rig) -> None:
     assert stored[-1].headers == [("points", str(stored[-1].points).encode())]
 
 
-def test_a_missing_topic_is_named(rig: Rig) -> None:
-    """The others go on."""
+def test_broker_reports_missing_topic_and_accepts_other_topics(rig: Rig) -> None:
+    """A message for a missing topic fails as UNKNOWN_TOPIC; other topics still get theirs."""
     reports = Reports(rig.broker)
     reports.send(message(1, kind="log"))
     (failure,) = reports.wait(1)
@@ -145,7 +146,8 @@ def test_a_missing_topic_is_named(rig: Rig) -> None:
     assert reports.wait(2)[1] is None
 
 
-def test_a_record_larger_than_its_topic_takes_is_refused(rig: Rig) -> None:
+def test_broker_refuses_record_above_the_topic_limit(rig: Rig) -> None:
+    """A record above the topic's `max.message.bytes` fails as TOO_LARGE and is not stored."""
     rig.limit("metric", 2000)
     reports = Reports(rig.broker)
     noise = bytes(hash((number, "noise")) % 256 for number in range(5000))
@@ -156,8 +158,8 @@ def test_a_record_larger_than_its_topic_takes_is_refused(rig: Rig) -> None:
     assert rig.stored("metric") == []
 
 
-def test_smaller_batches_fit_a_smaller_limit(rig: Rig) -> None:
-    """Many records in one batch are refused together; in batches of their own they fit."""
+def test_limit_batches_makes_small_records_fit_a_lowered_limit(rig: Rig) -> None:
+    """A batch of many records is refused as a whole; after `limit_batches` each record fits."""
     rig.limit("metric", 2000)
     rig.broker.limit_batches(1500)
     rig.broker.reset()
@@ -168,8 +170,8 @@ def test_smaller_batches_fit_a_smaller_limit(rig: Rig) -> None:
     assert rig.broker.batch_bytes == 1500
 
 
-def test_reset_gives_up_what_is_in_flight(rig: Rig) -> None:
-    """Each message is reported exactly once, and the broker goes on working."""
+def test_reset_reports_each_message_in_flight_once(rig: Rig) -> None:
+    """`reset` reports each message in flight once, as GIVEN_UP, and the broker still works."""
     broker = rig.away()
     reports = Reports(broker)
     for number in range(3):
@@ -185,7 +187,8 @@ def test_reset_gives_up_what_is_in_flight(rig: Rig) -> None:
     broker.close()
 
 
-def test_a_broker_that_answers_is_reachable(rig: Rig) -> None:
+def test_is_reachable_holds_when_a_broker_answers(rig: Rig) -> None:
+    """A broker that answers is reachable, and a message sent afterwards arrives."""
     assert rig.broker.is_reachable(10.0)
     reports = Reports(rig.broker)
     reports.send(message(1))

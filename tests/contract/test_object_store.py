@@ -1,4 +1,4 @@
-"""What every object store promises: in memory, in a folder, on versitygw, on MinIO."""
+"""Contract of every object store: memory, folder, versitygw, MinIO."""
 
 from __future__ import annotations
 
@@ -54,8 +54,10 @@ def large(tmp_path: Path, content: Callable[[int], bytes]) -> Path:
     return path
 
 
-def test_what_is_put_comes_back(store: ObjectStore, content: Callable[[int], bytes]) -> None:
-    """The empty object too; a second put replaces the first."""
+def test_put_object_reads_back_and_second_put_replaces_it(
+    store: ObjectStore, content: Callable[[int], bytes]
+) -> None:
+    """An object, also an empty one, reads back equal; a second put under its key replaces it."""
     store.check()
     for key, data in (("names/a/empty", b""), ("names/a/some.json", content(70_000))):
         store.put(key, data)
@@ -67,8 +69,10 @@ def test_what_is_put_comes_back(store: ObjectStore, content: Callable[[int], byt
     assert store.get("names/a/empty") == b"no more"
 
 
-def test_what_is_missing(store: ObjectStore, tmp_path: Path) -> None:
-    """Reading it is NotFound, deleting it nothing, listing it empty."""
+def test_missing_object_is_not_found_and_deletes_silently(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    """Reading a missing object raises NotFound, deleting it does nothing, listing skips it."""
     assert store.stat("blobs/aa/none") is None
     assert list(store.list("blobs/")) == []
     with pytest.raises(NotFound, match="blobs/aa/none"):
@@ -81,8 +85,9 @@ def test_what_is_missing(store: ObjectStore, tmp_path: Path) -> None:
     assert list(tmp_path.glob("none*")) == []
 
 
-def test_the_time_of_an_object_is_that_of_its_arrival(store: ObjectStore, tmp_path: Path) -> None:
-    """Also of a file that was old already: the sweep waits from then on."""
+def test_object_time_is_its_arrival_not_the_file_time(store: ObjectStore, tmp_path: Path) -> None:
+    """The time of an object is the time of the upload, however old the file; the sweep relies on
+    it."""
     old = tmp_path / "old.bin"
     old.write_bytes(b"old")
     import os
@@ -97,8 +102,8 @@ def test_the_time_of_an_object_is_that_of_its_arrival(store: ObjectStore, tmp_pa
         assert before_ns - 10**9 <= stat.modified_at_ns <= time.time_ns() + 10**9
 
 
-def test_a_list_is_ordered_by_key_and_knows_its_prefix(store: ObjectStore) -> None:
-    """A prefix may end within a name; '-' sorts before '/' sorts before letters."""
+def test_list_is_ordered_by_key_below_its_prefix(store: ObjectStore) -> None:
+    """A prefix may end within a name; keys come in byte order: '-' before '/' before letters."""
     keys = ["runs/a-b/1", "runs/a/1", "runs/a/2/x", "runs/a/2-x", "runs/ab/1", "staging/a/1"]
     for key in keys:
         store.put(key, key.encode())
@@ -112,8 +117,8 @@ def test_a_list_is_ordered_by_key_and_knows_its_prefix(store: ObjectStore) -> No
     assert list(store.list("runs/nothing/")) == []
 
 
-def test_a_list_longer_than_a_page(store: ObjectStore) -> None:
-    """S3 answers with a thousand keys at a time; a delete takes as many."""
+def test_list_and_delete_work_beyond_one_page(store: ObjectStore) -> None:
+    """Lists and deletes of more than a thousand keys, the page of S3, are complete."""
     keys = [f"staging/{number:06d}" for number in range(1203)]
     for key in keys:
         store.put(key, b"")
@@ -122,8 +127,10 @@ def test_a_list_longer_than_a_page(store: ObjectStore) -> None:
     assert [stat.key for stat in store.list("staging/")] == keys[1202:]
 
 
-def test_a_large_file(store: ObjectStore, large: Path, tmp_path: Path) -> None:
-    """Content, size and the sum of the progress are those of the file, there and back."""
+def test_large_file_transfers_whole_with_exact_progress(
+    store: ObjectStore, large: Path, tmp_path: Path
+) -> None:
+    """A file of several parts comes back equal, and the progress adds up to its size both ways."""
     told: list[int] = []
     journal = tmp_path / "journal"
     store.put_file("blobs/aa/large", large, journal=journal, progress=told.append)
@@ -141,9 +148,10 @@ def test_a_large_file(store: ObjectStore, large: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 16 * MIB, 16 * MIB + 1])
-def test_files_of_sizes_around_one_part(
+def test_file_transfers_whole_when_its_size_is_near_one_part(
     store: ObjectStore, content: Callable[[int], bytes], size: int, tmp_path: Path
 ) -> None:
+    """Empty files and files at the border of one part come back equal."""
     path = tmp_path / "file"
     path.write_bytes(content(size))
     store.put_file("blobs/aa/file", path)
@@ -151,10 +159,10 @@ def test_files_of_sizes_around_one_part(
     assert digest(tmp_path / "back") == digest(path)
 
 
-def test_a_stored_file_does_not_change_with_what_is_read_of_it(
+def test_stored_object_keeps_content_when_a_reader_edits_its_copy(
     store: ObjectStore, tmp_path: Path
 ) -> None:
-    """What was fetched is the reader's own."""
+    """A fetched file is the reader's own: writing into it does not change the object."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     store.put_file("blobs/aa/file", path)
@@ -165,7 +173,8 @@ def test_a_stored_file_does_not_change_with_what_is_read_of_it(
     assert store.get("blobs/aa/file") == b"content"
 
 
-def test_the_same_file_again_changes_nothing(store: ObjectStore, tmp_path: Path) -> None:
+def test_second_upload_of_a_file_changes_nothing(store: ObjectStore, tmp_path: Path) -> None:
+    """Uploading a file twice leaves one object and the source file as they were."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     for _ in range(2):
@@ -174,16 +183,20 @@ def test_the_same_file_again_changes_nothing(store: ObjectStore, tmp_path: Path)
     assert path.read_bytes() == store.get("blobs/aa/file") == b"content"
 
 
-def test_a_missing_file_is_the_callers(store: ObjectStore, tmp_path: Path) -> None:
+def test_put_file_raises_file_not_found_for_a_missing_source(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    """A missing source file is the caller's mistake, and no object appears."""
     with pytest.raises(FileNotFoundError):
         store.put_file("blobs/aa/file", tmp_path / "missing")
     assert store.stat("blobs/aa/file") is None
 
 
-def test_a_stopped_transfer_is_not_visible_and_goes_on(
+def test_stopped_upload_stays_invisible_and_resumes(
     store: ObjectStore, large: Path, tmp_path: Path
 ) -> None:
-    """Whatever stops it, here the caller's own progress; the sum of the progress stays right."""
+    """An upload that its caller stops shows no object; with its journal it resumes to the right
+    sum."""
     journal, told = tmp_path / "journal", list[int]()
 
     def stop(count: int) -> None:
@@ -203,9 +216,10 @@ def test_a_stopped_transfer_is_not_visible_and_goes_on(
 
 
 @pytest.mark.parametrize("note", [b"", b"\x00\xff torn", b'{"to": 1}\n[1, "x"]\n', b"[]", b"7"])
-def test_a_torn_journal_is_no_journal(
+def test_upload_starts_anew_when_its_journal_is_damaged(
     store: ObjectStore, large: Path, tmp_path: Path, note: bytes
 ) -> None:
+    """A torn or foreign journal is ignored, and the upload is complete."""
     (tmp_path / "journal").write_bytes(note)
     store.put_file("blobs/aa/large", large, journal=tmp_path / "journal")
     found = store.stat("blobs/aa/large")
@@ -213,8 +227,10 @@ def test_a_torn_journal_is_no_journal(
     assert found.size == LARGE
 
 
-def test_an_interrupted_download_goes_on(store: ObjectStore, large: Path, tmp_path: Path) -> None:
-    """What lies in the part file is not fetched again; a part file that is too long is."""
+def test_download_resumes_from_its_part_file(
+    store: ObjectStore, large: Path, tmp_path: Path
+) -> None:
+    """Bytes in the part file are not fetched again; a part file that is too long is replaced."""
     store.put_file("blobs/aa/large", large)
     whole, path = large.read_bytes(), tmp_path / "back"
     for start in (0, 1, LARGE - 1, LARGE):
@@ -230,8 +246,10 @@ def test_an_interrupted_download_goes_on(store: ObjectStore, large: Path, tmp_pa
     assert digest(path) == digest(large)
 
 
-def test_parts_become_one_object(store: ObjectStore, content: Callable[[int], bytes]) -> None:
-    """In the order given, by the store itself; the parts stay."""
+def test_compose_joins_parts_in_order_and_keeps_them(
+    store: ObjectStore, content: Callable[[int], bytes]
+) -> None:
+    """The store joins parts in the order given and keeps them; a missing one makes no object."""
     parts = {f"staging/a/{n}": content(PART_BYTES_MIN + n) for n in range(2)}
     parts["staging/a/last"] = content(17)
     for key, data in parts.items():
@@ -246,7 +264,8 @@ def test_parts_become_one_object(store: ObjectStore, content: Callable[[int], by
     assert store.stat("blobs/aa/none") is None
 
 
-def test_parts_that_s3_would_not_join_are_refused_everywhere(store: ObjectStore) -> None:
+def test_compose_refuses_parts_that_s3_could_not_join(store: ObjectStore) -> None:
+    """Every store refuses small parts before the last one, and an empty list of parts."""
     store.put("staging/a/small", b"small")
     with pytest.raises(ValueError, match="5242880"):
         store.compose("blobs/aa/whole", ["staging/a/small", "staging/a/small"])
@@ -258,8 +277,10 @@ def test_parts_that_s3_would_not_join_are_refused_everywhere(store: ObjectStore)
 @pytest.mark.parametrize(
     "key", ["", "/etc/passwd", "../up", "a/../b", "a//b", ".tmp/x", "a/.b", "a b", "ä", "x" * 1025]
 )
-def test_no_key_leaves_the_store(store: ObjectStore, key: str, tmp_path: Path) -> None:
-    """Whatever reaches a store as a key, no path comes of it."""
+def test_every_operation_refuses_keys_outside_the_store(
+    store: ObjectStore, key: str, tmp_path: Path
+) -> None:
+    """No operation accepts an absolute, climbing, hidden or otherwise malformed key."""
     calls: list[Callable[[], object]] = [
         lambda: store.put(key, b""),
         lambda: store.put_file(key, tmp_path),
@@ -275,8 +296,10 @@ def test_no_key_leaves_the_store(store: ObjectStore, key: str, tmp_path: Path) -
             call()
 
 
-def test_writers_and_readers_at_once(store: ObjectStore, content: Callable[[int], bytes]) -> None:
-    """Readers see one whole content or the other, never a mixture."""
+def test_readers_see_whole_contents_while_a_writer_replaces_them(
+    store: ObjectStore, content: Callable[[int], bytes]
+) -> None:
+    """Readers see one content or the other, never a mixture."""
     contents = [content(300_000), content(300_000)]
     store.put("blobs/aa/shared", contents[0])
     done, mixed = threading.Event(), list[int]()
@@ -300,8 +323,10 @@ def test_writers_and_readers_at_once(store: ObjectStore, content: Callable[[int]
     assert mixed == []
 
 
-def test_abandoned_transfers_go(store: ObjectStore, large: Path, tmp_path: Path) -> None:
-    """Young ones stay; one that was given up starts again from nothing when it is taken up."""
+def test_expire_uploads_drops_old_transfers_and_keeps_young_ones(
+    store: ObjectStore, large: Path, tmp_path: Path
+) -> None:
+    """Young transfers stay; one that was dropped starts from nothing when it is resumed."""
     journal = tmp_path / "journal"
     with suppress(Stop):
         store.put_file("blobs/aa/large", large, journal=journal, progress=_stop)

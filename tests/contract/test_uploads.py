@@ -1,4 +1,4 @@
-"""What every store promises of objects made part by part: in memory, on versitygw, on MinIO."""
+"""Contract of uploads made part by part: memory, versitygw, MinIO."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUCKETS = {"versitygw": "bucket", "minio": "minio_bucket"}
 
 
 @pytest.fixture(params=["memory", *BUCKETS])
-def opened(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStore, Uploads]]:
+def store_and_uploads(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStore, Uploads]]:
     if request.param == "memory":
         store = MemoryStore()
         yield store, MemoryUploads(store)
@@ -39,11 +39,12 @@ def pieces(seed: int) -> dict[int, bytes]:
     return {n: chosen.randbytes(PART_BYTES_MIN if n < 3 else 77) for n in (1, 2, 3)}
 
 
-def test_parts_make_an_object(
-    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+def test_complete_joins_parts_sent_in_any_order(
+    store_and_uploads: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
 ) -> None:
-    """In any order, some of them twice, from callers that know only the id; nothing before that."""
-    store, uploads = opened
+    """Parts may come in any order and twice, from callers that know only the id; nothing shows
+    before."""
+    store, uploads = store_and_uploads
     upload = uploads.begin(KEY)
     assert uploads.parts(KEY, upload) == {}
     halves = {n: [data[:1000], b"", memoryview(data)[1000:]] for n, data in pieces.items()}
@@ -59,11 +60,11 @@ def test_parts_make_an_object(
     assert uploads.read(KEY, PART_BYTES_MIN - 2, 4) == (pieces[1][-2:] + pieces[2][:2])
 
 
-def test_an_upload_that_is_gone(
-    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+def test_ended_upload_is_not_found_and_its_object_stays(
+    store_and_uploads: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
 ) -> None:
-    """Completed or abandoned: each verb says so, and what was completed stays."""
-    store, uploads = opened
+    """Completed or abandoned: every call raises NotFound, and the completed object stays."""
+    store, uploads = store_and_uploads
     other = "blobs/aa/given-up"
     kept, given_up = uploads.begin(KEY), uploads.begin(other)
     etags = {3: uploads.put_part(KEY, kept, 3, blocks=[pieces[3]])}
@@ -85,11 +86,11 @@ def test_an_upload_that_is_gone(
         uploads.read("blobs/aa/none", 0, 1)
 
 
-def test_a_part_that_was_replaced_is_told_apart(
-    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+def test_complete_refuses_a_part_that_was_replaced(
+    store_and_uploads: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
 ) -> None:
-    """Who completes says which content is meant; nothing else becomes the object."""
-    store, uploads = opened
+    """`complete` names each part by its etag; no other content becomes the object."""
+    store, uploads = store_and_uploads
     upload = uploads.begin(KEY)
     etags = {n: uploads.put_part(KEY, upload, n, blocks=[pieces[n]]) for n in (1, 2, 3)}
     other = uploads.put_part(KEY, upload, 2, blocks=[pieces[1]])
@@ -100,8 +101,11 @@ def test_a_part_that_was_replaced_is_told_apart(
     assert store.get(KEY) == pieces[1] + pieces[1] + pieces[3]
 
 
-def test_who_comes_later_is_not_first(opened: tuple[ObjectStore, Uploads]) -> None:
-    store, uploads = opened
+def test_put_new_succeeds_for_the_first_writer_only(
+    store_and_uploads: tuple[ObjectStore, Uploads],
+) -> None:
+    """Of concurrent writers one wins, and a later one cannot replace its content."""
+    store, uploads = store_and_uploads
     key = "staging/aa/first.json"
     with ThreadPoolExecutor(4) as threads:
         won = list(threads.map(lambda n: uploads.put_new(key, b"%d" % n), range(4)))
@@ -112,8 +116,11 @@ def test_who_comes_later_is_not_first(opened: tuple[ObjectStore, Uploads]) -> No
     assert store.get(key) == first
 
 
-def test_more_parts_than_a_page(opened: tuple[ObjectStore, Uploads]) -> None:
-    _, uploads = opened
+def test_parts_lists_all_parts_beyond_one_page(
+    store_and_uploads: tuple[ObjectStore, Uploads],
+) -> None:
+    """An upload of more than a thousand parts, the page of S3, is listed whole."""
+    _, uploads = store_and_uploads
     upload = uploads.begin(KEY)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda n: uploads.put_part(KEY, upload, n, blocks=[b"x"]), range(1, 1103)))

@@ -1,4 +1,4 @@
-"""Two runs of two ranks through a real broker while everything on the way is killed once."""
+"""Two runs of two ranks through a real broker while each process on the way is killed once."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def pipeline(
     pipeline.close()
 
 
-def test_everything_on_the_way_is_killed_once(
+def test_points_and_statuses_are_right_when_every_process_is_killed_once(
     pipeline: Pipeline, kafka: Cluster, clickhouse_url: str
 ) -> None:
     """Worker mid-batch, agent mid-flush, one trainer, the broker: each point once, right status."""
@@ -170,7 +170,7 @@ def min_acked(pipeline: Pipeline, keys: Iterable[tuple[str, int]]) -> int:
 
 
 def is_complete(client: Client, pipeline: Pipeline, keys: Iterable[tuple[str, int]]) -> bool:
-    """Whether what the trainers were told is stored, and the books say that nothing is missing."""
+    """Whether all acknowledged points are stored and v_completeness misses none."""
     found = client.query("SELECT count(), sum(pending), min(accepted) FROM v_completeness")
     ranks, pending, least = found.result_rows[0]
     if ranks != 4 or pending or not least:

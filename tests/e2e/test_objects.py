@@ -1,4 +1,4 @@
-"""From log_artifact to a file on somebody else's disk: embedded, and through Kafka into S3."""
+"""Artifacts from log_artifact to a file on another disk: embedded, and through Kafka into S3."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     made.wait_until_the_agent_left()
 
 
-def test_embedded(machine: Machine, tmp_path: Path) -> None:
-    """Trainer, views, lineage, commands; then the run is deleted, and its content with it."""
+def test_artifacts_pass_through_the_embedded_stack(machine: Machine, tmp_path: Path) -> None:
+    """Trainer, views, lineage and commands agree; deleting the run deletes its content."""
     machine.runwire("up")
     machine.python(TRAINER)
     machine.wait_for(STATES, DONE)
@@ -122,10 +122,10 @@ def test_embedded(machine: Machine, tmp_path: Path) -> None:
     assert json.loads(machine.runwire("artifact", "ls", "--project", "cats", "--json")) == []
 
 
-def test_through_kafka_into_s3(
+def test_artifacts_pass_through_kafka_into_s3(
     tmp_path: Path, kafka: Cluster, topic_prefix: str, bucket: S3Settings
 ) -> None:
-    """The trainer knows the brokers only; the stack's object worker alone has the keys of S3."""
+    """The trainer knows only the brokers; only the stack's object worker has the keys of S3."""
     brokers = kafka.settings.environment() | {"RUNWIRE_KAFKA_TOPIC_PREFIX": topic_prefix}
     groups = {
         "RUNWIRE_WORKER_GROUP": f"{topic_prefix}.history",

@@ -62,7 +62,7 @@ class Campaign:
             stack.start_worker()
 
     def _wait_for_a_batch(self, after_s: float) -> None:
-        """Sleep a random time or, mostly, until the journal got a line: an insert goes on then."""
+        """Sleep a random time or, mostly, until the journal got a line: an insert runs then."""
         self.stack.wait_for_acks()
         if self.rng.random() < 0.25:
             time.sleep(self.rng.uniform(0.0, 0.5))

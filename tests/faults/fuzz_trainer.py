@@ -21,7 +21,7 @@ LABELS = {"single": 1, "threads": 4, "forks": 3}
 
 
 def work(run: runwire.Run, label: int, told: dict[str, Any]) -> None:
-    """Log until told to stop, with bursts and pauses."""
+    """Log until the stop file exists, with bursts and pauses."""
     acks = ledger.Acks(Path(told["acks"]), label)
     stop, first = told["stop"], label * ledger.LABEL_STEPS
     for step in range(first, first + told["calls"]):

@@ -1,4 +1,4 @@
-"""What a fuzz trainer logs, as a function of the step alone, and how it acknowledges a call.
+"""Calls of a fuzz trainer as a function of the step alone, and their acknowledgements.
 
 A step names one call: `label * LABEL_STEPS + call`, where a label belongs to one thread of one
 process and is never used again. From the step follow kind, size and every value, so the checker

@@ -1,4 +1,4 @@
-"""Full disk, quota, unwritable and deleted spool: training goes on and a sentence says what to do.
+"""Full disk, quota, unwritable and deleted spool: training continues, a sentence says what to do.
 
 `log` never raises here; every point is stored or counted as dropped with its reason.
 """
@@ -90,8 +90,10 @@ def assert_accounted(logged: int, report: FlushReport, *reasons: str) -> None:
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_a_full_disk(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Somebody else fills the disk: points are refused and counted until space is freed."""
+def test_full_disk_refuses_and_counts_points_until_space_is_freed(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process fills the disk: points are refused and counted until space is freed."""
     run = runwire.init("faults", dir=small_disk)
     logged = train(run, 100)
     filler = fill(small_disk)
@@ -112,7 +114,7 @@ def test_a_full_disk(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_lifecycle_records_wait_for_space(small_disk: Path) -> None:
+def test_lifecycle_records_wait_in_memory_for_space(small_disk: Path) -> None:
     """Parameters are never dropped for want of space: they wait in memory and arrive later."""
     run = runwire.init("faults", dir=small_disk)
     filler = fill(small_disk)
@@ -129,8 +131,10 @@ def test_lifecycle_records_wait_for_space(small_disk: Path) -> None:
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_a_small_disk_keeps_the_newest(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The spool itself fills the disk and nobody reads: the oldest points give way, counted."""
+def test_small_disk_keeps_the_newest_points(
+    small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the spool fills the disk and no reader runs, the oldest points are dropped and counted."""
     run = runwire.init("faults", dir=small_disk)
     logged = train(run, 3 * MANY)
     report = run.finish()
@@ -141,10 +145,10 @@ def test_a_small_disk_keeps_the_newest(small_disk: Path, caplog: pytest.LogCaptu
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_the_quota_is_reached(
+def test_spool_at_its_quota_keeps_newest_points_and_lifecycle(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody reads: the spool stays within its quota, keeps the newest points and the lifecycle."""
+    """Without a reader the spool stays within its quota and drops the oldest points, counted."""
     quota = 1024**2
     monkeypatch.setenv("RUNWIRE_QUOTA_BYTES", str(quota))
     run = runwire.init("faults", dir=tmp_path)
@@ -162,10 +166,10 @@ def test_the_quota_is_reached(
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_the_quota_is_reached_while_a_reader_is_slow(
+def test_spool_at_its_quota_refuses_points_while_a_reader_is_slow(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is taken away under a reader: new points are refused and counted instead."""
+    """No segment is deleted under a reader: new points are refused and counted instead."""
     monkeypatch.setenv("RUNWIRE_QUOTA_BYTES", str(1024**2))
     run = runwire.init("faults", dir=tmp_path)
     logged = train(run, 10)
@@ -179,10 +183,10 @@ def test_the_quota_is_reached_while_a_reader_is_slow(
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_the_spool_is_deleted_under_a_live_trainer(
+def test_live_trainer_makes_a_new_spool_when_its_folder_is_deleted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A new folder takes the next points, the deleted ones are counted, the user is told."""
+    """A new folder takes the next points, the lost ones are counted, and a warning is logged."""
     run = runwire.init("faults", dir=tmp_path)
     logged = train(run, 100)
     shutil.rmtree(tmp_path / "spool")
@@ -195,10 +199,10 @@ def test_the_spool_is_deleted_under_a_live_trainer(
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_the_spool_is_deleted_and_cannot_be_made_again(
+def test_points_count_as_lost_until_a_deleted_spool_can_be_remade(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Points are counted as lost while there is no place for them, and stored once there is."""
+    """Points are counted as lost while no folder can be made, and stored once one can."""
     run = runwire.init("faults", dir=tmp_path / "root")
     logged = train(run, 100)
     shutil.rmtree(tmp_path / "root")
@@ -213,8 +217,8 @@ def test_the_spool_is_deleted_and_cannot_be_made_again(
     assert stored(tmp_path / "root")[0] == report.pending == 100 * WIDTH
 
 
-def test_an_unwritable_spool_is_refused_at_init(tmp_path: Path) -> None:
-    """`init` says what it could not make and what to give instead, before training begins."""
+def test_init_refuses_an_unwritable_spool_with_a_sentence(tmp_path: Path) -> None:
+    """The sentence names the folder and what to give instead, before training begins."""
     (tmp_path / "file").touch()
     with pytest.raises(SpoolError, match=r"cannot make a spool folder in .*: Not a directory"):
         runwire.init("faults", dir=tmp_path / "file" / "below")
@@ -222,7 +226,7 @@ def test_an_unwritable_spool_is_refused_at_init(tmp_path: Path) -> None:
         runwire.init("faults", dir=tmp_path / "file")
 
 
-def test_a_read_only_file_system_is_refused_at_init(small_disk: Path) -> None:
+def test_init_refuses_a_read_only_file_system(small_disk: Path) -> None:
     """The operating system's reason is in the sentence."""
     remount = ["mount", "-o", "remount,ro", str(small_disk)]
     subprocess.run(remount, check=True)

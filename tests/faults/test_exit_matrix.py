@@ -1,4 +1,4 @@
-"""Every way in which a trainer can end, as a real process: status, exit code and points."""
+"""Ends of a trainer as a real process: status, exit code and points of each."""
 
 import os
 import signal
@@ -125,7 +125,7 @@ MATRIX: list[tuple[str, tuple[tuple[str, int], ...], int, str, int | None, dict[
     MATRIX,
     ids=[f"{row[0]}-{row[3]}" for row in MATRIX],
 )
-def test_each_end_is_recorded_and_keeps_its_exit_code(
+def test_each_way_to_end_is_recorded_with_its_exit_code(
     tmp_path: Path,
     *,
     script: str,
@@ -135,7 +135,7 @@ def test_each_end_is_recorded_and_keeps_its_exit_code(
     exit_code: int | None,
     points: dict[str, int],
 ) -> None:
-    """The process ends as it would without runwire, and the run says how; no point is lost."""
+    """The process ends as it would without runwire, the run records how, and no point is lost."""
     ending = train(tmp_path, script, signals=signals)
     assert ending.returncode == returncode, ending.stderr
     assert ending.last("status") == status
@@ -145,8 +145,8 @@ def test_each_end_is_recorded_and_keeps_its_exit_code(
     assert (ending.last("accepted") or 0) == trainer
 
 
-def test_an_exception_is_kept_without_its_secrets(tmp_path: Path) -> None:
-    """Type and message stand in the reason, the traceback in the logs; Python prints as ever."""
+def test_exception_is_recorded_without_its_secrets(tmp_path: Path) -> None:
+    """Type and message are in the reason, the traceback in the logs; Python prints as usual."""
     ending = train(tmp_path, "raises")
     assert ending.last("status_reason").startswith("ValueError: cannot connect")
     text = "".join(log.text for log in ending.logs)
@@ -156,21 +156,22 @@ def test_an_exception_is_kept_without_its_secrets(tmp_path: Path) -> None:
     assert ending.stderr.count("ValueError: cannot connect") == 1
 
 
-def test_a_dead_thread_is_named_in_the_reason(tmp_path: Path) -> None:
-    """The process ends well, as Python sees it; the reader still learns of the thread."""
+def test_status_reason_names_a_thread_that_died(tmp_path: Path) -> None:
+    """For Python the process ends well; the status reason still names the thread."""
     ending = train(tmp_path, "raises_in_a_thread")
     assert "thread 'loader'" in ending.last("status_reason")
     assert "lost batch" in ending.last("status_reason")
 
 
-def test_the_reason_of_a_killed_run_says_how_far_it_came(tmp_path: Path) -> None:
+def test_status_reason_of_a_killed_run_has_its_last_step(tmp_path: Path) -> None:
+    """The reason of a killed run names its last step and the process that reported it."""
     ending = train(tmp_path, "waits", signals=(("ready", signal.SIGKILL),))
     assert "ended without finishing the run" in ending.last("status_reason")
     assert "last step 0" in ending.last("status_reason")
     assert ending.last("reporter")
 
 
-def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+def test_ignored_signal_stays_ignored_during_a_run(tmp_path: Path) -> None:
     """nohup and some launchers rely on it."""
     signals = (("ready", signal.SIGTERM), ("still here", signal.SIGKILL))
     ending = train(tmp_path, "waits_ignoring", signals=signals)
@@ -179,7 +180,7 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_log_into_the_run_and_never_end_it(tmp_path: Path, method: str) -> None:
+def test_worker_processes_log_into_the_run_and_never_end_it(tmp_path: Path, method: str) -> None:
     """Points of all processes arrive; only the trainer finishes the run."""
     ending = train(tmp_path, "loads_with_workers", method)
     assert ending.returncode == 0, ending.stderr
@@ -190,7 +191,8 @@ def test_workers_log_into_the_run_and_never_end_it(tmp_path: Path, method: str) 
     assert sum(b.accepted for b in ending.beats) == 2
 
 
-def test_two_runs_of_one_process_end_on_their_own(tmp_path: Path) -> None:
+def test_two_runs_of_one_process_end_with_their_own_status(tmp_path: Path) -> None:
+    """A finished run keeps its status when a later run of the same process fails."""
     ending = train(tmp_path, "runs_twice")
     assert ending.returncode == 1
     assert ending.last("status", "first") == "finished"

@@ -1,4 +1,4 @@
-"""kill -9 at random moments: every acknowledged point is stored exactly once."""
+"""Processes killed at random moments: every acknowledged point is stored exactly once."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ SHORT = {
 
 @pytest.mark.parametrize("mode", SHORT)
 def test_every_acknowledged_point_is_stored_once(mode: str, tmp_path: Path, fuzz_seed: int) -> None:
-    """Trainer, worker and engine die; nothing is lost and nothing is there twice."""
+    """Trainer, worker and engine die; no point is lost and none is stored twice."""
     rng = random.Random(f"{fuzz_seed} {mode}")
     verdict, campaign = fuzz(tmp_path, SHORT[mode], rng, modes=(mode,))
     assert campaign.kills.total() == len(SHORT[mode])

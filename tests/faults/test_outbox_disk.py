@@ -1,4 +1,4 @@
-"""Artifacts on a disk that is full, read-only or gone: a sentence, a count, nothing half left."""
+"""Artifacts on a disk that is full, read-only or missing: a sentence, a count, nothing half."""
 
 from __future__ import annotations
 
@@ -46,8 +46,10 @@ def refused(run: Run) -> int:
     return run.guard.counts.pop("log_artifact", 0)
 
 
-def test_a_disk_that_fills_up(disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What does not fit leaves no byte behind, what is small enough afterwards is kept."""
+def test_artifact_too_large_for_the_disk_leaves_no_byte(
+    disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An artifact without room is refused whole; a smaller one is accepted afterwards."""
     (tmp_path / "large").write_bytes(os.urandom(16 * MIB))
     (tmp_path / "small").write_bytes(b"small")
     with runwire.init("p") as run:
@@ -67,10 +69,10 @@ def test_a_disk_that_fills_up(disk: Path, tmp_path: Path, caplog: pytest.LogCapt
     assert run.flush(0).dropped == {}
 
 
-def test_a_disk_that_fills_up_under_the_copy(
+def test_copy_that_runs_out_of_space_leaves_no_byte(
     disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process takes the space meanwhile: the system call says so, all else is equal."""
+    """Another process takes the space during the copy: the system call fails, all else is equal."""
     monkeypatch.setattr("runwire.outbox.outbox.Space.room", lambda _: 2**40)
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -86,8 +88,8 @@ def test_a_disk_that_fills_up_under_the_copy(
     assert [contents(disk, request) for request in requests(disk)] == [{"small": b"small"}]
 
 
-def test_no_room_for_the_request(disk: Path) -> None:
-    """The content fits to the last page and its list does not: nothing was promised."""
+def test_artifact_is_absent_when_its_request_has_no_room(disk: Path) -> None:
+    """The content fits to the last page and its request does not: the artifact is refused."""
     artifact = Artifact("many")
     for number in range(20_000):
         artifact.add_bytes(b"", f"{number:0100d}")
@@ -101,8 +103,10 @@ def test_no_room_for_the_request(disk: Path) -> None:
     assert folders_in(disk) == []
 
 
-def test_a_share_of_the_disk_stays_free(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies leave to others what the spool leaves."""
+def test_copies_leave_the_reserved_share_of_the_disk_free(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies keep the same share of the disk free as the spool."""
     monkeypatch.setenv("RUNWIRE_DISK_FREE_RATIO_MIN", "0.5")
     with runwire.init("p") as run:
         run.log_artifact(bytes(2 * MIB), "fits")
@@ -111,8 +115,10 @@ def test_a_share_of_the_disk_stays_free(disk: Path, monkeypatch: pytest.MonkeyPa
     assert [request.name for request in requests(disk)] == ["fits"]
 
 
-def test_a_disk_that_is_read_only(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Training goes on; when it can be written again, so can artifacts."""
+def test_training_continues_while_the_outbox_disk_is_read_only(
+    disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Artifacts are refused meanwhile, and accepted once the disk is writable again."""
     outbox = str(disk / "outbox")
     with runwire.init("p") as run:
         run.log_artifact(b"1", "before")
@@ -128,8 +134,8 @@ def test_a_disk_that_is_read_only(disk: Path, caplog: pytest.LogCaptureFixture) 
     assert [request.name for request in requests(disk)] == ["before", "after"]
 
 
-def test_the_event_follows_the_content(disk: Path) -> None:
-    """On a full disk the spool's record waits in memory; both are there in the end."""
+def test_event_of_an_artifact_arrives_after_its_content_on_a_full_disk(disk: Path) -> None:
+    """The spool's record waits in memory on a full disk; both are there in the end."""
     with runwire.init("p") as run:
         ref = run.log_artifact(b"1", "a")
         filler = disk / "filler"
@@ -169,8 +175,8 @@ def first_byte(path: Path) -> bytes:
         return file.read(1)
 
 
-def test_a_disk_that_clones(cloning_disk: Path) -> None:
-    """More artifacts than would fit as copies, and each is what the file was at its call."""
+def test_clones_share_space_and_keep_each_state_of_a_file(cloning_disk: Path) -> None:
+    """More artifacts than would fit as copies, and each is the file as it was at its call."""
     path = cloning_disk / "model.pt"
     path.write_bytes(b"0" * 100 * MIB)
     with runwire.init("p") as run:

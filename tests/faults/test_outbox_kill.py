@@ -1,4 +1,4 @@
-"""SIGKILL while a large artifact is captured: acknowledged is committed, committed is whole."""
+"""Trainers killed while a large artifact is captured: acknowledged is committed and whole."""
 
 from __future__ import annotations
 
@@ -83,20 +83,20 @@ def rounds(tmp_path: Path, rng: random.Random, times: int) -> int:
     return whole
 
 
-def test_artifacts_are_whole_or_absent(tmp_path: Path, seed: int) -> None:
+def test_artifacts_are_whole_or_absent_after_two_kills(tmp_path: Path, seed: int) -> None:
     """Two kills at random moments of 200 MiB captures."""
     rounds(tmp_path, random.Random(f"{seed} outbox"), 2)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LONG, reason="RUNWIRE_FAULTS=long runs it (make faults)")
-def test_artifacts_are_whole_or_absent_for_long(tmp_path: Path, seed: int) -> None:
-    """Thirty of them; some calls must have come through, else nothing was tested."""
+def test_artifacts_are_whole_or_absent_after_thirty_kills(tmp_path: Path, seed: int) -> None:
+    """Of thirty captures some must have come through, else nothing was tested."""
     assert rounds(tmp_path, random.Random(f"{seed} outbox for long"), 30) > 0
 
 
-def test_the_check_finds_a_half_one(tmp_path: Path) -> None:
-    """The same check on content that was changed afterwards."""
+def test_check_finds_an_artifact_with_changed_content(tmp_path: Path) -> None:
+    """The check of the other tests fails on content that was changed afterwards."""
     acknowledged: dict[str, int] = {}
     while not acknowledged:
         acknowledged = killed(tmp_path, tmp_path / "model.pt", 2 * LAST_MOMENT_S)

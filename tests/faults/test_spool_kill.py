@@ -1,4 +1,4 @@
-"""SIGKILL against the spool alone: what was acknowledged is readable, whoever died and how."""
+"""The spool alone under SIGKILL: acknowledged records are readable, whichever process died."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,8 @@ class Recovered:
 
 @pytest.mark.parametrize("mode", LABELS)
 def test_acknowledged_calls_survive_sigkill(mode: str, tmp_path: Path, seed: int) -> None:
-    """Trainer, forked child or whole process group: acked is a part of recovered, bit for bit.
-
-    Beyond it only the one call of each thread that was in flight, and that one whole.
-    """
+    """Every acknowledged call of a killed trainer, forked child or process group is recovered, bit
+    for bit. Beyond them at most the one whole call of each thread that was in flight."""
     chosen = int(os.environ.get("RUNWIRE_FAULTS_SEED", seed))
     print(f"repeat with RUNWIRE_FAULTS_SEED={chosen}")
     rng = random.Random(f"{chosen} spool {mode}")
@@ -94,8 +93,8 @@ def test_acknowledged_calls_survive_sigkill(mode: str, tmp_path: Path, seed: int
     assert all(text == ledger.text(step) for step, text in found.texts.items())
 
 
-def test_a_check_that_sees_a_lost_call(tmp_path: Path) -> None:
-    """The comparison above does fail when a record is missing."""
+def test_recovery_check_sees_a_lost_call(tmp_path: Path) -> None:
+    """The comparison of the test above fails when a record is missing."""
     writer = new_writer(tmp_path)
     log = metric_log(writer)
     steps = [step for step in range(1, 60) if ledger.kind_of(step) == ledger.METRIC]
@@ -105,24 +104,27 @@ def test_a_check_that_sees_a_lost_call(tmp_path: Path) -> None:
     assert set(steps) - Recovered(tmp_path).steps == {steps[-1]}
 
 
-class Interrupted(dict[Any, Any]):
-    """The table of known call shapes; another thread comes in right after one look-up."""
+class Interrupted(dict[str, float]):
+    """The data of one call; `log` asks for its values right after it looked up their layout."""
 
-    armed: Any = None
+    def __init__(self, data: dict[str, float], act: Callable[[], None]) -> None:
+        super().__init__(data)
+        self.act: Callable[[], None] | None = act
 
-    def get(self, key: Any, default: Any = None) -> Any:
-        found = super().get(key, default)
-        if self.armed is not None and found is not None:
-            act, self.armed = self.armed, None
+    def values(self) -> Any:
+        """The values; the first time, another thread acts before."""
+        act, self.act = self.act, None
+        if act is not None:
             act()
-        return found
+        return super().values()
 
 
-def test_a_segment_opened_between_look_up_and_store(tmp_path: Path) -> None:
+def test_call_is_readable_when_its_segment_changes_between_look_up_and_store(
+    tmp_path: Path,
+) -> None:
     """A call that looked its shape up in the old segment is stored readably in the new one."""
     writer = new_writer(tmp_path)
     log = metric_log(writer)
-    log._layouts = log._store.layouts = Interrupted()
     series = writer.series["metric"]
     log.log({"a": 1.0}, 1)
     log.log({"a": 2.0}, 2)
@@ -134,8 +136,7 @@ def test_a_segment_opened_between_look_up_and_store(tmp_path: Path) -> None:
             log.log({"b": float(step)}, step)
             step += 1
 
-    log._layouts.armed = roll
-    log.log({"a": 3.0}, 3)
+    log.log(Interrupted({"a": 3.0}, roll), 3)
     writer.close()
     found = Recovered(tmp_path)
     assert found.damage == []
@@ -155,8 +156,8 @@ for n in range(3):
 """
 
 
-def test_a_forked_child_may_begin_with_anything(tmp_path: Path) -> None:
-    """The first record of a child opens its spool, be it a text, a parameter or a metric."""
+def test_forked_child_opens_its_spool_with_any_kind_of_record(tmp_path: Path) -> None:
+    """The first record of a child may be a text, a parameter or a metric."""
     environ = os.environ | {"RUNWIRE_DIR": str(tmp_path), "RUNWIRE_CAPTURE_GIT": "0"}
     subprocess.run([sys.executable, "-c", FORKS], env=environ, check=True, timeout=60)
     assert Recovered(tmp_path).steps == {1, 2, 3}
@@ -175,8 +176,8 @@ except SpoolError as error:
 """
 
 
-def test_two_processes_claim_one_writer(tmp_path: Path) -> None:
-    """The second is refused with a sentence; the first goes on, its records stay."""
+def test_second_process_cannot_claim_the_writer_of_the_first(tmp_path: Path) -> None:
+    """The second is refused with a sentence; the first continues, and its records stay."""
 
     writer: SpoolWriter = new_writer(tmp_path)
     log = metric_log(writer)

@@ -1,14 +1,15 @@
-"""The rules of the house as functions: each takes text or a folder and returns what breaks it.
+"""Checks of files, documents and settings: functions of text or a folder that return findings.
 
 The tests beside this file run them on the checkout and, on made-up input, show that they can fail.
 """
 
-import ast
 import re
 import subprocess
 import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from house.rules import functions, parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("producer", "consumers", "schemas", "deploy")
@@ -50,11 +51,10 @@ def oversized(path: Path, name: str) -> Iterator[str]:
     text = path.read_text()
     if (lines := text.count("\n")) > FILE_LINES_MAX:
         yield f"{name}: {lines} lines, at most {FILE_LINES_MAX}"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            if lines > FUNCTION_LINES_MAX:
-                yield f"{name}:{node.name}: {lines} lines, at most {FUNCTION_LINES_MAX}"
+    for node in functions(parsed(text)):
+        lines = (node.end_lineno or node.lineno) - node.lineno + 1
+        if lines > FUNCTION_LINES_MAX:
+            yield f"{name}:{node.name}: {lines} lines, at most {FUNCTION_LINES_MAX}"
 
 
 def banned_names(paths: Iterable[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Names of modules say what is in them, and no file names a developer's machine."""
+"""Names of modules, machines and commands in the repository."""
 
 import tomllib
 from pathlib import Path
@@ -17,17 +17,19 @@ from house.checks import (
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_no_module_has_an_empty_name() -> None:
+def test_no_module_has_a_meaningless_name() -> None:
+    """A module called utils or common does not name its job."""
     assert banned_names(python_files(ROOT)) == []
 
 
 @pytest.mark.parametrize("name", ["a/utils.py", "a/common/x.py", "b/base.py", "b/misc.py"])
-def test_an_empty_name_is_found(name: str) -> None:
+def test_meaningless_module_name_is_found(name: str) -> None:
+    """Each banned name is found, as a file and as a folder."""
     assert banned_names([Path(name)]) == [name]
     assert banned_names([Path("a/baseline.py")]) == []
 
 
-def test_no_file_names_a_machine() -> None:
+def test_no_file_contains_a_path_of_one_machine() -> None:
     """A path of one machine is a command that fails on every other."""
     found = {}
     for path in repository_files():
@@ -40,18 +42,20 @@ def test_no_file_names_a_machine() -> None:
 @pytest.mark.parametrize(
     "parts", [("", "root", "x"), ("", "work", "main"), ("", "home", "ann", "x")]
 )
-def test_a_machine_path_is_found(parts: tuple[str, ...]) -> None:
+def test_path_of_one_machine_is_found(parts: tuple[str, ...]) -> None:
+    """Absolute paths of a developer are found; the same words in a URL are not."""
     assert machine_paths("cd " + "/".join(parts)) != []
     assert machine_paths("see https://example.org" + "/".join(parts)) == []
 
 
-def test_the_changelog_has_the_version() -> None:
+def test_changelog_has_the_version_of_the_package() -> None:
+    """The version of pyproject.toml has a heading of its own."""
     version = PYPROJECT["project"]["version"]
     assert changelog_has((ROOT / "CHANGELOG.md").read_text(), version)
     assert not changelog_has("## [0.1.01]\n### 0.1.0\n", version)
 
 
-def test_every_command_has_its_module() -> None:
+def test_every_command_has_a_module_file() -> None:
     """An entry point without a file would end in a stack trace of the loader."""
     modules = PYPROJECT["project"]["entry-points"]["runwire.commands"].values()
     files = [name.replace(".", "/") + ".py" for name in modules]

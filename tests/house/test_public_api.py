@@ -1,4 +1,4 @@
-"""What users import changes knowingly, and importing it stays cheap."""
+"""The public names, which change knowingly, and the cost of importing them."""
 
 import json
 import subprocess
@@ -27,12 +27,13 @@ def surface() -> list[str]:
     return sorted(names) + sorted(members)
 
 
-def test_the_public_names_are_the_recorded_ones() -> None:
-    """Removing a name breaks people's scripts; write a CHANGELOG line, then the snapshot."""
+def test_public_names_equal_the_recorded_ones() -> None:
+    """Removing a name breaks scripts of users: write a CHANGELOG line, then the snapshot."""
     assert surface() == SNAPSHOT.read_text().split()
 
 
-def test_every_public_name_exists() -> None:
+def test_every_public_name_can_be_imported() -> None:
+    """Each name in `runwire.__all__` is an attribute of the package."""
     assert [name for name in runwire.__all__ if not hasattr(runwire, name)] == []
 
 
@@ -45,17 +46,19 @@ def imported_by(code: str) -> dict[str, object]:
     return json.loads(answer.stdout)
 
 
-def test_importing_runwire_is_light() -> None:
-    """A trainer pays for what it uses: nothing heavy, no thread."""
+def test_import_of_runwire_starts_no_thread_and_nothing_heavy() -> None:
+    """A trainer pays for what it uses."""
     found = imported_by("import runwire")
     assert HEAVY & set(found["modules"]) == set()
     assert found["threads"] == 1
 
 
-def test_the_light_schemas_need_only_the_standard_library() -> None:
+def test_light_schema_modules_need_only_the_standard_library() -> None:
+    """They are imported by every trainer, so none of the heavy modules comes with them."""
     found = imported_by("import " + ", ".join(LIGHT_MODULES))
     assert HEAVY & set(found["modules"]) == set()
 
 
-def test_a_heavy_import_is_found() -> None:
+def test_heavy_import_is_found_by_the_check() -> None:
+    """The check of the tests above sees numpy when it is imported."""
     assert "numpy" in imported_by("import numpy")["modules"]

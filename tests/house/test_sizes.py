@@ -1,5 +1,6 @@
-"""Files and functions stay short enough to be read in one go."""
+"""Limits for the length of files and functions."""
 
+from functools import cache
 from pathlib import Path
 
 from house.checks import FILE_LINES_MAX, FUNCTION_LINES_MAX, ROOT, oversized, python_files
@@ -9,7 +10,9 @@ EXCEPTIONS: dict[str, int] = {}
 EXCEPTIONS_MAX = 0
 
 
+@cache
 def too_long() -> dict[str, str]:
+    """Findings of the checkout by "file" or "file:function"."""
     found: dict[str, str] = {}
     for path in python_files(ROOT):
         for finding in oversized(path, str(path.relative_to(ROOT))):
@@ -17,18 +20,19 @@ def too_long() -> dict[str, str]:
     return found
 
 
-def test_files_and_functions_are_short() -> None:
-    """Whoever needs more lines has found a new noun."""
+def test_files_and_functions_stay_below_their_limits() -> None:
+    """A file or function that needs more lines holds a second noun."""
     assert [finding for name, finding in too_long().items() if name not in EXCEPTIONS] == []
 
 
-def test_the_exceptions_only_shrink() -> None:
-    """An exception goes when its file is short again, and none is added."""
+def test_list_of_long_files_only_shrinks() -> None:
+    """An exception is deleted when its file is short again, and none is added."""
     assert set(EXCEPTIONS) <= set(too_long())
     assert len(EXCEPTIONS) <= EXCEPTIONS_MAX
 
 
-def test_a_long_file_is_found(tmp_path: Path) -> None:
+def test_file_above_the_limit_is_found(tmp_path: Path) -> None:
+    """A file with one line too many is found, one at the limit is not."""
     path = tmp_path / "long.py"
     path.write_text("x = 1\n" * (FILE_LINES_MAX + 1))
     assert list(oversized(path, "long.py")) == ["long.py: 501 lines, at most 500"]
@@ -36,7 +40,8 @@ def test_a_long_file_is_found(tmp_path: Path) -> None:
     assert list(oversized(path, "long.py")) == []
 
 
-def test_a_long_function_is_found(tmp_path: Path) -> None:
+def test_function_above_the_limit_is_found(tmp_path: Path) -> None:
+    """A function with one line too many is found, one at the limit is not."""
     path = tmp_path / "function.py"
     path.write_text("def f():\n" + "    x = 1\n" * FUNCTION_LINES_MAX)
     assert list(oversized(path, "p.py")) == ["p.py:f: 61 lines, at most 60"]

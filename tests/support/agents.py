@@ -1,4 +1,4 @@
-"""Trainers and agents as processes of a test, with what they said."""
+"""Trainers and agents as processes of a test, with their logs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from runwire_disk.agents.state import AgentState, read_states
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.connections.s3 import S3Settings
 
-# Logs what it is told to, then ends as it is told: acks say which calls returned.
+# Logs as its arguments say and ends in order; the acks file counts the calls that returned.
 TRAINER = """
 import os, sys, time
 import runwire
-steps, pause_s, acks = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+steps, pause_s, path = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 run = runwire.init("ships", config={"lr": 0.1})
-with open(acks, "wb", buffering=0) as told:
+with open(path, "wb", buffering=0) as acks:
     for step in range(steps):
         run.log({"a": step, "b": step / 8}, step)
-        told.write(b".")
+        acks.write(b".")
         time.sleep(pause_s)
 run.finish(timeout=float(sys.argv[4]))
 """
@@ -60,15 +60,15 @@ class Agents:
 
     @property
     def acked(self) -> int:
-        """How many calls of the trainer returned."""
+        """Number of calls of the trainer that returned."""
         return self.acks.stat().st_size if self.acks.exists() else 0
 
     def state(self) -> AgentState:
-        """What the one agent of this root left for `runwire status`."""
+        """The state file of the one agent of this root, as `runwire status` reads it."""
         (state,) = read_states(self.root).values() or [AgentState(key="")]
         return state
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
     def close(self) -> None:

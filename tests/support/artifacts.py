@@ -1,4 +1,4 @@
-"""What a trainer left in its outbox and what it said about it in the spool."""
+"""Requests in the outbox of a trainer, and its events in the spool."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runwire.checkpoints.local import LocalCheckpoints, LocalPart
 from runwire.settings import Settings
 from runwire_disk.outbox.request import REQUEST_FILE, UploadRequest, content_path, outbox_dir
 from runwire_disk.spool.format import Meta
@@ -30,11 +29,6 @@ class RecordingWriter:
         self.records.append((kind, fields))
 
 
-def local_parts(project: str = "p", run_id: str = "r") -> list[LocalPart]:
-    """The complete checkpoints of a run below the data root of the environment."""
-    return LocalCheckpoints(Settings.resolve({}).root / "checkpoints", project, run_id).parts()
-
-
 def requests(root: Path) -> list[UploadRequest]:
     """All committed requests, oldest first."""
     folders = [f for f in folders_in(root) if (f / REQUEST_FILE).exists()]
@@ -48,7 +42,7 @@ def folders_in(root: Path) -> list[Path]:
 
 
 def contents(root: Path, request: UploadRequest) -> dict[str, bytes]:
-    """What was captured, by path."""
+    """The captured contents by path."""
     folder = outbox_dir(root) / request.artifact
     return {
         file.path: content_path(folder, file.index).read_bytes()
@@ -58,7 +52,7 @@ def contents(root: Path, request: UploadRequest) -> dict[str, bytes]:
 
 
 def events(root: Path) -> list[Event]:
-    """Everything in all folders of the spool."""
+    """The events of all folders of the spool."""
     found: list[Event] = []
     for folder in list_folders(root):
         reader = FolderReader(folder)

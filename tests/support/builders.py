@@ -12,7 +12,12 @@ from runwire_consumers.core.dead_letters import MemoryDeadLetters
 from runwire_consumers.core.health import Health, SelfMetrics
 from runwire_consumers.core.patience import Stop
 from runwire_consumers.core.sink import MemorySink, Sink, StoredBatches
-from runwire_consumers.core.source import MemoryLog, MemorySource, Record, Source
+from runwire_consumers.core.source import (
+    MemoryLog,
+    MemorySource,
+    Record,
+    Source,
+)
 from runwire_consumers.core.worker import Worker, WorkerOptions
 from runwire_schemas import codec
 from runwire_schemas.events import (
@@ -176,7 +181,7 @@ class Bench:
 class QuietSource(ForwardingSource):
     """Asks the worker to stop at the `polls`-th poll without news, so that a test ends by itself.
 
-    A poll without news takes its timeout on the test's clock.
+    An empty poll takes its timeout on the test's clock; everything else is the inner source's.
     """
 
     def __init__(self, inner: Source, clock: MemoryClock, stop: Stop, *, polls: int) -> None:
@@ -187,7 +192,7 @@ class QuietSource(ForwardingSource):
         self._is_paused = False
 
     def poll(self, timeout_s: float) -> list[Record]:
-        records = self.inner.poll(timeout_s)
+        records = self._inner.poll(timeout_s)
         if not records and not self._is_paused:
             self._clock.sleep(timeout_s)
             self._left -= 1
@@ -197,7 +202,7 @@ class QuietSource(ForwardingSource):
 
     def pause(self) -> None:
         self._is_paused = True
-        self.inner.pause()
+        self._inner.pause()
 
     def resume(self) -> None:
         self._is_paused = False

@@ -6,7 +6,6 @@ the native servers would have. That is Linux only; elsewhere the native servers 
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import os
 import shlex
@@ -16,10 +15,12 @@ import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from support.native import COMMAND, Unavailable
+from support.session_end import at_session_end
 
 sys.path.append(str(COMMAND.parent))
 
@@ -62,7 +63,7 @@ class _Box:
 
     def start(self) -> None:
         if not self._starts:
-            atexit.register(self._container.stop)
+            at_session_end(self._container.stop)
             self._container.start()
         else:
             self.wrapped.reload()
@@ -87,7 +88,7 @@ class ContainerServer:
             raise Unavailable("containers with the network of the host need Linux")
         server, image = find_server(name), IMAGES[name]
         folder = Path(tempfile.mkdtemp(prefix="runwire-test-")).resolve()
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        at_session_end(partial(shutil.rmtree, folder, ignore_errors=True))
         places, ports = Places(folder), choose_ports(server.port_names(), {})
         places.make()
         home = places.data(name)

@@ -1,4 +1,4 @@
-"""How hard the random tests try: `make check` asks for a short answer, everything else for all."""
+"""Effort of the random tests: a fifth of the examples in `make check`, all elsewhere."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ IS_QUICK = os.environ.get(VARIABLE) == "1"
 
 
 def examples(count: int) -> int:
-    """The number of examples of a property: a fifth of it in a hurry."""
+    """Number of examples for a property, reduced under RUNWIRE_TEST_QUICK."""
     return max(10, count // 5) if IS_QUICK else count

@@ -5,7 +5,6 @@ Use in a conftest: `from support.engine import clickhouse_server, clickhouse_url
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import gc
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from support.session_end import at_session_end
 
 IMAGE = "clickhouse/clickhouse-server:26.8"
 
@@ -37,12 +38,12 @@ class Server:
 @pytest.fixture(scope="session")
 def clickhouse_server() -> Server:
     """The one server of this test session."""
-    found = _server()
-    if isinstance(found, Server):
-        return found
+    server = _server()
+    if isinstance(server, Server):
+        return server
     if os.environ.get("RUNWIRE_TEST_REQUIRE_SERVERS") == "1":
-        pytest.fail(f"RUNWIRE_TEST_REQUIRE_SERVERS=1 and {found}")
-    pytest.skip(found)
+        pytest.fail(f"RUNWIRE_TEST_REQUIRE_SERVERS=1 and {server}")
+    pytest.skip(server)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def fresh_database(server: Server) -> str:
 
 
 def drop_database(server: Server, url: str) -> None:
-    """Remove what fresh_database made."""
+    """Drop a database of fresh_database."""
     from runwire_consumers.clickhouse.client import connect
 
     client = connect(server.url, create=True)
@@ -76,11 +77,11 @@ def drop_database(server: Server, url: str) -> None:
 
 @functools.cache
 def _server() -> Server | str:
-    """The first that is there, or the sentence that says why none is."""
+    """The first server that is available, or the sentence why there is none."""
     url = os.environ.get("RUNWIRE_TEST_CLICKHOUSE_URL")
     if url:
         return Server(url, "environment")
-    if _docker_answers():
+    if docker_answers():
         return _container()
     if importlib.util.find_spec("chdb") is None:
         return (
@@ -90,9 +91,9 @@ def _server() -> Server | str:
     return _embedded()
 
 
-def _docker_answers() -> bool:
+def docker_answers() -> bool:
     with warnings.catch_warnings():
-        # docker leaves its socket open when nobody answers; let it go here, not in some test.
+        # docker leaves its socket open without an answer; collect it here, not in some test.
         warnings.simplefilter("ignore", ResourceWarning)
         answers = _ping_docker()
         gc.collect()
@@ -116,7 +117,7 @@ def _container() -> Server:
         from testcontainers.clickhouse import ClickHouseContainer
     container = ClickHouseContainer(IMAGE, username="writer", password="test", dbname="runwire")
     container.start()
-    atexit.register(container.stop)
+    at_session_end(container.stop)
     host, port = container.get_container_host_ip(), container.get_exposed_port(8123)
     return Server(f"http://writer:test@{host}:{port}/runwire", "container")
 
@@ -126,8 +127,8 @@ def _embedded() -> Server:
 
     folder = Path(tempfile.mkdtemp(prefix="runwire-test-"))
     engine = Engine(folder, ports=(0, 0), die_with_parent=True)
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    atexit.register(engine.stop)
+    at_session_end(functools.partial(shutil.rmtree, folder, ignore_errors=True))
+    at_session_end(engine.stop)
     engine.start()
     connection = engine.wait_ready()
     return Server(connection.url, "embedded", connection.reader_url, folder)

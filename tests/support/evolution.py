@@ -1,4 +1,4 @@
-"""Can a reader with one schema read what was written with another? Avro's rules, as reasons.
+"""Compatibility of two Avro schemas: the reasons why one cannot read data of the other.
 
 Pure functions over plain Avro JSON as Python objects. Stricter than Avro in two points: named
 types match by full name only (a renamed record is a new topic), and a logical type must stay.

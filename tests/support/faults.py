@@ -37,7 +37,7 @@ SELECT writer, seq, count() AS n, sum(value) AS total FROM metrics GROUP BY writ
 
 
 class UnexpectedError(AssertionError):
-    """A process did what nobody asked it for."""
+    """A process ended or waited when the test did not expect it."""
 
 
 def wait_for(
@@ -88,7 +88,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where the engine listens now."""
+        """The current address of the engine."""
         return self.engine.wait_ready(PATIENCE_S).url
 
     def start_engine(self) -> None:
@@ -213,7 +213,7 @@ class Stack:
         )
 
     def complaints(self) -> list[str]:
-        """What the trainers were told: nothing, as long as nothing is dropped or refused."""
+        """Warnings of the trainers: none, as long as nothing is dropped or refused."""
         return self.trainers_log.read_text(errors="replace").splitlines()
 
     def journal_bytes(self) -> int:

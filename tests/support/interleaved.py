@@ -1,4 +1,4 @@
-"""Calls that use one store at the same time, one request after the other, in a chosen order."""
+"""Concurrent calls on one store, whose requests run one by one in a chosen order."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from runwire_store import versions
 from runwire_store.memory import MemoryStore
 
 Choose = Callable[[list[int]], int]
-"""Of the calls that wait with a request, whose is next."""
+"""Chooses among the calls that wait with a request the one that runs next."""
 
 
 class Turns:
-    """Lets the threads of several calls ask the store one at a time."""
+    """Lets the threads of several calls use the store one request at a time."""
 
     def __init__(self, choose: Choose, count: int) -> None:
         self._choose_one = choose
@@ -47,7 +47,7 @@ class Turns:
 
 
 def by_seed(seed: int) -> Choose:
-    """Some orders change often, some let one call do much before the next: races need either."""
+    """Random orders: some switch often, some rarely, since races need either."""
     chance = random.Random(seed)
     stay = chance.choice([0.0, 0.6, 0.9])
     last: list[int] = []
@@ -61,13 +61,13 @@ def by_seed(seed: int) -> Choose:
 
 
 def switching(first: int, second: int) -> Choose:
-    """Call 0 asks `first` times, then call 1 `second` times, then 0 to its end, then 1."""
+    """Call 0 runs `first` requests, then call 1 `second`, then 0 to its end, then 1."""
     order = [0] * first + [1] * second
-    asked: list[int] = []
+    made: list[int] = []
 
     def choose(waiting: list[int]) -> int:
-        wanted = order[len(asked)] if len(asked) < len(order) else 0
-        asked.append(wanted)
+        wanted = order[len(made)] if len(made) < len(order) else 0
+        made.append(wanted)
         return wanted if wanted in waiting else waiting[0]
 
     return choose
@@ -76,7 +76,7 @@ def switching(first: int, second: int) -> Choose:
 def at_the_same_time(
     store: MemoryStore, calls: Sequence[Callable[[], Any]], choose: Choose
 ) -> list[Any]:
-    """Run the calls; return their results, or what they raised."""
+    """Run the calls and return their results or exceptions."""
     results: list[Any] = [None] * len(calls)
     turns = Turns(choose, len(calls))
     store.trouble = turns

@@ -1,4 +1,4 @@
-"""Reads what lies in a topic, as an independent consumer would."""
+"""Reader of whole topics, as an independent consumer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE_S = 30.0
 
 
 def read_topic(settings: KafkaSettings, kind: str) -> list[Message]:
-    """Every message that lies in the topic of `kind` now; order holds within a key."""
+    """Every message in the topic of `kind` now; order holds within a key."""
     name = topic_name(kind, settings.topic_prefix)
     consumer = Consumer({**settings.client_config(), "group.id": f"{name}-test", "log_level": 0})
     try:
@@ -28,7 +28,7 @@ def read_topic(settings: KafkaSettings, kind: str) -> list[Message]:
         while len(found) < total:
             got = consumer.consume(1000, 0.2)
             late = time.monotonic() >= deadline_s
-            assert not late, f"{len(found)} of {total} messages of {name} came"
+            assert not late, f"{len(found)} of {total} messages of {name} arrived"
             assert not any(message.error() for message in got)
             found += [
                 Message(kind, m.key(), m.value(), int(dict(m.headers() or []).get("points", 0)))

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import signal
 import subprocess
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from support.session_end import at_session_end
+
 COMMAND = Path(__file__).parents[2] / "deploy" / "native" / "servers.py"
-# As the session found it: a test's HOME is an empty folder, and what is fetched is cached at home.
+# From before any test: a test's HOME is an empty folder, and downloads are cached at home.
 ENVIRONMENT = dict(os.environ)
 # Servers started beforehand by `servers.py start --instance NAME`; they stay up after the session.
 INSTANCE_VARIABLE = "RUNWIRE_TEST_SERVERS_INSTANCE"
+WORKER_VARIABLE = "PYTEST_XDIST_WORKER"
 
 
 class Unavailable(Exception):  # noqa: N818 - not an error: the sentence of a skip
@@ -74,10 +76,12 @@ def instance() -> str:
 
 
 def _run(*words: str) -> str:
-    """Run a command on this session's servers; what it printed. Raises: Unavailable."""
+    """Run a command on this session's servers and return its output. Raises: Unavailable."""
     mark = {}
+    if INSTANCE_VARIABLE in ENVIRONMENT and WORKER_VARIABLE in os.environ:
+        raise Unavailable(f"workers of xdist would kill one another's servers: {INSTANCE_VARIABLE}")
     if INSTANCE_VARIABLE not in ENVIRONMENT:
-        _remove_at_exit()
+        _remove_at_session_end()
         # With the mark of the session, so that servers that outlive it fail it.
         mark = {name: os.environ[name] for name in ("RUNWIRE_TEST_SESSION",) if name in os.environ}
     ended = subprocess.run(
@@ -94,12 +98,6 @@ def _run(*words: str) -> str:
 
 
 @cache
-def _remove_at_exit() -> None:
+def _remove_at_session_end() -> None:
     command = [sys.executable, str(COMMAND), "remove", "--instance", instance()]
-    owner = os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == owner:  # not in a forked child
-            subprocess.run(command, env=ENVIRONMENT, check=False)
-
-    atexit.register(remove)
+    at_session_end(partial(subprocess.run, command, env=ENVIRONMENT, check=False))

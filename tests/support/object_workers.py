@@ -39,14 +39,14 @@ class ObjectWorkers:
 
     def start(self, **settings: object) -> subprocess.Popen[bytes]:
         """Start one; settings are those of RUNWIRE_WORKER_*."""
-        told = {
+        values = {
             "batch_age_s": 0.2,
             "retry_max_s": 0.5,
             "objects_group": f"{self.prefix}.objects",
             "session_timeout_s": SESSION_S,
             **settings,
         }
-        environ = {f"RUNWIRE_WORKER_{name.upper()}": str(value) for name, value in told.items()}
+        environ = {f"RUNWIRE_WORKER_{name.upper()}": str(value) for name, value in values.items()}
         words = [sys.executable, "-m", "runwire_consumers", "objects", "--metrics-port", "0"]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
@@ -59,19 +59,19 @@ class ObjectWorkers:
         return process
 
     def send(self, events: Iterable[Chunk | ArtifactEvent]) -> None:
-        """Produce as an agent does, and wait until it is acknowledged."""
+        """Produce as an agent does, and wait for the acknowledgements."""
         for event in events:
             kind = "chunk" if isinstance(event, Chunk) else "artifact"
             self._produce(kind, codec.encode(event), event.artifact)
         assert self._producer.flush(60) == 0
 
     def send_bytes(self, kind: str, value: bytes) -> None:
-        """Produce something that need not be a message."""
+        """Produce any bytes, also invalid messages."""
         self._produce(kind, value, "")
         assert self._producer.flush(60) == 0
 
-    def told(self) -> list[ArtifactEvent]:
-        """What workers have told of artifacts so far."""
+    def completions(self) -> list[ArtifactEvent]:
+        """Events about artifacts that the workers have sent so far."""
         found = [event for event in self._read("artifact") if isinstance(event, ArtifactEvent)]
         return [event for event in found if event.event != "shipped"]
 
@@ -89,7 +89,7 @@ class ObjectWorkers:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End all in order. Raises: AssertionError unless each says that all went well."""
+        """End all in order. Raises: AssertionError unless each exits with 0 or was killed."""
         for process in self.processes:
             process.terminate()
         codes = [process.wait(30) for process in self.processes]
@@ -113,9 +113,9 @@ class ObjectWorkers:
         topic = topic_name(kind, self.prefix)
         consumer = Consumer({**self._looking.client_config(), "group.id": f"{self.prefix}.look"})
         try:
-            known = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+            partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
             ends = {}
-            for number in known:
+            for number in partitions:
                 low, end = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)
                 if end > low:
                     ends[number] = (low, end)

@@ -1,6 +1,6 @@
-"""Kills a process between two of its system calls: ptrace through ctypes, counting stops.
+"""Killer of processes between two system calls: ptrace through ctypes, counting stops.
 
-Works on descendants of this process. Where the system forbids ptrace, `available` says so.
+Works on descendants of this process. `unavailable` returns the reason where ptrace is forbidden.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _ptrace(request: int, pid: int, data: int = 0) -> None:
 def run_until(pid: int, release: Callable[[], None], kill_at: int | None) -> int:
     """Trace all threads of `pid` from `release()` on; SIGKILL at the `kill_at`-th system call.
 
-    Returns how many calls began before it ended. The call that it is killed at is not carried out.
+    Returns the number of calls begun before it ended. The call at which it is killed does not run.
     """
     _ptrace(_SEIZE, pid, _TRACESYSGOOD | _TRACECLONE)
     _ptrace(_INTERRUPT, pid)
@@ -65,7 +65,7 @@ def run_until(pid: int, release: Callable[[], None], kill_at: int | None) -> int
 
 
 def _next_stop(threads: dict[int, bool]) -> tuple[int, int]:
-    """Wait for any of these and for nobody else's children."""
+    """Wait for a stop of these threads only, not of other children."""
     if len(threads) == 1:
         return os.waitpid(next(iter(threads)), _WALL)
     while True:
@@ -88,7 +88,7 @@ def _message(thread: int) -> int:
 
 
 def unavailable() -> str | None:
-    """Say why ptrace does not work here, None when it does."""
+    """The reason why ptrace does not work here, None if it does."""
     if not sys.platform.startswith("linux"):
         return "ptrace by this module needs Linux"
     child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""A TCP relay between a client and a server: it cuts connections when the test says so."""
+"""TCP relay between a client and a server, which cuts connections for a test."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 class Relay:
     """Forwards to `target` ("host:port") from `address`; use as a context manager.
 
-    `cut_after(up=n)` resets the connection, and those after it `times` times, when n bytes went to
-    the server, `cut_after(down=n)` when n bytes came back. Threads: one for each direction.
+    `cut_after(up=n)` resets the connection after n bytes to the server, `cut_after(down=n)` after n
+    bytes from it, and so the next connections, `times` times. `damage_after(up=n)` flips one bit of
+    a byte behind the first n. Threads: one for each direction.
     """
 
     def __init__(self, target: str) -> None:
@@ -25,7 +26,8 @@ class Relay:
         self._threads: list[threading.Thread] = []
         self._left: dict[str, int] = {}
         self._times = 0
-        self.cuts = 0
+        self.cuts = self.damaged = 0
+        self._until_damage = 0
         self.moved = {"up": 0, "down": 0}
 
     def __enter__(self) -> Relay:
@@ -44,11 +46,16 @@ class Relay:
             thread.join()
 
     def cut_after(self, *, up: int = 0, down: int = 0, times: int = 1) -> None:
-        """Cut once so many bytes more went one way; again after as many, `times` times."""
+        """Cut after this many more bytes in one direction, `times` times."""
         with self._lock:
             self._left = {"up": up, "down": down}
             self._limit = dict(self._left)
             self._times = times
+
+    def damage_after(self, *, up: int) -> None:
+        """Flip a bit in the next block sent to the server after this many more bytes."""
+        with self._lock:
+            self._until_damage = up
 
     def _accept(self) -> None:
         while True:
@@ -71,7 +78,7 @@ class Relay:
             while data := source.recv(65536):
                 if self._is_cut(way, len(data)):
                     break
-                sink.sendall(data)
+                sink.sendall(self._flipped(data) if way == "up" else data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -91,6 +98,16 @@ class Relay:
             self.cuts += 1
             self._left = dict(self._limit)
             return True
+
+    def _flipped(self, data: bytes) -> bytes:
+        with self._lock:
+            if not self._until_damage:
+                return data
+            self._until_damage = max(0, self._until_damage - len(data))
+            if self._until_damage:
+                return data
+            self.damaged += 1
+        return data[:-1] + bytes([data[-1] ^ 1])
 
     def _start(self, target: Any, *args: Any) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)

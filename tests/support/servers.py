@@ -20,7 +20,7 @@ import pytest
 
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.connections.s3 import S3Settings
-from support.engine import _docker_answers
+from support.engine import docker_answers
 from support.native import ENVIRONMENT, INSTANCE_VARIABLE, NativeServer, Unavailable
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class Server(Protocol):
-    """Something with an address. The processes are counted from 1; None means all of them."""
+    """Processes behind one address, counted from 1; None means all of them."""
 
     kind: str
     address: str
     facts: dict[str, Any]
 
     def start(self) -> None:
-        """Start what does not run and wait until it is ready; the address stays the same."""
+        """Start the processes that do not run and wait until they are ready; the address stays."""
 
     def stop(self, process: int | None = None) -> None:
         """SIGTERM and wait for the end."""
@@ -44,7 +44,7 @@ class Server(Protocol):
         """SIGKILL and wait for the end."""
 
     def pause(self, process: int) -> None:
-        """SIGSTOP: there, and silent."""
+        """SIGSTOP: the process exists and does not answer."""
 
     def go_on(self, process: int) -> None:
         """SIGCONT."""
@@ -52,7 +52,7 @@ class Server(Protocol):
 
 @dataclass
 class GivenServer:
-    """A server named by the environment: nobody here may stop it."""
+    """A server named by the environment, which tests may not stop."""
 
     address: str
     variable: str
@@ -79,7 +79,7 @@ class GivenServer:
 
 
 class Cluster:
-    """Brokers. `kill(2)` ends the second of three at once; `start()` brings back what is down."""
+    """Brokers. `kill(2)` ends the second of three at once; `start()` restarts stopped ones."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -145,7 +145,7 @@ class ObjectStore:
     server: Server
 
     def settings(self, bucket: str) -> S3Settings:
-        """How to reach a bucket that need not exist."""
+        """Settings for a bucket that need not exist."""
         return S3Settings(
             endpoint=f"http://{self.address}",
             bucket=bucket,
@@ -162,7 +162,7 @@ class ObjectStore:
         )
 
     def new_bucket(self) -> Iterator[S3Settings]:
-        """A bucket that goes after the test, as far as the server answers then."""
+        """A bucket that is deleted after the test if the server answers then."""
         from minio.deleteobjects import DeleteObject
         from minio.error import MinioException
         from urllib3.exceptions import HTTPError
@@ -173,7 +173,7 @@ class ObjectStore:
         yield settings
         with suppress(HTTPError, MinioException):
             found = client.list_objects(settings.bucket, recursive=True)
-            names = [DeleteObject(each.object_name) for each in found]
+            names = [DeleteObject(entry.object_name) for entry in found]
             assert not list(client.remove_objects(settings.bucket, names))
             client.remove_bucket(settings.bucket)
 
@@ -232,7 +232,7 @@ def minio_bucket(minio: ObjectStore) -> Iterator[S3Settings]:
 
 @pytest.fixture
 def topic_prefix(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A prefix for topics and groups that no other test has; its topics go after the test."""
+    """A prefix for topics and groups that no other test has; its topics are deleted after it."""
     prefix = f"t{uuid.uuid4().hex[:12]}"
     yield prefix
     for used in request.node.funcargs.values():
@@ -279,4 +279,4 @@ def _find(name: str, variable: str) -> Server | str:
     return f"there is no {name}: " + "; ".join(reasons)
 
 
-_docker = cache(_docker_answers)
+_docker = cache(docker_answers)

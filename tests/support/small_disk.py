@@ -1,4 +1,4 @@
-"""A file system that is soon full, where the machine lets tests mount one."""
+"""A tiny file system for disk-full tests, where tests may mount one."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def grow(folder: Path, size: str) -> None:
-    """Make the mounted file system larger, as somebody would who made room."""
+    """Make the mounted file system larger, as an administrator would."""
     mount = ["mount", "-o", f"remount,size={size}", str(folder)]
     subprocess.run(mount, check=True)

@@ -43,9 +43,9 @@ def manifest(number: int = 1, files: Mapping[str, bytes] | None = None, **change
 
 
 def checkpoint(number: int, step: int, **changes: Any) -> Manifest:
-    """Part `number` of a checkpoint; what is no field of a manifest is one of its facts."""
-    known = set(Manifest.__slots__)
-    facts = {name: changes.pop(name) for name in list(changes) if name not in known}
+    """Part `number` of a checkpoint; changes that no manifest has are facts of the checkpoint."""
+    fields = set(Manifest.__slots__)
+    facts = {name: changes.pop(name) for name in list(changes) if name not in fields}
     name = checkpoint_name(changes.get("project", "p"), changes.get("run_id", "r"))
     made = manifest(number, name=name, type="checkpoint", **changes)
     aliases = (f"step-{step}", *(["best"] if facts.get("is_best") else []))
@@ -80,7 +80,7 @@ def put_checkpoint(store: ObjectStore, number: int, step: int, **changes: Any) -
 
 
 def retire(store: ObjectStore, rules: Retention, *, now_ns: int) -> list[Manifest]:
-    """Delete the manifests that the rules let go of run "r", as agent and worker do."""
-    going = leaving(store, "p", "r", rules, now_ns=now_ns)
-    store.delete(manifest.key for manifest in going)
-    return going
+    """Delete the expired manifests of run "r", as agent and worker do."""
+    expired = leaving(store, "p", "r", rules, now_ns=now_ns)
+    store.delete(manifest.key for manifest in expired)
+    return expired

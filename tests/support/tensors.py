@@ -1,4 +1,4 @@
-"""As much of a torch tensor as media need, without torch."""
+"""Stand-in for the part of a torch tensor that media use, without torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Tensor:
-    """An array that says it is a tensor; tests/with_torch has real ones."""
+    """An array with the interface of a tensor; tests/with_torch has real ones."""
 
     dtype, is_cuda = "torch.float32", False
 

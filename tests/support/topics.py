@@ -71,7 +71,7 @@ def send(
 
 
 def joined(source: KafkaSource) -> bool:
-    """Whether the group has given this source partitions."""
+    """Whether the group has assigned partitions to this source."""
     return bool(source.assigned)
 
 

@@ -11,7 +11,7 @@ import os
 import pytest
 
 try:
-    import torch  # noqa: F401 - for those who import it from here
+    import torch  # noqa: F401 - imported from here
 except ImportError as error:
     if os.environ.get("RUNWIRE_TEST_REQUIRE_SERVERS") == "1":
         raise ImportError("RUNWIRE_TEST_REQUIRE_SERVERS=1 and torch is not installed") from error

@@ -67,7 +67,7 @@ def leave(root: Path, contents: Contents = b"content", **changes: Any) -> Upload
 
 
 def for_kafka(**changes: Any) -> dict[str, Any]:
-    """What a request says whose pieces go to the brokers of the rigs."""
+    """Fields of a request whose pieces go to the brokers of the rigs."""
     return {"route": KAFKA, "destination": BROKERS.destination, **changes}
 
 
@@ -106,7 +106,7 @@ class UploadRig:
         return self.uploader
 
     def work(self) -> None:
-        """Let it do what it can now, with the agent's own thread writing down what it says."""
+        """Work until the uploader has nothing to do now, and write down its events."""
         while self.uploader.work():
             self.uploader.settle(self.write)
         self.uploader.settle(self.write)
@@ -156,8 +156,8 @@ class UploadRig:
         return self.store
 
 
-def known(request: UploadRequest, contents: Contents) -> UploadRequest:
-    """The request with the digests that a checkpoint's saver knows."""
+def with_digests(request: UploadRequest, contents: Contents) -> UploadRequest:
+    """The request with the digests that the saver of a checkpoint adds."""
     parts = [contents] if isinstance(contents, bytes) else contents
     pairs = zip(request.files, parts, strict=True)
     return replace(request, files=tuple(replace(f, sha256=sha256(part)) for f, part in pairs))

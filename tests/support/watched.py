@@ -1,4 +1,4 @@
-"""Writers that stand for trainers, and what agents wrote about them."""
+"""Writers that stand for trainers, and the events of agents about them."""
 
 import os
 import time
@@ -50,8 +50,8 @@ def trainer(root: Path, run_id: str = "r1", *, ends: str = "lives", **changes: o
     return made
 
 
-def said(root: Path) -> list[Event]:
-    """Everything that agents wrote under `root`."""
+def agent_events(root: Path) -> list[Event]:
+    """All events that agents wrote below `root`."""
     events: list[Event] = []
     for folder in list_folders(root):
         if read_meta(folder).role != "agent":
@@ -66,7 +66,7 @@ def said(root: Path) -> list[Event]:
 def wait_until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not true():
-        assert time.monotonic() < deadline, "it never happened"
+        assert time.monotonic() < deadline, f"not within {DEADLINE_S:.0f} s"
         time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""A disk that fills up during a save: a sentence, nothing half left, the one before still loads."""
+"""A disk that fills up during a save: a sentence, nothing half, earlier checkpoints load."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("compress", ["off", "zstd"])
-def test_a_disk_that_fills_up(
+def test_save_on_a_full_disk_fails_and_keeps_the_checkpoint_before(
     start: Start, disk: Path, caplog: pytest.LogCaptureFixture, *, asynchronous: bool, compress: str
 ) -> None:
+    """The failure is counted and names the disk, no temporary file stays, step 1 still loads."""
     how = {"asynchronous": asynchronous}
     run = start(settings={"strict": False, "checkpoint_compress": compress})
     small, large = torch.rand(10 * MIB // 4), torch.rand(40 * MIB // 4)
@@ -52,8 +53,8 @@ def test_a_disk_that_fills_up(
     assert count == 2
 
 
-def test_rules_make_room(start: Start, disk: Path) -> None:
-    """With retention a small disk lasts: the old one goes as soon as the new one is whole."""
+def test_retention_frees_the_disk_after_each_save(start: Start, disk: Path) -> None:
+    """With keep_last=1 a small disk lasts: the old checkpoint is deleted once the new is whole."""
     run = start(settings={"checkpoint_keep_last": 1})
     for step in range(5):
         run.save_checkpoint(step, model={"w": torch.rand(8 * MIB // 4)})

@@ -1,6 +1,6 @@
-"""A trainer that is killed between any two system calls of a save leaves a loadable latest.
+"""Trainers killed between any two system calls of a save: latest loads and is uploaded.
 
-And what can be loaded here will be uploaded, and views know of it.
+Every checkpoint that loads from the disk also has an upload request and an event in the spool.
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ def recorded(root: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_killed_at_any_system_call(trainers: Trainers, tmp_path: Path, seed: int, way: str) -> None:
+def test_latest_loads_after_a_kill_at_any_system_call(
+    trainers: Trainers, tmp_path: Path, seed: int, way: str
+) -> None:
+    """After each kill the latest checkpoint is whole, has an upload request, and has its event."""
     calls, returned = trainers.save(tmp_path / "whole", WAYS[way], None)
     assert returned
     assert saved(tmp_path / "whole") <= sent(tmp_path / "whole") & recorded(tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""A training that is killed and started again has the losses of one that never was."""
+"""Trainings that are killed and resumed, compared with one that never was."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def trainer(root: Path, losses: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, str(TRAINER), *words])
 
 
-def told(losses: Path) -> list[list[tuple[int, str]]]:
-    """What each attempt said, as (step, loss)."""
+def attempts_in(losses: Path) -> list[list[tuple[int, str]]]:
+    """The (step, loss) pairs that each attempt wrote."""
     attempts: list[list[tuple[int, str]]] = []
     for line in losses.read_text().splitlines(keepends=True):
         if line.startswith("#"):
@@ -40,9 +40,10 @@ def steps_in(losses: Path) -> int:
     return losses.read_text().count("\n") if losses.exists() else 0
 
 
-def test_killed_and_resumed_bit_by_bit(tmp_path: Path, seed: int) -> None:
+def test_resumed_training_has_the_losses_of_an_uninterrupted_one(tmp_path: Path, seed: int) -> None:
+    """Every loss of both attempts equals, digit by digit, that of the uninterrupted training."""
     assert trainer(tmp_path / "whole", tmp_path / "whole.txt").wait(WAIT_S) == 0
-    (whole,) = told(tmp_path / "whole.txt")
+    (whole,) = attempts_in(tmp_path / "whole.txt")
     assert len(whole) == STEPS
     losses = tmp_path / "killed.txt"
     kill_after = random.Random(seed).randrange(EVERY + 2, STEPS)
@@ -52,10 +53,10 @@ def test_killed_and_resumed_bit_by_bit(tmp_path: Path, seed: int) -> None:
             assert time.monotonic() < give_up
         victim.send_signal(signal.SIGKILL)
     assert trainer(tmp_path / "killed", losses).wait(WAIT_S) == 0
-    first, second = told(losses)
+    first, second = attempts_in(losses)
     resumed_at = second[0][0]
     assert resumed_at % EVERY == 0
-    # At most one save was under way, and at most the step that was being told is missing.
+    # At most one save was under way, and at most the step that was being written is missing.
     assert first[-1][0] - resumed_at < 2 * EVERY
     assert first == whole[: len(first)]
     assert second == whole[resumed_at:]
@@ -63,7 +64,7 @@ def test_killed_and_resumed_bit_by_bit(tmp_path: Path, seed: int) -> None:
 
 
 def check_events(root: Path, resumed_at: int) -> None:
-    """Both attempts are there, the second said where it resumed, and its steps go on there."""
+    """Both attempts are there; the second recorded its resume step and continues there."""
     found = events(root)
     said = [e for e in found if isinstance(e, RunEvent)]
     resumed = {(e.attempt, e.resumed_from_step) for e in said if e.resumed_from_step is not None}

@@ -1,4 +1,4 @@
-"""What is saved comes back: states, generators, metrics, extra; nothing else can be saved."""
+"""Saving and loading of states, generators, metrics and extra values."""
 
 from __future__ import annotations
 
@@ -52,14 +52,17 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize("how", [{}, {"asynchronous": True}], ids=["sync", "async"])
 @pytest.mark.parametrize("compress", ["off", "zstd"])
-def test_everything_comes_back(start: Start, how: dict[str, Any], compress: str) -> None:
+def test_saved_checkpoint_restores_every_part(
+    start: Start, how: dict[str, Any], compress: str
+) -> None:
+    """States, extra, metrics and marks are restored in another attempt, synchronous or not."""
     run = start(settings={"checkpoint_compress": compress})
     saved = Training()
     extra = {"epoch": 3, "seen": [1, 2, (3, None)], "name": "x"}
     wanted = {name: part.state_dict() for name, part in saved.parts.items()}
     wanted = {name: _copied(state) for name, state in wanted.items()}
     run.save_checkpoint(7, **saved.parts, extra=extra, metrics={"loss": 0.5}, is_best=True, **how)
-    if how:  # training goes on while a thread writes
+    if how:  # training continues while a thread writes
         torch.nn.init.zeros_(saved.model[0].weight)
     run.finish()
     run = start()
@@ -83,7 +86,9 @@ def _copied(state: Any) -> Any:
     return state
 
 
-def test_generators_go_on_where_they_were(start: Start) -> None:
+def test_load_restores_random_generators(start: Start) -> None:
+    """After loading, random, numpy and torch continue as they did after the save."""
+
     def draw() -> list[float]:
         return [random.random(), float(np.random.rand()), float(torch.rand(1)), random.gauss(0, 1)]
 
@@ -96,8 +101,8 @@ def test_generators_go_on_where_they_were(start: Start) -> None:
     assert draw() == expected
 
 
-def test_only_who_resumes_moves_generators_and_step(start: Start, root: Path) -> None:
-    """Weights alone, to look at the best ones, are no resumption."""
+def test_load_moves_generators_and_step_only_when_resuming(start: Start, root: Path) -> None:
+    """Loading the weights alone, to look at them, does not resume the run."""
     run, training = start(), Training()
     run.save_checkpoint(40, **training.parts)
     run.log({"a": 1.0}, 60)
@@ -113,7 +118,8 @@ def test_only_who_resumes_moves_generators_and_step(start: Start, root: Path) ->
     assert run.step == 42
 
 
-def test_the_first_start_finds_nothing(start: Start) -> None:
+def test_load_returns_none_at_the_first_start(start: Start) -> None:
+    """Latest and best are None without any checkpoint; asking for a step raises."""
     run, training = start(), Training()
     assert run.load_checkpoint("latest", **training.parts) is None
     assert run.load_checkpoint("best", **training.parts) is None
@@ -121,8 +127,8 @@ def test_the_first_start_finds_nothing(start: Start) -> None:
         run.load_checkpoint(5)
 
 
-def test_another_run_is_where_one_starts_from(start: Start, root: Path) -> None:
-    """Lineage says that it was used; the run itself is not resumed."""
+def test_load_from_another_run_does_not_resume_it(start: Start, root: Path) -> None:
+    """Lineage records that it was used; the step of this run stays."""
     first, training = start(run_id="first"), Training()
     saved = first.save_checkpoint(9, **training.parts)
     first.finish()
@@ -133,7 +139,8 @@ def test_another_run_is_where_one_starts_from(start: Start, root: Path) -> None:
     assert used.artifact == saved.artifact
 
 
-def test_models_in_wrappers_load_without(start: Start) -> None:
+def test_wrapped_model_loads_into_the_plain_model(start: Start) -> None:
+    """The state of a DataParallel model is saved without the wrapper."""
     run, model = start(), torch.nn.Linear(3, 3)
     run.save_checkpoint(1, model=torch.nn.DataParallel(model))
     plain = torch.nn.Linear(3, 3)
@@ -141,7 +148,8 @@ def test_models_in_wrappers_load_without(start: Start) -> None:
     assert torch.equal(plain.weight, model.weight)
 
 
-def test_several_models_and_optimizers(start: Start) -> None:
+def test_collections_of_models_and_optimizers_are_restored(start: Start) -> None:
+    """Dicts of models and lists of optimizers get their states back by key and position."""
     run = start()
     models = {"g": torch.nn.Linear(2, 2), "d": torch.nn.Linear(2, 2)}
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in models.values()]
@@ -151,8 +159,8 @@ def test_several_models_and_optimizers(start: Start) -> None:
     assert same(fresh["d"].state_dict(), models["d"].state_dict())
 
 
-def test_state_dicts_of_anything(start: Start) -> None:
-    """What no object is given for comes back as it is."""
+def test_plain_state_dicts_come_back_as_saved(start: Start) -> None:
+    """A state for which no object is given is returned in `state`."""
     run = start()
     state = OrderedDict(w=torch.arange(3), n=np.float32(1.5), a=np.arange(4), k=Color.RED)
     run.save_checkpoint(1, model=state, extra=np.random.default_rng(1).bit_generator.state)
@@ -178,16 +186,18 @@ class Color(enum.IntEnum):
         (lambda: np.array([object()]), "extra is a numpy.ndarray"),
     ],
 )
-def test_what_could_not_be_loaded_is_not_saved(
+def test_save_refuses_values_that_cannot_be_loaded(
     start: Start, what: Callable[[], Any], place: str
 ) -> None:
+    """Objects, functions and meta tensors are refused with their place, and nothing is saved."""
     run = start()
     with pytest.raises(runwire.CheckpointError, match=place):
         run.save_checkpoint(1, extra=what())
     assert run.load_checkpoint() is None
 
 
-def test_tied_weights_stay_one(start: Start, root: Path) -> None:
+def test_tied_weights_are_stored_once(start: Start, root: Path) -> None:
+    """Two modules that share a weight take the space of one."""
     run, table = start(), torch.nn.Embedding(1000, 64)
     head = torch.nn.Linear(64, 1000, bias=False)
     head.weight = table.weight
@@ -199,20 +209,23 @@ def test_tied_weights_stay_one(start: Start, root: Path) -> None:
         assert (saved.path / "state.pt").stat().st_size < 1.5 * table.weight.nbytes
 
 
-def test_a_slice_is_saved_without_the_rest(start: Start) -> None:
+def test_slice_of_a_tensor_is_saved_without_the_rest(start: Start) -> None:
+    """A small view of a large tensor takes the space of the view."""
     run, large = start(), torch.zeros(1_000_000)
     saved = run.save_checkpoint(1, extra={"first": large[:10]})
     assert (saved.path / "state.pt").stat().st_size < 100_000
 
 
-def test_a_state_that_was_not_saved_is_named(start: Start) -> None:
+def test_load_names_a_state_that_was_not_saved(start: Start) -> None:
+    """The sentence names the missing state and lists the saved ones."""
     run, training = start(), Training()
     run.save_checkpoint(1, model=training.model)
     with pytest.raises(runwire.CheckpointError, match=r"no state of optimizer \(it has: model\)"):
         run.load_checkpoint(1, **{k: training.parts[k] for k in ("model", "optimizer")})
 
 
-def test_strictness_is_torchs(start: Start) -> None:
+def test_load_passes_strict_on_to_torch(start: Start) -> None:
+    """A model with another shape of state fails as in torch, and loads with strict=False."""
     run = start()
     run.save_checkpoint(1, model=torch.nn.Linear(2, 2, bias=False))
     with pytest.raises(RuntimeError, match="bias"):
@@ -220,8 +233,8 @@ def test_strictness_is_torchs(start: Start) -> None:
     run.load_checkpoint(1, model=torch.nn.Linear(2, 2), strict=False)
 
 
-def test_best_and_the_last_good_one(start: Start) -> None:
-    """A NaN is no best one, and retention keeps the last good one however old."""
+def test_retention_keeps_the_best_and_never_prefers_nan(start: Start) -> None:
+    """A NaN is never the best, and retention keeps the last good checkpoint however old."""
     rules = {"checkpoint_keep_last": 2, "checkpoint_keep_best": 1, "checkpoint_metric": "loss"}
     run, model = start(settings=rules), torch.nn.Linear(2, 2)
     losses = [3.0, 1.0, 2.0, *[float("nan")] * 4]
@@ -235,8 +248,8 @@ def test_best_and_the_last_good_one(start: Start) -> None:
 
 
 @pytest.mark.parametrize("way", ["marked", "measured"])
-def test_a_step_saved_again_stays_the_best(start: Start, way: str) -> None:
-    """Scripts save once more at their end; what they say then about metrics or best counts."""
+def test_step_saved_again_stays_the_best_unless_it_is_marked_anew(start: Start, way: str) -> None:
+    """Scripts save once more at their end; new metrics or a new mark in that call count."""
     rules = {"checkpoint_keep_last": 1, "checkpoint_keep_best": 1, "checkpoint_metric": "loss"}
     run, model = start(settings=rules if way == "measured" else {}), torch.nn.Linear(2, 2)
     run.save_checkpoint(1, model=model, metrics={"loss": 3.0}, is_best=way == "marked")
@@ -250,7 +263,8 @@ def test_a_step_saved_again_stays_the_best(start: Start, way: str) -> None:
     assert run.load_checkpoint("best").step == 3
 
 
-def test_a_downloaded_file_needs_no_run(start: Start, tmp_path: Path) -> None:
+def test_read_checkpoint_reads_a_lone_file_without_a_run(start: Start, tmp_path: Path) -> None:
+    """A folder, a compressed file and its folder elsewhere are read by path alone."""
     run = start(settings={"checkpoint_compress": "zstd"})
     saved = run.save_checkpoint(3, model=torch.nn.Linear(2, 2), extra="e")
     lone = tmp_path / "lone" / "state.pt.zst"
@@ -261,9 +275,10 @@ def test_a_downloaded_file_needs_no_run(start: Start, tmp_path: Path) -> None:
         assert (found.step, found.extra, list(found.model)) == (3, "e", ["weight", "bias"])
 
 
-def test_other_ranks_leave_a_full_checkpoint_to_rank_0(
+def test_full_checkpoint_is_saved_by_rank_0_only(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On other ranks the call saves nothing and returns no path."""
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "localhost")
@@ -272,10 +287,10 @@ def test_other_ranks_leave_a_full_checkpoint_to_rank_0(
     assert run.load_checkpoint() is None
 
 
-def test_each_rank_saves_its_part(
+def test_sharded_checkpoint_counts_once_every_rank_saved(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A sharded checkpoint counts once all parts are there, and each rank gets its own back."""
+    """It loads only when all parts are there, and each rank gets its own part back."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     runs = []

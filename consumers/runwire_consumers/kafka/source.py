@@ -73,15 +73,15 @@ class KafkaSource:
         ready, self._ready = self._ready, []
         return [r for p, r in ready if self._group.partitions.get(p.name) is p]
 
+    @property
+    def assigned(self) -> frozenset[str]:
+        """Names of the partitions that the group has assigned to this source."""
+        return frozenset(self._group.partitions)
+
     def pending(self) -> list[Pending]:
         """Return the ranges of earlier owners whose records are complete, each once."""
         ranges = [partition.pending() for partition in self._group.partitions.values()]
         return [pending for pending in ranges if pending is not None]
-
-    @property
-    def assigned(self) -> frozenset[str]:
-        """The partitions that the group has assigned to this source."""
-        return frozenset(self._group.partitions)
 
     def lane(self, partition: str) -> str:
         """Return the partition itself: it may move to another worker alone."""
@@ -146,7 +146,7 @@ class KafkaSource:
         self._ready += [(partition, record) for record in records]
 
     def _notify_gained(self) -> None:
-        had, self._had = self._had, frozenset(self._group.partitions)
+        had, self._had = self._had, self.assigned
         if self._on_gained is not None and self._had - had:
             self._on_gained()
 

@@ -1,4 +1,4 @@
-"""What every Kafka fault test gets: a seed, and pipelines that end with the test."""
+"""Fixtures of the Kafka fault tests: a seed, and pipelines that end with the test."""
 
 from __future__ import annotations
 

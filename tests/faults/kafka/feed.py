@@ -1,4 +1,4 @@
-"""What the fault tests send to Kafka, and the ledger of what the brokers acknowledged.
+"""Load of the Kafka fault tests, and the ledger of the messages that brokers acknowledged.
 
 A record is named by its writer and number; points and values follow from these two alone.
 """
@@ -94,7 +94,7 @@ class Feed:
         self._producer = Producer(self._config)
 
     def send(self, count: int) -> None:
-        """Send so many records and wait until all are acknowledged."""
+        """Send N records and wait until all are acknowledged."""
         for name in self._names(count):
             self._produce(name)
         self.flush()

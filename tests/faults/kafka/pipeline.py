@@ -52,7 +52,7 @@ class WorkerProcess:
         return self.process.poll() is None
 
     @property
-    def said(self) -> str:
+    def log_text(self) -> str:
         """Its log."""
         return self.log.read_text(errors="replace")
 
@@ -243,7 +243,7 @@ class Pipeline:
         self.wait("everything to be committed", self.is_drained)
 
     def wait_progress(self, points: int = 1) -> None:
-        """Wait until so many more points are stored."""
+        """Wait until N more points are stored."""
         before = self.stored()
         self.wait("more points", lambda: self.stored() >= before + points)
 
@@ -251,9 +251,9 @@ class Pipeline:
         """Batches that are announced and not committed, by partition."""
         return {number: span for number, (_, span) in self.offsets().items() if span}
 
-    def said(self, sentence: str) -> int:
-        """How often the workers' logs have a sentence."""
-        return sum(worker.said.count(sentence) for worker in self.workers)
+    def count_in_logs(self, sentence: str) -> int:
+        """Number of times that a sentence is in the workers' logs."""
+        return sum(worker.log_text.count(sentence) for worker in self.workers)
 
     def _is_led(self, topic: str) -> bool:
         known = self.admin.list_topics(timeout=_REQUEST_S).topics.get(topic)

@@ -37,7 +37,7 @@ _rows: list[Row] = []
 
 def note(what: str, done: str, pipeline: Pipeline, verdict: Verdict) -> None:
     """Keep the figures of a test for the report, and print them."""
-    row = Row(what, done, pipeline.said(REPLAYED), verdict)
+    row = Row(what, done, pipeline.count_in_logs(REPLAYED), verdict)
     _rows.append(row)
     print(f"{what}: {done}; {row.replays} batches written again; {verdict}")
 

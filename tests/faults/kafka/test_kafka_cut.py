@@ -1,4 +1,4 @@
-"""The log ends within a batch that was announced: acknowledged records are gone."""
+"""A log that ends within an announced batch: acknowledged records are lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.engine
 
 
 def offsets_of(source: KafkaSource, n: int) -> list[int]:
-    """Poll until so many records came; their offsets."""
+    """Poll until N records came and return their offsets."""
     found: list[Record] = []
 
     def is_all() -> bool:
@@ -30,8 +30,10 @@ def offsets_of(source: KafkaSource, n: int) -> list[int]:
     return [one.offset for one in found]
 
 
-def test_the_log_ends_within_an_announced_batch(kafka: Cluster, topic_prefix: str) -> None:
-    """What is left of it is written; what takes the place of the lost records is new."""
+def test_worker_writes_the_rest_of_a_batch_that_the_log_lost(
+    kafka: Cluster, topic_prefix: str
+) -> None:
+    """The records left of the batch are written; records that replace the lost ones are new."""
     settings = replace(kafka.settings, topic_prefix=topic_prefix)
     topic = topic_name("run", topic_prefix)
     make_topics(settings, topic_prefix, ["run"], partitions=1)

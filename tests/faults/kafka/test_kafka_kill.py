@@ -1,4 +1,4 @@
-"""kill -9 of workers at random moments and at every step of the protocol; and the control."""
+"""Workers killed at random moments and at every step of the protocol; and the control."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def campaign(pipeline: Pipeline, plan: list[str], rng: random.Random) -> Counter
             worker.kill()
         else:
             worker = pipeline.start_worker(kill_at=f"{victim}:{rng.randint(1, 4)}", **told)
-            assert worker.wait_for_end() == -signal.SIGKILL, worker.said[-2000:]
+            assert worker.wait_for_end() == -signal.SIGKILL, worker.log_text[-2000:]
         kills[victim] += 1
     pipeline.feed.end()
     return kills
@@ -72,14 +72,14 @@ def finish(pipeline: Pipeline, rng: random.Random) -> Verdict:
 def test_killed_workers_lose_and_double_nothing(
     open_pipeline: OpenPipeline, fault_seed: int
 ) -> None:
-    """Before and after the intent, after the insert, and at a random moment."""
+    """The kill comes before or after the intent, after the insert, or at a random moment."""
     rng = random.Random(f"{fault_seed} kafka kill")
     pipeline = open_pipeline()
     kills = campaign(pipeline, ["after-insert", "random", "after-intent", "after-commit"], rng)
     verdict = finish(pipeline, rng)
     report.note("kill -9, short", f"{kills.total()} kills", pipeline, verdict)
     assert_exactly_once(verdict)
-    assert pipeline.said(report.REPLAYED) >= 2
+    assert pipeline.count_in_logs(report.REPLAYED) >= 2
 
 
 def control(pipeline: Pipeline, plan: list[str], rng: random.Random) -> Verdict:
@@ -97,7 +97,7 @@ def control(pipeline: Pipeline, plan: list[str], rng: random.Random) -> Verdict:
 def test_control_without_the_protocol_doubles_rows(
     open_pipeline: OpenPipeline, fault_seed: int
 ) -> None:
-    """The control: the harness sees duplicates once intents and tokens are switched off."""
+    """The harness sees duplicates once intents and tokens are switched off."""
     rng = random.Random(f"{fault_seed} kafka control")
     plan = ["after-insert"] + (["random", "after-commit", "after-intent"] * 3 if LONG else [])
     verdict = control(open_pipeline(unsafe=True), plan, rng)

@@ -1,4 +1,4 @@
-"""Records that nobody can read: set aside before the commit, once, and not without end."""
+"""Unreadable records: they become dead letters before the commit, once, up to a limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ POISON = [b"", b"\x00", b"\x00\x00\x00\x00\x00", b"{}", b"\x00\x00\x00\x00\x07" 
 
 
 def letters(pipeline: Pipeline) -> list[bytes]:
-    """What lies in the dead-letter topic, by value."""
+    """The letters in the dead-letter topic, by value."""
     kept = KafkaDeadLetters(pipeline.kafka)
     try:
         return sorted(letter.value for letter in kept.read())
@@ -42,8 +42,10 @@ def finish(pipeline: Pipeline, done: str, wanted: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_poison_and_a_kill(open_pipeline: OpenPipeline, moment: str) -> None:
-    """Killed before the letters are flushed, and between them and the commit: each counts once."""
+def test_poison_counts_once_when_the_worker_is_killed(
+    open_pipeline: OpenPipeline, moment: str
+) -> None:
+    """Killed before the letters are flushed or between flush and commit, each counts once."""
     pipeline = open_pipeline(partitions=1)
     pipeline.feed.send(10)
     pipeline.feed.send_bad(POISON[:3])
@@ -58,10 +60,10 @@ def test_poison_and_a_kill(open_pipeline: OpenPipeline, moment: str) -> None:
     finish(pipeline, f"killed {moment}", POISON)
 
 
-def test_poison_is_kept_before_anything_is_written(
+def test_dead_letters_are_stored_before_their_batch_is_written(
     open_pipeline: OpenPipeline, clickhouse_url: str
 ) -> None:
-    """Killed while the insert of its batch is on its way: the letters are in the topic by then."""
+    """If the worker is killed during the insert, the letters of the batch are in the topic."""
     with Gate(clickhouse_url) as gate:
         pipeline = open_pipeline(partitions=1)
         worker = pipeline.start_worker(url=gate.url)
@@ -81,8 +83,9 @@ def test_poison_is_kept_before_anything_is_written(
     finish(pipeline, "killed during the insert", POISON)
 
 
-def test_too_much_poison_stops_the_worker(open_pipeline: OpenPipeline) -> None:
-    """At the limit it ends with a sentence and commits nothing of the batch; raised, it goes on."""
+def test_worker_stops_at_the_limit_of_dead_letters(open_pipeline: OpenPipeline) -> None:
+    """It ends with a sentence and commits nothing of the batch; with a higher limit it
+    continues."""
     pipeline = open_pipeline(partitions=1)
     pipeline.feed.send(10)
     worker = pipeline.start_worker(dead_letters_max=3)
@@ -92,8 +95,10 @@ def test_too_much_poison_stops_the_worker(open_pipeline: OpenPipeline) -> None:
     pipeline.feed.send(10)
     for _ in range(2):  # started again it says the same
         assert worker.wait_for_end() == 1
-        assert "the limit is reached. Nothing was dropped and nothing more is read" in worker.said
-        assert "RUNWIRE_WORKER_DEAD_LETTERS_MAX" in worker.said
+        assert (
+            "the limit is reached. Nothing was dropped and nothing more is read" in worker.log_text
+        )
+        assert "RUNWIRE_WORKER_DEAD_LETTERS_MAX" in worker.log_text
         assert len(letters(pipeline)) == 3
         assert before <= pipeline.offsets()[0][0] <= before + 3
         worker = pipeline.start_worker(dead_letters_max=3)

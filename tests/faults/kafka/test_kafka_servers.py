@@ -1,4 +1,4 @@
-"""The servers die: one broker of three, and ClickHouse."""
+"""Killed servers: one broker of three, and ClickHouse."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def is_whole(pipeline: Pipeline) -> bool:
     return all(len(partition.isr) == BROKERS for partition in topic.partitions)
 
 
-def test_one_broker_of_three_is_killed(
+def test_points_are_stored_once_when_one_broker_of_three_is_killed(
     kafka3: Cluster, topic_prefix: str, clickhouse_url: str, tmp_path: Path, *, fault_seed: int
 ) -> None:
-    """Under load, acknowledged by all in sync: nothing is lost and nothing is there twice."""
+    """Under load with acks=all no point is lost and none is stored twice."""
     rng = random.Random(f"{fault_seed} brokers")
     kills = [rng.randint(1, BROKERS) for _ in range(6 if LONG else 1)]
     with Pipeline(
@@ -93,7 +93,7 @@ def kill(engine: Engine) -> None:
 def test_kills_of_clickhouse_lose_and_double_nothing(
     kafka: Cluster, topic_prefix: str, engine: Engine, tmp_path: Path, *, fault_seed: int
 ) -> None:
-    """The worker waits as a member of its group and goes on with the same batch."""
+    """The worker stays a member of its group while it waits."""
     rng = random.Random(f"{fault_seed} engine")
     url = engine.wait_ready(PATIENCE_S).url
     client = connect(url, create=True)

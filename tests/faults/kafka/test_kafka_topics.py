@@ -1,4 +1,4 @@
-"""A topic deleted and created again under its name: its offsets begin anew, and so must we."""
+"""Topics deleted and created again under the same name: offsets begin anew."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.engine
 
 LONG = os.environ.get("RUNWIRE_FAULTS") == "long"
 
-# Fewer records than before lie below the old offset; more go beyond it.
+# Fewer records than before end below the old offset; more reach beyond it.
 AGAIN = {"fewer": 20, "more": 160}
 CASES = [("runs", "fewer"), ("is down", "more")]
 if LONG:
@@ -25,7 +25,7 @@ if LONG:
 
 
 def make_anew(pipeline: Pipeline, count: int) -> None:
-    """Delete the topic and create it again with so many records, as fast as the broker can."""
+    """Delete the topic and create it again with N records, as fast as the broker can."""
     pipeline.drop_topic()
     pipeline.make_topics(["metric"])
     pipeline.feed.renew()
@@ -40,8 +40,10 @@ def wait_stored(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize(("worker", "again"), CASES)
-def test_a_topic_made_anew(open_pipeline: OpenPipeline, worker: str, again: str) -> None:
-    """Old offsets hide nothing of the new topic, and old tokens drop nothing of it."""
+def test_recreated_topic_is_read_from_its_start(
+    open_pipeline: OpenPipeline, worker: str, again: str
+) -> None:
+    """Old offsets hide no record of the new topic, and old tokens drop none."""
     pipeline = open_pipeline(partitions=1)
     running = pipeline.start_worker()
     # One by one: batches of the ranges 0-0, 1-1, ..., which the new topic will have as well.
@@ -68,7 +70,7 @@ def test_a_topic_made_anew(open_pipeline: OpenPipeline, worker: str, again: str)
     assert_exactly_once(verdict)
 
 
-def test_a_topic_made_anew_at_once(open_pipeline: OpenPipeline) -> None:
+def test_recreated_topic_is_noticed_when_it_is_longer_at_once(open_pipeline: OpenPipeline) -> None:
     """The new topic is longer than the old one before the worker can look."""
     pipeline = open_pipeline(partitions=1)
     worker = pipeline.start_worker()
@@ -82,8 +84,10 @@ def test_a_topic_made_anew_at_once(open_pipeline: OpenPipeline) -> None:
     assert_exactly_once(verdict)
 
 
-def test_records_expire_before_they_are_read(open_pipeline: OpenPipeline) -> None:
-    """The committed offset lies before the log: the worker says so and goes on with the rest."""
+def test_worker_reports_records_that_expired_before_they_were_read(
+    open_pipeline: OpenPipeline,
+) -> None:
+    """If the committed offset is before the log start, the worker reports it and continues."""
     pipeline = open_pipeline(partitions=1)
     worker = pipeline.start_worker()
     pipeline.feed.send(20)
@@ -100,5 +104,5 @@ def test_records_expire_before_they_are_read(open_pipeline: OpenPipeline) -> Non
     pipeline.feed.send(10)
     pipeline.wait_drained()
     worker.stop()
-    assert "offset 20 is outside the log (50 to 90)" in worker.said
+    assert "offset 20 is outside the log (50 to 90)" in worker.log_text
     assert_exactly_once(judge(pipeline, pipeline.feed.accepted - before | kept))

@@ -1,4 +1,4 @@
-"""What every fault test of artifacts gets: a seed, contents, and rigs that end with the test."""
+"""Fixtures of the artifact fault tests: a seed, contents, and rigs that end with the test."""
 
 from __future__ import annotations
 

@@ -83,12 +83,12 @@ def _judge_history(rig: Rig, url: str, store: PlainStore, verdict: Verdict) -> N
     def states() -> list[tuple[str, str]]:
         return [(str(a), str(s)) for a, s in client.query(_STATES).result_rows]
 
-    def told() -> bool:
+    def is_in_view() -> bool:
         worker.check()
         return published <= {artifact for artifact, state in states() if state == "complete"}
 
     try:
-        rig.wait("v_artifacts to know what the store has", told, every_s=0.2)
+        rig.wait("v_artifacts to know what the store has", is_in_view, every_s=0.2)
         worker.stop()
         judge_views(states(), verdict, published)
     finally:

@@ -1,4 +1,4 @@
-"""What a trainer promised to itself: one line before each call and one after it returned, synced.
+"""Ledger of a trainer: one line before each call and one after it returned, synced.
 
 Lines are JSON. The ledger knows nothing of outbox, agent and store; the verdict compares.
 """
@@ -26,12 +26,12 @@ class Call:
 
     @property
     def is_acknowledged(self) -> bool:
-        """Whether the trainer was told that the artifact will get there."""
+        """Whether the call returned a route, which promises that the artifact arrives."""
         return self.route in TAKEN
 
 
 class Ledger:
-    """The trainer's side: appends, and syncs before it goes on. Threads: one."""
+    """The trainer's side: appends, and syncs before it returns. Threads: one."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -1,4 +1,4 @@
-"""When to kill: right after something moved, or at any time; and whether it hit anything."""
+"""Moments to kill: right after progress, or at any time; and whether the kill hit anything."""
 
 from __future__ import annotations
 

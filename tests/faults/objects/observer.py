@@ -46,7 +46,7 @@ class Seen:
 
 
 def blob_of(sha256: str) -> str:
-    """Where content lies, said once more on purpose: the layout is a contract with others."""
+    """The key of a content, repeated here on purpose: the layout is a contract."""
     return f"blobs/{sha256[:2]}/{sha256}"
 
 
@@ -72,7 +72,7 @@ class Observer:
         self._store.close()
 
     def look(self) -> None:
-        """Compare every visible manifest with what lies there."""
+        """Compare every visible manifest with the stored contents."""
         with self._lock:
             self._look()
 

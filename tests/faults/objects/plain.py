@@ -69,8 +69,15 @@ class PlainS3:
             answer.release_conn()
 
     def unfinished(self) -> list[str]:
-        page = self.client._list_multipart_uploads(self.bucket)
+        list_page = self.client._list_multipart_uploads  # noqa: SLF001 - it has no public one
+        page = list_page(self.bucket)
         return [f"{upload.object_name} {upload.upload_id}" for upload in page.uploads]
+
+    def abandon(self, unfinished: str) -> None:
+        """Give up an upload that `unfinished` lists. Raises: S3Error."""
+        key, upload_id = unfinished.split(" ")
+        abort = self.client._abort_multipart_upload  # noqa: SLF001 - it has no public one
+        abort(self.bucket, key, upload_id)
 
     def put(self, key: str, data: bytes) -> None:
         self.client.put_object(self.bucket, key, io.BytesIO(data), len(data))
@@ -131,7 +138,7 @@ def read(store: PlainStore, key: str) -> bytes:
 
 
 def sha256_of(store: PlainStore, key: str) -> str:
-    """What lies at a key, by its digest."""
+    """The digest of the object at a key."""
     digest = hashlib.sha256()
     for block in store.blocks(key):
         digest.update(block)

@@ -40,7 +40,7 @@ class Calls:
     made: int = 0
 
     def call(self, kind: str, size: int = 0, **told: Any) -> dict[str, Any]:
-        """One call for `trainer.py`; its label is the artifact's name unless one is told."""
+        """One call for `trainer.py`; its label is the artifact's name unless one is given."""
         self.made += 1
         about = {"number": self.made, "label": f"{kind}-{self.made}", "kind": kind, "bytes": size}
         return about | told
@@ -82,7 +82,7 @@ class Rig:
 
     @property
     def root(self) -> Path:
-        """The data root of trainers and agents, unless they are told another one."""
+        """The data root of trainers and agents, unless they get another one."""
         return self.folder / "root"
 
     @property
@@ -96,7 +96,7 @@ class Rig:
         return self.folder / "stop"
 
     def plain(self) -> PlainStore:
-        """The store without our code; whoever takes it closes it."""
+        """The store without our code; the caller closes it."""
         return PlainFolder(self.root / "objects") if self.s3 is None else PlainS3(self.s3)
 
     def start_trainer(
@@ -187,7 +187,7 @@ class Rig:
         return sum(call.is_acknowledged for call in self.written().values())
 
     def outbox(self, root: Path | None = None) -> list[str]:
-        """What lies in the outbox."""
+        """The folders of the outbox."""
         folder = (root or self.root) / "outbox"
         return sorted(each.name for each in folder.iterdir()) if folder.exists() else []
 
@@ -242,7 +242,7 @@ class Rig:
         self.end_trainers()
         running = [p for p in self.programs if p.is_running and p.log.name.startswith("agent")]
         for agent in running or [self.start_agent()]:
-            assert agent.wait_for_end() == 0, agent.said[-3000:]
+            assert agent.wait_for_end() == 0, agent.log_text[-3000:]
         if self.kafka is not None and self.s3 is not None and self.route == "kafka":
             workers = [p for p in self.programs if p.is_running and p.log.name.startswith("worker")]
             workers = workers or [self.start_worker(member="one")]
@@ -266,9 +266,9 @@ class Rig:
         states = read_states(root or self.root).values()
         return " ".join(str(state.uploads.get("sentence", "")) for state in states)
 
-    def said(self, sentence: str) -> int:
-        """How often the logs have a sentence."""
-        return sum(program.said.count(sentence) for program in self.programs)
+    def count_in_logs(self, sentence: str) -> int:
+        """Number of times that a sentence is in the logs."""
+        return sum(program.log_text.count(sentence) for program in self.programs)
 
     def _keys(self, route: str) -> dict[str, str]:
         """The store's keys, for those who go there themselves."""

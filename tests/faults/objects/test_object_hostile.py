@@ -1,7 +1,7 @@
-"""A malicious producer on the Kafka route: refused or harmless, and nobody else is hurt.
+"""A malicious producer on the Kafka route: refused or harmless, and no other artifact suffers.
 
-The object worker lives on, nothing appears that was not sent whole, no key leaves the layout, no
-content lies under another's digest, and an honest artifact behind all of it arrives.
+The object worker keeps running, only artifacts that were sent whole appear, no key leaves the
+layout, no blob has another's digest, and an honest artifact sent behind all of it arrives.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ def letters(rig: Rig) -> list[str]:
         kept.close()
 
 
-def test_hostile_requests(open_rig: OpenRig, bucket: S3Settings, fault_seed: int) -> None:
-    """Names that climb, sizes that lie, counts without end, digests of nothing, half a message."""
+def test_hostile_requests_leave_no_key_outside_the_layout(
+    open_rig: OpenRig, bucket: S3Settings, fault_seed: int
+) -> None:
+    """Climbing names, false sizes, endless counts and half messages; an honest artifact arrives."""
     rng = random.Random(f"{fault_seed} hostile")
     rig = open_rig("kafka", s3=bucket, is_strict=False)
     assert rig.kafka is not None
@@ -91,8 +93,10 @@ def test_hostile_requests(open_rig: OpenRig, bucket: S3Settings, fault_seed: int
     report.note("hostile requests", f"{len(cases)} of them", replace(verdict, faults=wrong))
 
 
-def test_content_under_the_digest_of_another(open_rig: OpenRig, bucket: S3Settings) -> None:
-    """Pieces that fit their list, under a SHA-256 that is not theirs: nothing takes its place."""
+def test_content_with_a_foreign_digest_is_never_stored_under_it(
+    open_rig: OpenRig, bucket: S3Settings
+) -> None:
+    """Pieces fit their list, but the SHA-256 is another's: no blob and no manifest appears."""
     rig = open_rig("kafka", s3=bucket, is_strict=False)
     assert rig.kafka is not None
     forger, plain = Forger(rig.kafka), rig.plain()
@@ -113,7 +117,7 @@ def test_content_under_the_digest_of_another(open_rig: OpenRig, bucket: S3Settin
 
 
 def mixed(honest: Forgery) -> Forgery:
-    """The same pieces with others of their numbers among them: whoever is first spoils a run."""
+    """The same pieces mixed with false ones of the same numbers, before or after the true ones."""
     chunks = []
     for number, chunk in enumerate(honest.chunks):
         evil = replace(chunk, payload=bytes(len(chunk.payload)))
@@ -123,19 +127,19 @@ def mixed(honest: Forgery) -> Forgery:
 
 
 def failures(rig: Rig) -> dict[str, str]:
-    """Why artifacts failed, as everybody is told."""
+    """The published reasons why artifacts failed."""
     assert rig.kafka is not None
     events = [codec.decode(message.value) for message in read_topic(rig.kafka, "artifact")]
     told = [event for event in events if isinstance(event, ArtifactEvent)]
     return {event.artifact: str(event.reason) for event in told if event.event == "failed"}
 
 
-def test_what_cannot_be_finished_goes(open_rig: OpenRig, bucket: S3Settings) -> None:
-    """Who may write into the topics can keep an artifact from arriving, never make it arrive wrong.
-
-    It failed by an event with a reason, after the set time at the latest; of it, and of pieces
-    whose sender never came back, nothing is left then.
-    """
+def test_artifact_that_cannot_be_finished_fails_and_leaves_nothing(
+    open_rig: OpenRig, bucket: S3Settings
+) -> None:
+    """Whoever may write into the topics can prevent an artifact, never corrupt it: it fails with a
+    reason after the set time at the latest, and its pieces are deleted, as are those without an
+    event."""
     rig = open_rig("kafka", s3=bucket, is_strict=False)
     assert rig.kafka is not None
     forger, plain, rng = Forger(rig.kafka), rig.plain(), random.Random(5)
@@ -162,7 +166,7 @@ def test_what_cannot_be_finished_goes(open_rig: OpenRig, bucket: S3Settings) -> 
 
 
 @pytest.mark.parametrize("when", ["before", only_long("behind")])
-def test_pieces_for_the_artifact_of_another(
+def test_foreign_pieces_for_an_artifact_never_corrupt_it(
     when: str, open_rig: OpenRig, bucket: S3Settings, *, fault_seed: int
 ) -> None:
     """Other payloads under the id, digest and numbers of a transfer: it is whole, or has failed."""
@@ -195,8 +199,10 @@ def test_pieces_for_the_artifact_of_another(
     plain.close()
 
 
-def test_an_event_for_the_artifact_of_another(open_rig: OpenRig, bucket: S3Settings) -> None:
-    """A list of other files under the id of a transfer: the honest one comes, and counts."""
+def test_forged_event_does_not_replace_the_honest_artifact(
+    open_rig: OpenRig, bucket: S3Settings
+) -> None:
+    """An event with another list of files under the same id: the honest artifact arrives."""
     rig = open_rig("kafka", s3=bucket, is_strict=False)
     assert rig.kafka is not None
     forger = Forger(rig.kafka)

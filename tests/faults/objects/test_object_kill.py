@@ -1,7 +1,7 @@
-"""kill -9 of trainer, agent and object worker at random moments of 200 MB transfers.
+"""Trainer, agent and object worker killed at random moments of 200 MB transfers.
 
-Whatever was acknowledged is complete and equal by hash in the end; the rest is absent or complete;
-at no moment is anything half visible; outbox and store keep nothing that nobody needs.
+In the end every acknowledged artifact is complete and equal by hash, every other one absent or
+complete. At no moment is half an artifact visible; outbox and store keep no leftovers.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Campaign:
 
 @pytest.mark.parametrize("nth", range(SEEDS))
 @pytest.mark.parametrize("victim", ["trainer", "agent", "worker"])
-def test_killed(
+def test_artifacts_arrive_whole_when_one_process_is_killed_repeatedly(
     victim: str,
     nth: int,
     open_rig: OpenRig,
@@ -98,7 +98,7 @@ def test_killed(
     fault_seed: int,
     request: pytest.FixtureRequest,
 ) -> None:
-    """One victim dies again and again; everything is as if it had not, only later."""
+    """One victim dies again and again; the result is the same, only later."""
     rng = random.Random(f"{fault_seed} {victim} {nth}")
     route, store = way(nth, WORKER_WAYS if victim == "worker" else WAYS)
     s3 = request.getfixturevalue(store) if store else None

@@ -1,4 +1,4 @@
-"""The controls: the harness notices a tampered store, and an agent that shows too early."""
+"""Controls of the harness: a tampered store, and an agent that publishes too early."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from faults.objects.verdict import Verdict, assert_whole, judge, judge_leftovers
 
 pytestmark = pytest.mark.engine
 
-# Puts the manifest into the store before the content, then goes on as it should.
+# Puts the manifest into the store before the content, then continues as it should.
 EARLY = """
 import sys, time
 from runwire_agent.upload import direct
@@ -47,8 +47,8 @@ def some_run(rig: Rig) -> None:
     rig.wait("the calls", lambda: rig.acknowledged() == len(kinds))
 
 
-def test_a_manifest_that_is_early_is_noticed(open_rig: OpenRig) -> None:
-    """Its store is in order in the end: only who looks all the time can see it."""
+def test_observer_notices_a_manifest_published_too_early(open_rig: OpenRig) -> None:
+    """The store is in order in the end, so only continuous observation can see it."""
     rig = open_rig("direct", kafka=False)
     with Observer(rig.plain()) as observer:
         some_run(rig)
@@ -137,8 +137,8 @@ def judged(store: PlainStore, rig: Rig) -> Verdict:
     return verdict
 
 
-def test_tampering_is_noticed(open_rig: OpenRig, tmp_path: Path) -> None:
-    """A store in order has no fault; changed in any way it has one."""
+def test_verdict_notices_every_way_of_tampering(open_rig: OpenRig, tmp_path: Path) -> None:
+    """A store in order has no fault; each way of changing it gives one."""
     rig = open_rig("direct", kafka=False)
     some_run(rig)
     rig.drain()
@@ -151,8 +151,8 @@ def test_tampering_is_noticed(open_rig: OpenRig, tmp_path: Path) -> None:
         assert any(fault in said for said in faults), (tamper, faults)
 
 
-def test_views_that_say_something_else_are_noticed() -> None:
-    """An artifact of the store that is not complete in the view, and one that only the view has."""
+def test_verdict_notices_views_that_differ_from_the_store() -> None:
+    """An artifact that the view calls incomplete, and one that only the view has."""
     verdict = Verdict()
     judge_views([("a", "complete"), ("b", "failed")], verdict, {"a"})
     assert verdict.faults == []

@@ -1,6 +1,6 @@
-"""The store refuses: it is full, its bucket is missing, its password was changed.
+"""Stores that refuse: full, without their bucket, or with a changed password.
 
-Agent and worker say what to do, keep everything, and go on once it was done.
+Agent and worker log what to do, keep everything, and resume once it was done.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from minio.credentials import StaticProvider
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 from minio.minioadmin import MinioAdmin
+from urllib3 import PoolManager
 
 from faults.objects import report
 from faults.objects.conftest import OpenRig
@@ -36,18 +37,17 @@ USER, FIRST, SECOND = "fault-user", "the-first-secret", "the-second-secret"
 
 @pytest.fixture
 def admin(minio: ObjectStore) -> Iterator[MinioAdmin]:
-    """Who may change users and quotas of MinIO."""
+    """The administrator who may change users and quotas of MinIO."""
     keys = StaticProvider(minio.access_key, minio.secret_key)
-    made = MinioAdmin(endpoint=minio.address, credentials=keys, secure=False)
-    yield made
-    made._http.clear()
+    with PoolManager() as pool:
+        yield MinioAdmin(endpoint=minio.address, credentials=keys, secure=False, http_client=pool)
 
 
 def refuse(
     rig: Rig, break_it: Callable[[], None], repair: Callable[[], None], *sentences: str,
     first: Callable[[], bool] = lambda: True, word: str = "",
 ) -> None:  # fmt: skip
-    """Begin a transfer, break the store, read what is said, repair it and see it end."""
+    """Break the store in a transfer, wait for the sentences, repair it and see the transfer end."""
     with Observer(rig.plain()) as observer:
         calls = [("file", AMID_BYTES), ("folder", 0)]
         rig.start_trainer([rig.calls.call(kind, size) for kind, size in calls])
@@ -57,12 +57,12 @@ def refuse(
         rig.wait("the transfer to begin", first, every_s=0.005)
         break_it()
 
-        def said() -> bool:
-            told = rig.trouble() if worker is None else worker.said
-            return all(sentence in told for sentence in sentences)
+        def is_logged() -> bool:
+            text = rig.trouble() if worker is None else worker.log_text
+            return all(sentence in text for sentence in sentences)
 
         try:
-            rig.wait(f"somebody to say {sentences}", said)
+            rig.wait(f"a log line with {sentences}", is_logged)
             agent.check() if worker is None else worker.check()
         finally:
             repair()
@@ -77,10 +77,10 @@ def something_arrived(store: PlainS3) -> Callable[[], bool]:
 
 
 @pytest.mark.parametrize("route", [only_long("direct"), "kafka"])
-def test_a_changed_password(
+def test_artifacts_arrive_after_the_password_file_is_changed(
     route: str, open_rig: OpenRig, minio_bucket: S3Settings, *, admin: MinioAdmin, tmp_path: Path
 ) -> None:
-    """A new password in the file of the old one is enough: nobody has to be restarted."""
+    """The new password in the file of the old one is enough: no process is restarted."""
     admin.user_add(USER, FIRST)
     admin.policy_set("readwrite", user=USER)
     file = tmp_path / "secret"
@@ -103,10 +103,10 @@ def test_a_changed_password(
 
 
 @pytest.mark.parametrize("route", ["direct", only_long("kafka")])
-def test_a_full_store(
+def test_artifacts_arrive_after_the_quota_of_a_full_store_is_raised(
     route: str, open_rig: OpenRig, minio_bucket: S3Settings, admin: MinioAdmin
 ) -> None:
-    """A quota that is reached in the middle of a file, and raised."""
+    """The quota is reached in the middle of a file."""
     rig = open_rig(route, s3=minio_bucket)
     root = PlainS3(minio_bucket)
     refuse(
@@ -124,17 +124,19 @@ def lose(store: PlainS3) -> None:
     """Delete a bucket with everything in it, however busy it is."""
     client, name = store.client, store.bucket
     while client.bucket_exists(name):
-        for upload in client._list_multipart_uploads(name).uploads:
+        for line in store.unfinished():
             with contextlib.suppress(S3Error):
-                client._abort_multipart_upload(name, upload.object_name, upload.upload_id)
+                store.abandon(line)
         found = [DeleteObject(key) for key in store.sizes()]
         list(client.remove_objects(name, found))
         with contextlib.suppress(S3Error):  # something came meanwhile
             client.remove_bucket(name)
 
 
-def test_a_lost_bucket(open_rig: OpenRig, minio_bucket: S3Settings) -> None:
-    """The outbox has what the bucket lost with the transfer; it is sent again from the start."""
+def test_transfer_starts_again_when_its_bucket_was_lost(
+    open_rig: OpenRig, minio_bucket: S3Settings
+) -> None:
+    """The outbox still has the content, and it is sent again from the start."""
     rig = open_rig("direct", s3=minio_bucket)
     root = PlainS3(minio_bucket)
     refuse(
@@ -149,8 +151,10 @@ def test_a_lost_bucket(open_rig: OpenRig, minio_bucket: S3Settings) -> None:
 
 
 @pytest.mark.parametrize("route", [only_long("kafka")])
-def test_a_missing_bucket(route: str, open_rig: OpenRig, minio_bucket: S3Settings) -> None:
-    """Pieces wait in Kafka until there is a bucket."""
+def test_pieces_wait_in_kafka_until_the_bucket_exists(
+    route: str, open_rig: OpenRig, minio_bucket: S3Settings
+) -> None:
+    """Nothing is committed while the bucket is missing, and everything arrives afterwards."""
     rig = open_rig(route, s3=minio_bucket)
     root = PlainS3(minio_bucket)
     lose(root)
@@ -171,8 +175,8 @@ def mounted(*words: str) -> bool:
     return not subprocess.run(["mount", *words], check=False, capture_output=True).returncode
 
 
-def test_a_full_disk_below_the_folder_store(open_rig: OpenRig) -> None:
-    """ENOSPC of a real file system; with more room there the agent goes on by itself."""
+def test_agent_resumes_by_itself_once_the_store_disk_has_room(open_rig: OpenRig) -> None:
+    """A real file system returns ENOSPC; with more room there the agent continues by itself."""
     rig = open_rig("direct", kafka=False)
     folder = rig.root / "objects"
     folder.mkdir(mode=0o700)

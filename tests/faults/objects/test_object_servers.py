@@ -1,4 +1,4 @@
-"""The servers go away in the middle of transfers and come back: everything arrives."""
+"""Servers killed in the middle of transfers: everything arrives once they are back."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def outage(
 
 
 @pytest.mark.parametrize("nth", range(SEEDS))
-def test_the_broker_is_killed(
+def test_artifacts_arrive_whole_when_the_broker_is_killed(
     nth: int, open_rig: OpenRig, kafka: Cluster, bucket: S3Settings,
     *, clickhouse_url: str, fault_seed: int,
 ) -> None:  # fmt: skip
-    """Amid the pieces of a file: those that were acknowledged are there, the others come again."""
+    """Acknowledged pieces are there, the others are sent again."""
     rng = random.Random(f"{fault_seed} broker {nth}")
     rig = open_rig("kafka", s3=bucket)
     verdict = outage(rig, rng, kafka.kill, kafka.start, url=clickhouse_url)
@@ -66,11 +66,11 @@ def test_the_broker_is_killed(
 @pytest.mark.parametrize("nth", range(SEEDS))
 @pytest.mark.parametrize("route", [only_long("direct"), "kafka"])
 @pytest.mark.parametrize("name", ["s3", only_long("minio")])
-def test_the_store_is_killed(
+def test_artifacts_arrive_whole_when_the_store_is_killed(
     name: str, route: str, nth: int, open_rig: OpenRig,
     *, clickhouse_url: str, fault_seed: int, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
-    """SIGKILL of the S3 server amid a multipart upload or a join."""
+    """The S3 server is killed during a multipart upload or a join."""
     rng = random.Random(f"{fault_seed} {name} {route} {nth}")
     server: ObjectStore = request.getfixturevalue(name)
     s3: S3Settings = request.getfixturevalue({"s3": "bucket", "minio": "minio_bucket"}[name])

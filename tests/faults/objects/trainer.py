@@ -1,4 +1,4 @@
-"""A trainer for the faults of artifacts: logs what it is told to and keeps the ledger.
+"""A trainer for the faults of artifacts: logs what its arguments name and keeps the ledger.
 
 python trainer.py '{"run_id": "r", "ledger": "…", "base": "…", "work": "…", "calls": [...]}'
 """
@@ -63,7 +63,7 @@ class Trainer:
         return self.run.log_artifact(path, name)
 
     def end(self) -> None:
-        """Wait until told to, then end in order."""
+        """Wait for the stop file, then end in order."""
         while not Path(self.told["stop"]).exists():
             time.sleep(0.02)
         self.run.finish()

@@ -1,4 +1,4 @@
-"""Calls something that calls sys.exit, and goes on."""
+"""Calls a function that calls sys.exit, and continues."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Ends its run with the block, then goes on."""
+"""Ends its run with the block, then continues."""
 
 import runwire
 

@@ -1,4 +1,4 @@
-"""A thread dies, the trainer goes on."""
+"""A thread dies, the trainer continues."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Sentences for what people get wrong in the url, and what the reader may do."""
+"""Errors for wrong ClickHouse URLs, and the rights of the reader."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from support.engine import Server
 pytestmark = pytest.mark.engine
 
 
-def test_a_wrong_password_is_named(clickhouse_server: Server) -> None:
-    """Fatal: the sentence names the user and the variable, not the password."""
+def test_wrong_password_is_fatal_and_names_user_and_variable(clickhouse_server: Server) -> None:
+    """The sentence names the user and the variable, not the password."""
     user, place = clickhouse_server.url.removeprefix("http://").split("@")
     wrong = f"http://{user.split(':')[0]}:nonsense@{place}"
     with pytest.raises(
@@ -26,20 +26,21 @@ def test_a_wrong_password_is_named(clickhouse_server: Server) -> None:
     assert "nonsense" not in str(caught.value)
 
 
-def test_a_wrong_database_is_named(clickhouse_server: Server) -> None:
-    """Fatal: the sentence names the database and the command that makes one."""
+def test_wrong_database_is_fatal_and_names_the_command(clickhouse_server: Server) -> None:
+    """The sentence names the database and the command that creates one."""
     wrong = f"{clickhouse_server.url.rsplit('/', 1)[0]}/nowhere"
     with pytest.raises(Fatal, match=r"no database `nowhere`.*runwire migrate"):
         connect(wrong)
 
 
 @pytest.mark.parametrize("url", ["localhost:8123", "clickhouse://h/db", "http://", ""])
-def test_an_url_of_another_shape_is_named(url: str) -> None:
+def test_malformed_url_is_refused_and_named(url: str) -> None:
+    """A URL without scheme, host or database is refused with the form it must have."""
     with pytest.raises(Fatal, match="must look like http://user:password@host:8123/database"):
         connect(url)
 
 
-def test_the_reader_reads_views_and_nothing_else(clickhouse_server: Server) -> None:
+def test_reader_may_select_views_and_nothing_else(clickhouse_server: Server) -> None:
     """The reader selects every view; it can neither write, drop nor read other databases."""
     if clickhouse_server.reader_url is None:
         pytest.skip("this server was not started by us: it has no reader user")
@@ -67,8 +68,8 @@ def test_the_reader_reads_views_and_nothing_else(clickhouse_server: Server) -> N
         client.close()
 
 
-def test_names_cannot_break_out_of_a_statement(feed: Any) -> None:
-    """Run ids with quotes are data in deletes too."""
+def test_quotes_in_run_ids_stay_data_in_statements(feed: Any) -> None:
+    """Run ids with quotes are data, also in deletes."""
     from runwire_consumers.clickhouse.tombstones import delete_run
     from support.builders import run_event
 

@@ -1,4 +1,4 @@
-"""The embedded engine as a process: what it keeps, what it refuses, how it says so."""
+"""The embedded engine as a process: its files, its refusals and their sentences."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     made.stop()
 
 
-def test_data_passwords_and_ports_outlive_a_restart(engine: Engine) -> None:
-    """After SIGTERM and a new start the same url reads the same rows."""
+def test_engine_keeps_data_passwords_and_ports_across_a_restart(engine: Engine) -> None:
+    """After SIGTERM and a new start the same URL reads the same rows."""
     first = engine.start()
     engine.wait_ready()
     client = connect(first.url, create=True)
@@ -47,7 +47,7 @@ def test_data_passwords_and_ports_outlive_a_restart(engine: Engine) -> None:
     client.close()
 
 
-def test_only_the_owner_may_read_the_passwords(engine: Engine) -> None:
+def test_connection_file_is_readable_by_its_owner_only(engine: Engine) -> None:
     """connection.json holds what the contract names, mode 0600; the log holds no password."""
     connection = engine.start()
     engine.wait_ready()
@@ -60,7 +60,7 @@ def test_only_the_owner_may_read_the_passwords(engine: Engine) -> None:
     assert password not in (engine.folder / "users.xml").read_text()
 
 
-def test_a_second_engine_is_refused(engine: Engine) -> None:
+def test_second_engine_on_a_folder_is_refused(engine: Engine) -> None:
     """The sentence names the process that has the folder and what to do."""
     engine.start()
     engine.wait_ready()
@@ -69,8 +69,8 @@ def test_a_second_engine_is_refused(engine: Engine) -> None:
     assert engine.alive()
 
 
-def test_a_taken_port_is_replaced(engine: Engine) -> None:
-    """Somebody else listens on the port of the last time: another one is taken and written."""
+def test_engine_takes_another_port_when_its_port_is_taken(engine: Engine) -> None:
+    """If another process listens on the last port, a free port is taken and written down."""
     first = engine.start()
     engine.wait_ready()
     engine.stop()
@@ -85,8 +85,10 @@ def test_a_taken_port_is_replaced(engine: Engine) -> None:
     assert read_connection(engine.folder) == second
 
 
-def test_a_failed_start_shows_the_log(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the engine said last is in the error."""
+def test_failed_start_shows_the_end_of_the_log(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of a failed start contains the last lines of the engine's log."""
     monkeypatch.setattr(engine_module, "write_config", lambda folder, **_: _broken(folder))
     engine.start()
     with pytest.raises(EngineError, match=r"(?s)ended.*engine\.log.*SAXParse"):
@@ -97,7 +99,7 @@ def _broken(folder: Path) -> None:
     (folder / "config.xml").write_text("<clickhouse><oops></clickhouse>")
 
 
-def test_a_missing_wheel_is_named(tmp_path: Path) -> None:
+def test_missing_wheel_is_named_with_its_pip_command(tmp_path: Path) -> None:
     """Without chdb-core the error is the pip command."""
     hide = (
         "import sys; sys.modules['chdb'] = None\n"
@@ -111,7 +113,7 @@ def test_a_missing_wheel_is_named(tmp_path: Path) -> None:
     assert "pip install 'runwire[embedded]'" in ended.stderr
 
 
-def test_the_engine_ends_with_its_parent(tmp_path: Path) -> None:
+def test_engine_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     """SIGKILL of the process that started it with die_with_parent ends the engine too."""
     starter = (
         "from pathlib import Path; import sys, time\n"
@@ -130,8 +132,8 @@ def test_the_engine_ends_with_its_parent(tmp_path: Path) -> None:
     assert not Engine(tmp_path).alive(), f"engine {pid} outlived its parent"
 
 
-def test_sigterm_stops_it(engine: Engine) -> None:
-    """SIGTERM from anybody ends the engine; wait_ready then says how it ended."""
+def test_sigterm_from_any_process_stops_the_engine(engine: Engine) -> None:
+    """SIGTERM from another process ends the engine; `wait_ready` then reports how it ended."""
     engine.start()
     engine.wait_ready()
     pid = engine.pid

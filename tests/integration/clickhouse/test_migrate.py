@@ -1,4 +1,4 @@
-"""Migrations: from nothing, twice, guarded against editing and against newer databases."""
+"""ClickHouse migrations: from nothing, repeated, and guarded against edited or newer databases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def empty(clickhouse_server: Server) -> Iterator[Client]:
     drop_database(clickhouse_server, url)
 
 
-def test_from_nothing_and_again(empty: Client) -> None:
+def test_migrate_applies_every_file_once_in_order(empty: Client) -> None:
     """The first run applies every file in order, the second none."""
     names = [m.name for m in migrate.migrations()]
     assert migrate.pending(empty) == names
@@ -47,7 +47,7 @@ def test_from_nothing_and_again(empty: Client) -> None:
 
 
 @pytest.mark.parametrize("done", range(len(migrate.migrations())))
-def test_half_done_is_completed(empty: Client, done: int) -> None:
+def test_migrate_completes_a_migration_whose_record_was_lost(empty: Client, done: int) -> None:
     """A migration whose statements ran but whose record was lost runs again without harm."""
     migrate.apply(empty)
     version = migrate.migrations()[done].version
@@ -57,13 +57,13 @@ def test_half_done_is_completed(empty: Client, done: int) -> None:
 
 
 @pytest.mark.parametrize(("view", "columns"), VIEWS.items())
-def test_views_have_the_promised_columns(feed: Any, view: str, columns: str) -> None:
-    """People's dashboards name these columns."""
+def test_views_have_the_columns_of_the_contract(feed: Any, view: str, columns: str) -> None:
+    """The columns that dashboards of users name exist in the views."""
     found = {name for (name, *_) in feed.rows(f"DESCRIBE TABLE {view}")}
     assert set(columns.split()) <= found
 
 
-def test_types_people_rely_on(feed: Any) -> None:
+def test_view_columns_have_the_types_of_the_contract(feed: Any) -> None:
     """Tags are a map, times have milliseconds, the attempt is a number."""
     types = {
         (view, name): kind
@@ -76,8 +76,8 @@ def test_types_people_rely_on(feed: Any) -> None:
     assert types["v_runs", "attempt"] == types["v_metrics", "attempt"] == "Int32"
 
 
-def test_an_edited_migration_is_refused(empty: Client) -> None:
-    """The checksum of what was applied must be that of the file."""
+def test_migrate_refuses_an_edited_migration(empty: Client) -> None:
+    """The checksum of an applied migration must be that of its file."""
     migrate.apply(empty)
     empty.insert("schema_migrations", [[1, "0001_points", "edited"]],
                  column_names=["version", "name", "checksum"])  # fmt: skip
@@ -85,8 +85,8 @@ def test_an_edited_migration_is_refused(empty: Client) -> None:
         migrate.apply(empty)
 
 
-def test_a_newer_database_is_refused(empty: Client) -> None:
-    """An old runwire does not touch a database of a newer one."""
+def test_migrate_refuses_a_database_of_a_newer_version(empty: Client) -> None:
+    """An old runwire does not change a database of a newer one."""
     migrate.apply(empty)
     empty.insert("schema_migrations", [[9999, "9999_later", "x"]],
                  column_names=["version", "name", "checksum"])  # fmt: skip
@@ -94,13 +94,13 @@ def test_a_newer_database_is_refused(empty: Client) -> None:
         migrate.apply(empty)
 
 
-def test_statements_ignore_semicolons_inside() -> None:
-    """Semicolons in strings, quoted names and comments end nothing."""
+def test_statement_splitter_ignores_semicolons_in_strings_and_comments() -> None:
+    """Semicolons in strings, quoted names and comments do not end a statement."""
     text = "SELECT ';' AS `a;b`; -- one; two\nSELECT 'it''s;\\';' /* ; */ ;\n-- end"
     assert migrate.statements(text) == ["SELECT ';' AS `a;b`", "SELECT 'it''s;\\';'"]
 
 
-def test_every_table_dedups_and_names_a_cluster() -> None:
+def test_every_table_has_a_deduplication_window_and_cluster_words() -> None:
     """Each table of each migration has a deduplication window and both cluster words."""
     for migration in migrate.migrations():
         for statement in migrate.statements(migration.text):

@@ -31,8 +31,8 @@ def done(artifact: str, stamp: int, **overrides: Any) -> Any:
     return artifact_event(artifact=artifact, at_ns=AT_NS + 2 * SECOND, **{**said, **overrides})
 
 
-def test_an_artifact_goes_from_pending_to_deleted(feed: Any) -> None:
-    """Each event moves the state; what was said before stays where the next one is silent."""
+def test_artifact_state_follows_its_events(feed: Any) -> None:
+    """Each event moves the state; fields that an event leaves out keep their value."""
     state = "SELECT state, uri, reason, aliases, version FROM v_artifacts"
     feed.write(artifact_event(aliases=["prod"]))
     assert feed.row(state) == ("pending", "", None, ["prod"], None)
@@ -44,15 +44,15 @@ def test_an_artifact_goes_from_pending_to_deleted(feed: Any) -> None:
     assert feed.row(state) == ("deleted", f"s3://b/{A}", "keep_last=2", ["prod"], 0)
 
 
-def test_a_repeated_transfer_outweighs_a_failure(feed: Any) -> None:
-    """Failed, then shipped again and complete: complete, whatever order they arrive in."""
+def test_artifact_is_complete_when_a_later_transfer_succeeds(feed: Any) -> None:
+    """A failed artifact that is shipped again is complete, in whatever order the events arrive."""
     feed.write(done(A, 5))
     feed.write(artifact_event(event="failed", reason="no room"), artifact_event())
     assert feed.row("SELECT state FROM v_artifacts") == ("complete",)
 
 
-def test_versions_are_numbered_by_their_stamps(feed: Any) -> None:
-    """Equal stamps are one version; other names and unfinished ones do not count."""
+def test_artifact_versions_are_numbered_by_their_stamps(feed: Any) -> None:
+    """Equal stamps are one version; other names and incomplete artifacts do not count."""
     feed.write(done(B, 7), done(A, 5), done(C, 7, run_id="run-2"))
     feed.write(done("d" * 32, 6, name="other"), artifact_event(artifact="e" * 32))
     rows = feed.rows("SELECT artifact, version, has(aliases, 'latest') FROM v_artifacts ORDER BY 1")
@@ -65,8 +65,10 @@ def test_versions_are_numbered_by_their_stamps(feed: Any) -> None:
     ]
 
 
-def test_versions_keep_their_numbers_when_a_run_is_deleted(feed: Any, tmp_path: Path) -> None:
-    """The store counts what was deleted, and so does the view: both say v1, v2 and latest alike."""
+def test_artifact_versions_keep_their_numbers_after_a_run_is_deleted(
+    feed: Any, tmp_path: Path
+) -> None:
+    """Store and view both count deleted versions, so they agree on v1, v2 and latest."""
     store = FolderStore(tmp_path / "objects")
     for number, run_id in enumerate(("run-1", "run-2", "run-3"), start=1):
         made = put_artifact(store, number, project="tests", run_id=run_id)
@@ -89,8 +91,8 @@ def test_versions_keep_their_numbers_when_a_run_is_deleted(feed: Any, tmp_path: 
     assert feed.rows("SELECT * FROM artifacts WHERE run_id IN ('run-1', 'run-3')") == []
 
 
-def test_two_stamps_of_one_artifact_are_one_version(feed: Any) -> None:
-    """Published by two processes at once: the store counts the first, a replay nothing at all."""
+def test_artifact_with_two_stamps_is_one_version(feed: Any) -> None:
+    """If two processes publish it at once, the first stamp counts, as in the store."""
     feed.write(done(A, 5), done(B, 9))
     feed.write(artifact_event(artifact=B, event="deleted", version_at_ns=7))
     feed.write(done(B, 9), done(C, 8))
@@ -98,7 +100,8 @@ def test_two_stamps_of_one_artifact_are_one_version(feed: Any) -> None:
     assert rows == [(A, 0), (B, 1), (C, 2)]
 
 
-def test_lineage_names_producer_and_user(feed: Any) -> None:
+def test_artifact_uses_name_producer_and_user(feed: Any) -> None:
+    """A row of v_artifact_uses names the run that used an artifact and the run that produced it."""
     feed.write(done(A, 5))
     feed.write(artifact_event(event="used", run_id="run-2"))
     assert feed.row("SELECT run_id, name, version, produced_by FROM v_artifact_uses") == (
@@ -110,7 +113,8 @@ def test_lineage_names_producer_and_user(feed: Any) -> None:
     assert feed.rows("SELECT run_id, state FROM v_artifacts") == [("run-1", "complete")]
 
 
-def test_a_checkpoint_is_what_its_artifact_is(feed: Any) -> None:
+def test_checkpoint_has_the_state_of_its_artifact(feed: Any) -> None:
+    """The state of a checkpoint follows the events of the artifact that holds it."""
     view = "SELECT state, uri, is_best, metrics FROM v_checkpoints"
     feed.write(run_event(), checkpoint_event(is_best=True, metrics={"loss": math.inf}))
     assert feed.row(view) == ("pending", "file:///c/state.pt", 0, {"loss": math.inf})
@@ -118,8 +122,8 @@ def test_a_checkpoint_is_what_its_artifact_is(feed: Any) -> None:
     assert feed.row(view) == ("complete", f"s3://b/{A}", 0, {"loss": math.inf})
 
 
-def test_what_is_not_finite_is_not_the_best(feed: Any) -> None:
-    """As in the store: a NaN in any metric, and the one marked before stays the best."""
+def test_checkpoint_with_nan_metric_is_never_the_best(feed: Any) -> None:
+    """As in the store: with a NaN in any metric, the checkpoint marked before stays the best."""
     for step, artifact, loss in ((10, A, 1.0), (20, B, math.nan)):
         said = {"step": step, "artifact": artifact, "at_ns": AT_NS + step * SECOND}
         metrics = {"loss": loss, "acc": 0.5}
@@ -127,8 +131,8 @@ def test_what_is_not_finite_is_not_the_best(feed: Any) -> None:
     assert feed.rows("SELECT step, is_best FROM v_checkpoints ORDER BY step") == [(10, 1), (20, 0)]
 
 
-def test_a_sharded_checkpoint_waits_for_every_rank(feed: Any) -> None:
-    """Complete when as many ranks are complete as took part; bytes are those of all."""
+def test_sharded_checkpoint_is_complete_when_every_rank_is(feed: Any) -> None:
+    """It is complete once all ranks that took part are, and its size is the sum of theirs."""
     for rank, artifact in enumerate((A, B)):
         who = {"rank": rank, "artifact": artifact, "writer": f"w{rank}"}
         feed.write(checkpoint_event(kind="sharded", world_size=2, **who), artifact_event(**who))
@@ -139,8 +143,8 @@ def test_a_sharded_checkpoint_waits_for_every_rank(feed: Any) -> None:
     assert feed.row(view) == ("complete", 2, 200)
 
 
-def test_the_newest_best_is_the_best(feed: Any) -> None:
-    """Of those flagged, the last complete one; a step saved again counts once."""
+def test_best_checkpoint_is_the_last_complete_one_marked_best(feed: Any) -> None:
+    """Of the marked checkpoints the last complete one is best; a step saved again counts once."""
     for number, artifact in enumerate((A, B, C)):
         at_ns = AT_NS + number * SECOND
         step = {0: 10, 1: 20, 2: 20}[number]
@@ -157,8 +161,8 @@ def test_the_newest_best_is_the_best(feed: Any) -> None:
     ]
 
 
-def test_checkpoints_of_the_abandoned_tail_say_so(feed: Any, attempts: Any) -> None:
-    """Attempt 2 resumed from step 10: what attempt 1 saved later is kept and marked."""
+def test_checkpoint_after_the_resume_step_is_marked_abandoned(feed: Any, attempts: Any) -> None:
+    """Attempt 2 resumed from step 10: later checkpoints of attempt 1 are kept and marked."""
     feed.write(*attempts)
     feed.write(
         run_event(seq=1, event="updated", status=None, attempt="attempt-2", writer="w2",
@@ -171,10 +175,10 @@ def test_checkpoints_of_the_abandoned_tail_say_so(feed: Any, attempts: Any) -> N
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 9.0])
-def test_the_last_good_checkpoint_before_a_fault(
+def test_documented_query_finds_the_last_good_checkpoint_before_a_fault(
     feed: Any, points: Callable[..., Any], bad: float
 ) -> None:
-    """The documented query finds the checkpoint before a NaN, an overflow or a spike."""
+    """It finds the checkpoint before a NaN, an overflow or a spike."""
     (query,) = re.findall(
         r"```sql\n(WITH \(\n    SELECT minOrNull.*?)```", README.read_text(), re.S
     )
@@ -188,7 +192,8 @@ def test_the_last_good_checkpoint_before_a_fault(
     assert feed.row(query)[0::3] == (20, 25)
 
 
-def test_histograms_are_no_log_lines(feed: Any) -> None:
+def test_histograms_are_in_their_view_and_not_in_v_logs(feed: Any) -> None:
+    """A histogram is a row of v_histograms and does not appear among the log lines."""
     text = '{"edges": [0.0, 0.5, 1.0], "counts": [3, 4]}'
     feed.write(
         log_event(stream="histogram", name="weights/w0", step=7, text=text), log_event(seq=4)
@@ -202,7 +207,8 @@ def test_histograms_are_no_log_lines(feed: Any) -> None:
     assert feed.rows("SELECT stream FROM v_logs") == [("stdout",)]
 
 
-def test_deleted_runs_are_in_none_of_them(feed: Any) -> None:
+def test_object_views_hide_deleted_runs(feed: Any) -> None:
+    """After a run is deleted none of the views of artifacts and checkpoints shows it."""
     feed.write(run_event(), checkpoint_event(), artifact_event(), artifact_event(event="used"))
     assert delete_run(feed.client, "tests", "run-1")
     for view in ("v_artifacts", "v_checkpoints", "v_artifact_uses"):

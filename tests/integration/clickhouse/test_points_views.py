@@ -21,14 +21,14 @@ METRICS = "SELECT attempt, step, value, is_abandoned FROM v_metrics ORDER BY att
 SERIES = "SELECT step, value FROM v_series ORDER BY metric, rank, step"
 
 
-def test_repeated_steps_are_all_points_and_one_value(feed: Any, points: Points) -> None:
+def test_repeated_step_keeps_all_points_and_one_series_value(feed: Any, points: Points) -> None:
     """Every point of a repeated step is kept; the series shows the last written of them."""
     feed.write(points([(0, 1, 1.0), (1, 2, 2.0), (2, 1, 3.0), (3, 1, 4.0)]))
     assert feed.row("SELECT count(), sum(value) FROM v_metrics") == (4, 10.0)
     assert feed.rows(SERIES) == [(1, 4.0), (2, 2.0)]
 
 
-def test_repeated_steps_across_batches_and_tokens(feed: Any, points: Points) -> None:
+def test_last_written_point_of_a_step_wins_across_batches(feed: Any, points: Points) -> None:
     """The last written wins, in whatever order the batches arrive and however often."""
     later, earlier = points([(5, 7, 2.0)]), points([(4, 7, 1.0), (3, 6, 0.5)])
     for token, batch in {"w:1": later, "w:2": earlier, "w:3": later}.items():
@@ -37,7 +37,7 @@ def test_repeated_steps_across_batches_and_tokens(feed: Any, points: Points) -> 
     assert feed.rows(SERIES) == [(6, 0.5), (7, 2.0)]
 
 
-def test_ranks_never_overwrite_each_other(feed: Any, points: Points) -> None:
+def test_points_of_two_ranks_never_overwrite_each_other(feed: Any, points: Points) -> None:
     """The same metric, step and seq of two ranks are two points, two series, two latest."""
     for rank in (0, 1):
         feed.write(points([(0, 1, float(rank))], rank=rank, writer=f"w{rank}"))
@@ -49,7 +49,8 @@ def test_ranks_never_overwrite_each_other(feed: Any, points: Points) -> None:
     assert feed.rows("SELECT rank, value FROM v_latest ORDER BY rank") == [(0, 0.0), (1, 1.0)]
 
 
-def test_the_same_run_id_in_two_projects_keeps_apart(feed: Any, points: Points) -> None:
+def test_points_of_one_run_id_in_two_projects_stay_apart(feed: Any, points: Points) -> None:
+    """Two projects may use one run id; their points are not mixed."""
     for project in ("a", "b"):
         feed.write(points([(0, 1, 1.0)], project=project), run_event(project=project, name=project))
     assert feed.rows("SELECT project, name FROM v_runs ORDER BY project") == [
@@ -62,7 +63,7 @@ def test_the_same_run_id_in_two_projects_keeps_apart(feed: Any, points: Points) 
     ]
 
 
-def test_a_resumed_attempt_abandons_what_came_after(
+def test_resumed_attempt_abandons_points_after_its_resume_step(
     feed: Any, points: Points, attempts: Attempts
 ) -> None:
     """Resumed from step 2: the first attempt's points beyond it are abandoned, not deleted."""
@@ -76,10 +77,10 @@ def test_a_resumed_attempt_abandons_what_came_after(
     assert feed.rows(SERIES) == [(0, 0.0), (1, 1.0), (2, 2.0), (3, 30.0)]
 
 
-def test_without_a_resume_step_the_first_point_decides(
+def test_first_point_of_a_later_attempt_decides_without_a_resume_step(
     feed: Any, points: Points, attempts: Attempts
 ) -> None:
-    """No resume event: points at or after the first step of the later attempt are abandoned."""
+    """Without a resume event, points from the later attempt's first step on are abandoned."""
     feed.write(*attempts, points([(i, i, float(i)) for i in range(4)], **A1))
     feed.write(points([(0, 2, 20.0)], **A2))
     assert [row[3] for row in feed.rows(METRICS)] == [0, 0, 1, 1, 0]
@@ -94,10 +95,10 @@ def test_a_later_attempt_without_points_abandons_nothing(
     assert feed.rows(SERIES) == [(1, 1.0), (2, 2.0)]
 
 
-def test_the_third_attempt_abandons_points_of_both(
+def test_third_attempt_abandons_points_of_both_earlier_attempts(
     feed: Any, points: Points, attempts: Attempts
 ) -> None:
-    """What a later attempt went back before is abandoned in every earlier attempt."""
+    """Points beyond the step a later attempt went back to are abandoned in all earlier ones."""
     third = run_event(
         attempt="attempt-3", writer="w3", at_ns=attempts[1].at_ns * 2 - attempts[0].at_ns
     )
@@ -107,7 +108,7 @@ def test_the_third_attempt_abandons_points_of_both(
     assert feed.rows(SERIES) == [(0, 1.0), (1, 1.0), (2, 3.0)]
 
 
-def test_below_the_resume_step_the_latest_attempt_wins(
+def test_latest_attempt_wins_for_steps_below_its_resume_step(
     feed: Any, points: Points, attempts: Attempts
 ) -> None:
     """A later attempt that logs an old step again replaces it in the series."""
@@ -117,25 +118,25 @@ def test_below_the_resume_step_the_latest_attempt_wins(
     assert [row[3] for row in feed.rows(METRICS)] == [0, 0]
 
 
-def test_attempts_are_numbered_by_first_start(
+def test_attempts_are_numbered_by_their_first_start(
     feed: Any, points: Points, attempts: Attempts
 ) -> None:
-    """Whichever arrives first, and also when the first attempt's start is told again later."""
+    """The order of arrival does not matter, nor does a repeat of the first attempt's start."""
     feed.write(attempts[1], points([(0, 10, 2.0)], **A2))
     feed.write(attempts[0], points([(0, 1, 1.0)], **A1))
     assert [row[:2] for row in feed.rows(METRICS)] == [(1, 1), (2, 10)]
     assert feed.row("SELECT attempt FROM v_runs") == (2,)
 
 
-def test_points_without_a_run_event_are_shown(feed: Any, points: Points) -> None:
-    """A run whose start was lost is still a run with points."""
+def test_points_without_a_run_event_are_in_the_views(feed: Any, points: Points) -> None:
+    """A run whose start event was lost is still a run with points."""
     feed.write(points([(0, 1, 1.0)]))
     assert feed.rows(METRICS) == [(1, 1, 1.0, 0)]
     assert feed.row("SELECT run_id, status, last_step FROM v_runs") == ("run-1", "running", 1)
 
 
-def test_series_over_chunk_borders(feed: Any, points: Points) -> None:
-    """Steps around zero and around multiples of 65,536, out of order and repeated."""
+def test_series_is_right_at_chunk_borders(feed: Any, points: Points) -> None:
+    """Steps around zero and around multiples of 65,536 may be out of order and repeated."""
     steps = [-65_537, -65_536, -1, 0, 1, 65_535, 65_536, 131_071, 131_072, 2**40]
     twice = [*steps, *reversed(steps)]
     feed.write(points([(i, step, float(i)) for i, step in enumerate(twice)]))
@@ -143,8 +144,8 @@ def test_series_over_chunk_borders(feed: Any, points: Points) -> None:
     assert feed.rows(SERIES) == last
 
 
-def test_a_long_series_with_one_repeat(feed: Any, points: Points) -> None:
-    """200,000 steps, one of them written twice: each step once, the second writing kept."""
+def test_long_series_shows_each_step_once_despite_a_repeat(feed: Any, points: Points) -> None:
+    """Of 200,000 steps one is written twice: each step is shown once, the second value kept."""
     count = 200_000
     feed.write(points([(i, i, 0.0) for i in range(count)]))
     feed.write(points([(count, 77_777, 1.0)]))
@@ -156,8 +157,8 @@ def test_a_long_series_with_one_repeat(feed: Any, points: Points) -> None:
     assert feed.row("SELECT value FROM v_series WHERE step = 77777") == (1.0,)
 
 
-def test_values_that_are_not_finite(feed: Any, points: Points) -> None:
-    """They are points and may be the latest; least and greatest are of finite values only."""
+def test_non_finite_values_are_points_but_no_extremes(feed: Any, points: Points) -> None:
+    """They are points and may be the latest; minimum and maximum are of finite values only."""
     feed.write(points([(0, 0, 1.0), (1, 1, math.inf), (2, 2, -2.0), (3, 3, math.nan)]))
     step, value, least, greatest = feed.row("SELECT step, value, min, max FROM v_latest")
     assert (step, least, greatest) == (3, -2.0, 1.0)
@@ -165,19 +166,22 @@ def test_values_that_are_not_finite(feed: Any, points: Points) -> None:
     assert feed.row("SELECT count() FROM v_series") == (4,)
 
 
-def test_only_not_finite_values_have_no_extremes(feed: Any, points: Points) -> None:
+def test_series_without_finite_values_has_no_extremes(feed: Any, points: Points) -> None:
+    """If all values are NaN or infinite, minimum and maximum are absent."""
     feed.write(points([(0, 0, math.nan)]))
     assert feed.row("SELECT min, max FROM v_latest") == (None, None)
 
 
-def test_latest_is_the_last_written(feed: Any, points: Points) -> None:
-    """Not the greatest step: a metric that goes back is where it is now."""
+def test_latest_value_is_the_last_written_not_the_greatest_step(feed: Any, points: Points) -> None:
+    """A metric that goes back to an earlier step has its latest value there."""
     feed.write(points([(0, 10, 1.0), (1, 20, 2.0), (2, 5, 3.0)]))
     assert feed.row("SELECT step, value, min, max FROM v_latest") == (5, 3.0, 1.0, 3.0)
 
 
 @pytest.mark.parametrize("view", ["v_metrics", "v_series"])
-def test_names_prune_what_is_read(feed: Any, points: Points, view: str) -> None:
+def test_filter_on_names_skips_granules_through_the_views(
+    feed: Any, points: Points, view: str
+) -> None:
     """A filter on run, metric or project reaches the table through the view and skips granules."""
     for run in range(4):
         for metric in range(4):

@@ -27,8 +27,8 @@ def ended(status: str, seq: int = 9, **overrides: Any) -> Any:
     return run_event(event="finished", status=status, seq=seq, **overrides)
 
 
-def test_fields_said_last_win_one_by_one(feed: Any) -> None:
-    """An event that says nothing about a field leaves it; tags are replaced as a whole."""
+def test_run_fields_keep_their_last_value_one_by_one(feed: Any) -> None:
+    """An event that leaves out a field keeps its value; tags are replaced as a whole."""
     feed.write(
         run_event(name="first", group="g", tags={"a": "1"}, world_size=2),
         run_event(seq=1, event="updated", status=None, name="second", at_ns=AT_NS + 1_000_000),
@@ -38,7 +38,7 @@ def test_fields_said_last_win_one_by_one(feed: Any) -> None:
     assert found == ("second", "g", {"b": "2"}, 2, "running", None)
 
 
-def test_a_replayed_older_event_changes_nothing(feed: Any) -> None:
+def test_replayed_older_run_event_changes_nothing(feed: Any) -> None:
     """The greatest seq of a writer wins, not the latest arrival."""
     feed.write(ended("failed", status_reason="OOM", exit_code=1))
     feed.write(run_event())
@@ -58,7 +58,9 @@ def test_a_replayed_older_event_changes_nothing(feed: Any) -> None:
         (["finished", None], "running"),
     ],
 )
-def test_the_status_speaks_for_all_ranks(feed: Any, words: list[str | None], expected: str) -> None:
+def test_run_status_combines_the_ends_of_all_ranks(
+    feed: Any, words: list[str | None], expected: str
+) -> None:
     """One bad end outweighs good ones; one writer that has not ended keeps the run running."""
     for rank, word in enumerate(words):
         who = {"writer": f"w{rank}", "rank": rank}
@@ -70,7 +72,8 @@ def test_the_status_speaks_for_all_ranks(feed: Any, words: list[str | None], exp
     assert (finished_at is None) == (expected == "running")
 
 
-def test_the_reason_is_of_the_rank_that_decided(feed: Any) -> None:
+def test_status_reason_comes_from_the_rank_that_decided(feed: Any) -> None:
+    """The reason shown belongs to the rank whose end decided the status of the run."""
     feed.write(run_event(writer="w0"), run_event(writer="w1", rank=1))
     feed.write(ended("finished", writer="w0", status_reason="done"))
     feed.write(ended("failed", writer="w1", rank=1, status_reason="CUDA error"))
@@ -88,7 +91,7 @@ def started(feed: Any, run: str) -> None:
     feed.write(run_event(run_id=run, writer=f"w-{run}", at_ns=at_ns), append_at_ns=at_ns)
 
 
-def test_lost_is_judged_against_the_watermark(feed: Any) -> None:
+def test_run_is_lost_relative_to_the_newest_heartbeat(feed: Any) -> None:
     """A run 61 s behind the newest heartbeat is lost; one 60 s behind is not."""
     for run, age_s in {"fresh": 0, "slow": 60, "gone": 61}.items():
         started(feed, run)
@@ -99,15 +102,15 @@ def test_lost_is_judged_against_the_watermark(feed: Any) -> None:
     assert reason.startswith("no heartbeat since")
 
 
-def test_a_lagging_pipeline_loses_nobody(feed: Any) -> None:
-    """All heartbeats are an hour old: nobody is behind the others, whatever the clock says."""
+def test_lagging_pipeline_marks_no_run_as_lost(feed: Any) -> None:
+    """If all heartbeats are an hour old, no run is behind the others, whatever the clock shows."""
     for run in ("one", "two"):
         started(feed, run)
         beat(feed, run, 3600)
     assert {s for (s,) in feed.rows("SELECT status FROM v_runs")} == {"running"}
 
 
-def test_points_are_a_sign_of_life(feed: Any, points: Points) -> None:
+def test_points_without_heartbeats_keep_a_run_alive(feed: Any, points: Points) -> None:
     """A run whose agent died but whose points still arrive is not lost."""
     for run in ("fresh", "silent"):
         started(feed, run)
@@ -117,7 +120,8 @@ def test_points_are_a_sign_of_life(feed: Any, points: Points) -> None:
     assert {s for (s,) in feed.rows("SELECT status FROM v_runs")} == {"running"}
 
 
-def test_an_ended_run_is_never_lost(feed: Any) -> None:
+def test_ended_run_is_never_called_lost(feed: Any) -> None:
+    """A run that reported its end keeps that status, however old its heartbeats are."""
     started(feed, "done")
     beat(feed, "done", 500)
     feed.write(ended("finished", run_id="done", writer="w-done", at_ns=NOW_NS - 400 * SECOND))
@@ -126,7 +130,7 @@ def test_an_ended_run_is_never_lost(feed: Any) -> None:
     assert feed.row("SELECT status FROM v_runs WHERE run_id = 'done'") == ("finished",)
 
 
-def test_a_second_agent_may_count_from_zero(feed: Any) -> None:
+def test_newest_heartbeat_counts_when_a_new_agent_restarts_seqs(feed: Any) -> None:
     """Heartbeats of a new agent have small seqs again: the newest in time counts."""
     started(feed, "run")
     beat(feed, "run", 100, seq=500, last_step=5)
@@ -135,8 +139,8 @@ def test_a_second_agent_may_count_from_zero(feed: Any) -> None:
     assert feed.row("SELECT count() FROM heartbeats") == (2,)
 
 
-def test_progress_comes_from_points_and_heartbeats(feed: Any, points: Points) -> None:
-    """The greatest step known, when it was made, and the last sign of life."""
+def test_run_progress_comes_from_points_and_heartbeats(feed: Any, points: Points) -> None:
+    """The views show the greatest step, when it was reached, and the last sign of life."""
     started(feed, "run")
     beat(feed, "run", 5, last_step=40, last_progress_at_ns=NOW_NS - 6 * SECOND)
     feed.write(points([(0, 30, 1.0)], run_id="run", writer="w-run"), append_at_ns=NOW_NS)
@@ -148,8 +152,8 @@ def test_progress_comes_from_points_and_heartbeats(feed: Any, points: Points) ->
     assert found == (40, progress_ms, seen_ms)
 
 
-def test_the_run_is_its_latest_attempt(feed: Any) -> None:
-    """A resumed run is running again; its name survives, its first start too."""
+def test_run_shows_the_status_of_its_latest_attempt(feed: Any) -> None:
+    """A resumed run is running again; it keeps its name and its first start."""
     later = {"attempt": "attempt-2", "writer": "w2", "at_ns": AT_NS + 60 * SECOND}
     feed.write(run_event(name="n"), ended("failed", at_ns=AT_NS + SECOND))
     feed.write(run_event(**later, resumed_from_step=7))
@@ -160,7 +164,8 @@ def test_the_run_is_its_latest_attempt(feed: Any) -> None:
     assert found == ("running", 2, "n", None, 7, 7, 60)
 
 
-def test_params_keep_the_last_value(feed: Any) -> None:
+def test_param_shows_the_value_logged_last(feed: Any) -> None:
+    """A parameter that is logged again shows its last value."""
     feed.write(param_event(), param_event(seq=5, value="0.5"), param_event(key="b", value="null"))
     assert feed.rows("SELECT key, value FROM v_params ORDER BY key") == [
         ("b", "null"),
@@ -168,7 +173,8 @@ def test_params_keep_the_last_value(feed: Any) -> None:
     ]
 
 
-def test_logs_read_back(feed: Any) -> None:
+def test_log_lines_read_back_with_all_fields(feed: Any) -> None:
+    """A log line has its stream, step, text and attempt number in v_logs."""
     feed.write(run_event(), log_event(step=4, text="line\n\u00e9"), log_event(seq=4, stream="sdk"))
     found = feed.rows("SELECT stream, step, text, attempt FROM v_logs ORDER BY seq")
     assert found == [("stdout", 4, "line\n\u00e9", 1), ("sdk", None, "hello", 1)]
@@ -189,7 +195,7 @@ COMPLETE = (
 )
 
 
-def test_the_books_balance(feed: Any, points: Points) -> None:
+def test_completeness_balances_accepted_stored_and_pending(feed: Any, points: Points) -> None:
     """accepted = stored + dead-lettered + pending, per rank, however often all is replayed."""
     other = {"writer": "w1", "rank": 1}
     for token in ("w:1", "w:1", "w:2"):
@@ -204,7 +210,7 @@ def test_the_books_balance(feed: Any, points: Points) -> None:
     assert feed.rows(COMPLETE) == [(0, 9, 2, 3, 5, 4), (1, 1, 1, 0, 0, 0)]
 
 
-def test_writers_of_a_rank_add_up(feed: Any, points: Points) -> None:
+def test_completeness_sums_the_writers_of_a_rank(feed: Any, points: Points) -> None:
     """Two attempts are two writers: their cumulative counters are summed, not compared."""
     for number in (1, 2):
         who = {"writer": f"w{number}", "attempt": f"a{number}"}
@@ -212,8 +218,8 @@ def test_writers_of_a_rank_add_up(feed: Any, points: Points) -> None:
     assert feed.rows(COMPLETE) == [(0, 4, 2, 0, 0, 2)]
 
 
-def test_a_heartbeat_that_lags_makes_no_debt(feed: Any, points: Points) -> None:
-    """While a writer runs, what is stored was accepted, whatever its last heartbeat knew."""
+def test_lagging_heartbeat_never_makes_pending_negative(feed: Any, points: Points) -> None:
+    """While a writer runs, stored points count as accepted, whatever its last heartbeat knew."""
     at = {"at_ns": NOW_NS}
     feed.write(
         heartbeat(accepted=1, **at), points([(i, i, 1.0) for i in range(5)]), append_at_ns=NOW_NS
@@ -223,8 +229,8 @@ def test_a_heartbeat_that_lags_makes_no_debt(feed: Any, points: Points) -> None:
     assert feed.rows(COMPLETE) == [(0, 8, 5, 0, 0, 3)]
 
 
-def test_a_deleted_run_is_gone_and_stays_gone(feed: Any, points: Points) -> None:
-    """Views hide it, its rows go, and a late spool of it is dropped and counted."""
+def test_deleted_run_stays_deleted_when_its_spool_arrives_late(feed: Any, points: Points) -> None:
+    """Views hide it, its rows are deleted, and a late spool of it is dropped and counted."""
     everything = [
         run_event(),
         param_event(),
@@ -259,8 +265,8 @@ def _with(batch: Batch, events: list[Any], points: Points) -> Batch:
     return replace(batch, token="late:1", events={"run": [events[0]]}, metrics=metrics)
 
 
-def test_the_sink_learns_of_a_tombstone_in_time(feed: Any, points: Points) -> None:
-    """Until it refreshes, rows may still come; views hide them all the same."""
+def test_sink_drops_rows_of_a_deleted_run_after_its_refresh(feed: Any, points: Points) -> None:
+    """Until the sink refreshes, rows may still be stored; views hide them all the same."""
     clock = MemoryClock()
     sink = ClickHouseSink(feed.url, clock=clock)
     sink.check()

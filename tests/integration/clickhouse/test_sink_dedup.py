@@ -52,8 +52,8 @@ def rows_of(feed: Any) -> dict[str, int]:
 LATER_NS = 4_000_000_000_000_000_000
 
 
-def test_the_same_token_twice_is_one_copy(feed: Any, points: Points) -> None:
-    """In every table and every target of a materialized view, without FINAL."""
+def test_write_with_the_same_token_stores_one_copy(feed: Any, points: Points) -> None:
+    """This holds in every table and every target of a materialized view, without FINAL."""
     feed.write(*everything(points), token="w:1", append_at_ns=LATER_NS)
     once = rows_of(feed)
     feed.write(*everything(points), token="w:1", append_at_ns=LATER_NS)
@@ -62,16 +62,16 @@ def test_the_same_token_twice_is_one_copy(feed: Any, points: Points) -> None:
     assert once["metrics"] == 3
 
 
-def test_the_rollup_is_exact_after_retries(feed: Any, points: Points) -> None:
-    """Last, least and greatest come out as if nothing had been repeated."""
+def test_rollup_is_exact_after_retried_writes(feed: Any, points: Points) -> None:
+    """Last, minimum and maximum are as if no write had been repeated."""
     for token in ("w:1", "w:1", "w:2"):
         feed.write(points([(0, 5, 4.0), (1, 6, float("inf")), (2, 7, -1.0)]), token=token)
     found = feed.row("SELECT step, value, min, max FROM v_latest")
     assert found == (7, -1.0, -1.0, 4.0)
 
 
-def test_a_replay_under_another_token_collapses(feed: Any, points: Points) -> None:
-    """The natural key is the second net: views read every point and row once."""
+def test_views_collapse_a_replay_under_another_token(feed: Any, points: Points) -> None:
+    """Views deduplicate by the natural key: they show every point and row once."""
     for token in ("w:1", "w:2"):
         feed.write(*everything(points), token=token, append_at_ns=LATER_NS)
     for view, count in {"v_metrics": 3, "v_logs": 1, "v_dead_letters": 1, "v_params": 1}.items():
@@ -79,7 +79,7 @@ def test_a_replay_under_another_token_collapses(feed: Any, points: Points) -> No
     assert feed.row("SELECT accepted, stored, pending FROM v_completeness") == (4, 3, 1)
 
 
-def test_points_of_all_names_writers_and_runs_keep_apart(feed: Any) -> None:
+def test_points_of_many_names_writers_and_runs_read_back_exactly(feed: Any) -> None:
     """One block of many batches reads back exactly, dictionaries beyond one byte included."""
     batches, wanted = [], set()
     for number in range(4):
@@ -109,16 +109,16 @@ def test_points_of_all_names_writers_and_runs_keep_apart(feed: Any) -> None:
     assert {key for (key,) in feed.rows("SELECT DISTINCT metric_id FROM v_metrics")} == keys
 
 
-def test_keys_are_those_of_the_identity_module(feed: Any, points: Points) -> None:
-    """Whoever computes run_key in Python finds the rows with it."""
+def test_stored_keys_equal_those_of_the_identity_module(feed: Any, points: Points) -> None:
+    """A run_key computed in Python finds the rows of the run."""
     feed.write(points([(0, 0, 1.0)]), run_event())
     key = int.from_bytes(identity.run_key("tests", "run-1"), "little")
     assert feed.row("SELECT DISTINCT run_key FROM v_metrics") == (key,)
     assert feed.row("SELECT run_key FROM v_runs") == (key,)
 
 
-def test_numbers_keep_every_bit(feed: Any, points: Points) -> None:
-    """NaN, infinities, negative zero, great steps and seqs read back as they were."""
+def test_stored_numbers_keep_every_bit(feed: Any, points: Points) -> None:
+    """NaN, infinities, negative zero, large steps and seqs read back unchanged."""
     values = [float("nan"), float("inf"), float("-inf"), -0.0, 5e-324, 1.7976931348623157e308]
     steps = [-(2**63), -1, 0, 2**53 + 1, 2**63 - 2, 2**63 - 1]
     feed.write(
@@ -134,7 +134,7 @@ def test_numbers_keep_every_bit(feed: Any, points: Points) -> None:
     assert {b for _, _, b in found[1:]} == {b for (b,) in bits[1:]}
 
 
-def test_dead_letters_keep_their_beginning(feed: Any) -> None:
+def test_dead_letter_row_keeps_64_kib_and_the_true_length(feed: Any) -> None:
     """The table keeps 64 KiB and the true length; the file or topic keeps the rest."""
     feed.write(LETTER)
     found = feed.row(
@@ -143,7 +143,7 @@ def test_dead_letters_keep_their_beginning(feed: Any) -> None:
     assert found == (rows.DEAD_VALUE_BYTES_MAX, 100_000, 3, 7, 9)
 
 
-def test_text_that_is_no_unicode_is_rejected_alone(feed: Any) -> None:
+def test_row_with_invalid_unicode_is_rejected_before_any_write(feed: Any) -> None:
     """RowsRejected names the row; nothing of the batch was written yet."""
     bad = replace(log_event(), text="\ud800")
     with pytest.raises(RowsRejected) as caught:
@@ -152,21 +152,22 @@ def test_text_that_is_no_unicode_is_rejected_alone(feed: Any) -> None:
     assert feed.row("SELECT count() FROM logs") == (0,)
 
 
-def test_a_missing_migration_is_fatal_before_the_first_row(feed: Any) -> None:
-    """check() says which migration and which command."""
+def test_check_is_fatal_when_a_migration_is_missing(feed: Any) -> None:
+    """check() names the migration and the command to run."""
     feed.client.command("TRUNCATE TABLE schema_migrations")
     with pytest.raises(Fatal, match=r"0001_points.*runwire migrate"):
         feed.sink.check()
 
 
-def test_a_missing_table_is_fatal(feed: Any) -> None:
+def test_write_is_fatal_when_a_table_is_missing(feed: Any) -> None:
+    """The sentence names the command that makes the tables."""
     feed.client.command("DROP TABLE logs SYNC")
     with pytest.raises(Fatal, match="runwire migrate"):
         feed.write(log_event())
 
 
-def test_nobody_there_is_retryable() -> None:
-    """An unreachable server heals by waiting; the sentence has the address and no password."""
+def test_check_is_retryable_when_the_server_is_unreachable() -> None:
+    """The sentence has the address and no password."""
     from runwire_consumers.clickhouse.sink import ClickHouseSink
 
     with pytest.raises(Retryable, match=r"http://127\.0\.0\.1:1/runwire does not answer") as caught:

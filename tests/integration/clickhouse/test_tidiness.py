@@ -1,4 +1,4 @@
-"""Who has to be thinned is never missed: random histories against a model in Python."""
+"""Detection of repeated steps: random histories against a model in Python."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def random_calls(rng: random.Random, start: int) -> list[Call]:
     return calls
 
 
-def test_a_repeat_is_never_missed(seed: int) -> None:
+def test_tidiness_never_misses_a_repeated_step(seed: int) -> None:
     """A batch is called tidy only if no (metric, step) of it or of earlier ones comes twice."""
     rng = random.Random(seed)
     both = {True: 0, False: 0}
@@ -81,8 +81,8 @@ def test_a_repeat_is_never_missed(seed: int) -> None:
     assert min(both.values()) > 200, both
 
 
-def test_rising_steps_are_tidy_however_they_are_logged() -> None:
-    """Two calls per step with different metrics, cut in the middle of a step: nothing to thin."""
+def test_rising_steps_are_tidy_when_calls_share_a_step() -> None:
+    """Two calls per step with different metrics, cut in the middle of a step, are tidy."""
     calls: list[Call] = [(step, [name]) for step in range(10) for name in ("a", "b")]
     judge = Tidiness(lambda _: {})
     verdicts = []
@@ -123,8 +123,10 @@ class Model:
 
 @pytest.mark.engine
 @pytest.mark.parametrize("round_number", range(4))
-def test_the_series_is_that_of_a_model(feed: Any, seed: int, round_number: int) -> None:
-    """Random ranks, attempts, resumes and worker restarts."""
+def test_v_series_equals_the_model_for_random_histories(
+    feed: Any, seed: int, round_number: int
+) -> None:
+    """The view agrees with the model over random ranks, attempts, resumes and worker restarts."""
     rng, model = random.Random(seed + round_number), Model()
     for attempt in range(1, rng.choice([1, 1, 2, 3]) + 1):
         name = f"a{attempt}"

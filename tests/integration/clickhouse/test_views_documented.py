@@ -1,4 +1,4 @@
-"""schemas/README.md and the database say the same about the views."""
+"""The views of schemas/README.md, compared with those of the database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.engine
 
 
 def test_every_view_and_column_is_documented(feed: Any) -> None:
-    """No view without a row, no row without a view, and each column named exists."""
+    """Each view has a row, each row a view, and each column named in the document exists."""
     rows = re.findall(r"^\| `(v_\w+)` \|[^|]*\|([^|]*)\|$", SECTION, re.MULTILINE)
     views = {name for (name,) in feed.rows("SHOW TABLES LIKE 'v\\_%'")}
     assert {view for view, _ in rows} == views
@@ -32,5 +32,6 @@ def test_every_view_and_column_is_documented(feed: Any) -> None:
 
 
 @pytest.mark.parametrize("query", QUERIES)
-def test_the_example_queries_run(feed: Any, query: str) -> None:
+def test_example_queries_of_the_readme_run(feed: Any, query: str) -> None:
+    """Every SQL example of the section runs on a migrated database."""
     feed.rows(query)

@@ -6,6 +6,7 @@ import json
 import shlex
 import time
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from confluent_kafka import TopicCollection
@@ -62,10 +63,10 @@ def make(admin: AdminClient, topic: str, count: int, config: dict[str, str]) -> 
     admin.create_topics([new])[topic].result(timeout=10)
 
 
-def test_the_topics_become_those_of_the_table(
+def test_migrate_creates_topics_with_partitions_and_configuration(
     admin: AdminClient, topic_prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With partitions and configuration; only Kafka is configured, so only Kafka is migrated."""
+    """The topics become those of the table; only Kafka is configured, so only Kafka is migrated."""
     assert cli.main(["migrate"]) == 0
     printed = capsys.readouterr()
     assert "ClickHouse is skipped" in printed.err
@@ -80,10 +81,10 @@ def test_the_topics_become_those_of_the_table(
     assert not any((done["created"], done["grown"], done["fixed"], done["differing"]))
 
 
-def test_what_somebody_chose_stays_until_told_otherwise(
+def test_migrate_changes_settings_chosen_by_hand_only_with_fix(
     admin: AdminClient, topic_prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Too few partitions grow, more stay; another retention is shown, and set by --fix."""
+    """Too few partitions grow, more stay; another retention is shown, and set only by --fix."""
     metric, run = topic_name("metric", topic_prefix), topic_name("run", topic_prefix)
     make(admin, metric, 1, {"retention.ms": "1000"})
     make(admin, run, 5, TOPICS["run"].configuration(brokers=1))
@@ -101,10 +102,10 @@ def test_what_somebody_chose_stays_until_told_otherwise(
     assert "is up to date" in capsys.readouterr().err
 
 
-def test_printed_commands_make_the_same_topics(
+def test_migrate_print_shows_commands_that_make_the_same_topics(
     kafka: Brokers, topic_prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is created; the words are those of the table, one line per topic and right."""
+    """Nothing is created; there is one command per topic and right, in the words of the table."""
     assert cli.main(["migrate", "--print", "kafka", "--brokers", "1"]) == 0
     lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     made: dict[str, list[str]] = {}
@@ -127,8 +128,8 @@ def test_printed_commands_make_the_same_topics(
     assert len(found.created) == len(TOPICS), "printing created nothing"
 
 
-def test_three_brokers_keep_three_copies(kafka3: Brokers, topic_prefix: str) -> None:
-    """And write only while two of them have it; copies that are missing are said, not made."""
+def test_migrate_keeps_three_copies_on_three_brokers(kafka3: Brokers, topic_prefix: str) -> None:
+    """Writing needs two of them in sync; missing copies are reported, not created."""
     admin, brokers = AdminClient(kafka3.settings.client_config()), KafkaAdmin(kafka3.settings)
     make(admin, topic_name("run", topic_prefix), 3, {"min.insync.replicas": "2"})
     outcome = topics.apply(brokers, prefix=topic_prefix, fix=True)
@@ -143,16 +144,19 @@ def test_three_brokers_keep_three_copies(kafka3: Brokers, topic_prefix: str) -> 
     assert configuration(admin, metric)["min.insync.replicas"] == "2"
 
 
-def test_nobody_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_raises_fatal_with_the_address_when_no_broker_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sentence names the address and the protocol that was tried."""
     monkeypatch.setattr(kafka_admin, "ADMIN_REQUEST_S", 1.0)
     with pytest.raises(Fatal, match=r"no Kafka broker answers at 127.0.0.1:1: .*PLAINTEXT"):
         KafkaAdmin(KafkaSettings(bootstrap_servers="127.0.0.1:1")).brokers()
 
 
-def test_one_server_away_does_not_stop_the_others(
+def test_migrate_continues_when_one_server_is_unreachable(
     admin: AdminClient, topic_prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Kafka is migrated, ClickHouse and the registry are said to be away; the status tells."""
+    """Kafka is migrated, ClickHouse and the registry are reported, and the exit status tells."""
     away = ["--url", "http://127.0.0.1:1/x", "--registry", "http://127.0.0.1:1"]
     assert cli.main(["migrate", *away]) == 1
     said = capsys.readouterr().err
@@ -162,9 +166,10 @@ def test_one_server_away_does_not_stop_the_others(
     assert partitions(admin, topic_name("metric", topic_prefix)) == 12
 
 
-def test_nothing_configured_says_what_to_set(
+def test_migrate_names_the_settings_when_nothing_is_configured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Without any destination, and for --acls without a user, the command names what to set."""
     monkeypatch.delenv("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS")
     assert cli.main(["migrate"]) == 1
     assert "nothing to migrate: no ClickHouse, Kafka or object store" in capsys.readouterr().err
@@ -172,10 +177,10 @@ def test_nothing_configured_says_what_to_set(
     assert "--acls needs --agent-user" in capsys.readouterr().err
 
 
-def test_schemas_are_registered_and_held_to_our_rule(
+def test_migrate_registers_schemas_once_with_our_compatibility_rule(
     registry: Registry, topic_prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Once; producers find the ids, and what readers could not read is refused."""
+    """Producers find the ids, and a schema that readers could not read is refused."""
     client = RegistryClient(registry.url, prefix=topic_prefix)
     assert cli.main(["migrate", "--registry", registry.url, "--json"]) == 0
     subjects: dict[str, Any] = json.loads(capsys.readouterr().out)["registry"]
@@ -192,12 +197,14 @@ def test_schemas_are_registered_and_held_to_our_rule(
     assert client.incompatibilities("metric", codec.schema_json("metric")) == []
 
 
-def test_a_subject_of_somebody_else_is_not_overwritten(
+def test_migrate_refuses_a_subject_with_a_foreign_schema(
     registry: Registry, topic_prefix: str
 ) -> None:
-    """Another schema under our subject's name: refused, with the way out."""
+    """Another schema under our subject's name is refused, with the way out."""
     client = RegistryClient(registry.url, prefix=topic_prefix)
     other = {"type": "record", "name": "Other", "fields": [{"name": "x", "type": "string"}]}
-    client._add(client.subject("metric"), json.dumps(other))
+    subject = f"{registry.url}/subjects/{client.subject('metric')}/versions"
+    body = json.dumps({"schema": json.dumps(other)}).encode()
+    urlopen(Request(subject, body, {"Content-Type": "application/json"})).close()
     with pytest.raises(RegistryRefused, match=r"incompatible.*RUNWIRE_KAFKA_TOPIC_PREFIX"):
         client.register("metric")

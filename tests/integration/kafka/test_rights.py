@@ -1,4 +1,4 @@
-"""Each identity can do its job on a broker with ACLs, and nothing else: the forbidden is tried."""
+"""Rights of each identity on a broker with ACLs: enough for its job, and nothing more."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
     NewPartitions,
     NewTopic,
+    ResourcePatternType,
+    ResourceType,
 )
 
 from runwire import cli
@@ -124,7 +129,10 @@ def administered(settings: KafkaSettings, prefix: str) -> dict[str, KafkaError |
     topic = topic_name("metric", prefix)
     change = ConfigEntry("retention.ms", "1", incremental_operation=AlterConfigOpType.SET)
     config = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[change])
-    right = acls._bindings(acls.Grant("agent", "topic", (f"{prefix}.foreign",), ("Read",)))
+    right = AclBinding(
+        ResourceType.TOPIC, f"{prefix}.foreign", ResourcePatternType.LITERAL, "User:agent", "*",
+        AclOperation.READ, AclPermissionType.ALLOW,
+    )  # fmt: skip
     tried: dict[str, dict[Any, Any]] = {
         "create": admin.create_topics([NewTopic(f"{prefix}.new", 1, 1)]),
         "delete": admin.delete_topics([topic]),
@@ -133,7 +141,7 @@ def administered(settings: KafkaSettings, prefix: str) -> dict[str, KafkaError |
         "read the configuration": admin.describe_configs(
             [ConfigResource(ConfigResource.Type.TOPIC, topic)]
         ),
-        "give rights": admin.create_acls(right),
+        "give rights": admin.create_acls([right]),
         "delete the group": admin.delete_consumer_groups([f"{prefix}.workers"]),
     }
     return {what: why(next(iter(futures.values())).result) for what, futures in tried.items()}
@@ -152,7 +160,8 @@ def is_forbidden(error: KafkaError | None) -> bool:
     return error is not None and error.code() in FORBIDDEN
 
 
-def test_the_agent_writes_and_does_nothing_else(ready: SecureCluster, topic_prefix: str) -> None:
+def test_agent_may_write_and_do_nothing_else(ready: SecureCluster, topic_prefix: str) -> None:
+    """With the agent's ACLs writing works; reading, creating and deleting are refused."""
     names = [topic_name(kind, topic_prefix) for kind in TOPICS]
     assert produced(ready.agent, *names) == []
     assert is_forbidden(*produced(ready.agent, f"{topic_prefix}.foreign"))
@@ -165,7 +174,10 @@ def test_the_agent_writes_and_does_nothing_else(ready: SecureCluster, topic_pref
     assert [what for what, error in refused.items() if not is_forbidden(error)] == []
 
 
-def test_the_worker_reads_commits_and_sets_aside(ready: SecureCluster, topic_prefix: str) -> None:
+def test_worker_may_read_commit_and_write_dead_letters_only(
+    ready: SecureCluster, topic_prefix: str
+) -> None:
+    """With the worker's ACLs reading, committing and dead letters work; the rest is refused."""
     names = [topic_name(kind, topic_prefix) for kind in RECORDS]
     assert produced(ready.agent, *names) == []
     assert consumed(ready.worker, names, f"{topic_prefix}.workers") is None
@@ -181,8 +193,10 @@ def test_the_worker_reads_commits_and_sets_aside(ready: SecureCluster, topic_pre
     assert [what for what, error in refused.items() if not is_forbidden(error)] == []
 
 
-def test_the_source_works_with_these_rights(ready: SecureCluster, topic_prefix: str) -> None:
-    """Looking up topic ids, joining, the intent in the commit and the commit."""
+def test_kafka_source_works_with_the_rights_of_the_worker(
+    ready: SecureCluster, topic_prefix: str
+) -> None:
+    """The rights cover topic ids, joining, the intent in the commit and the commit."""
     assert produced(ready.agent, topic_name("metric", topic_prefix)) == []
     wanted = GroupSettings(name=f"{topic_prefix}.workers", kinds=("metric",))
     there = replace(ready.worker, topic_prefix=topic_prefix)
@@ -197,7 +211,7 @@ def test_the_source_works_with_these_rights(ready: SecureCluster, topic_prefix: 
     source.close(Deadline(1))
 
 
-def test_the_worker_may_form_a_group_of_the_new_protocol(
+def test_worker_rights_cover_groups_of_the_new_protocol(
     ready: SecureCluster, topic_prefix: str
 ) -> None:
     """KIP-848 asks for other rights; ours are enough."""
@@ -215,9 +229,10 @@ def test_the_worker_may_form_a_group_of_the_new_protocol(
     consumer.close()
 
 
-def test_rights_are_given_once(
+def test_migrate_creates_only_acls_that_are_missing(
     ready: SecureCluster, topic_prefix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A user with all rights gets none again; another user gets two for each topic."""
     capsys.readouterr()
     assert cli.main(["migrate", "--acls", "--agent-user", "agent"]) == 0
     assert capsys.readouterr().out == ""
@@ -227,8 +242,10 @@ def test_rights_are_given_once(
     assert f"allowed: User:another Write on topic {topic_name('run', topic_prefix)}" in given
 
 
-def test_who_may_not_is_told_what_to_do(ready: SecureCluster, topic_prefix: str) -> None:
-    """Creating, and giving rights: the sentence names the user and the command that prints."""
+def test_migrate_names_the_print_command_when_rights_are_missing(
+    ready: SecureCluster, topic_prefix: str
+) -> None:
+    """For topics and for ACLs the sentence names the user and the command that prints."""
     cluster = KafkaAdmin(ready.agent)
     with pytest.raises(NotAuthorized, match=r"user 'agent' may not.*--print kafka"):
         topics.apply(cluster, prefix=f"{topic_prefix}.other")
@@ -237,8 +254,10 @@ def test_who_may_not_is_told_what_to_do(ready: SecureCluster, topic_prefix: str)
         acls.apply(cluster, wanted)
 
 
-def test_a_wrong_login_shows_its_own_reason(ready: SecureCluster, topic_prefix: str) -> None:
-    """Password, certificate and protocol, each with the variable to look at."""
+def test_wrong_login_shows_its_own_reason_and_variable(
+    ready: SecureCluster, topic_prefix: str
+) -> None:
+    """Wrong password, certificate or protocol: each names the variable to check."""
     wrong = dataclasses.replace(ready.agent, sasl_password="no", sasl_password_file="")
     with pytest.raises(Fatal, match="RUNWIRE_KAFKA_SASL_USERNAME"):
         topics.apply(KafkaAdmin(wrong), prefix=topic_prefix)
@@ -247,8 +266,8 @@ def test_a_wrong_login_shows_its_own_reason(ready: SecureCluster, topic_prefix: 
         topics.apply(KafkaAdmin(unknown), prefix=topic_prefix)
 
 
-def test_a_cluster_that_checks_nothing_is_told(kafka: Brokers, topic_prefix: str) -> None:
-    """ACLs there would protect nobody."""
+def test_migrate_warns_when_the_cluster_checks_no_acls(kafka: Brokers, topic_prefix: str) -> None:
+    """ACLs on a cluster without an authorizer would protect nothing."""
     wanted = acls.grants(prefix=topic_prefix, group="g", agent_user="agent")
     with pytest.raises(Fatal, match="this cluster checks no rights"):
         acls.apply(KafkaAdmin(kafka.settings), wanted)

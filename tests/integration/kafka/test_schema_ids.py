@@ -1,4 +1,4 @@
-"""The worker's decoder with a registry: its ids are read, and while it is away nothing is lost."""
+"""The worker's decoder with a schema registry, answering and unreachable."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     schema_ids.resolve_with(None)
 
 
-def test_a_registered_id_is_read(registry: Registry, topic_prefix: str) -> None:
-    """By a worker that never saw it before; an id that nobody gave is a dead letter."""
+def test_decoder_reads_an_id_from_the_registry(registry: Registry, topic_prefix: str) -> None:
+    """A new worker reads ids of the registry; an id that was never given is a dead letter."""
     producer = RegistryClient(registry.url, prefix=topic_prefix)
     for kind in EVENTS:
         producer.register(kind)
@@ -45,8 +45,8 @@ def test_a_registered_id_is_read(registry: Registry, topic_prefix: str) -> None:
     assert decode_record(replace(BATCH, value=with_id(BATCH.value, number))), "it is remembered"
 
 
-def test_a_registry_that_is_away_makes_the_worker_wait() -> None:
-    """Its messages come again; those with bundled ids are read meanwhile."""
+def test_worker_waits_while_the_registry_is_unreachable() -> None:
+    """Messages with unknown ids come again; those with bundled ids are read meanwhile."""
     schema_ids.resolve_with(RegistryClient("http://127.0.0.1:1"))
     assert decode_record(BATCH)
     with pytest.raises(Retryable, match="does not answer"):

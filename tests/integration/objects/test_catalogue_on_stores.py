@@ -1,4 +1,4 @@
-"""Publishing, finding, keeping, sweeping and downloading on real stores, by many at once."""
+"""Publishing, finding, retention, sweeping and downloading on real stores, by many processes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     store.close()
 
 
-def test_from_publishing_to_sweeping(place: Place, tmp_path: Path, seed: int) -> None:
+def test_objects_left_by_retention_and_sweep_download_whole(
+    place: Place, tmp_path: Path, seed: int
+) -> None:
     """Two versions, three checkpoints, retention, a sweep: what is left downloads whole."""
     store = place.store
     big = random.Random(seed).randbytes(3 << 20)
@@ -96,8 +98,8 @@ def test_from_publishing_to_sweeping(place: Place, tmp_path: Path, seed: int) ->
     assert verify(store, view.first) == []
 
 
-def test_processes_publish_one_name(place: Place) -> None:
-    """Four processes, ten artifacts each: forty versions, each with a number of its own."""
+def test_concurrent_processes_publish_distinct_versions_of_one_name(place: Place) -> None:
+    """Four processes publish ten artifacts each: forty versions, each with its own number."""
     code = """
     first = int(sys.argv[1])
     for number in range(first, first + 10):
@@ -113,9 +115,9 @@ def test_processes_publish_one_name(place: Place) -> None:
     assert stamps == sorted(set(stamps), reverse=True)
 
 
-def test_sweeps_beside_publications(place: Place, seed: int) -> None:
-    """Old content is published and forgotten again and again while another process sweeps:
-    whenever `publish` returns, the content is there."""
+def test_published_content_survives_a_concurrent_sweep(place: Place, seed: int) -> None:
+    """Old content is published and deleted repeatedly while another process sweeps: whenever
+    `publish` returns, the content is there."""
     store = place.store
     code = """
     from runwire_store.store import StoreAway

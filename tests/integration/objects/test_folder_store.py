@@ -1,4 +1,4 @@
-"""A folder as a store when the disk is full, rights are missing, and processes are killed."""
+"""The folder store with a full disk, missing rights, and killed processes."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def files(root: Path) -> list[str]:
     return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
 
 
-def test_a_full_disk(disk: Path, tmp_path: Path) -> None:
-    """Each way of writing says so and leaves no half file; what was there stays."""
+def test_full_disk_refuses_every_write_and_leaves_no_half_file(disk: Path, tmp_path: Path) -> None:
+    """Each way of writing raises StoreRefused; objects that were there stay."""
     store, journal = FolderStore(disk / "objects"), tmp_path / "journal"
     kept, large = os.urandom(3 * MIB), tmp_path / "large"
     large.write_bytes(bytes(6 * MIB))
@@ -63,8 +63,8 @@ def test_a_full_disk(disk: Path, tmp_path: Path) -> None:
     assert [s.size for s in store.list("")] == [6 * MIB]
 
 
-def test_the_limit_of_a_process(tmp_path: Path) -> None:
-    """RLIMIT_FSIZE and quotas are a full disk too."""
+def test_file_size_limit_of_a_process_counts_as_full_disk(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE raises StoreRefused like a full disk and leaves no file."""
     store = FolderStore(tmp_path / "objects")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, hard))
@@ -76,8 +76,9 @@ def test_the_limit_of_a_process(tmp_path: Path) -> None:
     assert files(store.root) == []
 
 
-def test_a_full_disk_of_the_reader(disk: Path, tmp_path: Path) -> None:
-    """That is no fault of the store: the file's own error, and what came stays for the next try."""
+def test_download_onto_a_full_disk_raises_the_os_error(disk: Path, tmp_path: Path) -> None:
+    """That is no fault of the store: the file's own error, and the part file stays for the next
+    try."""
     store = FolderStore(tmp_path / "objects")
     store.put("blobs/aa/x", bytes(9 * MIB))
     with pytest.raises(OSError, match="No space left"):
@@ -85,8 +86,8 @@ def test_a_full_disk_of_the_reader(disk: Path, tmp_path: Path) -> None:
     assert not (disk / "back").exists()
 
 
-def test_linked_where_it_can_be(tmp_path: Path) -> None:
-    """No second copy on the same file system; through a symlink the file itself."""
+def test_put_file_links_on_the_same_file_system(tmp_path: Path) -> None:
+    """There is no second copy on the same file system; through a symlink the target is linked."""
     source, link = tmp_path / "source", tmp_path / "link"
     source.write_bytes(b"content")
     link.symlink_to(source)
@@ -98,7 +99,8 @@ def test_linked_where_it_can_be(tmp_path: Path) -> None:
     assert source.read_bytes() == store.get("blobs/aa/y") == b"content"
 
 
-def test_another_file_system_gets_a_copy(disk: Path, tmp_path: Path) -> None:
+def test_put_file_copies_to_another_file_system(disk: Path, tmp_path: Path) -> None:
+    """The object outlives its source when the store is on another file system."""
     source = tmp_path / "source"
     source.write_bytes(os.urandom(2 * MIB))
     store = FolderStore(disk / "objects")
@@ -107,8 +109,8 @@ def test_another_file_system_gets_a_copy(disk: Path, tmp_path: Path) -> None:
     assert [s.size for s in store.list("")] == [2 * MIB]
 
 
-def test_a_copy_killed_and_taken_up(tmp_path: Path, seed: int) -> None:
-    """Killed at any moment: never visible in part, nothing is left, the content is right."""
+def test_killed_copy_stays_invisible_and_resumes(tmp_path: Path, seed: int) -> None:
+    """Killed at any moment: never visible in part, no file is left over, the content is right."""
     with small_disk(tmp_path / "disk", "700m") as disk:
         source, journal = tmp_path / "source", tmp_path / "journal"
         data = random.Random(seed).randbytes(MIB) * 300
@@ -136,7 +138,8 @@ def copied(root: Path) -> int:
         return 0
 
 
-def test_abandoned_copies_go_by_age(tmp_path: Path) -> None:
+def test_expire_uploads_deletes_abandoned_copies_by_age(tmp_path: Path) -> None:
+    """A half copy stays while it is young and is deleted once it is old; objects stay."""
     store = FolderStore(tmp_path / "objects")
     store.put("a", b"")
     (store.root / ".tmp" / "left").write_bytes(b"half")
@@ -145,7 +148,8 @@ def test_abandoned_copies_go_by_age(tmp_path: Path) -> None:
     assert files(store.root) == ["a"]
 
 
-def test_a_root_that_is_no_folder(tmp_path: Path) -> None:
+def test_store_refuses_a_root_that_is_no_folder(tmp_path: Path) -> None:
+    """Every operation names RUNWIRE_DIR when a file is in the way."""
     (tmp_path / "objects").write_text("in the way")
     store = open_store(None, tmp_path)
     for call in (store.check, lambda: store.put("a", b""), lambda: list(store.list(""))):
@@ -153,7 +157,8 @@ def test_a_root_that_is_no_folder(tmp_path: Path) -> None:
             call()
 
 
-def test_what_may_not_be_read(tmp_path: Path) -> None:
+def test_store_refuses_a_root_without_permission(tmp_path: Path) -> None:
+    """An unreadable root is refused with the operating system's reason."""
     if os.geteuid() == 0:
         pytest.skip("root may read everything")
     store = FolderStore(tmp_path / "objects")
@@ -166,8 +171,8 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
         store.root.chmod(0o700)
 
 
-def test_a_store_that_nobody_used_is_empty(tmp_path: Path) -> None:
-    """And stays unmade when it is only read."""
+def test_unused_store_is_empty_and_stays_unmade_by_reads(tmp_path: Path) -> None:
+    """Reading a store that was never written finds nothing and makes no folder."""
     store = open_store(None, tmp_path)
     store.check()
     assert list(store.list("")) == []
@@ -176,7 +181,8 @@ def test_a_store_that_nobody_used_is_empty(tmp_path: Path) -> None:
     assert not (tmp_path / "objects").exists()
 
 
-def test_only_the_owner_reads(tmp_path: Path) -> None:
+def test_folders_and_objects_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    """Neither group nor others have any right on folders and objects."""
     store = FolderStore(tmp_path / "objects")
     store.put("blobs/aa/x", b"")
     for path in (store.root, store.root / "blobs", store.root / "blobs" / "aa"):
@@ -184,8 +190,8 @@ def test_only_the_owner_reads(tmp_path: Path) -> None:
     assert (store.root / "blobs" / "aa" / "x").stat().st_mode & 0o077 == 0
 
 
-def test_strangers_in_the_folder_are_not_objects(tmp_path: Path) -> None:
-    """Hidden files, symlinks and what else people leave there."""
+def test_list_skips_hidden_files_and_symlinks(tmp_path: Path) -> None:
+    """Hidden files and symlinks in the folder are no objects."""
     store = FolderStore(tmp_path / "objects")
     store.put("blobs/aa/x", b"")
     (store.root / "blobs" / ".DS_Store").write_bytes(b"")
@@ -194,8 +200,8 @@ def test_strangers_in_the_folder_are_not_objects(tmp_path: Path) -> None:
     assert [s.key for s in store.list("")] == ["blobs/aa/x"]
 
 
-def test_folders_made_and_removed_at_once(tmp_path: Path) -> None:
-    """A delete prunes the folder that a put needs; neither fails."""
+def test_concurrent_puts_and_deletes_in_one_folder_never_fail(tmp_path: Path) -> None:
+    """A delete prunes the folder that a concurrent put needs; neither fails."""
     import threading
 
     store, failures = FolderStore(tmp_path / "objects"), list[BaseException]()

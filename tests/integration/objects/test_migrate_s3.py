@@ -54,10 +54,10 @@ def unmade(server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3S
     next(buckets, None)
 
 
-def test_the_bucket_and_its_rules(
+def test_migrate_makes_the_bucket_and_its_rules_once(
     request: pytest.FixtureRequest, unmade: S3Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Made once; the second time there is nothing to do; what a server does not do is said."""
+    """The second run finds nothing to do; rules that a server does not support are reported."""
     assert cli.main(["migrate"]) == 0
     printed = capsys.readouterr()
     assert f"created bucket {unmade.bucket}" in printed.out
@@ -73,8 +73,10 @@ def test_the_bucket_and_its_rules(
     assert (done["bucket"], done["done"]) == (unmade.bucket, [])
 
 
-def test_rules_of_others_stay(minio: ObjectStore, minio_bucket: S3Settings) -> None:
-    """Ours is set right again, whatever was there under its name."""
+def test_migrate_keeps_foreign_lifecycle_rules(
+    minio: ObjectStore, minio_bucket: S3Settings
+) -> None:
+    """Foreign rules stay; ours is repaired, whatever was there under its name."""
     from runwire_consumers.objects.bucket import prepare
 
     client = minio.client()
@@ -100,24 +102,27 @@ def test_rules_of_others_stay(minio: ObjectStore, minio_bucket: S3Settings) -> N
     assert prepare(minio_bucket).done == []
 
 
-def test_a_wrong_key_is_said(
+def test_migrate_names_the_variable_of_a_wrong_key(
     unmade: S3Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A wrong secret key ends the command with status 1 and the name of its variable."""
     monkeypatch.setenv("RUNWIRE_S3_SECRET_KEY", "guessed-by-somebody")
     assert cli.main(["migrate"]) == 1
     assert "RUNWIRE_S3_SECRET_KEY_FILE" in capsys.readouterr().err
 
 
-def test_an_address_that_is_none_is_said(
+def test_migrate_refuses_a_malformed_endpoint_option(
     unmade: S3Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The option wins over the environment."""
+    """The option wins over the environment, and the sentence shows it."""
     assert cli.main(["migrate", "--s3", "ftp://store"]) == 1
     assert "RUNWIRE_S3_ENDPOINT" in capsys.readouterr().err
 
 
-def test_what_is_printed_is_what_would_be_done(capsys: pytest.CaptureFixture[str]) -> None:
-    """For somebody who may: commands and whole policies."""
+def test_migrate_print_shows_commands_and_whole_policies(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """An administrator gets the commands of the client and the policies as JSON."""
     assert cli.main(["migrate", "--print", "s3"]) == 0
     printed = capsys.readouterr().out
     assert "mc mb --ignore-existing STORE/runwire" in printed
@@ -162,10 +167,10 @@ def manifest_of(data: bytes) -> Manifest:
     )
 
 
-def test_each_role_can_do_its_work_and_no_more(
+def test_policies_allow_each_role_its_work_and_no_more(
     users: dict[str, S3Settings], minio_bucket: S3Settings, tmp_path: Path
 ) -> None:
-    """The trainer publishes, the reader finds and fetches it, the worker cleans up."""
+    """The trainer publishes, the reader finds and downloads, the worker cleans up."""
     trainer, worker, reader = (S3Store(users[role]) for role in ("trainer", "worker", "reader"))
     data = secrets.token_bytes(20 * MIB)
     source, manifest = tmp_path / "source", manifest_of(data)
@@ -205,14 +210,15 @@ def test_each_role_can_do_its_work_and_no_more(
         store.close()
 
 
-def test_who_may_not_administrate_is_told(users: dict[str, S3Settings]) -> None:
+def test_migrate_reports_policies_that_the_key_may_not_create(users: dict[str, S3Settings]) -> None:
+    """With a key that may not administer, the bucket is made and the policies are reported."""
     done, reason = policies.apply(users["worker"])
     assert done == []
     assert "may not administrate" in reason
 
 
-def test_the_doctor_asks_the_store(server: ObjectStore, tmp_path: Path) -> None:
-    """It says which one, or what to do; without an endpoint it is the folder."""
+def test_doctor_reports_the_store_it_uses(server: ObjectStore, tmp_path: Path) -> None:
+    """It names the store, or what to do; without an endpoint it is the folder."""
     found = examine_store({}, tmp_path)
     assert (found.level, found.found) == (OK, f"file://{tmp_path}/objects")
     missing = server.settings("there-is-no-such")
@@ -222,6 +228,7 @@ def test_the_doctor_asks_the_store(server: ObjectStore, tmp_path: Path) -> None:
     assert (found.level, "RUNWIRE_S3_ACCESS_KEY" in found.advice) == (FAIL, True)
 
 
-def test_the_doctor_is_content(bucket: S3Settings, tmp_path: Path) -> None:
+def test_doctor_is_ok_after_a_migration(bucket: S3Settings, tmp_path: Path) -> None:
+    """On a migrated bucket the findings of `runwire doctor` about the store are OK."""
     found = examine_store(bucket.environment(), tmp_path)
     assert (found.level, found.found) == (OK, f"{bucket.bucket} at {bucket.url}")

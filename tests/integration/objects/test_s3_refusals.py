@@ -1,4 +1,4 @@
-"""What real S3 servers refuse arrives as a sentence that says what to do, and nothing is lost."""
+"""Refusals of real S3 servers as sentences that say what to do."""
 
 from __future__ import annotations
 
@@ -82,8 +82,10 @@ def assert_refused(settings: S3Settings, folder: Path, words: str) -> None:
 
 
 @pytest.mark.parametrize("region", ["", "us-east-1"])
-def test_wrong_credentials(settings: S3Settings, large: Path, tmp_path: Path, region: str) -> None:
-    """Said of the right variable, whether the region is known or asked for."""
+def test_wrong_credentials_name_the_variable_to_check(
+    settings: S3Settings, large: Path, tmp_path: Path, region: str
+) -> None:
+    """The right variable is named, whether the region is set or asked for."""
     known = replace(settings, region=region)
     if not region:
         assert_refused(replace(known, secret_key="g" * 32), tmp_path, "RUNWIRE_S3_SECRET_KEY_FILE")
@@ -91,16 +93,18 @@ def test_wrong_credentials(settings: S3Settings, large: Path, tmp_path: Path, re
 
 
 @pytest.mark.parametrize("region", ["", "us-east-1"])
-def test_a_missing_bucket(settings: S3Settings, large: Path, tmp_path: Path, region: str) -> None:
-    """Also of the answers without a body: a missing bucket is no missing object."""
+def test_missing_bucket_is_refused_by_every_operation(
+    settings: S3Settings, large: Path, tmp_path: Path, region: str
+) -> None:
+    """A missing bucket is not reported as a missing object, also for answers without a body."""
     missing = replace(settings, bucket="there-is-no-such", region=region)
     assert_refused(missing, tmp_path, "`runwire migrate` makes it")
 
 
-def test_clocks_that_differ(
+def test_clock_difference_of_a_day_is_named(
     settings: S3Settings, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A day of difference is more than any server takes."""
+    """The sentence names the clocks, since a day is more than any server accepts."""
     monkeypatch.setattr("runwire_store.s3.requests.utcnow", lambda: utcnow() - timedelta(days=1))
     store = S3Store(settings)
     with pytest.raises(StoreRefused, match="NTP"):
@@ -108,8 +112,8 @@ def test_clocks_that_differ(
     store.close()
 
 
-def test_nobody_there(tmp_path: Path, large: Path) -> None:
-    """Away, not refused: the same call may succeed when it was started."""
+def test_unreachable_server_raises_store_away(tmp_path: Path, large: Path) -> None:
+    """StoreAway, not StoreRefused: the same call may succeed once the server runs."""
     settings = S3Settings(endpoint="http://127.0.0.1:9", access_key="a", secret_key="b")
     store = S3Store(settings)
     for verb in ("check", "put_file in parts", "list"):
@@ -141,8 +145,8 @@ def web_page() -> Iterator[ThreadingHTTPServer]:
         thread.join()
 
 
-def test_something_else_answers(web_page: ThreadingHTTPServer) -> None:
-    """A wrong port, a proxy: refused with the setting's name; its 502 is passing trouble."""
+def test_foreign_server_is_refused_and_its_502_is_store_away(web_page: ThreadingHTTPServer) -> None:
+    """A wrong port or a proxy is refused with the setting's name; its 502 is temporary."""
     settings = S3Settings(
         endpoint=f"http://127.0.0.1:{web_page.server_port}", access_key="a", secret_key="b"
     )
@@ -154,14 +158,15 @@ def test_something_else_answers(web_page: ThreadingHTTPServer) -> None:
         S3Store(settings).check()
 
 
-def test_no_tls_there(server: ObjectStore) -> None:
-    """The default is https; the sentence says how to say otherwise."""
+def test_https_towards_a_plain_server_is_named(server: ObjectStore) -> None:
+    """The default is https; the sentence says how to choose http."""
     settings = replace(server.settings("runwire"), endpoint=server.address)
     with pytest.raises(StoreRefused, match="http://"):
         S3Store(settings).check()
 
 
-def test_a_key_file_that_is_missing(tmp_path: Path) -> None:
+def test_missing_key_file_is_refused_with_its_variable(tmp_path: Path) -> None:
+    """A key file that cannot be read is named together with its variable."""
     settings = S3Settings(
         endpoint="http://store", access_key="a", secret_key_file=str(tmp_path / "none")
     )
@@ -198,8 +203,10 @@ def full(server: ObjectStore, tmp_path: Path) -> Iterator[S3Settings]:
             process.wait()
 
 
-def test_a_full_store(full: S3Settings, tmp_path: Path) -> None:
-    """Refused with what to do; nothing half is visible; once there is room it goes on."""
+def test_full_store_refuses_and_accepts_once_there_is_room(
+    full: S3Settings, tmp_path: Path
+) -> None:
+    """The refusal says what to do, nothing half is visible, and once there is room it works."""
     store, path, journal = S3Store(full), tmp_path / "file", tmp_path / "journal"
     path.write_bytes(bytes(12 * MIB))
     stored = 0

@@ -1,4 +1,4 @@
-"""Transfers into real S3 servers that are killed, cut and lied to: resumed, or absent."""
+"""Transfers to real S3 servers that are killed, cut and lied to: resumed, or absent."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 
 from runwire_schemas.connections.s3 import S3Settings
-from runwire_store.s3.errors import told
-from runwire_store.s3.requests import FileSlice
 from runwire_store.s3.store import S3Store
 from runwire_store.store import StoreAway
 from support.relay import Relay
@@ -80,10 +78,10 @@ def assert_whole(store: S3Store, source: Path, folder: Path) -> None:
     assert store.expire_uploads(-5.0) == 0
 
 
-def test_a_server_killed_in_a_transfer(
+def test_upload_resumes_after_the_server_was_killed(
     server: ObjectStore, store: S3Store, source: Path, tmp_path: Path
 ) -> None:
-    """The call says that it is away; the same call goes on when it is back."""
+    """The call raises StoreAway; the same call completes once the server is back."""
     journal, told_of = tmp_path / "journal", list[int]()
 
     def kill(count: int) -> None:
@@ -103,10 +101,10 @@ def test_a_server_killed_in_a_transfer(
     assert_whole(store, source, tmp_path)
 
 
-def test_a_client_killed_in_a_transfer(
+def test_upload_resumes_after_the_client_was_killed(
     store: S3Store, source: Path, tmp_path: Path, seed: int
 ) -> None:
-    """At any moment, several times over."""
+    """A client that is killed at random moments resumes with its journal."""
     chosen, journal = random.Random(seed), tmp_path / "journal"
     command = [sys.executable, "-c", UPLOAD, KEY, str(source), str(journal)]
     environ = os.environ | store.settings.environment()
@@ -125,10 +123,10 @@ def test_a_client_killed_in_a_transfer(
     assert_whole(store, source, tmp_path)
 
 
-def test_the_answer_to_the_last_request_was_lost(
+def test_upload_sends_nothing_again_when_the_last_answer_was_lost(
     store: S3Store, source: Path, tmp_path: Path
 ) -> None:
-    """The object is complete and the journal does not know: nothing is sent again."""
+    """The object is complete although the journal does not know it: nothing is sent again."""
     journal, kept, told_of = tmp_path / "journal", tmp_path / "kept", list[int]()
 
     def keep(_count: int) -> None:
@@ -142,8 +140,10 @@ def test_the_answer_to_the_last_request_was_lost(
     assert_whole(store, source, tmp_path)
 
 
-def test_a_journal_that_is_wrong_about_parts(store: S3Store, source: Path, tmp_path: Path) -> None:
-    """Parts that the server lost in a crash: the transfer begins anew."""
+def test_upload_starts_anew_when_the_server_lost_its_parts(
+    store: S3Store, source: Path, tmp_path: Path
+) -> None:
+    """If a crash of the server lost parts that the journal names, the transfer begins anew."""
     journal, kept = tmp_path / "journal", tmp_path / "kept"
 
     def stop(_count: int) -> None:
@@ -162,10 +162,10 @@ def test_a_journal_that_is_wrong_about_parts(store: S3Store, source: Path, tmp_p
     assert_whole(store, source, tmp_path)
 
 
-def test_a_journal_of_another_bucket(
+def test_upload_ignores_a_journal_of_another_transfer(
     settings: S3Settings, store: S3Store, source: Path, tmp_path: Path
 ) -> None:
-    """Or file, or size: it says nothing about this transfer."""
+    """A journal of another bucket, file or size is ignored."""
     journal = tmp_path / "journal"
     facts = {"to": ["http://elsewhere:9000", settings.bucket, KEY], "size": SIZE}
     facts |= {"part_bytes": 16 * MIB, "upload_id": "theirs"}
@@ -175,10 +175,10 @@ def test_a_journal_of_another_bucket(
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_connections_cut_while_uploading(
+def test_upload_survives_connections_cut_within_a_part(
     store: S3Store, source: Path, tmp_path: Path, times: int
 ) -> None:
-    """A cut in the middle of a part is tried again; the caller hears of longer trouble only."""
+    """A cut in the middle of a part is retried; only longer trouble reaches the caller."""
     with Relay(store.settings.address) as relay:
         cut = S3Store(replace(store.settings, endpoint=f"http://{relay.address}"))
         relay.cut_after(up=40 * MIB, times=times)
@@ -193,10 +193,10 @@ def test_connections_cut_while_uploading(
     assert_whole(store, source, tmp_path)
 
 
-def test_connections_cut_while_downloading(
+def test_download_survives_cut_connections_without_fetching_twice(
     settings: S3Settings, store: S3Store, source: Path, tmp_path: Path
 ) -> None:
-    """The call goes on by itself, and fetches nothing twice but what was on its way."""
+    """The call resumes by itself and fetches nothing twice but what was in flight."""
     store.put_file(KEY, source)
     with Relay(settings.address) as relay:
         cut = S3Store(replace(settings, endpoint=f"http://{relay.address}"))
@@ -210,7 +210,7 @@ def test_connections_cut_while_downloading(
     assert digest(tmp_path / "cut") == digest(source)
 
 
-def test_a_server_killed_while_downloading(
+def test_download_resumes_after_the_server_was_killed(
     server: ObjectStore, store: S3Store, source: Path, tmp_path: Path
 ) -> None:
     """The part file stays, the name does not appear; the next call fetches the rest."""
@@ -235,22 +235,24 @@ def test_a_server_killed_while_downloading(
     assert digest(path) == digest(source)
 
 
-def test_a_part_damaged_on_its_way_is_refused(
+def test_server_refuses_a_part_damaged_in_transit(
     settings: S3Settings, store: S3Store, source: Path
 ) -> None:
-    """The server compares each part with its digest: what it has is what we read."""
-
-    class Damaged(FileSlice):
-        def sha256(self) -> str:
-            return hashlib.sha256(b"what was read").hexdigest()
-
-    with source.open("rb") as file, pytest.raises(StoreAway), told(settings, KEY):
-        store._requests.send("PUT", KEY, {}, body=Damaged(file.fileno(), 0, MIB))
+    """The server compares each part with its signed digest, and no object appears."""
+    with Relay(settings.address) as relay:
+        damaged = S3Store(replace(settings, endpoint=f"http://{relay.address}"))
+        relay.damage_after(up=10 * MIB)
+        with pytest.raises(StoreAway):
+            damaged.put_file(KEY, source)
+        damaged.close()
+    assert relay.damaged == 1
     assert list(store.list("")) == []
 
 
-def test_a_file_that_got_shorter(store: S3Store, source: Path, tmp_path: Path) -> None:
-    """Reading fails and nothing appears."""
+def test_upload_fails_when_its_file_is_truncated(
+    store: S3Store, source: Path, tmp_path: Path
+) -> None:
+    """Reading fails, no object appears, and the sent parts are given up."""
     copy = tmp_path / "copy"
     shutil.copyfile(source, copy)
 

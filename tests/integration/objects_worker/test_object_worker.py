@@ -77,10 +77,10 @@ def check(store: S3Store, one: Shipped, folder: Path) -> None:
             assert path.read_bytes() == data
 
 
-def test_artifacts_come_whole_and_leave_no_staging(
+def test_worker_publishes_whole_artifacts_and_empties_staging(
     workers: ObjectWorkers, store: S3Store, tmp_path: Path, chosen: random.Random
 ) -> None:
-    """A folder of files of all sizes, a checkpoint, nothing at all; pieces of two mixed."""
+    """Files of all sizes, a checkpoint and an empty artifact arrive whole, with mixed pieces."""
     sizes = {"big.bin": 37 * MIB + 5, "five.bin": 5 * MIB, "small.txt": 11, "empty": 0}
     first = shipped({name: content(size, chosen) for name, size in sizes.items()})
     facts = CheckpointFacts(step=4)
@@ -96,7 +96,7 @@ def test_artifacts_come_whole_and_leave_no_staging(
     workers.stop()
     for one in ours:
         check(store, one, tmp_path)
-    told = {event.artifact: event for event in workers.told()}
+    told = {event.artifact: event for event in workers.completions()}
     assert {event.event for event in told.values()} == {"complete"}
     stamp = Manifest.from_json(store.get(first.manifest.key)).version_at_ns
     assert told[first.artifact].version_at_ns == stamp
@@ -105,10 +105,10 @@ def test_artifacts_come_whole_and_leave_no_staging(
 
 
 @pytest.mark.parametrize("turn", range(2))
-def test_killed_at_random_moments(
+def test_artifacts_arrive_whole_when_workers_are_killed(
     workers: ObjectWorkers, store: S3Store, turn: int, *, tmp_path: Path, seed: int
 ) -> None:
-    """kill -9 of one of two workers again and again, while an agent sends some pieces twice."""
+    """One of two workers is killed repeatedly while an agent sends some pieces twice."""
     chosen = random.Random(seed + turn)
     ours = [
         shipped(
@@ -133,15 +133,15 @@ def test_killed_at_random_moments(
     workers.stop()
     for one in ours:
         check(store, one, tmp_path)
-    last = {event.artifact: event for event in workers.told()}
+    last = {event.artifact: event for event in workers.completions()}
     assert {event.event for event in last.values()} == {"complete"}
     assert workers.letters() == []
 
 
-def test_a_survivor_finishes_what_a_dead_worker_had_staged(
+def test_survivor_finishes_artifacts_staged_by_a_dead_worker(
     workers: ObjectWorkers, store: S3Store, tmp_path: Path, chosen: random.Random
 ) -> None:
-    """All of it was in staging and committed: no record comes of it that would say so again."""
+    """All pieces were staged and committed, so no new record announces them."""
     survivor, victim = workers.start(), workers.start()
     before = shipped({"a.bin": content(MIB, chosen)})
     workers.send([*before.chunks, before.event])
@@ -160,10 +160,10 @@ def test_a_survivor_finishes_what_a_dead_worker_had_staged(
     workers.stop()
 
 
-def test_damage_is_set_aside_with_its_reason(
+def test_damaged_pieces_become_dead_letters_with_reasons(
     workers: ObjectWorkers, store: S3Store, tmp_path: Path, chosen: random.Random
 ) -> None:
-    """A piece that is not what it says, a piece too long, noise: none of it stops the others."""
+    """Wrong digests, surplus pieces and noise become dead letters; other artifacts arrive."""
     one = shipped({"a.bin": content(3 * MIB, chosen)})
     bad = shipped({"b.bin": content(3 * MIB, chosen)}, number=2, name="bad")
     wrong = replace(bad.chunks[1], payload=b"\0" * PIECE_BYTES)
@@ -183,9 +183,10 @@ def test_damage_is_set_aside_with_its_reason(
         assert said in reasons
 
 
-def test_what_never_comes_together_fails_and_is_swept(
+def test_incomplete_artifact_fails_after_its_time_and_is_swept(
     workers: ObjectWorkers, store: S3Store, chosen: random.Random
 ) -> None:
+    """An artifact that misses a piece is reported as failed, and its staging is deleted."""
     one = shipped({"a.bin": content(9 * MIB, chosen)})
     process = workers.start()
     workers.send([*one.chunks[:-1], one.event])
@@ -194,15 +195,16 @@ def test_what_never_comes_together_fails_and_is_swept(
     assert process.wait(30) == 0
     workers.start(staging_s=1)
     workers.wait("nothing is staged", lambda: staged(store) == [])
-    workers.wait("it is told", lambda: [e.event for e in workers.told()] == ["failed"])
+    workers.wait("it is told", lambda: [e.event for e in workers.completions()] == ["failed"])
     workers.stop()
-    assert "not all of its pieces came" in (workers.told()[0].reason or "")
+    assert "not all of its pieces came" in (workers.completions()[0].reason or "")
     assert not is_there(store, one)
 
 
-def test_retention_is_applied_where_the_checkpoint_arrives(
+def test_worker_applies_retention_when_a_checkpoint_arrives(
     workers: ObjectWorkers, store: S3Store, chosen: random.Random
 ) -> None:
+    """With keep_last=1 the earlier checkpoints are deleted and reported as deleted."""
     rules = Retention(keep_last=1).as_json()
     workers.start()
     for number in (1, 2, 3):
@@ -214,11 +216,11 @@ def test_retention_is_applied_where_the_checkpoint_arrives(
     workers.wait("one is left", lambda: len(list(store.list(prefix))) == 1)
     workers.wait("nothing is staged", lambda: staged(store) == [])
     workers.stop()
-    deleted = {event.artifact for event in workers.told() if event.event == "deleted"}
+    deleted = {event.artifact for event in workers.completions() if event.event == "deleted"}
     assert deleted == {f"{number:032x}" for number in (1, 2)}
 
 
-def test_a_missing_bucket_keeps_everything_until_it_is_there(
+def test_worker_waits_and_commits_nothing_while_the_bucket_is_missing(
     workers: ObjectWorkers,
     store: S3Store,
     place: S3Settings,
@@ -226,7 +228,7 @@ def test_a_missing_bucket_keeps_everything_until_it_is_there(
     *,
     tmp_path: Path,
 ) -> None:
-    """The sentence says what to do; nothing is committed, nothing lost, nobody ends."""
+    """The log says what to do, nothing is committed or lost, and no worker ends."""
     one = shipped({"a.bin": content(3 * MIB, chosen)})
     workers.s3 = replace(place, bucket=f"{place.bucket}-none")
     process = workers.start(shutdown_s=0.5)
@@ -245,7 +247,7 @@ def test_a_missing_bucket_keeps_everything_until_it_is_there(
     assert workers.letters() == []
 
 
-def test_its_rights_in_kafka_are_enough(
+def test_worker_runs_with_the_rights_of_migrate_objects_user(
     kafka_secure: SecureCluster,
     minio_bucket: S3Settings,
     topic_prefix: str,
@@ -253,7 +255,7 @@ def test_its_rights_in_kafka_are_enough(
     *,
     tmp_path: Path,
 ) -> None:
-    """What `runwire migrate --acls --objects-user` gives, and nothing more: dead letters too."""
+    """The ACLs of `runwire migrate --acls --objects-user` suffice, dead letters included."""
     workers = ObjectWorkers(kafka_secure.admin, topic_prefix, minio_bucket, tmp_path)
     wanted = acls.grants(
         prefix=topic_prefix,
@@ -269,7 +271,7 @@ def test_its_rights_in_kafka_are_enough(
         workers.start()
         workers.send([replace(one.chunks[0], digest=b"?"), *one.chunks, one.event])
         workers.wait("it is there", lambda: is_there(store, one))
-        workers.wait("it is told", lambda: [e.event for e in workers.told()] == ["complete"])
+        workers.wait("it is told", lambda: [e.event for e in workers.completions()] == ["complete"])
         workers.wait("the bad piece is kept", lambda: len(workers.letters()) == 1)
         workers.stop()
         check(store, one, tmp_path)

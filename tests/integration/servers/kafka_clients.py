@@ -1,4 +1,4 @@
-"""What these tests do with a broker: create, produce, consume."""
+"""Clients of the broker tests: create, produce, consume."""
 
 from __future__ import annotations
 

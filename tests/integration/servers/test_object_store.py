@@ -21,7 +21,8 @@ def client(s3: ObjectStore, secret_key: str | None = None) -> Minio:
     )
 
 
-def test_versions_of_an_object_are_kept(s3: ObjectStore) -> None:
+def test_store_keeps_versions_of_an_object(s3: ObjectStore) -> None:
+    """In a bucket with versioning both contents of a key can be read."""
     store, bucket = client(s3), f"test-{uuid.uuid4().hex[:12]}"
     store.make_bucket(bucket)
     store.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
@@ -35,7 +36,8 @@ def test_versions_of_an_object_are_kept(s3: ObjectStore) -> None:
     assert sorted(contents) == [b"first", b"second"]
 
 
-def test_a_wrong_key_is_refused(s3: ObjectStore) -> None:
+def test_store_refuses_a_wrong_secret_key(s3: ObjectStore) -> None:
+    """A wrong secret key is refused with SignatureDoesNotMatch."""
     with pytest.raises(S3Error) as refused:
         client(s3, "guessed").make_bucket(f"test-{uuid.uuid4().hex[:12]}")
     assert refused.value.code == "SignatureDoesNotMatch"

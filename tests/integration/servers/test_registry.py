@@ -1,4 +1,4 @@
-"""The registry of the tests registers, looks up, and refuses what readers could not read."""
+"""The registry of the tests: it registers, looks up, and refuses incompatible schemas."""
 
 import http.client
 import json
@@ -26,7 +26,8 @@ def with_field(**field: object) -> dict[str, object]:
     return {"schema": json.dumps({**FIRST, "fields": fields})}
 
 
-def test_a_schema_is_found_by_its_id(registry: Registry) -> None:
+def test_registry_returns_a_schema_by_its_id(registry: Registry) -> None:
+    """A registered schema is found under the id that the registry gave it."""
     subject = f"/subjects/{uuid.uuid4().hex}-value/versions"
     status, registered = ask(registry, "POST", subject, {"schema": json.dumps(FIRST)})
     assert status == 200
@@ -34,8 +35,8 @@ def test_a_schema_is_found_by_its_id(registry: Registry) -> None:
     assert (status, json.loads(found["schema"])) == (200, FIRST)
 
 
-def test_an_incompatible_schema_is_refused(registry: Registry) -> None:
-    """A new field with a default is taken; one without would break readers of old records."""
+def test_registry_refuses_an_incompatible_schema(registry: Registry) -> None:
+    """A new field with a default is accepted; one without would break readers of old records."""
     subject = f"/subjects/{uuid.uuid4().hex}-value/versions"
     ask(registry, "POST", subject, {"schema": json.dumps(FIRST)})
     assert ask(registry, "POST", subject, with_field(name="a", type="long", default=0))[0] == 200

@@ -61,11 +61,11 @@ def ends(settings: KafkaSettings) -> list[str | None]:
     return [e.status for e in events if isinstance(e, RunEvent) and e.event == "finished"]
 
 
-def test_points_logged_arrive_once(agents: Agents, settings: KafkaSettings) -> None:
-    """From `log` to the topic: right key and headers, no repeats, no folder left."""
+def test_logged_points_arrive_once_in_the_topic(agents: Agents, settings: KafkaSettings) -> None:
+    """From `log` to the topic: right key and headers, no repeats, no spool folder left."""
     agent = agents.agent(settings, idle_s=1.0)
     assert agents.trainer(settings, steps=500, pause_s=0.001).wait(END_S) == 0
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     messages = read_topic(settings, "metric")
     assert len(messages) == len(distinct_batches(messages))
     assert values(settings) == expected(500)
@@ -74,10 +74,10 @@ def test_points_logged_arrive_once(agents: Agents, settings: KafkaSettings) -> N
 
 
 @pytest.mark.parametrize("nth", range(2))
-def test_a_killed_agent_repeats_itself_exactly(
+def test_killed_agent_repeats_batches_byte_for_byte(
     agents: Agents, settings: KafkaSettings, seed: int, nth: int
 ) -> None:
-    """kill -9 at random moments: every point, and one content per batch number."""
+    """Killed at random moments: every point arrives, and a batch number has one content."""
     chance = random.Random(f"{seed}/{nth}")
     trainer = agents.trainer(settings, steps=3000, pause_s=0.001)
     while trainer.poll() is None:
@@ -86,16 +86,16 @@ def test_a_killed_agent_repeats_itself_exactly(
         agent.kill()
         agent.wait()
     assert trainer.returncode == 0
-    assert agents.agent(settings).wait(END_S) == 0, agents.said()
+    assert agents.agent(settings).wait(END_S) == 0, agents.log_text()
     assert values(settings) == expected(3000)
     assert set(ends(settings)) == {"finished"}
     assert list_folders(agents.root) == []
 
 
-def test_a_broker_that_goes_and_comes_back(
+def test_agent_delivers_everything_after_a_broker_outage(
     agents: Agents, settings: KafkaSettings, kafka: Cluster
 ) -> None:
-    """The trainer notices nothing; the state names the address; everything arrives."""
+    """The trainer notices nothing, the state names the address, and everything arrives."""
     agent = agents.agent(settings, idle_s=1.0)
     trainer = agents.trainer(settings, steps=4000, pause_s=0.001)
     wait_until(lambda: agents.acked > 300)
@@ -106,14 +106,15 @@ def test_a_broker_that_goes_and_comes_back(
     finally:
         kafka.start()
     assert trainer.wait(END_S) == 0
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     assert values(settings) == expected(4000)
-    assert "delivering again" in agents.said()
+    assert "delivering again" in agents.log_text()
 
 
-def test_a_missing_topic_is_told_and_waited_for(
+def test_agent_reports_a_missing_topic_and_waits_for_it(
     agents: Agents, kafka: Cluster, topic_prefix: str
 ) -> None:
+    """`runwire status` names the topic and what is pending; once it exists everything arrives."""
     make_topics(kafka.settings, topic_prefix, [kind for kind in KINDS if kind != "metric"])
     settings = replace(kafka.settings, topic_prefix=topic_prefix)
     agent = agents.agent(settings, idle_s=1.0)
@@ -130,16 +131,16 @@ def test_a_missing_topic_is_told_and_waited_for(
     assert entry["error"] == agents.state().sentence
     assert entry["destination"] == settings.public()
     assert f"topic {topic_prefix}.metric.v1 does not exist" in agents.state().sentence
-    assert "runwire migrate" in agents.said()
+    assert "runwire migrate" in agents.log_text()
     make_topics(kafka.settings, topic_prefix, ["metric"])
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     assert values(settings) == expected(50)
 
 
-def test_two_destinations_have_an_agent_each(
+def test_two_destinations_have_one_agent_each(
     agents: Agents, settings: KafkaSettings, kafka: Cluster, topic_prefix: str
 ) -> None:
-    """Two prefixes on one cluster are two destinations; nothing crosses over."""
+    """Two prefixes on one cluster are two destinations; no point crosses over."""
     other = replace(settings, topic_prefix=f"{topic_prefix}.b")
     make_topics(kafka.settings, other.topic_prefix, KINDS)
     assert agents.trainer(settings, steps=20).wait(END_S) == 0
@@ -150,18 +151,20 @@ def test_two_destinations_have_an_agent_each(
     assert values(other) == expected(30)
 
 
-def test_the_thread_delivers_before_the_trainer_ends(
+def test_agent_thread_delivers_before_the_trainer_ends(
     agents: Agents, settings: KafkaSettings
 ) -> None:
-    """Short scripts with RUNWIRE_AGENT=thread leave nothing behind, the end of the run included."""
+    """With RUNWIRE_AGENT=thread a short script leaves nothing behind, its end included."""
     assert agents.trainer(settings, steps=50, mode="thread").wait(END_S) == 0
     assert values(settings) == expected(50)
     assert ends(settings) == ["finished"]
     assert list_folders(agents.root) == []
 
 
-def test_a_stopped_agent_delivers_what_is_there(agents: Agents, settings: KafkaSettings) -> None:
-    """SIGTERM while the trainer lives: what was logged is delivered, the rest waits."""
+def test_agent_delivers_logged_points_when_stopped_by_sigterm(
+    agents: Agents, settings: KafkaSettings
+) -> None:
+    """Points logged before SIGTERM are delivered; later ones wait for the next agent."""
     trainer = agents.trainer(settings, steps=100_000, pause_s=0.001)
     wait_until(lambda: agents.acked > 100)
     agent = agents.agent(settings)
@@ -177,21 +180,21 @@ def test_a_stopped_agent_delivers_what_is_there(agents: Agents, settings: KafkaS
     assert ends(settings) == ["killed"]
 
 
-def test_a_registry_numbers_the_schemas(
+def test_agent_uses_registry_ids_or_the_bundled_ones(
     agents: Agents, settings: KafkaSettings, registry: Registry
 ) -> None:
-    """Its ids stand in the headers; without an answer the bundled ones do, and nothing waits."""
+    """Messages carry the ids of the registry; if it does not answer, the bundled ids."""
     client = SchemaRegistry(registry.url, prefix=settings.topic_prefix)
     ids = {kind: client.register(kind).schema_id for kind in KINDS}
     assert agents.trainer(settings, steps=20).wait(END_S) == 0
     agent = agents.agent(settings, RUNWIRE_SCHEMA_REGISTRY_URL=registry.url)
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     for kind in ("run", "metric"):
         for message in read_topic(settings, kind):
             assert int.from_bytes(message.value[1:5]) == ids[kind]
     assert agents.trainer(settings, steps=20).wait(END_S) == 0
     agent = agents.agent(settings, RUNWIRE_SCHEMA_REGISTRY_URL="http://127.0.0.1:1")
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     found = {int.from_bytes(message.value[1:5]) for message in read_topic(settings, "metric")}
     assert found == {ids["metric"], codec.bundled_id("metric")}
 
@@ -207,7 +210,8 @@ def sync(root: Path, settings: KafkaSettings, *words: str) -> subprocess.Complet
     )
 
 
-def test_sync_ships_what_offline_runs_left(agents: Agents, settings: KafkaSettings) -> None:
+def test_sync_ships_the_spool_of_offline_runs(agents: Agents, settings: KafkaSettings) -> None:
+    """`runwire sync` delivers every point of an offline run and removes its spool folder."""
     assert agents.trainer(settings, steps=40).wait(END_S) == 0
     done = sync(agents.root, settings, "--json")
     assert done.returncode == 0, done.stderr
@@ -217,8 +221,10 @@ def test_sync_ships_what_offline_runs_left(agents: Agents, settings: KafkaSettin
     assert list_folders(agents.root) == []
 
 
-def test_sync_says_why_not(agents: Agents, settings: KafkaSettings) -> None:
-    """Nobody at the address: the sentence names it, the spool stays."""
+def test_sync_fails_with_a_sentence_when_no_broker_answers(
+    agents: Agents, settings: KafkaSettings
+) -> None:
+    """The sentence names the address; the spool stays until it is shipped elsewhere by force."""
     nowhere = replace(settings, bootstrap_servers="127.0.0.1:1")
     assert agents.trainer(nowhere, steps=5).wait(END_S) == 0
     done = sync(agents.root, nowhere, "--timeout-s", "1")

@@ -1,4 +1,4 @@
-"""Each mistake in the settings shows its own reason, not a generic transport error."""
+"""Causes of delivery trouble: each wrong setting shows its own reason and variable."""
 
 from __future__ import annotations
 
@@ -104,14 +104,18 @@ MISTAKES: dict[str, tuple[Change, str, str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_named(kafka_secure: SecureCluster, mistake: str) -> None:
+def test_wrong_kafka_setting_shows_its_cause_and_variable(
+    kafka_secure: SecureCluster, mistake: str
+) -> None:
+    """Each wrong setting gives its kind of failure and the sentence that names it, no password."""
     change, kind, words = MISTAKES[mistake]
     told = trouble_of(change(kafka_secure.agent), kind).sentence
     assert words.format(kafka_secure.bootstrap) in told
     assert "wrong" not in told.replace("wrong version", "")  # the password
 
 
-def test_tls_towards_a_plain_broker_is_named(kafka: Cluster) -> None:
+def test_tls_towards_a_plain_broker_names_the_protocol_setting(kafka: Cluster) -> None:
+    """A client with TLS at a broker without it names RUNWIRE_KAFKA_SECURITY_PROTOCOL."""
     told = trouble_of(replace(kafka.settings, security_protocol="SSL"), TLS).sentence
     assert "RUNWIRE_KAFKA_SECURITY_PROTOCOL is SSL" in told
 
@@ -123,7 +127,8 @@ def test_tls_towards_a_plain_broker_is_named(kafka: Cluster) -> None:
         ("nowhere.invalid:9092", "DNS has no address for"),
     ],
 )
-def test_nobody_at_the_address_is_named(address: str, words: str) -> None:
+def test_unreachable_address_is_named_in_the_cause(address: str, words: str) -> None:
+    """A closed port and a name without an address are told apart, each with the address."""
     told = trouble_of(KafkaSettings(bootstrap_servers=address), UNREACHABLE).sentence
     assert f"{words} {address}" in told
 
@@ -142,10 +147,10 @@ def allow(cluster: SecureCluster, prefix: str, *, without: str = "") -> None:
     apply(KafkaAdmin(cluster.admin), less)
 
 
-def test_the_rights_of_an_agent_are_enough_and_a_missing_one_is_named(
+def test_agent_ships_allowed_topics_and_names_a_missing_right(
     agents: Agents, kafka_secure: SecureCluster, topic_prefix: str
 ) -> None:
-    """First none, then all but one, then all: what is allowed flows, the rest is told and kept."""
+    """With no right, all but one, then all: allowed topics flow, the rest is reported and kept."""
     admin = replace(kafka_secure.admin, topic_prefix=topic_prefix)
     settings = replace(kafka_secure.agent, topic_prefix=topic_prefix)
     metric = f"{topic_prefix}.metric.v1"
@@ -159,15 +164,15 @@ def test_the_rights_of_an_agent_are_enough_and_a_missing_one_is_named(
     wait_until(lambda: len(read_topic(admin, "run")) >= 2)
     assert read_topic(admin, "metric") == []
     allow(kafka_secure, topic_prefix)
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     assert len(set(points_of(distinct_batches(read_topic(admin, "metric"))))) == 60
     assert agents.state().cause == ""
 
 
-def test_a_password_that_is_corrected_needs_no_restart(
+def test_agent_reads_a_corrected_password_file_without_restart(
     agents: Agents, kafka_secure: SecureCluster, topic_prefix: str, tmp_path: Path
 ) -> None:
-    """The file is read again while the agent is refused: secrets are rotated under it."""
+    """The file is read again while the agent is refused, so secrets can be rotated."""
     admin = replace(kafka_secure.admin, topic_prefix=topic_prefix)
     make_topics(admin, topic_prefix, KINDS)
     allow(kafka_secure, topic_prefix)
@@ -180,15 +185,15 @@ def test_a_password_that_is_corrected_needs_no_restart(
     assert agents.trainer(settings, steps=30).wait(END_S) == 0
     wait_until(lambda: agents.state().cause == AUTHENTICATION)
     secret.write_text(kafka_secure.agent.password)
-    assert agent.wait(END_S) == 0, agents.said()
-    assert agents.said().count("SASL authentication failed") == 1
+    assert agent.wait(END_S) == 0, agents.log_text()
+    assert agents.log_text().count("SASL authentication failed") == 1
     assert len(set(points_of(distinct_batches(read_topic(admin, "metric"))))) == 60
 
 
-def test_the_right_password_ends_an_agent_that_is_refused(
+def test_init_replaces_a_refused_agent_after_its_password_changes(
     agents: Agents, kafka_secure: SecureCluster, topic_prefix: str
 ) -> None:
-    """In the environment it cannot be read again: the next `init` starts another agent."""
+    """A password in the environment cannot be read again: the next `init` starts another agent."""
     admin = replace(kafka_secure.admin, topic_prefix=topic_prefix)
     make_topics(admin, topic_prefix, KINDS)
     allow(kafka_secure, topic_prefix)

@@ -1,4 +1,4 @@
-"""kill -9 of the agent amid large uploads: the artifact is absent until it is whole, then equal."""
+"""Large uploads by an agent that is killed: absent until whole, then equal."""
 
 import random
 import shutil
@@ -23,7 +23,7 @@ from support.kafka_log import read_topic
 from support.servers import Cluster
 from support.topics import make_topics
 from support.uploads import for_kafka, leave, sha256
-from support.watched import said
+from support.watched import agent_events
 
 END_S = 120
 KILLS = 5  # then it may finish
@@ -51,8 +51,10 @@ def elsewhere(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("nth", range(2))
-def test_a_direct_upload(agents: Agents, seed: int, nth: int) -> None:
-    """Into a folder: no manifest without its blob, and no half blob ever."""
+def test_direct_upload_is_absent_or_whole_when_the_agent_is_killed(
+    agents: Agents, seed: int, nth: int
+) -> None:
+    """In the folder store there is no manifest without its blob, and never half a blob."""
     chance = random.Random(f"{seed}/{nth}")
     content = chance.randbytes(SIZE)
     request = leave(agents.root, content)
@@ -68,13 +70,13 @@ def test_a_direct_upload(agents: Agents, seed: int, nth: int) -> None:
             assert store.stat(blob_key(sha256(content))) is not None
         if not outbox.exists():
             break
-    assert agents.local_agent().wait(END_S) == 0, agents.said()
+    assert agents.local_agent().wait(END_S) == 0, agents.log_text()
     assert store.get(blob_key(sha256(content))) == content
     (version,) = Catalog(store).artifacts("p")
     assert version.manifest.artifact == request.artifact
     assert not list((agents.root / "outbox").iterdir())
     assert not list((agents.root / "objects" / ".tmp").iterdir())
-    events = [event for event in said(agents.root) if isinstance(event, ArtifactEvent)]
+    events = [event for event in agent_events(agents.root) if isinstance(event, ArtifactEvent)]
     assert {event.event for event in events} == {"complete"}
 
 
@@ -85,10 +87,10 @@ def settings(kafka: Cluster, topic_prefix: str) -> KafkaSettings:
 
 
 @pytest.mark.parametrize("nth", range(2))
-def test_an_upload_through_kafka(
+def test_kafka_upload_is_complete_when_the_agent_is_killed(
     agents: Agents, settings: KafkaSettings, seed: int, nth: int
 ) -> None:
-    """Every piece came, repeats are equal, and the word about them is the last thing."""
+    """Every piece arrives, repeats are equal, and the event about them comes last."""
     chance = random.Random(f"{seed}/kafka/{nth}")
     content = chance.randbytes(SIZE)
     request = leave(agents.root, content, **for_kafka(destination=settings.destination))
@@ -100,7 +102,7 @@ def test_an_upload_through_kafka(
         agent.wait()
         if not outbox.exists():
             break
-    assert agents.agent(settings).wait(END_S) == 0, agents.said()
+    assert agents.agent(settings).wait(END_S) == 0, agents.log_text()
     pieces: dict[int, bytes] = {}
     for message in read_topic(settings, "chunk"):
         assert message.key == request.artifact.encode()

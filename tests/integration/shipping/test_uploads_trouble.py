@@ -1,4 +1,4 @@
-"""Stores in trouble and a real agent: the cause in `runwire status`, nothing lost, gone on."""
+"""Uploads of a real agent to stores in trouble: the cause in `runwire status`, nothing lost."""
 
 import json
 import os
@@ -64,10 +64,10 @@ def arrived(agents: Agents, store: ObjectStore, content: bytes) -> None:
     assert "waiting" not in status(agents)
 
 
-def test_wrong_keys_are_told_and_corrected_without_a_restart(
+def test_agent_reads_a_corrected_key_file_without_restart(
     agents: Agents, bucket: S3Settings, tmp_path: Path
 ) -> None:
-    """The file of the secret key is read again: secrets are rotated under a running agent."""
+    """`status` names the wrong key; the secret key file is read again, so it can be rotated."""
     secret = tmp_path / "secret"
     secret.write_text("wrong")
     s3 = replace(bucket, secret_key="", secret_key_file=str(secret))
@@ -75,13 +75,15 @@ def test_wrong_keys_are_told_and_corrected_without_a_restart(
     agent = agents.local_agent(s3=s3)
     waits(agents, "store_refused", "RUNWIRE_S3_SECRET_KEY")
     secret.write_text(bucket.secret_key)
-    assert agent.wait(END_S) == 0, agents.said()
-    assert "artifacts are shipped again" in agents.said()
-    assert "wrong" not in agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
+    assert "artifacts are shipped again" in agents.log_text()
+    assert "wrong" not in agents.log_text()
     arrived(agents, open_store(bucket, agents.root), b"content")
 
 
-def test_a_missing_bucket_is_told(agents: Agents, bucket: S3Settings) -> None:
+def test_status_names_the_command_for_a_missing_bucket(agents: Agents, bucket: S3Settings) -> None:
+    """`status` names `runwire migrate`, and an agent that is stopped leaves the upload in the
+    outbox."""
     s3 = replace(bucket, bucket=f"{bucket.bucket}-2")
     leave(agents.root, b"content", store=s3.public())
     agent = agents.local_agent(s3=s3)
@@ -127,7 +129,8 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
             return
 
 
-def test_a_store_that_is_away_is_waited_for(agents: Agents, bucket: S3Settings) -> None:
+def test_upload_waits_while_the_store_is_unreachable(agents: Agents, bucket: S3Settings) -> None:
+    """`status` names the address of the store, and the agent uploads once it answers."""
     with closing(Door(bucket.address)) as door:
         s3 = replace(bucket, endpoint=f"http://{door.address}")
         content = os.urandom(20 << 20)
@@ -135,7 +138,7 @@ def test_a_store_that_is_away_is_waited_for(agents: Agents, bucket: S3Settings) 
         agent = agents.local_agent(s3=s3)
         waits(agents, "store_away", f"http://{door.address} does not answer")
         door.open()
-        assert agent.wait(END_S) == 0, agents.said()
+        assert agent.wait(END_S) == 0, agents.log_text()
     arrived(agents, open_store(bucket, agents.root), content)
 
 
@@ -152,8 +155,8 @@ def _objects_elsewhere(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process: Linux")
 @pytest.mark.usefixtures("_objects_elsewhere")
-def test_a_full_store_is_told_and_filled_once_there_is_room(agents: Agents) -> None:
-    """A limit on the size of files stands for the full disk, lifted while the agent waits."""
+def test_upload_completes_once_a_full_store_has_room(agents: Agents) -> None:
+    """A limit on file sizes stands for the full disk; it is lifted while the agent waits."""
     content = os.urandom(40 << 20)
     agent = agents.local_agent()
     limit = (20 << 20, resource.RLIM_INFINITY)
@@ -162,11 +165,12 @@ def test_a_full_store_is_told_and_filled_once_there_is_room(agents: Agents) -> N
     waits(agents, "store_refused", "no room for")
     assert not [path for path in (agents.root / "objects").rglob("*") if path.is_file()]
     resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
     arrived(agents, open_store(None, agents.root), content)
 
 
-def test_doctor_names_what_waits(agents: Agents, bucket: S3Settings) -> None:
+def test_doctor_names_uploads_that_wait(agents: Agents, bucket: S3Settings) -> None:
+    """`runwire doctor` lists the waiting upload with its cause."""
     s3 = replace(bucket, secret_key="wrong")
     leave(agents.root, b"content", store=s3.public())
     agents.local_agent(s3=s3)
@@ -180,8 +184,10 @@ def test_doctor_names_what_waits(agents: Agents, bucket: S3Settings) -> None:
     assert "RUNWIRE_S3_SECRET_KEY" in found["advice"]
 
 
-def test_sync_uploads_what_an_agent_could_not(agents: Agents, bucket: S3Settings) -> None:
-    """`runwire sync` with the right keys, where no brokers are set."""
+def test_sync_uploads_artifacts_that_the_agent_could_not(
+    agents: Agents, bucket: S3Settings
+) -> None:
+    """`runwire sync` with the right keys uploads them, without any brokers configured."""
     leave(agents.root, b"content", store=bucket.public())
     words = [sys.executable, "-m", "runwire.cli", "sync", "--dir", str(agents.root), "--json"]
     done = subprocess.run(

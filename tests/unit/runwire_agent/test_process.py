@@ -17,7 +17,7 @@ from runwire_disk.agents.lock import AgentLock, lock_path
 from runwire_disk.host import boot_id, pid_namespace
 from runwire_schemas.events import RunEvent
 from support.node import node_settings
-from support.watched import DEADLINE_S, WRITERS, close_writers, said, trainer, wait_until
+from support.watched import DEADLINE_S, WRITERS, agent_events, close_writers, trainer, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +55,13 @@ def test_next_agent_resumes_from_the_disk_after_a_kill(tmp_path: Path) -> None:
     """Killed between heartbeats; the next one knows nothing but the folders."""
     trainer(tmp_path)
     first = start(tmp_path)
-    wait_until(lambda: len(said(tmp_path)) > 0)
+    wait_until(lambda: len(agent_events(tmp_path)) > 0)
     first.kill()
     first.wait()
     WRITERS[0].abandon()
     second = start(tmp_path, "--exit-when-idle-s", "0.1")
     assert second.wait(DEADLINE_S) == 0
-    ends = [e for e in said(tmp_path) if isinstance(e, RunEvent)]
+    ends = [e for e in agent_events(tmp_path) if isinstance(e, RunEvent)]
     assert [e.status for e in ends] == ["killed"]
 
 
@@ -92,7 +92,7 @@ def test_a_trainer_starts_one_agent_that_is_not_its_child(tmp_path: Path) -> Non
     agent = psutil.Process(lock.holder())
     try:
         ensure_agent(tmp_path, Settings(agent="process"))
-        wait_until(lambda: len(said(tmp_path)) > 0)
+        wait_until(lambda: len(agent_events(tmp_path)) > 0)
         assert lock.holder() == agent.pid
         assert agent.cwd() == "/"
         # A session of its own: Ctrl-C on the trainer's terminal does not reach it.
@@ -132,7 +132,7 @@ def test_agent_in_a_thread_watches_like_the_process(tmp_path: Path) -> None:
     assert agent is not None
     try:
         assert run_in_thread(tmp_path, node_settings(tmp_path)) is None
-        wait_until(lambda: len(said(tmp_path)) > 0)
+        wait_until(lambda: len(agent_events(tmp_path)) > 0)
     finally:
         agent.stop.set()
         wait_until(lambda: not agent.lock.held())

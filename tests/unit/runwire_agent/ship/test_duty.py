@@ -21,7 +21,7 @@ from runwire_schemas import codec
 from runwire_schemas.events import RunEvent
 from support.node import Polling, elected_agent, node_settings, watching
 from support.shipping import KAFKA
-from support.watched import WRITERS, close_writers, said, trainer
+from support.watched import WRITERS, agent_events, close_writers, trainer
 
 ROUTE = {"route": "kafka", "destination": KAFKA.public()}
 
@@ -77,7 +77,7 @@ def test_local_agent_does_not_touch_kafka_folders(tmp_path: Path) -> None:
     trainer(tmp_path, ends="dies", **ROUTE)
     with watching(tmp_path) as watch:
         watch.tick(0.0)
-    assert said(tmp_path) == []
+    assert agent_events(tmp_path) == []
 
 
 def test_offline_runs_wait_for_sync(tmp_path: Path) -> None:

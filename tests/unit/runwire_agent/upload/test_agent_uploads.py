@@ -27,7 +27,7 @@ from runwire_store.open import open_store
 from support.node import Polling, elected_agent, node_settings
 from support.shipping import KAFKA
 from support.uploads import folder_of, for_kafka, leave
-from support.watched import close_writers, said, trainer, wait_until
+from support.watched import agent_events, close_writers, trainer, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def names(root: Path) -> list[str]:
 
 
 def artifact_events(root: Path) -> list[ArtifactEvent]:
-    return [event for event in said(root) if isinstance(event, ArtifactEvent)]
+    return [event for event in agent_events(root) if isinstance(event, ArtifactEvent)]
 
 
 def outbox(root: Path) -> list[str]:
@@ -244,7 +244,7 @@ def test_heartbeats_go_on_while_an_upload_stands(
     thread = threading.Thread(target=made.run)
     thread.start()
     try:
-        wait_until(lambda: sum(isinstance(e, Heartbeat) for e in said(tmp_path)) >= 5)
+        wait_until(lambda: sum(isinstance(e, Heartbeat) for e in agent_events(tmp_path)) >= 5)
         assert names(tmp_path) == []
     finally:
         held.set()

@@ -12,7 +12,7 @@ from runwire_agent.upload.pace import Pace, Stopped
 from runwire_disk.outbox.request import RequestFile, content_path
 from runwire_schemas.events import Chunk
 from runwire_store.pieces import DIGEST_BYTES, PIECE_BYTES
-from support.uploads import UploadRig, folder_of, for_kafka, known, leave, sha256
+from support.uploads import UploadRig, folder_of, for_kafka, leave, sha256, with_digests
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_silent_brokers_are_noticed(
 def test_content_that_is_not_what_was_logged_never_completes(rig: UploadRig) -> None:
     """Pieces may have gone out; without the word nobody joins them."""
     request = leave(rig.root, b"right", **for_kafka())
-    known(request, b"right").commit(folder_of(rig.root, request))
+    with_digests(request, b"right").commit(folder_of(rig.root, request))
     content_path(folder_of(rig.root, request), 0).write_bytes(b"wrong")
     rig.work()
     assert rig.shipments(request) == []
@@ -184,7 +184,7 @@ def test_content_that_is_not_what_was_logged_never_completes(rig: UploadRig) -> 
 
 def test_content_that_is_gone_fails(rig: UploadRig) -> None:
     request = leave(rig.root, b"right", **for_kafka())
-    known(request, b"right").commit(folder_of(rig.root, request))
+    with_digests(request, b"right").commit(folder_of(rig.root, request))
     content_path(folder_of(rig.root, request), 0).unlink()
     rig.work()
     assert "is gone from the outbox" in (rig.told[0].reason or "")

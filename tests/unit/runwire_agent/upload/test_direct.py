@@ -16,7 +16,7 @@ from runwire_store.manifest import CheckpointFacts
 from runwire_store.memory import MemoryStore
 from runwire_store.retention import Retention
 from runwire_store.store import StoreAway, StoreRefused
-from support.uploads import UploadRig, folder_of, known, leave, sha256
+from support.uploads import UploadRig, folder_of, leave, sha256, with_digests
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_content_that_is_gone_fails_the_artifact(rig: UploadRig) -> None:
 def test_content_that_changed_fails_the_artifact(rig: UploadRig, content: bytes) -> None:
     """The digest that the saver computed is compared with what lies there."""
     request = leave(rig.root, b"right content")
-    known(request, b"right content").commit(folder_of(rig.root, request))
+    with_digests(request, b"right content").commit(folder_of(rig.root, request))
     content_path(folder_of(rig.root, request), 0).write_bytes(content)
     rig.work()
     assert rig.told[0].event == "failed"

@@ -14,7 +14,7 @@ from runwire_disk.spool.format import ENDED_FILE
 from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_schemas.events import Heartbeat, RunEvent
 from support.node import watching
-from support.watched import close_writers, said, trainer
+from support.watched import agent_events, close_writers, trainer
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def test_a_living_writer_gets_a_heartbeat_per_interval(tmp_path: Path) -> None:
     with watching(tmp_path) as watch:
         for at_s in (0.0, 0.5, HEARTBEAT_INTERVAL_S - 0.1, HEARTBEAT_INTERVAL_S, 6.0):
             watch.tick(at_s)
-    beats = said(tmp_path)
+    beats = agent_events(tmp_path)
     assert len(beats) == 2
     for beat in beats:
         assert isinstance(beat, Heartbeat)
@@ -45,7 +45,7 @@ def test_a_dead_writer_is_recorded_once(tmp_path: Path) -> None:
         with watching(tmp_path) as watch:
             watch.tick(0.0)
             watch.tick(1.0)
-    ends = said(tmp_path)
+    ends = agent_events(tmp_path)
     assert len(ends) == 1
     end = ends[0]
     assert isinstance(end, RunEvent)
@@ -61,7 +61,7 @@ def test_a_finished_writer_gets_no_second_end(tmp_path: Path) -> None:
     trainer(tmp_path, ends="finishes")
     with watching(tmp_path) as watch:
         watch.tick(0.0)
-    assert said(tmp_path) == []
+    assert agent_events(tmp_path) == []
 
 
 def test_the_reason_of_an_end_names_a_reboot(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_the_reason_of_an_end_names_a_reboot(tmp_path: Path) -> None:
     trainer(tmp_path, ends="dies", boot_id="an-earlier-boot")
     with watching(tmp_path) as watch:
         watch.tick(0.0)
-    (end,) = said(tmp_path)
+    (end,) = agent_events(tmp_path)
     assert isinstance(end, RunEvent)
     assert "machine went down" in (end.status_reason or "")
 
@@ -82,10 +82,10 @@ def test_folders_of_other_machines_and_watched_containers_are_skipped(tmp_path: 
     assert container.acquire()
     with watching(tmp_path) as watch:
         watch.tick(0.0)
-        assert said(tmp_path) == []
+        assert agent_events(tmp_path) == []
         container.release()
         watch.tick(100.0)
-    assert [e.run_id for e in said(tmp_path)] == ["container"]
+    assert [e.run_id for e in agent_events(tmp_path)] == ["container"]
 
 
 def test_a_dead_worker_process_does_not_end_its_run(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_dead_worker_process_does_not_end_its_run(tmp_path: Path) -> None:
     trainer(tmp_path, ends="dies", worker_of=0)
     with watching(tmp_path) as watch:
         watch.tick(0.0)
-    (beat,) = said(tmp_path)
+    (beat,) = agent_events(tmp_path)
     assert isinstance(beat, Heartbeat)
     assert beat.phase == "ended"
 
@@ -120,7 +120,7 @@ def test_a_damaged_folder_does_not_stop_the_watch(tmp_path: Path) -> None:
         watch.tick(1.0)
     (broken / "meta.json").unlink()
     broken.rmdir()
-    assert [e.run_id for e in said(tmp_path)] == ["r1", "r2"]
+    assert [e.run_id for e in agent_events(tmp_path)] == ["r1", "r2"]
 
 
 def test_the_agent_s_own_folder_is_made_again_when_deleted(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_agent_s_own_folder_is_made_again_when_deleted(tmp_path: Path) -> No
         own = next(f for f in list_folders(tmp_path) if read_meta(f).role == "agent")
         own.rename(tmp_path / "gone")
         watch.tick(100.0)
-    assert len(said(tmp_path)) == 1
+    assert len(agent_events(tmp_path)) == 1
 
 
 def test_settled_folders_are_not_looked_at_again(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_watch_reports_every_living_trainer_on_its_last_tick(tmp_path: Path) -> 
     with watching(tmp_path) as watch:
         watch.tick(0.0)
         watch.tick(0.1, is_last=True)
-    assert len(said(tmp_path)) == 2
+    assert len(agent_events(tmp_path)) == 2
 
 
 def test_watch_is_needed_only_while_a_trainer_of_this_namespace_lives(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What an agent does beside a large upload: beats and metrics go on as if there were none."""
+"""Heartbeats and metrics of an agent during a large upload."""
 
 import time
 from collections.abc import Iterator
@@ -52,21 +52,23 @@ def leave_large(root: Path, destination: str) -> Path:
     return folder
 
 
-def test_beats_and_metrics_go_on(agents: Agents, settings: KafkaSettings) -> None:
-    """Over the whole upload: no beat is missing, and points arrive all the time."""
+def test_beats_and_metrics_continue_during_a_large_upload(
+    agents: Agents, settings: KafkaSettings
+) -> None:
+    """Over the whole upload no heartbeat is missing, and points arrive all the time."""
     trainer = agents.trainer(settings, steps=10**9, pause_s=0.002)
     agent = agents.agent(settings, idle_s=1.0)
     wait_until(lambda: agents.state().delivered > 0)
     folder = leave_large(agents.root, settings.destination)
     begin_ns, deadline_s = time.time_ns(), time.monotonic() + UPLOAD_S_MAX
     while folder.exists():
-        assert time.monotonic() < deadline_s, agents.said()
+        assert time.monotonic() < deadline_s, agents.log_text()
         assert trainer.poll() is None
         time.sleep(0.1)
     end_ns = time.time_ns()
     trainer.kill()
     trainer.wait()
-    assert agent.wait(END_S) == 0, agents.said()
+    assert agent.wait(END_S) == 0, agents.log_text()
 
     beats = [codec.decode(message.value) for message in read_topic(settings, "heartbeat")]
     at_ns = sorted(e.at_ns for e in beats if isinstance(e, Heartbeat))

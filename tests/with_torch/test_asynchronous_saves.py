@@ -1,4 +1,4 @@
-"""Saving in a thread: what training does meanwhile does not matter, failures are told later."""
+"""Checkpoints saved in a thread: isolated from training, with failures reported later."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import runwire
 from runwire.run import Run
-from support.artifacts import local_parts
+from support.checkpoints import local_parts, save_threads
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -23,11 +23,8 @@ def large(mib: int = 64) -> torch.Tensor:
     return torch.arange(mib * MIB // 4, dtype=torch.float32)
 
 
-def writers() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "runwire-checkpoint"]
-
-
-def test_the_state_at_the_call_is_saved(start: Start) -> None:
+def test_asynchronous_save_keeps_the_state_of_its_call(start: Start) -> None:
+    """Changes after the call do not reach the checkpoint."""
     run, state = start(), large()
     saved = run.save_checkpoint(1, model={"w": state}, asynchronous=True)
     state.zero_()
@@ -35,22 +32,24 @@ def test_the_state_at_the_call_is_saved(start: Start) -> None:
     assert torch.equal(run.load_checkpoint(1).state["model"]["w"], large())
 
 
-def test_one_thread_at_a_time_and_none_left(start: Start) -> None:
+def test_saves_use_one_thread_at_a_time_and_leave_none(start: Start) -> None:
+    """At most one writer thread lives, and none after a synchronous save or `finish`."""
     run = start()
-    assert writers() == []
+    assert save_threads() == []
     for step in range(4):
         run.save_checkpoint(step, model={"w": large(16)}, asynchronous=True)
-        assert len(writers()) <= 1
+        assert len(save_threads()) <= 1
     run.save_checkpoint(9, model={"w": large(1)})  # waits, in the call
-    assert writers() == []
+    assert save_threads() == []
     saved = run.save_checkpoint(10, model={"w": large(16)}, asynchronous=True)
     run.finish()
-    assert writers() == []
+    assert save_threads() == []
     assert saved.path is not None
     assert (saved.path / "manifest.json").exists()
 
 
-def test_loading_waits_for_what_is_being_saved(start: Start) -> None:
+def test_load_waits_for_a_save_in_progress(start: Start) -> None:
+    """The checkpoint that a thread is still writing is found by `load_checkpoint`."""
     run = start()
     run.save_checkpoint(1, model={"w": large()}, asynchronous=True)
     assert run.load_checkpoint("latest").step == 1
@@ -63,9 +62,10 @@ def in_the_way(root: Path) -> Path:
     return root / "checkpoints"
 
 
-def test_a_failure_is_told_at_the_next_call(
+def test_failed_asynchronous_save_is_reported_at_the_next_call(
     start: Start, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """`wait` returns false, and the next call logs and counts the failure."""
     obstacle = in_the_way(root)
     run = start(settings={"strict": False})
     saved = run.save_checkpoint(1, model={"w": large(1)}, asynchronous=True)
@@ -79,9 +79,10 @@ def test_a_failure_is_told_at_the_next_call(
     assert run.guard.counts == {"asynchronous save_checkpoint": 1}
 
 
-def test_finish_tells_the_last_failure(
+def test_finish_reports_the_failure_of_the_last_save(
     start: Start, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A failure that no later call could report is logged by `finish`."""
     in_the_way(root)
     run = start(settings={"strict": False})
     run.save_checkpoint(1, model={"w": large(1)}, asynchronous=True)
@@ -89,7 +90,10 @@ def test_finish_tells_the_last_failure(
     assert "asynchronous save_checkpoint failed" in caplog.text
 
 
-def test_strict_raises_at_the_next_call(start: Start, root: Path) -> None:
+def test_strict_run_raises_an_asynchronous_failure_at_the_next_call(
+    start: Start, root: Path
+) -> None:
+    """With strict=True the next call raises the failure, and the call after it works."""
     obstacle = in_the_way(root)
     run = start()
     run.save_checkpoint(1, model={"w": large(1)}, asynchronous=True).wait()
@@ -99,7 +103,8 @@ def test_strict_raises_at_the_next_call(start: Start, root: Path) -> None:
     assert run.save_checkpoint(3, model={"w": large(1)}).wait()
 
 
-def test_events_say_how_long_training_waited(start: Start, root: Path) -> None:
+def test_checkpoint_events_record_how_long_training_was_blocked(start: Start, root: Path) -> None:
+    """A synchronous save blocks for its whole duration, an asynchronous one for less."""
     from runwire_schemas.events import CheckpointEvent
     from support.artifacts import events
 
@@ -114,8 +119,8 @@ def test_events_say_how_long_training_waited(start: Start, root: Path) -> None:
     assert said[now.artifact].uri.startswith("file:///")
 
 
-def test_a_signal_handler_may_save(start: Start, seed: int) -> None:
-    """Saving at SIGTERM is what people do; the signal may strike during a save."""
+def test_signal_handler_may_save_during_a_save(start: Start, root: Path, seed: int) -> None:
+    """Trainers save at SIGTERM, and the signal may arrive during a save: both are kept."""
     run, steps, chance = start(), iter(range(100, 200)), random.Random(seed)
 
     def save(*_: object) -> None:
@@ -130,13 +135,15 @@ def test_a_signal_handler_may_save(start: Start, seed: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     run.finish()
-    saved = [part.manifest.checkpoint.step for part in local_parts()]
+    saved = [part.manifest.checkpoint.step for part in local_parts(root)]
     assert saved == [*range(6), *range(100, next(steps))]
     assert len(saved) > 6
 
 
-def test_without_a_thread_the_call_saves(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the limit of threads, or while the interpreter ends."""
+def test_asynchronous_save_runs_in_the_call_when_no_thread_starts(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit of threads, or while the interpreter ends, the call itself saves."""
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -147,6 +154,7 @@ def test_without_a_thread_the_call_saves(start: Start, monkeypatch: pytest.Monke
     assert run.load_checkpoint().step == 1
 
 
-def test_the_call_itself_reports_bad_arguments(start: Start) -> None:
+def test_asynchronous_save_refuses_bad_arguments_in_the_call(start: Start) -> None:
+    """An argument that cannot be saved raises at once, not at the next call."""
     with pytest.raises(runwire.CheckpointError, match="extra is a builtins"):
         start().save_checkpoint(1, extra=object(), asynchronous=True)

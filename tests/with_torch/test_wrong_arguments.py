@@ -1,15 +1,16 @@
-"""Arguments and environments that are wrong cost a report, never the checkpoint."""
+"""Wrong arguments and environments: they cost a report, never the checkpoint."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from runwire.run import Run
-from support.artifacts import local_parts
+from support.checkpoints import local_parts
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -20,10 +21,10 @@ def lenient(start: Start, **settings: object) -> Run:
 
 
 @pytest.mark.parametrize("wrong", [3, "3", {"keep": 3}, {"keep_last": -1}, {1: 2}])
-def test_rules_that_nobody_can_follow(
+def test_wrong_retention_is_reported_and_deletes_nothing(
     start: Start, caplog: pytest.LogCaptureFixture, wrong: object
 ) -> None:
-    """Nothing is deleted then, not even by the rules of the settings."""
+    """The checkpoint is saved, and even the rules of the settings are not applied."""
     run = lenient(start, checkpoint_keep_last=1)
     for step in range(3):
         saved = run.save_checkpoint(step, extra=step, retention=wrong)
@@ -33,20 +34,22 @@ def test_rules_that_nobody_can_follow(
     assert [run.load_checkpoint(step).extra for step in range(3)] == [0, 1, 2]
 
 
-def test_rules_as_a_mapping(start: Start) -> None:
+def test_retention_may_be_a_mapping(start: Start, root: Path) -> None:
+    """A dict with the names of the rules works like Retention."""
     run = start()
     for step in range(5):
         run.save_checkpoint(step, extra=step, retention={"keep_last": 2})
-    assert len(local_parts()) == 2
+    assert len(local_parts(root)) == 2
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_without_zstd_it_is_saved_uncompressed(
+def test_checkpoint_is_saved_uncompressed_without_zstd(
     start: Start,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     asynchronous: bool,
 ) -> None:
+    """The missing module is reported once with its pip command."""
     run = lenient(start, checkpoint_compress="zstd")
     for name in ("compression.zstd", "backports.zstd"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -59,7 +62,8 @@ def test_without_zstd_it_is_saved_uncompressed(
     assert caplog.text.count("pip install 'runwire[zstd]'") == 1
 
 
-def test_another_generator_of_numpy_is_saved_and_goes_on(start: Start, seed: int) -> None:
+def test_other_numpy_generator_is_saved_and_restored(start: Start, seed: int) -> None:
+    """A bit generator other than the default one continues where it was."""
     run, before = start(), np.random.get_bit_generator()
     model = torch.nn.Linear(2, 2)
     try:
@@ -73,9 +77,10 @@ def test_another_generator_of_numpy_is_saved_and_goes_on(start: Start, seed: int
         np.random.set_bit_generator(before)
 
 
-def test_a_generator_that_cannot_be_saved_is_told(
+def test_unknown_generator_is_reported_and_the_checkpoint_saved(
     start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The report names the generator, and the checkpoint loads without it."""
     run = lenient(start)
     monkeypatch.setattr(np.random, "get_state", lambda **_: {"bit_generator": "Xoshiro512"})
     assert run.save_checkpoint(1, extra=1).path is not None
@@ -84,7 +89,8 @@ def test_a_generator_that_cannot_be_saved_is_told(
     assert run.load_checkpoint("latest", resume=True).extra == 1
 
 
-def test_strict_says_it_before_anything_is_written(start: Start) -> None:
+def test_strict_run_raises_for_wrong_retention_before_writing(start: Start) -> None:
+    """With strict=True the call raises, and no checkpoint exists."""
     run = start()
     with pytest.raises(TypeError, match=r"retention=3: write retention=runwire\.Retention"):
         run.save_checkpoint(1, extra=1, retention=3)

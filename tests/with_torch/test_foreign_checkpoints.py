@@ -1,4 +1,4 @@
-"""Files that others wrote are theirs, whatever they are called and whatever is in them."""
+"""Checkpoint files written by other tools: loaded as they are, without our meanings."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def theirs(tmp_path: Path) -> Path:
     return file
 
 
-def test_their_words_are_not_ours(start: Start, theirs: Path) -> None:
-    """What they call "runwire" says nothing about a version of ours."""
+def test_foreign_key_runwire_is_no_format_version(start: Start, theirs: Path) -> None:
+    """A foreign entry named "runwire" is not taken for our format version."""
     run, model = start(), torch.nn.Linear(2, 2)
     run.log_checkpoint(theirs, 3)
     assert run.load_checkpoint(model=model).step == 3
@@ -32,7 +32,10 @@ def test_their_words_are_not_ours(start: Start, theirs: Path) -> None:
     assert torch.equal(model.weight, weights)
 
 
-def test_what_they_compressed_is_read_too(start: Start, theirs: Path, tmp_path: Path) -> None:
+def test_foreign_compressed_checkpoint_is_loaded(
+    start: Start, theirs: Path, tmp_path: Path
+) -> None:
+    """A foreign file that is compressed with zstd is loaded like one of ours."""
     packed = tmp_path / "sub" / "state.pt.zst"
     packed.parent.mkdir()
     torch.save({"model": {"weight": torch.zeros(100, 1000), "bias": torch.zeros(100)}}, theirs)
@@ -43,8 +46,8 @@ def test_what_they_compressed_is_read_too(start: Start, theirs: Path, tmp_path: 
     assert not model.weight.any()
 
 
-def test_their_keys_may_be_anything(start: Start, theirs: Path) -> None:
-    """What is missing is told all the same."""
+def test_missing_state_is_named_for_foreign_keys_of_any_type(start: Start, theirs: Path) -> None:
+    """Keys of any type are listed in the sentence about the missing state."""
     torch.save({1: 2, "weights": 3, (4,): 5}, theirs)
     run = start()
     run.log_checkpoint(theirs, 3)

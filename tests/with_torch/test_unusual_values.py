@@ -1,4 +1,4 @@
-"""Values that look like plain ones and are not, and states that one rank alone cannot have."""
+"""Values that only resemble plain ones, and states that one rank alone cannot have."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 import runwire
 from runwire.run import Run
+from support.checkpoints import save_threads
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -27,15 +28,19 @@ class Shouted(str):
         return self.upper()
 
 
-def test_a_text_comes_back_as_what_it_equals(start: Start) -> None:
+def test_subclasses_of_str_load_as_plain_strings(start: Start) -> None:
+    """Enum members and subclasses of str come back as the string that they equal."""
     run = start()
     run.save_checkpoint(1, extra={"phase": Phase.WARM, "word": Shouted("low"), Phase.WARM: 1})
     assert run.load_checkpoint().extra == {"phase": "warm", "word": "low", "warm": 1}
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_views_that_read_the_same_memory_another_way(start: Start, asynchronous: bool) -> None:
-    """Conjugate and negative views have the address, shape and strides of what they read."""
+def test_conjugate_and_negative_views_are_saved_as_they_read(
+    start: Start, asynchronous: bool
+) -> None:
+    """They have the address, shape and strides of their base, and still load with their
+    own values."""
     run, plain = start(), torch.randn(4, dtype=torch.complex64)
     views = {"plain": plain, "conj": plain.conj(), "imag": plain.imag, "neg": plain.conj().imag}
     run.save_checkpoint(1, extra=views, asynchronous=asynchronous)
@@ -45,7 +50,8 @@ def test_views_that_read_the_same_memory_another_way(start: Start, asynchronous:
 
 
 @pytest.mark.parametrize("metrics", [[("loss", 1.0)], 0.5, "loss"])
-def test_metrics_that_are_no_mapping_cost_no_checkpoint(start: Start, metrics: object) -> None:
+def test_wrong_metrics_are_reported_and_the_checkpoint_saved(start: Start, metrics: object) -> None:
+    """Metrics that are no mapping are reported, and the checkpoint has none."""
     run = start(settings={"strict": False})
     assert run.save_checkpoint(1, extra=1, metrics=metrics).path is not None
     assert run.guard.counts == {"metrics of a checkpoint": 1}
@@ -59,10 +65,10 @@ class FullyShardedDataParallel(torch.nn.Module):
         raise AssertionError("waits for ever for the other ranks")
 
 
-def test_a_state_that_all_ranks_have_to_gather(
+def test_full_save_refuses_a_sharded_module_without_asking_it(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rank 0 alone saves "full": asking the module would hang the job until NCCL gives up."""
+    """Asking the module on rank 0 alone would hang the job until NCCL gives up."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     run = start()
@@ -72,8 +78,8 @@ def test_a_state_that_all_ranks_have_to_gather(
     assert run.save_checkpoint(1, model={"gathered": torch.zeros(1)}).path is not None
 
 
-def test_files_of_others_may_use_our_words(start: Start, tmp_path: Path) -> None:
-    """What they call "rng" is not for our generators; their states are loaded all the same."""
+def test_foreign_key_rng_is_not_used_for_our_generators(start: Start, tmp_path: Path) -> None:
+    """A foreign entry "rng" is ignored, and the states of the file are loaded."""
     run, model = start(), torch.nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     theirs = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -84,17 +90,18 @@ def test_files_of_others_may_use_our_words(start: Start, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("which", [None, 1.5, "newest", object()])
-def test_what_is_no_step(start: Start, which: object) -> None:
+def test_load_refuses_values_that_are_no_step(start: Start, which: object) -> None:
+    """Only 'latest', 'best' or a step can be asked for, and the sentence says so."""
     run = start()
     run.save_checkpoint(1, extra=1)
     with pytest.raises(runwire.CheckpointError, match="ask for 'latest', 'best' or a step"):
         run.load_checkpoint(which)
 
 
-def test_a_save_begun_while_another_is_waited_for(
+def test_wait_includes_a_save_begun_by_a_signal_handler(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal handler may begin one in the middle of `wait`: that one is waited for too."""
+    """A handler may begin a save in the middle of a load's wait: that one is waited for too."""
     run = start()
     run.save_checkpoint(1, extra=1, asynchronous=True)
     join, later = threading.Thread.join, []
@@ -106,6 +113,6 @@ def test_a_save_begun_while_another_is_waited_for(
             later[0] = run.save_checkpoint(2, extra=2, asynchronous=True)
 
     monkeypatch.setattr(threading.Thread, "join", interrupted)
-    run.finish()
+    assert run.load_checkpoint("latest").extra == 2
     assert later[0].wait(0)
-    assert "runwire-checkpoint" not in [thread.name for thread in threading.enumerate()]
+    assert save_threads() == []

@@ -1,4 +1,4 @@
-"""Damaged and hostile content: refused with a sentence, never run."""
+"""Damaged and hostile checkpoints: refused with a sentence, never executed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ import pytest
 
 import runwire
 from runwire.checkpoints.loading import read_checkpoint
-from runwire.checkpoints.local import LocalPart
 from runwire.checkpoints.state_file import digest_of, zstd_module
 from runwire.run import Run
 from runwire_store.manifest import FileEntry, Manifest
-from support.artifacts import local_parts
+from support.checkpoints import local_parts
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -56,7 +55,10 @@ def disguise(folder: Path, content: bytes, *, name: str = "state.pt", raw_bytes:
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
 @pytest.mark.parametrize("form", ["bare", "torch"])
-def test_a_pickle_that_would_execute(start: Start, tmp_path: Path, form: str) -> None:
+def test_pickle_that_executes_code_is_refused_and_never_run(
+    start: Start, tmp_path: Path, form: str
+) -> None:
+    """Whatever way it comes, as ours or as a foreign file, the command in it does not run."""
     run, proof = start(), tmp_path / "executed"
     saved(run, 1)
     folder, evil = saved(run, 2), tmp_path / "evil"
@@ -92,12 +94,13 @@ def lose(path: Path, chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, cut, lose])
-def test_damage_is_seen_and_the_one_before_is_loaded(
+def test_latest_falls_back_to_the_checkpoint_before_a_damaged_one(
     start: Start,
     caplog: pytest.LogCaptureFixture,
     seed: int,
     damage: Callable[[Path, random.Random], None],
 ) -> None:
+    """A flipped bit, a cut or a lost file is noticed; asking for the damaged step raises."""
     run, chance = start(), random.Random(seed)
     saved(run, 1)
     for step in (2, 3):
@@ -109,8 +112,8 @@ def test_damage_is_seen_and_the_one_before_is_loaded(
         run.load_checkpoint(3, model=model)
 
 
-def test_a_file_of_a_newer_runwire_says_so(start: Start, tmp_path: Path) -> None:
-    """Half of it would load; the rest might be what makes the run go on right."""
+def test_checkpoint_of_a_newer_format_is_refused(start: Start, tmp_path: Path) -> None:
+    """Loading half of it could make the run continue wrongly, so the sentence says to upgrade."""
     run = start()
     torch.save({"runwire": 2, "model": {}}, tmp_path / "newer.pt")
     folder = saved(run, 1)
@@ -121,8 +124,8 @@ def test_a_file_of_a_newer_runwire_says_so(start: Start, tmp_path: Path) -> None
         read_checkpoint(folder)
 
 
-def test_nothing_whole_is_no_fresh_start(start: Start, seed: int) -> None:
-    """Training from scratch because all checkpoints are damaged is for a person to decide."""
+def test_load_raises_when_every_checkpoint_is_damaged(start: Start, seed: int) -> None:
+    """Whether to train from scratch then is a person's decision."""
     run = start()
     flip(saved(run, 1) / "state.pt", random.Random(seed))
     with pytest.raises(runwire.CheckpointError, match="damaged"):
@@ -140,21 +143,24 @@ def test_nothing_whole_is_no_fresh_start(start: Start, seed: int) -> None:
         json.dumps({"format": 1, "files": [{"path": "../../x"}]}).encode(),
     ],
 )
-def test_a_damaged_manifest_hides_its_checkpoint_only(
-    start: Start, caplog: pytest.LogCaptureFixture, manifest: bytes
+def test_damaged_manifest_hides_only_its_own_checkpoint(
+    start: Start, root: Path, caplog: pytest.LogCaptureFixture, manifest: bytes
 ) -> None:
+    """The checkpoint is skipped with a warning and the one before is loaded."""
     run = start()
     saved(run, 1)
     folder = saved(run, 2)
     (folder / "manifest.json").write_bytes(manifest)
     assert run.load_checkpoint("latest").step == 1
     assert f"cannot be read and is skipped: {folder}" in caplog.text
-    shutil.rmtree(local_parts()[0].folder)
+    shutil.rmtree(local_parts(root)[0].folder)
     with pytest.raises(runwire.CheckpointError, match="has checkpoints, but none can be read"):
         run.load_checkpoint("latest")
 
 
-def test_a_manifest_that_names_a_file_elsewhere(start: Start, tmp_path: Path) -> None:
+def test_manifest_that_names_a_file_outside_its_folder_is_skipped(
+    start: Start, tmp_path: Path
+) -> None:
     """Only files below the checkpoint's own folder, or by reference, are ever read."""
     run = start()
     saved(run, 1)
@@ -164,9 +170,10 @@ def test_a_manifest_that_names_a_file_elsewhere(start: Start, tmp_path: Path) ->
     assert run.load_checkpoint("latest").step == 1
 
 
-def test_a_bomb_stops_where_the_manifest_says(
+def test_decompression_stops_at_the_size_in_the_manifest(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """A decompression bomb is refused at the size in the manifest or the room on the disk."""
     run = start(settings={"checkpoint_compress": "zstd"})
     folder = saved(run, 1)
     bomb = zstd_module().compress(bytes(1 << 30))
@@ -182,7 +189,10 @@ def test_a_bomb_stops_where_the_manifest_says(
 @pytest.mark.parametrize(
     "run_id", ["../../up", "/etc/x", "a:b", "x" * 200, "ü" * 200, "日本 語", "."]
 )
-def test_run_ids_are_no_paths(start: Start, root: Path, tmp_path: Path, run_id: str) -> None:
+def test_run_ids_never_become_paths_outside_the_root(
+    start: Start, root: Path, tmp_path: Path, run_id: str
+) -> None:
+    """Whatever the run id, its checkpoints stay below the data root."""
     run = start(run_id=run_id)
     folder = saved(run, 5)
     assert folder.is_relative_to(root / "checkpoints")
@@ -191,23 +201,25 @@ def test_run_ids_are_no_paths(start: Start, root: Path, tmp_path: Path, run_id: 
 
 
 @pytest.mark.parametrize("step", [-1, 1.5, "7", None, 2**63, float("nan")])
-def test_steps_that_are_none(start: Start, step: object) -> None:
+def test_save_refuses_values_that_are_no_step(start: Start, step: object) -> None:
+    """Negative, fractional, textual and too large steps are refused and save nothing."""
     run = start()
     with pytest.raises((runwire.CheckpointError, ValueError)):
         run.save_checkpoint(step, extra=1)
     assert run.load_checkpoint() is None
 
 
-def test_files_are_for_their_owner(start: Start) -> None:
+def test_checkpoint_folders_are_readable_by_their_owner_only(start: Start) -> None:
+    """Neither group nor others have any right on the folders of a checkpoint."""
     folder = saved(start(), 1)
     assert [path.stat().st_mode & 0o077 for path in (folder, folder.parent)] == [0, 0]
 
 
-def test_a_part_of_another_run_is_not_taken(start: Start, root: Path) -> None:
-    """A folder that was copied to another run's place does not become its checkpoint."""
+def test_folder_copied_from_another_run_is_no_checkpoint(start: Start, root: Path) -> None:
+    """A folder that was moved to another run's place does not become its checkpoint."""
     folder = saved(start(run_id="one"), 1)
     other = saved(start(run_id="two"), 0).parent
     folder.rename(other / folder.name)
-    start(run_id="two")
-    parts: list[LocalPart] = local_parts(run_id="two")
+    parts = local_parts(root, run_id="two")
     assert [part.manifest.run_id for part in parts] == ["two"]
+    assert start(run_id="two").load_checkpoint("latest").step == 0

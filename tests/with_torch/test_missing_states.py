@@ -1,4 +1,4 @@
-"""States that are not there and files that are not ours: a sentence, and nothing half restored."""
+"""Missing states and foreign files: a sentence, and nothing half restored."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def optimizer() -> Any:
         (lambda: {"a": optimizer()}, lambda: {"b": optimizer()}, "['b'] (optimizer was saved with"),
     ],
 )
-def test_fewer_were_saved(
+def test_load_restores_nothing_when_a_state_is_missing(
     start: Start, saved: Callable[[], Any], wanted: Callable[[], Any], told: str
 ) -> None:
-    """The model is not touched either: half of a checkpoint is none."""
+    """A missing or differently collected optimizer is named, and the model is not touched."""
     run, model = start(), torch.nn.Linear(2, 2)
     run.save_checkpoint(1, model=torch.nn.Linear(2, 2), optimizer=saved())
     before = model.weight.clone()
@@ -52,15 +52,19 @@ def test_fewer_were_saved(
         ([1], "was not written by save_checkpoint"),
     ],
 )
-def test_a_file_of_others(tmp_path: Path, content: Any, told: str) -> None:
+def test_read_checkpoint_refuses_files_that_are_not_ours(
+    tmp_path: Path, content: Any, told: str
+) -> None:
+    """The sentence names the missing fields, or that save_checkpoint did not write the file."""
     torch.save(content, tmp_path / "state.pt")
     with pytest.raises(runwire.CheckpointError, match=told):
         runwire.read_checkpoint(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
-def test_a_damaged_file_says_so(tmp_path: Path, seed: int) -> None:
-    """Without a manifest beside it nobody knows its digest, and a pickle fails in many ways."""
+def test_damaged_lone_file_raises_checkpoint_error_only(tmp_path: Path, seed: int) -> None:
+    """Without a manifest no digest is known, and unpickling fails in many ways: one class covers
+    all."""
     chance, file = random.Random(seed), tmp_path / "state.pt"
     content = {"runwire": 1, "step": 1, "metrics": {}, "extra": {"x": [1, 2.5, "s"]}}
     torch.save(content, file, _use_new_zipfile_serialization=False)

@@ -1,4 +1,4 @@
-"""What could not be loaded is refused when it is saved, and the sentence says where it lies."""
+"""Values that could not be loaded again: refused at the save, with their place."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def deep(levels: int) -> Any:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_place_is_named(start: Start, what: Any, place: str, why: str) -> None:
+def test_save_refuses_unloadable_values_and_names_their_place(
+    start: Start, what: Any, place: str, why: str
+) -> None:
+    """The sentence names the path to the value and the reason; nothing is saved."""
     run, told = start(), f"^{re.escape(place)}.* ?{re.escape(why)}"
     for asynchronous in (False, True):
         with pytest.raises(runwire.CheckpointError, match=told):
@@ -53,15 +56,16 @@ def test_the_place_is_named(start: Start, what: Any, place: str, why: str) -> No
     assert run.load_checkpoint() is None
 
 
-def test_the_place_of_a_collection_of_models(start: Start) -> None:
+def test_save_refuses_a_model_collection_that_contains_itself(start: Start) -> None:
+    """The sentence names the key under which the collection contains itself."""
     run, models = start(), {"g": torch.nn.Linear(2, 2)}
     models["self"] = models
     with pytest.raises(runwire.CheckpointError, match=r"model\['self'\] contains itself"):
         run.save_checkpoint(1, model=models)
 
 
-def test_what_is_at_the_limits_comes_back(start: Start) -> None:
-    """The same list twice is no ring, and numbers with the other end first are numbers."""
+def test_values_at_the_limits_are_saved_and_loaded(start: Start) -> None:
+    """One list used twice is no ring, and big-endian arrays are numbers."""
     run, twice = start(), [1, 2]
     extra = {
         "twice": [twice, twice],

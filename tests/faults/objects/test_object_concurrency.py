@@ -1,4 +1,4 @@
-"""Several at once: agents and workers on one store, clocks that jump, a sweep beside readers."""
+"""Agents and workers on one store, clocks that jump, a sweep beside readers."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _VERSIONS = "SELECT artifact, version FROM v_artifacts WHERE name = 'shared' ORD
 
 
 @pytest.mark.parametrize("nth", range(SEEDS))
-def test_two_agents_and_two_workers(
+def test_two_agents_and_two_workers_share_a_store(
     nth: int, open_rig: OpenRig, bucket: S3Settings, *, clickhouse_url: str, fault_seed: int
 ) -> None:
-    """Two machines bring the same contents under the same names, by both ways; a worker dies."""
+    """Two machines send the same contents under the same names by both routes; a worker dies."""
     rng = random.Random(f"{fault_seed} together {nth}")
     rig = open_rig("kafka", s3=bucket)
     other = rig.folder / "root-2"
@@ -73,7 +73,7 @@ def test_two_agents_and_two_workers(
 
 
 def published(store: PlainStore, name: str) -> list[dict[str, Any]]:
-    """The manifests of one name as they lie there, by their stamps."""
+    """The stored manifests of one name, by their stamps."""
     found = [json.loads(read(store, key)) for key in store.sizes("runs/")]
     return sorted((m for m in found if m["name"] == name), key=lambda m: m["version_at_ns"])
 
@@ -94,10 +94,10 @@ def assert_one_order(rig: Rig, url: str) -> None:
 
 
 @pytest.mark.parametrize("route", ["direct", only_long("kafka")])
-def test_clocks_that_jump(
+def test_versions_follow_the_order_of_publication_when_clocks_jump(
     route: str, open_rig: OpenRig, bucket: S3Settings, clickhouse_url: str
 ) -> None:
-    """Versions are counted in the order in which they were published, whatever clocks say."""
+    """Versions are numbered in the order of publication, whatever the clocks show."""
     rig = open_rig(route, s3=bucket)
     store = rig.plain()
     if route == "kafka":
@@ -181,10 +181,10 @@ def repeated(*works: Any) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("store", ["bucket", only_long("")])
-def test_retention_and_a_sweep_beside_readers(
+def test_readers_get_whole_checkpoints_beside_retention_and_sweep(
     store: str, open_rig: OpenRig, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A reader gets a checkpoint whole and right, or is told that it is gone; the last two stay."""
+    """A reader gets a checkpoint whole or learns that it is deleted; the last two stay."""
     s3 = request.getfixturevalue(store) if store else None
     rig = open_rig("direct", kafka=bool(store), s3=s3)
     count = 40 if LONG else 8
@@ -222,10 +222,10 @@ DEATHS = {
 
 
 @pytest.mark.parametrize("death", [*map(only_long, list(DEATHS)[:-1]), list(DEATHS)[-1]])
-def test_a_trainer_dies_between_saving_and_submitting(
+def test_uncommitted_artifact_is_absent_and_saved_again_by_the_next_attempt(
     death: str, open_rig: OpenRig, clickhouse_url: str
 ) -> None:
-    """What was not committed is absent, what was is complete; its next attempt saves it again."""
+    """Uncommitted artifacts are absent, committed ones complete; the next attempt saves again."""
     rig = open_rig("direct", kafka=False)
     with Observer(rig.plain()) as observer:
         died = rig.start_trainer([rig.calls.call("checkpoint", 3_000_000, die=death)])

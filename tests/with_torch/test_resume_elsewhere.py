@@ -1,4 +1,4 @@
-"""On another machine a run goes on from the store alone: a folder, or S3, without ClickHouse."""
+"""Resuming on another machine from the store alone: a folder, or S3, without ClickHouse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from runwire_store.folder.store import FolderStore
 from runwire_store.layout import BLOBS
 from runwire_store.open import open_store
 from runwire_store.store import StoreAway
-from support.artifacts import local_parts, requests
+from support.artifacts import requests
+from support.checkpoints import local_parts
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -30,7 +31,7 @@ STEPS = 5
 
 
 def sync(root: Path) -> None:
-    """Let an agent upload what lies in the outbox."""
+    """Let an agent upload everything in the outbox."""
     words = [sys.executable, "-m", "runwire_agent", "--dir", str(root), "--exit-when-idle-s", "0.3"]
     environ = os.environ | {"RUNWIRE_AGENT_STAY_S": "60"}
     done = subprocess.run(
@@ -49,37 +50,43 @@ def train(run: Run) -> torch.nn.Module:
     return model
 
 
-def check(run: Run) -> None:
+def check(run: Run, root: Path) -> None:
     for which, step in (("latest", 4), ("best", 2), (3, 3)):
         model = torch.nn.Linear(4, 4)
         found = run.load_checkpoint(which, model=model)
         assert (found.step, model.weight[0, 0].item()) == (step, step)
-        assert found.path.is_relative_to(runwire.Settings.resolve({}).root)
+        assert found.path.is_relative_to(root)
     # From now on they are here too.
-    assert len(local_parts()) == 3
+    assert len(local_parts(root)) == 3
 
 
-def test_from_a_folder(start: Start, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_load_elsewhere_from_a_folder_store(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Latest, best and a step load on a disk that has only the store."""
     train(start())
     sync(root)
     elsewhere = root.with_name("elsewhere")
     shutil.copytree(root / "objects", elsewhere / "objects")
     monkeypatch.setenv("RUNWIRE_DIR", str(elsewhere))
-    check(start())
+    check(start(), elsewhere)
 
 
-def test_from_s3(
+def test_checkpoints_load_elsewhere_from_an_s3_store(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch, bucket: S3Settings
 ) -> None:
+    """Compressed checkpoints load on a disk that has none, from S3."""
     for name, value in bucket.environment().items():
         monkeypatch.setenv(name, value)
     train(start(settings={"checkpoint_compress": "zstd"}))
     sync(root)
-    monkeypatch.setenv("RUNWIRE_DIR", str(root.with_name("elsewhere")))
-    check(start())
+    elsewhere = root.with_name("elsewhere")
+    monkeypatch.setenv("RUNWIRE_DIR", str(elsewhere))
+    check(start(), elsewhere)
 
 
-def test_a_damaged_copy_here_is_replaced_from_the_store(start: Start, root: Path) -> None:
+def test_damaged_local_checkpoint_is_replaced_from_the_store(start: Start, root: Path) -> None:
+    """The whole copy is downloaded, loaded and kept in place of the damaged file."""
     run = start()
     saved = run.save_checkpoint(1, extra="whole")
     run.finish()
@@ -91,13 +98,14 @@ def test_a_damaged_copy_here_is_replaced_from_the_store(start: Start, root: Path
     assert file.stat().st_size > 100
 
 
-def test_a_damaged_copy_in_the_store_is_not_loaded(
+def test_damaged_stored_checkpoint_is_not_loaded(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Latest falls back to the one before, and asking for the damaged step raises."""
     run = start()
     for step in (1, 2):
         saved = run.save_checkpoint(step, extra=step)
-    digest = local_parts()[-1].manifest.files[0].sha256
+    digest = local_parts(root)[-1].manifest.files[0].sha256
     run.finish()
     sync(root)
     elsewhere = root.with_name("elsewhere")
@@ -114,10 +122,10 @@ def test_a_damaged_copy_in_the_store_is_not_loaded(
     assert saved.step == 2
 
 
-def test_the_newer_one_of_disk_and_store(
+def test_latest_is_the_newer_of_disk_and_store(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that remembers an old checkpoint does not go back to it."""
+    """A machine that still has an old checkpoint does not go back to it."""
     elsewhere = root.with_name("elsewhere")
     run = start()
     run.save_checkpoint(1, extra=1)
@@ -133,10 +141,10 @@ def test_the_newer_one_of_disk_and_store(
     assert start().load_checkpoint("latest").step == 2
 
 
-def test_a_store_that_is_away(
+def test_load_raises_when_the_store_is_unreachable_and_the_disk_has_none(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With none here nobody can say "from scratch"; one that is here is loaded, with a warning."""
+    """It never starts from scratch then; a checkpoint on this disk is loaded, with a warning."""
     monkeypatch.setenv("RUNWIRE_S3_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("RUNWIRE_S3_ACCESS_KEY", "a")
     monkeypatch.setenv("RUNWIRE_S3_SECRET_KEY", "b")
@@ -155,16 +163,17 @@ class Tearing(FolderStore):
         raise StoreAway("the connection broke")
 
 
-def test_a_store_that_breaks_off_does_not_mean_an_older_one(
+def test_load_raises_when_a_download_breaks_off(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A newer checkpoint that cannot be downloaded now does not make latest an older one."""
     run = start()
     for step in (1, 2):
         run.save_checkpoint(step, extra=step)
     run.finish()
     sync(root)
     run = start()
-    shutil.rmtree(local_parts()[-1].folder)
+    shutil.rmtree(local_parts(root)[-1].folder)
     monkeypatch.setattr("runwire_store.open.open_store", lambda _, root: Tearing(root / "objects"))
     with pytest.raises(
         runwire.CheckpointError, match=r"checkpoint 2 .* cannot be downloaded .* now"
@@ -173,7 +182,8 @@ def test_a_store_that_breaks_off_does_not_mean_an_older_one(
     assert run.load_checkpoint(1).extra == 1
 
 
-def test_ranks_of_one_disk_bring_it_once(start: Start, root: Path) -> None:
+def test_ranks_on_one_disk_download_a_checkpoint_once(start: Start, root: Path) -> None:
+    """Eight ranks load the same checkpoint, and one copy without leftovers is on the disk."""
     run = start()
     run.save_checkpoint(1, extra=list(range(1000)))
     run.finish()
@@ -183,12 +193,14 @@ def test_ranks_of_one_disk_bring_it_once(start: Start, root: Path) -> None:
     with ThreadPoolExecutor(8) as ranks:
         found = list(ranks.map(lambda _: run.load_checkpoint("latest").extra, range(8)))
     assert found == [list(range(1000))] * 8
-    (part,) = local_parts()
+    (part,) = local_parts(root)
     assert [path.name for path in part.folder.parent.glob(".[no]*")] == []
 
 
-def test_a_clock_that_is_behind(start: Start, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On another machine, after resuming, what is saved next is the latest all the same."""
+def test_saves_after_resuming_are_latest_despite_a_clock_that_is_behind(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Timestamps continue after those of the loaded checkpoint."""
     training = torch.nn.Linear(2, 2)
     parts = {"model": training, "optimizer": torch.optim.SGD(training.parameters(), 0.1)}
     start().save_checkpoint(1, **parts)
@@ -205,8 +217,10 @@ def test_a_clock_that_is_behind(start: Start, root: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")
-def test_a_torch_dcp_folder(start: Start, root: Path, tmp_path: Path) -> None:
-    """Logged by one rank, found again here and in the store; torch loads it."""
+def test_torch_dcp_folder_is_found_on_disk_and_in_the_store(
+    start: Start, root: Path, tmp_path: Path
+) -> None:
+    """torch loads the folder that one rank logged, also after it was downloaded."""
     from torch.distributed import checkpoint as dcp
 
     run, folder = start(), tmp_path / "dcp"
@@ -226,7 +240,8 @@ def test_a_torch_dcp_folder(start: Start, root: Path, tmp_path: Path) -> None:
     assert torch.equal(state["model"]["w"], torch.arange(6.0))
 
 
-def test_stored_ones_obey_the_rules_too(start: Start, root: Path) -> None:
+def test_retention_applies_to_stored_checkpoints(start: Start, root: Path) -> None:
+    """With keep_last=2 the store keeps the last two of five checkpoints."""
     run = start(settings={"checkpoint_keep_last": 2})
     for step in range(5):
         run.save_checkpoint(step, extra=step)
