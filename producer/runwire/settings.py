@@ -28,7 +28,7 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings(NodeSettings):
-    """What one `init` works with: the settings of the node, and those of this run."""
+    """Settings of one `init`: those of the node, and those of this run."""
 
     project: str = setting(TEXT, DEFAULT_PROJECT, "project that runs belong to")
     run_id: str | None = setting(TEXT, None, "id of the run; all ranks of one job must share it")
