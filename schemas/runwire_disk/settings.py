@@ -1,6 +1,6 @@
-"""Settings of a node: data root, destinations and patience, for its trainers and its agent.
+"""Settings of a node, for its trainers and its agent: data root, destinations, time limits.
 
-Arguments win over the environment, the environment over `./runwire.toml`, that over defaults.
+Precedence: arguments, environment, `./runwire.toml`, defaults.
 """
 
 from __future__ import annotations

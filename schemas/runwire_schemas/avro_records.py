@@ -1,6 +1,6 @@
-"""Avro bodies by fastavro: the one module that imports it, and only when a codec needs it.
+"""Avro bodies by fastavro; the only module that imports it, loaded when a codec needs it.
 
-Schemas go in and out as JSON text; everything derived from one is computed once.
+Schemas are JSON texts; everything derived from one is cached.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from fastavro.validation import ValidationError
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX, compile_check
 from runwire_schemas.errors import DecodeError, SchemaError
 
-# More than the schemas that one process meets; a bound, because a registry may name many.
+# More schemas than one process needs; bounded because a registry may hold many.
 _SCHEMAS_MAX = 256
-# What fastavro raises on bytes, values or schemas that do not fit; the rest is our own fault.
+# Errors of fastavro for bytes, values or schemas that do not fit; all others are our bugs.
 _ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -58,9 +58,9 @@ def read(
     reader: str | None,
     bytes_max: int = MESSAGE_BYTES_MAX,
 ) -> dict[str, Any]:
-    """Return the record at `start`, which must end where `value` ends.
+    """Return the record from `start` to the end of `value`, in the shape of the schema `reader`.
 
-    `reader` None: in the writer's own shape. Raises: DecodeError; nothing else.
+    Without a reader it has the writer's own shape. Raises: DecodeError; nothing else.
     """
     if len(value) > bytes_max:
         raise DecodeError(f"message has {len(value)} bytes, the limit is {bytes_max}")
@@ -73,8 +73,8 @@ def read(
         )
     except _ERRORS as error:
         raise DecodeError(f"record cannot be read: {error}") from error
-    found: dict[str, Any] = record
-    return found
+    fields: dict[str, Any] = record
+    return fields
 
 
 def fingerprint_of(schema: str) -> str:

@@ -1,7 +1,7 @@
-"""Walks over Avro bytes without building anything, so that no count or length is believed.
+"""Bounds check of Avro bytes before decoding: a walk that builds nothing.
 
-fastavro allocates what a length says and reads a negative length as "the rest"; after this walk
-every length lies inside the message, every array item is paid for with bytes, and the record ends
+fastavro allocates as much as a length claims and reads a negative length as "the rest". After this
+walk every length is within the message, every array item is backed by bytes, and the record ends
 where the message ends.
 """
 
@@ -13,12 +13,12 @@ from typing import Any
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.varint import read_long
 
-# The largest message a broker is set up to take; far above the 512 KiB that writers cut at.
+# The largest message that our topics accept; writers cut at 512 KiB.
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
-# A dead letter holds the whole message that it speaks of, its key and the reason.
+# A dead letter holds the whole rejected message, its key and the reason.
 LETTER_BYTES_MAX = 2 * MESSAGE_BYTES_MAX
-# A point takes at least 9 bytes and a call with no point is useless, so no honest array of a
-# message has more items. It bounds the Python objects that a crafted message can cost us.
+# A point takes at least 9 bytes and a call without points is useless, so no valid array has more
+# items. This bounds the Python objects that a crafted message can allocate.
 ARRAY_ITEMS_MAX = MESSAGE_BYTES_MAX // 8
 
 _INT_MIN, _INT_MAX = -(1 << 31), (1 << 31) - 1
@@ -28,7 +28,7 @@ Skip = Callable[[bytes, int, "Budget"], int]
 
 
 class Budget:
-    """Array and map items that one message may still hold; the message size bounds them all."""
+    """Array and map items that the rest of a message may hold; its size bounds them all."""
 
     __slots__ = ("items",)
 
@@ -101,13 +101,15 @@ def _compile_named(schema: dict[str, Any], named: dict[str, Skip], namespace: st
 
 def _named(full: str, named: dict[str, Skip]) -> Skip:
     def skip(data: bytes, at: int, budget: Budget) -> int:
-        return named[full](data, at, budget)  # looked up late: it may still be under construction
+        return named[full](
+            data, at, budget
+        )  # resolved at the call: the record may still be under construction
 
     return skip
 
 
 def _width(item: Any) -> int:
-    """Return the least bytes an array item takes, 0 where that is not obvious."""
+    """Return the smallest size of an array item in bytes, 0 when unknown."""
     kind = item["type"] if isinstance(item, dict) else item
     if isinstance(kind, str) and kind in _WIDTHS:
         return _WIDTHS[kind]
@@ -185,7 +187,7 @@ def _blocks(item: Skip, width: int) -> Skip:
             if count == 0:
                 return at
             stop = None
-            if count < 0:  # then a size in bytes follows, which must be true as well
+            if count < 0:  # a block size in bytes follows, which is checked too
                 size, at = read_long(data, at)
                 count, stop = -count, at + size
             budget.take(count, room=len(data) - at, width=width, at=start)

@@ -1,8 +1,8 @@
-"""Events to bytes and back: Confluent header (0x00, schema id as big-endian u32), then Avro.
+"""Codec between events and messages: Confluent header (0x00, schema id as big-endian u32), Avro.
 
-Bundled schemas have ids in a reserved high range, so no registry is needed and none collides; any
-other id is put to the resolver, where a process has one.
-Bytes from outside end as an event or as DecodeError, whatever they are.
+Bundled schemas have ids in a reserved high range, so that no registry is needed and none collides;
+all other ids go to the resolver, if the process has one. Any bytes from outside decode to an event
+or raise DecodeError.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BUNDLED: Final[dict[int, tuple[str, str]]] = {
     BUNDLED_ID_BASE + 8: ("artifact.v1", "23901c2b32d7ebda"),
     BUNDLED_ID_BASE + 9: ("chunk.v1", "3e80f0581e4e5836"),
 }
-"""Schema stem and CRC-64-AVRO fingerprint by id. Rows are only ever added: old bytes stay."""
+"""Schema stem and CRC-64-AVRO fingerprint by id. Rows are only added, because old messages stay."""
 
 HEADER_BYTES = 5
 _HEADER = struct.Struct(">BI")
@@ -56,14 +56,14 @@ class _Writer:
 
 @dataclass(frozen=True, slots=True)
 class _Current:
-    """What marks a message of the schema in force for one kind."""
+    """Fingerprint and message header of the schema in force for one kind."""
 
     fingerprint: str
     header: bytes
 
 
 Resolver = Callable[[int], str | None]
-"""Schema id to the schema's JSON text, None when nobody knows it."""
+"""From schema id to the schema's JSON text, None for an unknown id."""
 
 _learned: dict[int, _Writer] = {}
 _resolver: Resolver | None = None
@@ -91,7 +91,7 @@ def encode_metric_parts(parts: MetricParts) -> bytes:
 def decode(value: bytes) -> Event:
     """Return the event in a message, in the shape of the schema in force today.
 
-    Raises: DecodeError when the bytes are no such message, and what the resolver raises.
+    Raises: DecodeError for any other bytes, and the errors of the resolver.
     """
     from runwire_schemas import avro_records
 
@@ -116,7 +116,7 @@ def kind_of(value: bytes) -> str:
 
 
 def is_current(value: bytes, kind: str) -> bool:
-    """Tell whether a message was written with exactly the schema in force for `kind`."""
+    """Return whether a message was written with exactly the schema in force for `kind`."""
     return _writer(value).fingerprint == _current(kind).fingerprint
 
 

@@ -1,7 +1,7 @@
-"""The events: immutable facts that travel from a trainer or agent to the store.
+"""Events: immutable facts that travel from a trainer or agent to the store.
 
-One class per Avro record in `avro/`, same fields in the same order; what a field means stands in
-the schema. None in an optional field means "not said", so a later event can complete it.
+One class per Avro record in `avro/`, with the same fields in the same order; the schema documents
+each field. None in an optional field means "not reported", so that a later event can complete it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A client for schema registries that speak Confluent's REST API; having one is optional.
+"""Client of an optional schema registry with Confluent's REST API.
 
 Subjects are `<topic>-value`. Producers look up ids and fall back to the bundled ones; consumers
 look up schemas by id. Only `register` writes, and only `runwire migrate` calls it.
@@ -22,12 +22,12 @@ from runwire_schemas.topics import topic_name
 
 URL_VARIABLE: Final = RegistrySettings.PREFIX + "URL"
 COMPATIBILITY: Final = "BACKWARD_TRANSITIVE"
-# How long "unknown" is believed: a deploy registers before it produces.
+# "Unknown" is believed this long: a deploy registers schemas before it produces.
 _UNKNOWN_S = 10.0
-# How often producers look for what they lack: each look may cost the whole timeout.
+# Producers look for missing ids this often: each look may cost the whole timeout.
 _LOOK_S = 60.0
 _UNKNOWN_MAX = 1024
-# How long a registry that did not answer is left alone, so that no batch waits for it.
+# A registry that did not answer is not asked again for this long, so that no batch waits.
 _AWAY_S = 5.0
 _SUBJECT_UNKNOWN, _SCHEMA_UNKNOWN = 40401, 40403
 _HEADER = struct.Struct(">BI")
@@ -36,12 +36,12 @@ _log = logging.getLogger("runwire.registry")
 
 
 class RegistryRefused(SchemaError):  # noqa: N818 - a word of its own, beside RegistryAway
-    """The registry answered no; the sentence says to what, why and what to do next."""
+    """The registry refused a request; the sentence says which, why and what to do next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """One subject after `register`; `compatibility` is what the registry holds it to."""
+    """One subject after `register`, with the compatibility that the registry enforces for it."""
 
     subject: str
     schema_id: int
@@ -82,7 +82,7 @@ class Registry:
     def ids(self) -> dict[str, int]:
         """Return the id to write with, by kind: the registry's, else the bundled one.
 
-        Blocks: one request per kind not known yet, then nothing for a while; never raises.
+        Blocks: one request per unknown kind, at most once a minute. Never raises.
         """
         if len(self._ids) < len(EVENTS) and self._clock() >= self._ask_again_at:
             self._ask_again_at = self._clock() + _LOOK_S
@@ -95,7 +95,7 @@ class Registry:
     def schema_text(self, schema_id: int) -> str | None:
         """Return the Avro schema of an id, None when the registry knows none: for `resolve_with`.
 
-        Blocks: one request per id not known yet. Raises: RegistryAway.
+        Blocks: one request per unknown id. Raises: RegistryAway.
         """
         if schema_id in self._texts:
             return self._texts[schema_id]
@@ -123,7 +123,7 @@ class Registry:
     def register(self, kind: str, *, fix: bool = False) -> Registered:
         """Register all versions of a kind's schema, oldest first; return the one in force.
 
-        A subject of our making is held to BACKWARD_TRANSITIVE, one of somebody else's with `fix`.
+        New subjects get BACKWARD_TRANSITIVE; existing ones keep their setting unless `fix`.
         Raises: RegistryAway, RegistryRefused.
         """
         subject = self.subject(kind)

@@ -16,13 +16,13 @@ from runwire_schemas.errors import RegistryAway, SchemaError
 
 _JSON: Final = "application/vnd.schemaregistry.v1+json"
 _ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024
-# Too busy, or a proxy in front of nobody: the same request may succeed later.
+# Overloaded (429/503), or a gateway without a live backend (502/504): retry later.
 _PASSING: Final = frozenset((408, 429, 500, 502, 503, 504))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Status and JSON object of one answer; a list or number in it reads as an empty object."""
+    """Status and JSON object of one answer; any other JSON counts as an empty object."""
 
     path: str
     status: int
@@ -36,22 +36,22 @@ class Answer:
 
     @property
     def is_missing(self) -> bool:
-        """Whether the registry says that it has no such thing."""
+        """Whether the registry answered that the subject or schema does not exist."""
         return self.status == 404
 
     @property
     def message(self) -> str:
-        """The registry's own words."""
+        """The registry's own error message."""
         return (self.text("message") or "").strip()
 
     def text(self, name: str) -> str | None:
-        """Return a text of the body, None when there is none."""
+        """Return a text field of the body, None without one."""
         value = self.body.get(name)
         return value if isinstance(value, str) else None
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """A redirect would carry the password to another host."""
+    """Follows no redirect, which would carry the password to another host."""
 
     def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
         """Follow nothing."""
@@ -86,9 +86,9 @@ class RegistryHttp:
         self._opener = build_opener(*handlers)
 
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """Return the answer to one request, also when it is a refusal.
+        """Return the answer to one request, also a refusal.
 
-        Blocks: some seconds at most. Raises: RegistryAway when there is no answer or no JSON.
+        Blocks: at most the timeout. Raises: RegistryAway without an answer in JSON.
         """
         data = None if body is None else json.dumps(body).encode()
         headers = self._headers if data is None else {**self._headers, "Content-Type": _JSON}
@@ -110,7 +110,7 @@ class RegistryHttp:
             body = error.read(_ANSWER_BYTES_MAX)
         except (OSError, http.client.HTTPException):
             body = b"{}"
-        if error.code in (401, 403):  # often a proxy's page, and clear enough
+        if error.code in (401, 403):  # the body is often a proxy's page
             return Answer(path=path, status=error.code, body={})
         return self._answer(path, error.code, body)
 

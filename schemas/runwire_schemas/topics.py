@@ -1,4 +1,4 @@
-"""The topics: one row per record kind, for Kafka and spool alike.
+"""Topics: one row per record kind, for Kafka and the spool.
 
 `schemas/README.md` shows this table and the configuration; a test keeps them equal.
 """
@@ -12,14 +12,14 @@ from runwire_schemas.connections.kafka import DEFAULT_TOPIC_PREFIX, check_topic_
 from runwire_schemas.errors import SchemaError
 
 _VERSION = "v1"
-# What a batch of one message has around its value: batch header, key, headers, varints.
+# Bytes around the value in a batch of one message: batch header, key, headers, varints.
 _AROUND_VALUE_BYTES = 64 * 1024
 _DAY_MS = 24 * 60 * 60 * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topic:
-    """One topic; `schema` is the stem of a file in `avro/`, None where the format comes later.
+    """One topic; `schema` is the stem of a file in `avro/`, None without a format yet.
 
     Units: retention in milliseconds.
     """
@@ -38,7 +38,7 @@ class Topic:
         return topic_name(self.kind)
 
     def configuration(self, *, brokers: int) -> dict[str, str]:
-        """Return the topic's configuration in Kafka's words, for a cluster of so many brokers."""
+        """Return the topic's configuration in Kafka's words, for a cluster of this size."""
         value_bytes = LETTER_BYTES_MAX if self.kind == "deadletter" else MESSAGE_BYTES_MAX
         return {
             "cleanup.policy": "delete",
@@ -170,9 +170,10 @@ def topic_kind(name: str, prefix: str = DEFAULT_TOPIC_PREFIX) -> str:
 
 
 def replication(brokers: int) -> tuple[int, int]:
-    """Return replication factor and min.insync.replicas for a cluster of so many brokers.
+    """Return replication factor and min.insync.replicas for a cluster of this size.
 
-    With three, one may be lost without losing writes (acks=all); with two, writing goes on alone.
+    With three, one broker may be lost without losing writes (acks=all); with two, writing continues
+    on the other.
     """
     if brokers >= 3:
         return 3, 2

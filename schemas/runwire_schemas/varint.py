@@ -1,6 +1,6 @@
-"""Avro's variable-length integers: zigzag, then 7 bits per byte, low group first.
+"""Variable-length integers of Avro: zigzag, then 7 bits per byte, low group first.
 
-Pure standard library, because the trainer's side uses it too.
+Standard library only, because trainers import it.
 """
 
 from __future__ import annotations

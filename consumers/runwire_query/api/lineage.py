@@ -15,7 +15,7 @@ from runwire_query.connection import Reader, columns_of, connect
 from runwire_query.errors import QueryError
 
 __all__ = [
-    "Answer",
+    "ViewAnswer",
     "UnfinishedArtifact",
     "UnfinishedCheckpoint",
     "UsedArtifact",
@@ -33,8 +33,8 @@ AnswerT = TypeVar("AnswerT")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(Generic[AnswerT]):
-    """The answer of ClickHouse, or None and the reason why there is none."""
+class ViewAnswer(Generic[AnswerT]):
+    """The answer of the views, or None and the reason why there is none."""
 
     value: AnswerT | None
     missing_because: str = ""
@@ -86,7 +86,9 @@ class UnfinishedCheckpoint:
     ranks: int
 
 
-def ask_if_reachable(directory: str | None, ask: Callable[[Reader], AnswerT]) -> Answer[AnswerT]:
+def ask_if_reachable(
+    directory: str | None, ask: Callable[[Reader], AnswerT]
+) -> ViewAnswer[AnswerT]:
     """Return what `ask` reads from ClickHouse, or the reason why ClickHouse cannot be asked.
 
     Blocks: at most 5 s to connect.
@@ -94,13 +96,13 @@ def ask_if_reachable(directory: str | None, ask: Callable[[Reader], AnswerT]) ->
     try:
         reader = connect(directory)
         try:
-            return Answer(ask(reader))
+            return ViewAnswer(ask(reader))
         finally:
             reader.close()
     except QueryError as error:
-        return Answer(None, str(error))
+        return ViewAnswer(None, str(error))
     except ModuleNotFoundError as error:
-        return Answer(None, f"pip install 'runwire[query]' brings {error.name}")
+        return ViewAnswer(None, f"pip install 'runwire[query]' brings {error.name}")
 
 
 def read_users(reader: Reader, project: str | None) -> dict[tuple[str, str], tuple[str, ...]]:

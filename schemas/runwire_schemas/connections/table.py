@@ -70,9 +70,9 @@ _SIZE_UNITS = {"": 1, "b": 1} | {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A type of value: how its text is parsed, and the words that say what is accepted.
+    """A type of value: its parser, and the description of accepted values for errors.
 
-    `parse` raises ValueError or TypeError for what is not accepted.
+    `parse` raises ValueError or TypeError for any other value.
     """
 
     accepts: str
