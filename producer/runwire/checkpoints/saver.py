@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Saved", "Saver", "Wishes", "check_step", "event_fields"]
 
+_POLL_S = 0.002
+
 
 @dataclass(kw_only=True)
 class Saved:
@@ -93,6 +95,21 @@ class _Job:
     saved: Saved
 
 
+class _SavingThread(threading.Thread):
+    """The thread of one save. `is_over` needs no lock, so a signal handler may poll it."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        # Not a daemon: the interpreter waits for it, so that a script's last save is whole.
+        super().__init__(name="runwire-checkpoint", daemon=False)
+        self._work, self.is_over = work, False
+
+    def run(self) -> None:
+        try:
+            self._work()
+        finally:
+            self.is_over = True
+
+
 class Saver:
     """Saves the checkpoints of one session in this process, one at a time. Threads: safe."""
 
@@ -102,7 +119,8 @@ class Saver:
         self._lock = threading.RLock()
         self._newest_ns = 0
         self._latest = CheckpointFacts(step=-1, kind="")
-        self._thread: threading.Thread | None = None
+        self._thread: _SavingThread | None = None
+        self._is_joining = False
         self._failure: Exception | None = None
         self.local = LocalCheckpoints.of(session.settings, session.meta)
 
@@ -205,8 +223,7 @@ class Saver:
 
         with self._lock:
             self._join()
-            # Not a daemon: the interpreter waits for it, so that a script's last save is whole.
-            thread = threading.Thread(target=work, name="runwire-checkpoint", daemon=False)
+            thread = _SavingThread(work)
             try:
                 thread.start()
             except RuntimeError:  # no more threads, or the interpreter is about to end
@@ -216,7 +233,16 @@ class Saver:
 
     def _join(self) -> None:
         while (thread := self._thread) is not None:
-            thread.join()
+            if self._is_joining:
+                # A signal handler that interrupted the join below: another one may never return.
+                while not thread.is_over:
+                    time.sleep(_POLL_S)
+            else:
+                self._is_joining = True
+                try:
+                    thread.join()
+                finally:
+                    self._is_joining = False
             if self._thread is thread:  # else a signal handler has begun another meanwhile
                 self._thread = None
 
