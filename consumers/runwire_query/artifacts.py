@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from runwire_query import lineage
 from runwire_query.connection import Reader
+from runwire_query.storage import tell_damaged
 from runwire_query.text import words
 from runwire_query.text.table import format_table, terminal_width
 
@@ -29,6 +30,7 @@ def listed(
     `used_by` is None when ClickHouse could not be asked.
     """
     found = catalog.artifacts(project, run_id=run_id, name=name, type=kind)
+    tell_damaged(found.damaged)
     rows = [row_of(version) for version in found]
 
     def ask(

@@ -56,10 +56,10 @@ def listed(
     Attempts have the numbers of the views. Without those they are counted among what is stored, so
     one that stored nothing is not counted; None is one that the views do not know (yet).
     """
-    from runwire_store.checkpoints import find
+    from runwire_store.retention import find_checkpoint
 
     known = catalog.checkpoints(project, run_id)
-    best, latest = find(known, "best"), find(known, "latest")
+    best, latest = find_checkpoint(known, "best"), find_checkpoint(known, "latest")
 
     def ask(reader: Reader) -> tuple[dict[int, int], list[dict[str, Any]]]:
         waiting = lineage.unfinished_checkpoints(reader, project, run_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from runwire_query.errors import QueryError
 from runwire_query.text.words import printable
 
 if TYPE_CHECKING:
+    from runwire_schemas.errors import RunwireError
     from runwire_store.catalog import Catalog, Version
 
 # Where a run lands that names no project, see the settings of the SDK.
@@ -22,29 +23,25 @@ PROJECT_VARIABLE = "RUNWIRE_PROJECT"
 
 @contextmanager
 def opened(directory: str | None) -> Iterator[Catalog]:
-    """What the store of $RUNWIRE_S3_ENDPOINT holds, else that of the data folder.
+    """Open the catalog of the store of $RUNWIRE_S3_ENDPOINT, else that of the data folder.
 
-    Raises: QueryError with the store's sentence, also for what the block does with the store.
+    Raises: QueryError with the store's sentence, also for errors of the block.
     """
     from runwire_schemas.connections.s3 import from_environment
-    from runwire_schemas.errors import ConfigError
-    from runwire_store.catalog import Catalog
-    from runwire_store.open import open_store
-    from runwire_store.store import StoreError
+    from runwire_store.open import open_catalog, translating_store_errors
 
-    try:
-        store = open_store(from_environment(os.environ), paths.state_dir(directory))
-        try:
-            yield Catalog(store)
-        finally:
-            store.close()
-    except (StoreError, ConfigError) as error:
-        raise QueryError(printable(str(error))) from error
+    def as_error(error: RunwireError) -> QueryError:
+        return QueryError(printable(str(error)))
+
+    with translating_store_errors(as_error):
+        s3 = from_environment(os.environ)
+    with open_catalog(s3, paths.state_dir(directory), as_error) as catalog:
+        yield catalog
 
 
-def tell_damaged(catalog: Catalog) -> None:
-    """Say on stderr which manifests a list had to leave out."""
-    for key, reason in sorted(catalog.damaged.items()):
+def tell_damaged(damaged: Mapping[str, str]) -> None:
+    """Report on stderr the manifests that a listing had to leave out."""
+    for key, reason in sorted(damaged.items()):
         said = reason if key in reason else f"{key}: {reason}"
         print(f"left out: {printable(said)}", file=sys.stderr)
 
@@ -87,7 +84,7 @@ def project_of_run(catalog: Catalog, run_id: str, project: str | None) -> str | 
 
 
 def _projects_of_run(catalog: Catalog, run_id: str) -> set[str]:
-    from runwire_store.names import checkpoint_name
+    from runwire_store.manifest import checkpoint_name
 
     name = checkpoint_name("", run_id)
     if name == checkpoint_name(DEFAULT_PROJECT, run_id):

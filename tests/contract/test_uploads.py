@@ -10,8 +10,8 @@ from contextlib import suppress
 import pytest
 
 from runwire_schemas.connections.s3 import S3Settings
-from runwire_store.memory import MemoryStore
-from runwire_store.part_uploads import MemoryUploads, Uploads, uploads_of
+from runwire_store.memory import MemoryObjectStore
+from runwire_store.part_uploads import MemoryPartUploads, PartUploads, part_uploads_of
 from runwire_store.s3.store import S3Store
 from runwire_store.store import PART_BYTES_MIN, NotFound, ObjectStore
 
@@ -20,14 +20,14 @@ BUCKETS = {"versitygw": "bucket", "minio": "minio_bucket"}
 
 
 @pytest.fixture(params=["memory", *BUCKETS])
-def opened(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStore, Uploads]]:
+def opened(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStore, PartUploads]]:
     if request.param == "memory":
-        store = MemoryStore()
-        yield store, MemoryUploads(store)
+        store = MemoryObjectStore()
+        yield store, MemoryPartUploads(store)
         return
     settings: S3Settings = request.getfixturevalue(BUCKETS[request.param])
     s3 = S3Store(settings)
-    uploads = uploads_of(s3)
+    uploads = part_uploads_of(s3)
     assert uploads is not None
     yield s3, uploads
     s3.close()
@@ -40,7 +40,7 @@ def pieces(seed: int) -> dict[int, bytes]:
 
 
 def test_parts_make_an_object(
-    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+    opened: tuple[ObjectStore, PartUploads], pieces: dict[int, bytes]
 ) -> None:
     """In any order, some of them twice, from callers that know only the id; nothing before that."""
     store, uploads = opened
@@ -60,7 +60,7 @@ def test_parts_make_an_object(
 
 
 def test_an_upload_that_is_gone(
-    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+    opened: tuple[ObjectStore, PartUploads], pieces: dict[int, bytes]
 ) -> None:
     """Completed or abandoned: each verb says so, and what was completed stays."""
     store, uploads = opened
@@ -86,7 +86,7 @@ def test_an_upload_that_is_gone(
 
 
 def test_a_part_that_was_replaced_is_told_apart(
-    opened: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+    opened: tuple[ObjectStore, PartUploads], pieces: dict[int, bytes]
 ) -> None:
     """Who completes says which content is meant; nothing else becomes the object."""
     store, uploads = opened
@@ -100,7 +100,7 @@ def test_a_part_that_was_replaced_is_told_apart(
     assert store.get(KEY) == pieces[1] + pieces[1] + pieces[3]
 
 
-def test_who_comes_later_is_not_first(opened: tuple[ObjectStore, Uploads]) -> None:
+def test_who_comes_later_is_not_first(opened: tuple[ObjectStore, PartUploads]) -> None:
     store, uploads = opened
     key = "staging/aa/first.json"
     with ThreadPoolExecutor(4) as threads:
@@ -112,7 +112,7 @@ def test_who_comes_later_is_not_first(opened: tuple[ObjectStore, Uploads]) -> No
     assert store.get(key) == first
 
 
-def test_more_parts_than_a_page(opened: tuple[ObjectStore, Uploads]) -> None:
+def test_more_parts_than_a_page(opened: tuple[ObjectStore, PartUploads]) -> None:
     _, uploads = opened
     upload = uploads.begin(KEY)
     with ThreadPoolExecutor(4) as threads:

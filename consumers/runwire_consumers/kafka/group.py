@@ -22,7 +22,7 @@ from runwire_consumers.kafka.log_bounds import ask_bounds, tell_cut, tell_outsid
 from runwire_consumers.kafka.partition import Partition, parse_intent
 from runwire_consumers.kafka.topic_ids import TopicIds
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.topics import kind_of, topic_name
+from runwire_schemas.topics import kind_of_topic, topic_name
 
 _log = logging.getLogger("runwire.kafka")
 
@@ -195,7 +195,7 @@ class Group:
             if place.offset >= 0:
                 _log.warning("%s was made anew, its old offset is void", place.topic)
             place.offset, repeat = OFFSET_BEGINNING, None
-        kind = kind_of(place.topic, self._kafka.topic_prefix)
+        kind = kind_of_topic(place.topic, self._kafka.topic_prefix)
         return Partition(place.topic, place.partition, now_id, kind, place.offset, repeat)
 
     def _revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:

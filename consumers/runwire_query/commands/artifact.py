@@ -87,13 +87,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _ls(args: argparse.Namespace, catalog: Catalog) -> int:
     from runwire_query import artifacts
-    from runwire_query.storage import chosen_project, tell_damaged
+    from runwire_query.storage import chosen_project
 
     project = chosen_project(args.project)
     rows = artifacts.listed(
         catalog, args.dir, project=project, run_id=args.run, name=args.ref, kind=args.type
     )
-    tell_damaged(catalog)
     shown = rows[: args.limit]
     if args.json:
         print(json.dumps(shown))

@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
         if args.download is not None:
             found = catalog.checkpoint(project, run_id, args.download)
             return _download(args, catalog, found, run_id)
+        views = catalog.checkpoints(project, run_id)
+        known = list(views)
         if args.step is not None:
             known = [catalog.checkpoint(project, run_id, args.step)]
-        else:
-            known = catalog.checkpoints(project, run_id)
-        tell_damaged(catalog)
+        tell_damaged(views.damaged)
         if args.verify:
             return _verify(args, catalog, known)
         rows = checkpoints.listed(catalog, args.dir, project, run_id)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from runwire.errors import ArtifactError, ConfigError
+from runwire.errors import ArtifactError, RunwireError
 from runwire.settings import Settings
 from runwire_disk.outbox.request import outbox_dir
 from runwire_disk.outbox.route import KAFKA, REFERENCE, REFUSED, UNSEEN, choose_route
@@ -144,22 +144,16 @@ class ArtifactRef:
 
 @contextmanager
 def opened_store(settings: Settings) -> Iterator[ObjectStore]:
-    """Open the store that the settings mean; what it says in errors becomes an ArtifactError."""
-    from runwire_schemas.errors import SchemaError
+    """Open the store that the settings name; its errors become ArtifactErrors."""
     from runwire_store.catalog import CatalogError
-    from runwire_store.open import open_store
-    from runwire_store.store import StoreError
+    from runwire_store.open import open_catalog
 
-    try:
-        store = open_store(settings.s3, settings.root)
-        try:
-            yield store
-        finally:
-            store.close()
-    except CatalogError as error:
-        raise ArtifactError(f"{error}{_elsewhere(settings)}") from error
-    except (StoreError, ConfigError, SchemaError) as error:
-        raise ArtifactError(str(error)) from error
+    def as_error(error: RunwireError) -> ArtifactError:
+        hint = _elsewhere(settings) if isinstance(error, CatalogError) else ""
+        return ArtifactError(f"{error}{hint}")
+
+    with open_catalog(settings.s3, settings.root, as_error) as catalog:
+        yield catalog.store
 
 
 def _manifest(store: ObjectStore, ref: ArtifactRef) -> Manifest | None:
@@ -187,9 +181,9 @@ def _was_published(store: ObjectStore, ref: ArtifactRef) -> bool:
     """
     from runwire_store.layout import name_prefix
     from runwire_store.store import NotFound
-    from runwire_store.versions import read_entry, stamped
+    from runwire_store.versions import parse_version_keys, read_entry
 
-    entries = stamped(store.list(name_prefix(ref.project, ref.name)))
+    entries = parse_version_keys(store.list(name_prefix(ref.project, ref.name)))
     own = next((entry for entry in entries if entry.artifact == ref.id), None)
     try:
         is_over = (

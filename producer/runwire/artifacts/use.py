@@ -17,6 +17,7 @@ def found(
     settings: Settings, project: str, ref: str, kind: str | None
 ) -> tuple[ArtifactRef, dict[str, Any]]:
     """Return what a name means now, and the event that this run used it. Raises: ArtifactError."""
+    from runwire_store.announce import used_fields
     from runwire_store.catalog import Catalog
 
     if not isinstance(ref, str) or not ref:
@@ -38,16 +39,4 @@ def found(
         project=manifest.project,
         settings=settings,
     )
-    return known, {
-        "artifact": manifest.artifact,
-        "event": "used",
-        "name": manifest.name,
-        "type": manifest.type,
-        "aliases": list(manifest.aliases) or None,
-        "files": len(manifest.files),
-        "bytes": manifest.size,
-        "sha256": manifest.digest,
-        "uri": uri,
-        "route": manifest.route,
-        "version_at_ns": manifest.version_at_ns,
-    }
+    return known, used_fields(manifest, uri)

@@ -159,23 +159,9 @@ class CheckpointCalls:
             self._emit("run", {"event": "updated", "resumed_from_step": step})
 
     def _record_use(self, part: Found) -> None:
-        manifest = part.manifest
-        self._emit(
-            "artifact",
-            {
-                "artifact": manifest.artifact,
-                "event": "used",
-                "name": manifest.name,
-                "type": manifest.type,
-                "aliases": list(manifest.aliases) or None,
-                "files": len(manifest.files),
-                "bytes": manifest.size,
-                "sha256": manifest.digest,
-                "uri": part.folder.as_uri(),
-                "route": manifest.route,
-                "version_at_ns": manifest.version_at_ns or None,
-            },
-        )
+        from runwire_store.announce import used_fields
+
+        self._emit("artifact", used_fields(part.manifest, part.folder.as_uri()))
 
     def _finish_checkpoints(self) -> None:
         """Wait for the save under way. Blocks: until it is on the disk."""

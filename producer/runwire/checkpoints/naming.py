@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from runwire_store.names import checkpoint_name
+from runwire_store.manifest import checkpoint_name
 
 __all__ = ["checkpoint_name"]

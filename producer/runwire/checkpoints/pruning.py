@@ -5,11 +5,12 @@ Files that others wrote are never touched: of those only our note about them goe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart
-from runwire_store.checkpoints import grouped, released
+from runwire_store.checkpoints import CheckpointView, group_checkpoints, manifests_without
+from runwire_store.manifest import Manifest
 from runwire_store.retention import Retention, expired
 
 __all__ = ["prune"]
@@ -18,31 +19,19 @@ __all__ = ["prune"]
 _APART = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OwnPart:
-    """This rank's part, judged by itself because the other ranks' disks cannot be seen."""
-
-    step: int
-    saved_at_ns: int
-    is_best: bool
-    metrics: Mapping[str, float]
-    part: LocalPart
-    is_complete: bool = True
-
-
 def prune(local: LocalCheckpoints, saved: LocalPart, retention: Retention) -> list[LocalPart]:
     """Delete what the rules let go now that `saved` is there; return it. Raises: OSError."""
     if retention.keeps_all:
         return []
     parts = local.parts()
-    views = grouped(part.manifest for part in parts)
+    views = group_checkpoints(part.manifest for part in parts)
     facts = saved.manifest.checkpoint
     assert facts is not None
     if facts.kind == "sharded" and not any(v.is_complete for v in views if v.kind == "sharded"):
         gone = _own_expired(parts, saved.manifest.rank, retention)
     else:
         folders = {part.manifest.artifact: part for part in parts}
-        leaving = released(views, expired(views, retention))
+        leaving = manifests_without(views, expired(views, retention))
         gone = [folders[manifest.artifact] for manifest in leaving]
     for part in gone:
         local.remove(part)
@@ -50,16 +39,17 @@ def prune(local: LocalCheckpoints, saved: LocalPart, retention: Retention) -> li
 
 
 def _own_expired(parts: Sequence[LocalPart], rank: int, retention: Retention) -> list[LocalPart]:
-    own = [
-        _OwnPart(
-            step=facts.step,
-            saved_at_ns=part.manifest.created_at_ns,
-            is_best=facts.is_best,
-            metrics=facts.metrics,
-            part=part,
-        )
-        for part in parts
-        if part.manifest.rank == rank and (facts := part.manifest.checkpoint) is not None
-    ]
+    """Return this rank's expired parts; the other ranks' disks cannot be seen."""
+    own = {part.manifest.artifact: part for part in parts if part.manifest.rank == rank}
+    views = [view for part in own.values() if (view := _as_complete(part.manifest)) is not None]
     rules = replace(retention, keep_last=max(retention.keep_last, _APART))
-    return [each.part for each in expired(own, rules)]
+    return [own[view.first.artifact] for view in expired(views, rules)]
+
+
+def _as_complete(manifest: Manifest) -> CheckpointView | None:
+    """Return a part as a checkpoint of its own, complete without the other ranks."""
+    if manifest.checkpoint is None:
+        return None
+    whole = replace(manifest, checkpoint=replace(manifest.checkpoint, kind="full"))
+    step = manifest.checkpoint.step
+    return CheckpointView(step=step, attempt=manifest.attempt, manifests={manifest.rank: whole})

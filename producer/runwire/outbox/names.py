@@ -9,7 +9,7 @@ from typing import Any, Final
 from runwire.errors import ArtifactError
 from runwire.outbox.capture import Entry
 from runwire.params.json_text import TEXT_BYTES_MAX, as_mapping, json_text
-from runwire_store.manifest import ManifestError, checked_path
+from runwire_store.manifest import ManifestError, check_path
 
 __all__ = [
     "checked_aliases",
@@ -40,7 +40,7 @@ def checked_name(name: object) -> str:
     if ":" in name or name != name.strip():
         raise ArtifactError(f"{name!r} has a ':' or blanks around it: give another name='...'")
     try:
-        return checked_path(name)
+        return check_path(name)
     except ManifestError as error:
         raise ArtifactError(f"no name for an artifact: {error}; give another name='...'") from None
 
@@ -113,7 +113,7 @@ def checked_entries(entries: Iterable[Entry]) -> list[Entry]:
     folders: set[str] = set()
     for entry in found:
         try:
-            path = checked_path(entry.path)
+            path = check_path(entry.path)
         except ManifestError as error:
             raise ArtifactError(str(error)) from None
         if path in paths:

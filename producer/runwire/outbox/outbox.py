@@ -28,6 +28,7 @@ from runwire.outbox.staged import Staged
 from runwire_disk.outbox.request import RequestFile, UploadRequest, outbox_dir
 from runwire_disk.outbox.route import KAFKA, REFERENCE, UNSEEN, Route, choose_route
 from runwire_disk.spool.destination import destination_of
+from runwire_store.announce import logged_fields
 from runwire_store.manifest import CheckpointFacts
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ class Outbox:
                 staged.commit()
         except OSError as error:
             raise ArtifactError(self._unwritable(staged.request.name, error)) from error
-        self._session.append("artifact", _logged(staged.request))
+        about = metadata_text(staged.request.metadata)
+        self._session.append("artifact", logged_fields(staged.request, about))
         return self._ref(staged.request)
 
     def _keep(self, request: UploadRequest, planned: list[tuple[Entry, int]]) -> Staged:
@@ -223,24 +225,6 @@ def unseen(name: str, type: str) -> ArtifactRef:  # noqa: A002 - the word that p
 def _writer_of(meta: Meta) -> dict[str, Any]:
     names = ("project", "run_id", "attempt", "writer", "rank", "mode")
     return {"destination": destination_of(meta), **{name: getattr(meta, name) for name in names}}
-
-
-def _logged(request: UploadRequest) -> dict[str, Any]:
-    only = request.files[0].sha256 if len(request.files) == 1 else ""
-    return {
-        "at_ns": request.created_at_ns,
-        "artifact": request.artifact,
-        "event": "logged",
-        "name": request.name,
-        "type": request.type,
-        "aliases": list(request.aliases) or None,
-        "metadata": metadata_text(request.metadata),
-        "files": len(request.files),
-        "bytes": request.size,
-        "sha256": only,
-        "uri": "",
-        "route": request.route,
-    }
 
 
 def _by_reference(entry: Entry, index: int, size: int) -> RequestFile:

@@ -15,11 +15,9 @@ from runwire_agent.own_spool import OwnSpool
 from runwire_agent.ship.broker import Broker
 from runwire_agent.ship.schema_ids import value_of
 from runwire_agent.state import StateFile
-from runwire_agent.upload.chunks import ChunkRoute
-from runwire_agent.upload.direct import DirectRoute
-from runwire_agent.upload.pace import Pace, Stopped
-from runwire_agent.upload.routes import Route
-from runwire_agent.upload.stores import Stores
+from runwire_agent.upload.chunks import KafkaTransport
+from runwire_agent.upload.direct import DirectTransport, Stores
+from runwire_agent.upload.transport import Pace, Stopped, Transport
 from runwire_agent.upload.uploader import Uploader
 from runwire_disk.outbox.request import UploadRequest
 from runwire_disk.outbox.requests import Requests
@@ -48,7 +46,7 @@ class Uploading:
         kafka: KafkaSettings | None,
         own: OwnSpool,
         *,
-        routes: Callable[[Pace], Mapping[str, Route]],
+        routes: Callable[[Pace], Mapping[str, Transport]],
         s3: S3Settings | None = None,
         takes_offline: bool = False,
         is_behind: Callable[[], bool] | None = None,
@@ -165,7 +163,7 @@ def routes_of(
     *,
     registry_url: str | None = None,
     new_broker: Callable[[], Broker] | None = None,
-) -> Callable[[Pace], Mapping[str, Route]]:
+) -> Callable[[Pace], Mapping[str, Transport]]:
     """Return what makes the routes that an agent with these settings has."""
 
     def content_broker() -> Broker:
@@ -174,11 +172,11 @@ def routes_of(
         assert kafka is not None
         return KafkaBroker(kafka, CONTENT)
 
-    def made(pace: Pace) -> Mapping[str, Route]:
-        routes: dict[str, Route] = {DIRECT: DirectRoute(Stores(root, s3), pace)}
+    def made(pace: Pace) -> Mapping[str, Transport]:
+        routes: dict[str, Transport] = {DIRECT: DirectTransport(Stores(root, s3), pace)}
         if kafka is not None:
             value = value_of(registry_url, kafka.topic_prefix)
-            routes[KAFKA] = ChunkRoute(new_broker or content_broker, pace, value_of=value)
+            routes[KAFKA] = KafkaTransport(new_broker or content_broker, pace, value_of=value)
         return routes
 
     return made

@@ -9,7 +9,7 @@ import pytest
 
 from runwire_query import checkpoints
 from runwire_store.catalog import Catalog
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from support.builders import AT_NS, artifact_event, checkpoint_event, run_event
 from support.stored import put_checkpoint
 
@@ -20,9 +20,9 @@ RUN = {"project": "tests", "run_id": "run-1"}
 
 
 @pytest.fixture
-def store(feed: Any, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+def store(feed: Any, monkeypatch: pytest.MonkeyPatch) -> MemoryObjectStore:
     """Checkpoints of attempts 2 and 4; the views know four attempts, once they are asked."""
-    made = MemoryStore()
+    made = MemoryObjectStore()
     put_checkpoint(made, 1, 10, attempt="attempt-2", **RUN)
     put_checkpoint(made, 2, 20, attempt="attempt-4", **RUN)
     for number in range(1, 5):
@@ -31,14 +31,14 @@ def store(feed: Any, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     return made
 
 
-def listed(store: MemoryStore, tmp_path: Path) -> list[tuple[Any, ...]]:
+def listed(store: MemoryObjectStore, tmp_path: Path) -> list[tuple[Any, ...]]:
     rows = checkpoints.listed(Catalog(store), str(tmp_path), **RUN)
     assert checkpoints.as_table(rows)
     return [(row["step"], row["attempt"], row["state"]) for row in rows]
 
 
 def test_attempts_have_the_numbers_of_the_views(
-    feed: Any, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    feed: Any, store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """2 and 4 are not 1 and 2; without ClickHouse they are counted among what is stored."""
     assert listed(store, tmp_path) == [(10, 1, "complete"), (20, 2, "complete")]
@@ -49,7 +49,7 @@ def test_attempts_have_the_numbers_of_the_views(
 
 
 def test_the_same_step_of_another_attempt_is_on_its_way(
-    feed: Any, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    feed: Any, store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Step 20 of attempt 3 is pending, whatever attempt 4 has; what is stored is listed once."""
     monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", feed.url)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from runwire_schemas.connections.s3 import S3Settings
-from runwire_store.s3.errors import told
+from runwire_store.s3.errors import translating_errors
 from runwire_store.s3.requests import FileSlice
 from runwire_store.s3.store import S3Store
 from runwire_store.store import StoreAway
@@ -244,7 +244,7 @@ def test_a_part_damaged_on_its_way_is_refused(
         def sha256(self) -> str:
             return hashlib.sha256(b"what was read").hexdigest()
 
-    with source.open("rb") as file, pytest.raises(StoreAway), told(settings, KEY):
+    with source.open("rb") as file, pytest.raises(StoreAway), translating_errors(settings, KEY):
         store._requests.send("PUT", KEY, {}, body=Damaged(file.fileno(), 0, MIB))
     assert list(store.list("")) == []
 

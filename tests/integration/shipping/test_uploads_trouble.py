@@ -76,7 +76,7 @@ def test_wrong_keys_are_told_and_corrected_without_a_restart(
     waits(agents, "store_refused", "RUNWIRE_S3_SECRET_KEY")
     secret.write_text(bucket.secret_key)
     assert agent.wait(END_S) == 0, agents.said()
-    assert "artifacts are shipped again" in agents.said()
+    assert "artifacts are uploaded again" in agents.said()
     assert "wrong" not in agents.said()
     arrived(agents, open_store(bucket, agents.root), b"content")
 

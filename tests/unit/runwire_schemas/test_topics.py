@@ -6,7 +6,7 @@ import pytest
 
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
 from runwire_schemas.errors import SchemaError
-from runwire_schemas.topics import TOPICS, kind_of, replication, topic_name
+from runwire_schemas.topics import TOPICS, kind_of_topic, replication, topic_name
 
 
 @pytest.mark.parametrize("prefix", ["runwire", "team.b", "t-1_x", "", "metric.v1"])
@@ -14,7 +14,7 @@ from runwire_schemas.topics import TOPICS, kind_of, replication, topic_name
 def test_a_name_leads_back_to_its_kind(kind: str, prefix: str) -> None:
     name = topic_name(kind, prefix)
     assert name == f"{prefix or 'runwire'}.{kind}.v1"
-    assert kind_of(name, prefix) == kind
+    assert kind_of_topic(name, prefix) == kind
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_a_name_leads_back_to_its_kind(kind: str, prefix: str) -> None:
 )
 def test_foreign_topics_are_refused(name: str) -> None:
     with pytest.raises(SchemaError, match="is no runwire"):
-        kind_of(name)
+        kind_of_topic(name)
 
 
 @pytest.mark.parametrize("prefix", ["a b", ".", "-x", "a/b", "\u00e4", "a\n", "x" * 201])

@@ -19,7 +19,7 @@ from runwire_agent.ship.broker import UNREACHABLE, Broker, Cluster, Failure, Mem
 from runwire_agent.sync.outbox import OutboxSync
 from runwire_agent.sync.reroute_outbox import reroute_artifacts
 from runwire_agent.sync.spool import Sync
-from runwire_agent.upload import routes as lanes
+from runwire_agent.upload import transport
 from runwire_consumers.stack import uploads as uploads_survey
 from runwire_disk.agents.state import AgentState, read_states
 from runwire_disk.spool.reader import list_folders
@@ -42,7 +42,7 @@ def _close_writers() -> Iterator[None]:
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SCAN_INTERVAL_S", 0.02)
     monkeypatch.setattr(loop, "FLUSH_S", 10.0)
-    monkeypatch.setattr(lanes, "REST_S", 0.05)
+    monkeypatch.setattr(transport, "BACKOFF_S", 0.05)
 
 
 class Polling(MemoryBroker):
@@ -110,7 +110,8 @@ def test_with_brokers_pieces_and_events_arrive(tmp_path: Path) -> None:
     assert list_folders(tmp_path) == []
 
 
-def test_requests_of_other_destinations_are_left(tmp_path: Path) -> None:
+def test_agent_leaves_requests_of_other_destinations(tmp_path: Path) -> None:
+    """A request for other brokers stays in the outbox."""
     request = leave(tmp_path, **for_kafka())
     agent(tmp_path).run()
     assert outbox(tmp_path) == [request.artifact]
@@ -145,9 +146,10 @@ def test_it_stays_until_the_store_is_repaired(tmp_path: Path) -> None:
     assert uploads_survey.lines(uploads_survey.uploads(tmp_path)) == []
 
 
-def test_it_gives_up_after_a_while_and_says_so(
+def test_agent_ends_after_stay_s_without_progress_and_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """An agent without trainers and without progress ends and names what it leaves."""
     caplog.set_level(logging.INFO)
     (tmp_path / "objects").write_text("in the way")
     request = leave(tmp_path, b"weights")
@@ -163,6 +165,7 @@ def test_it_gives_up_after_a_while_and_says_so(
 def test_brokers_away_do_not_stop_direct_uploads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Direct uploads finish while the brokers are unreachable."""
     monkeypatch.setattr(delivery, "STAY_S", 0.5)
     leave(tmp_path, b"direct", destination=KAFKA.destination)
     away = Cluster(away=Failure(UNREACHABLE, "no broker answers"))
@@ -174,7 +177,8 @@ def test_brokers_away_do_not_stop_direct_uploads(
     assert len(cluster.topics["artifact"]) == 1
 
 
-def test_a_stopped_agent_ends_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_stopped_agent_ends_and_the_next_one_resumes(tmp_path: Path) -> None:
+    """An upload interrupted by the end of its agent is completed by the next one."""
     (tmp_path / "objects").write_text("in the way")
     leave(tmp_path, b"weights")
     made = agent(tmp_path)
@@ -222,6 +226,7 @@ def test_sync_delivers_the_word_too(tmp_path: Path) -> None:
 
 
 def test_sync_without_brokers_uploads_artifacts(tmp_path: Path) -> None:
+    """`runwire sync` without broker settings uploads the outbox to the store."""
     leave(tmp_path, b"here")
     sync = OutboxSync(Settings(dir=str(tmp_path)), None)
     assert sync.deliver(10.0, lambda _: None) == ""
@@ -230,7 +235,8 @@ def test_sync_without_brokers_uploads_artifacts(tmp_path: Path) -> None:
     assert [e.event for e in artifact_events(tmp_path)] == ["complete"]
 
 
-def test_sync_says_what_it_could_not(tmp_path: Path) -> None:
+def test_sync_reports_artifacts_it_could_not_upload(tmp_path: Path) -> None:
+    """`runwire sync` exits non-zero and names the reason."""
     (tmp_path / "objects").write_text("in the way")
     leave(tmp_path, b"here")
     told: list[str] = []
@@ -255,21 +261,21 @@ def test_artifacts_can_be_sent_elsewhere(tmp_path: Path) -> None:
     assert names(tmp_path) == ["things:v0"]
 
 
-def test_heartbeats_go_on_while_an_upload_stands(
+def test_heartbeats_continue_while_an_upload_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that does not answer for a while holds up nothing but its own thread."""
-    from runwire_agent.upload.direct import DirectRoute
+    from runwire_agent.upload.direct import DirectTransport
     from runwire_schemas.events import Heartbeat
 
     held = threading.Event()
-    ship: Callable[..., None] = DirectRoute.ship
+    upload: Callable[..., None] = DirectTransport.upload
 
-    def standing(self: DirectRoute, *args: object) -> None:
+    def standing(self: DirectTransport, *args: object) -> None:
         held.wait(30.0)
-        ship(self, *args)
+        upload(self, *args)
 
-    monkeypatch.setattr(DirectRoute, "ship", standing)
+    monkeypatch.setattr(DirectTransport, "upload", standing)
     monkeypatch.setattr(loop, "HEARTBEAT_INTERVAL_S", 0.05)
     trainer(tmp_path)
     leave(tmp_path)

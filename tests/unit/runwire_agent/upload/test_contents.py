@@ -9,7 +9,7 @@ import pytest
 
 from runwire.artifacts.ref import ArtifactRef
 from runwire.settings import Settings
-from runwire_disk.outbox.hashing import ContentGoneError, sha256_of
+from runwire_disk.outbox.hashing import ContentGoneError, hash_file
 from support.uploads import UploadRig, leave
 
 
@@ -36,10 +36,11 @@ def test_a_reference_that_became_something_else(tmp_path: Path, kind: str) -> No
     assert rig.manifest(other) is not None
 
 
-def test_a_pipe_has_no_digest(tmp_path: Path) -> None:
+def test_hashing_a_pipe_raises_content_gone(tmp_path: Path) -> None:
+    """A pipe in place of a file raises at once instead of blocking."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ContentGoneError):
-        sha256_of(tmp_path / "pipe", lambda _: None)
+        hash_file(tmp_path / "pipe", lambda _: None)
 
 
 def test_nobody_waits_for_what_has_failed(tmp_path: Path) -> None:

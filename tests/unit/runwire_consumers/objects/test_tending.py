@@ -10,12 +10,11 @@ import pytest
 
 from runwire_consumers.core.selfmetrics import SelfMetrics
 from runwire_consumers.objects.completion import Completion
-from runwire_consumers.objects.finishing import Finishing, Upkeep
+from runwire_consumers.objects.finishing import Finishing, Tending, Upkeep
 from runwire_consumers.objects.staging import Staging
-from runwire_consumers.objects.tending import Tending
 from runwire_schemas.events import ArtifactEvent
 from runwire_store.layout import STAGING
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.store import StoreAway
 from support.builders import AT_NS
 from support.shipments import Shipped, content, shipped
@@ -31,7 +30,7 @@ class Place:
         self.now_ns = AT_NS
         self.told: list[ArtifactEvent] = []
         self.finished: list[str] = []
-        self.store = MemoryStore(clock_ns=lambda: self.now_ns)
+        self.store = MemoryObjectStore(clock_ns=lambda: self.now_ns)
         self.staging = Staging(self.store, puts=1)
         self.completion = Completion(
             self.staging, self.told.extend, clock_ns=lambda: self.now_ns, threads=1
@@ -58,9 +57,10 @@ def one(seed: int) -> Shipped:
     return shipped({"a.bin": content(3 * MIB, random.Random(seed))})
 
 
-def test_a_start_takes_on_everything_later_looks_only_what_nobody_finishes(
+def test_first_look_adopts_all_artifacts_later_ones_only_abandoned(
     place: Place, one: Shipped
 ) -> None:
+    """After a start every unfinished artifact is adopted; later only those older than look_s."""
     place.ship(one, 6)
     tending = place.tending()
     tending.look()
@@ -104,7 +104,8 @@ def test_upkeep_looks_when_it_is_told_to() -> None:
     assert not looks.acquire(blocking=False)
 
 
-def test_what_is_old_and_whole_is_finished_what_is_not_fails(place: Place, one: Shipped) -> None:
+def test_overdue_artifact_completes_if_whole_and_fails_if_not(place: Place, one: Shipped) -> None:
+    """After staging_s a complete artifact is finished; one with missing pieces fails."""
     half = shipped({"b.bin": content(3 * MIB, random.Random(0))}, number=2, name="half")
     place.ship(one, 6)
     place.ship(half, 5)
@@ -117,9 +118,8 @@ def test_what_is_old_and_whole_is_finished_what_is_not_fails(place: Place, one: 
     assert list(place.store.list(STAGING)) == []
 
 
-def test_staging_without_a_manifest_and_content_that_nobody_names_are_swept(
-    place: Place, one: Shipped
-) -> None:
+def test_sweep_deletes_staging_without_a_list_and_unused_blobs(place: Place, one: Shipped) -> None:
+    """Old pieces without a list and blobs without a manifest are deleted."""
     place.staging.add(one.chunks[:3])
     place.store.put("blobs/aa/" + "aa" * 32, b"unnamed")
     tending = place.tending()
@@ -145,9 +145,10 @@ def start() -> Iterator[Callable[[Completion, SelfMetrics], Finishing]]:
         finishing.close(5.0)
 
 
-def test_finishing_tries_until_the_store_is_back(
+def test_finishing_retries_until_the_store_is_reachable(
     place: Place, one: Shipped, start: Callable[[Completion, SelfMetrics], Finishing]
 ) -> None:
+    """A store that is unreachable for a while only delays an artifact."""
     place.ship(one, 6)
     metrics = SelfMetrics()
     is_over = threading.Event()
@@ -174,9 +175,10 @@ def test_finishing_tries_until_the_store_is_back(
     assert metrics.value("runwire_worker_unfinished_artifacts") == 0
 
 
-def test_a_mistake_sets_one_artifact_aside_and_the_others_go_on(
+def test_unexpected_error_sets_one_artifact_aside_and_others_finish(
     place: Place, one: Shipped, start: Callable[[Completion, SelfMetrics], Finishing]
 ) -> None:
+    """An unexpected exception costs one artifact one attempt; the rest is finished."""
     other = shipped({"b.bin": content(3 * MIB, random.Random(0))}, number=2, name="other")
     place.ship(one, 6)
     place.ship(other, 6)

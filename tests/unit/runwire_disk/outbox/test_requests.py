@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from runwire.outbox.staged import Staged
-from runwire_agent.upload.pace import Pace
+from runwire_agent.upload.transport import Pace
 from runwire_disk.outbox import requests as claims
 from runwire_disk.outbox.request import outbox_dir
 from runwire_disk.outbox.requests import Requests
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.store import StoreAway
 from support.uploads import UploadRig, folder_of, leave
 
@@ -204,7 +204,7 @@ def test_trouble_ends_with_what_waited_for_it(tmp_path: Path, error: Exception) 
         raise error
 
     rig, request = UploadRig(tmp_path), leave(tmp_path)
-    rig.store = MemoryStore(trouble=trouble)
+    rig.store = MemoryObjectStore(trouble=trouble)
     rig.work()
     assert rig.uploader.report()["cause"] in ("store_away", "unexpected")
     folder_of(tmp_path, request).rename(tmp_path / request.artifact)
