@@ -87,7 +87,7 @@ def test_files_of_others_may_use_our_words(start: Start, tmp_path: Path) -> None
 def test_what_is_no_step(start: Start, which: object) -> None:
     run = start()
     run.save_checkpoint(1, extra=1)
-    with pytest.raises(runwire.CheckpointError, match="ask for 'latest', 'best' or a step"):
+    with pytest.raises(runwire.CheckpointError, match="give 'latest', 'best' or a step"):
         run.load_checkpoint(which)
 
 

@@ -36,7 +36,7 @@ MIB: Final = 1024 * 1024
 PART_BYTES: Final = 16 * MIB
 PARTS_MAX: Final = 10_000  # of S3
 PARALLEL: Final = 3  # as many as the client's own put_object
-# 409: another request for the same key is being decided; whoever wins, there will be one.
+# 409: a concurrent request for the same key is being decided; either way the object will exist.
 _TAKEN: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
 _UPLOAD_ID = re.compile(rb"<UploadId>([^<]+)</UploadId>")
 _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"

@@ -196,7 +196,7 @@ def test_what_never_comes_together_fails_and_is_swept(
     workers.wait("nothing is staged", lambda: staged(store) == [])
     workers.wait("it is told", lambda: [e.event for e in workers.told()] == ["failed"])
     workers.stop()
-    assert "not all of its pieces came" in (workers.told()[0].reason or "")
+    assert "pieces are still missing after" in (workers.told()[0].reason or "")
     assert not is_there(store, one)
 
 

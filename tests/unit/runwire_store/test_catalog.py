@@ -65,7 +65,7 @@ def test_resolve_accepts_every_form_of_a_reference(ref: str, number: int) -> Non
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "p/data", "ünï ☃", "a" * 1000, "..", "x:v1"])
-def test_any_name_is_found(name: str) -> None:
+def test_resolve_finds_artifacts_of_any_valid_name(name: str) -> None:
     """A name is hashed, never a path; what looks like a reference is first tried as a name."""
     store = MemoryObjectStore()
     put_artifact(store, 1, name=name)
@@ -112,7 +112,7 @@ def test_catalog_lists_all_projects_without_a_project() -> None:
     assert catalog.projects_of("nothing") == []
 
 
-def test_a_run_that_logged_known_content_finds_its_own() -> None:
+def test_listing_by_run_includes_content_that_another_run_had_first() -> None:
     """Both runs produced v0; who asks by run sees that run's artifact."""
     store = MemoryObjectStore()
     put_artifact(store, 1, {"d": b"x"})
@@ -158,7 +158,7 @@ def test_unreadable_manifest_hides_only_its_own_version(damage) -> None:
     assert catalog.resolve("data:v0", "p").number == 0
 
 
-def test_an_entry_that_names_another_artifact_is_not_followed() -> None:
+def test_version_entry_that_names_another_artifact_is_refused() -> None:
     """Whoever may write names cannot make one name show another's content unnoticed."""
     store = MemoryObjectStore()
     good = put_artifact(store, 1)
@@ -174,7 +174,7 @@ def test_an_entry_that_names_another_artifact_is_not_followed() -> None:
         catalog.resolve("trusted", "p")
 
 
-def test_checkpoints_of_a_run() -> None:
+def test_checkpoints_of_a_run_are_listed_oldest_first_with_missing_ranks() -> None:
     """Oldest first; a sharded one is complete when every rank's part is there."""
     store = MemoryObjectStore()
     put_checkpoint(store, 1, 10, metrics={"loss": 2.0})
@@ -191,7 +191,7 @@ def test_checkpoints_of_a_run() -> None:
     assert latest.saved_at_ns == AT_NS + 4 * 10**9
 
 
-def test_attempts_are_told_apart() -> None:
+def test_same_step_of_two_attempts_gives_two_checkpoints() -> None:
     """The newest attempt's checkpoint of a step counts, and "latest" is the newest, not highest."""
     store = MemoryObjectStore()
     put_checkpoint(store, 1, 100, attempt="a1")

@@ -40,7 +40,7 @@ def test_download_writes_all_files_with_their_content(tmp_path: Path) -> None:
     assert verify(store, made) == []
 
 
-def test_an_interrupted_download_goes_on(tmp_path: Path) -> None:
+def test_interrupted_download_is_resumed_by_the_next_call(tmp_path: Path) -> None:
     """What is there with the right content is not fetched again; a half file is finished."""
     store = MemoryObjectStore()
     made = put_artifact(store, 1, FILES)
@@ -63,7 +63,7 @@ def test_an_interrupted_download_goes_on(tmp_path: Path) -> None:
     assert blob_key(made.files[0].sha256) not in again
 
 
-def test_a_left_half_of_other_content_is_not_used(tmp_path: Path) -> None:
+def test_part_file_of_other_content_is_downloaded_again(tmp_path: Path) -> None:
     """A part file that does not fit costs one more transfer, not the download."""
     store = MemoryObjectStore()
     made = put_artifact(store, 1, {"a.bin": b"right content"})
@@ -110,7 +110,7 @@ def test_download_replaces_a_file_in_the_way_but_no_folder(tmp_path: Path) -> No
         download(store, made, tmp_path / "x")
 
 
-def test_links_are_not_followed(tmp_path: Path) -> None:
+def test_download_writes_nothing_through_a_link(tmp_path: Path) -> None:
     """A link in the place of a file is replaced, one in the place of a folder is refused."""
     store = MemoryObjectStore()
     victim, out = tmp_path / "victim", tmp_path / "out"
@@ -139,7 +139,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("path", HOSTILE)
-def test_hostile_names_are_refused(tmp_path: Path, path: str) -> None:
+def test_download_refuses_names_that_leave_the_folder(tmp_path: Path, path: str) -> None:
     """Even in a manifest that never passed `publish`."""
     store = MemoryObjectStore()
     made = manifest(1, {"a": b"x"})
@@ -219,7 +219,7 @@ def test_download_follows_no_reference_but_local_files(tmp_path: Path, uri: str)
         download(MemoryObjectStore(), by_reference(tmp_path, b"x", uri), tmp_path / "out")
 
 
-def test_a_device_or_pipe_is_no_file(tmp_path: Path) -> None:
+def test_reference_to_a_device_or_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     """Neither blocks, nor fills the disk."""
     os.mkfifo(tmp_path / "pipe")
     for path in (Path("/dev/zero"), tmp_path / "pipe", tmp_path):
@@ -227,7 +227,7 @@ def test_a_device_or_pipe_is_no_file(tmp_path: Path) -> None:
             download(MemoryObjectStore(), by_reference(path, b"x"), tmp_path / "out")
 
 
-def test_an_entry_that_claims_to_be_empty(tmp_path: Path) -> None:
+def test_entry_that_claims_to_be_empty_needs_the_empty_digest(tmp_path: Path) -> None:
     """Size 0 with another digest is damage, not an empty file."""
     entry = FileEntry(path="a", size=0, sha256="0" * 64)
     with pytest.raises(DigestMismatch):

@@ -1,4 +1,4 @@
-"""Pieces, the list of their digests, and what lies in staging."""
+"""Pieces, the list of their digests, and staged ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An artifact is visible whole or not at all, whoever publishes, dies or races."""
+"""Publication: an artifact is visible whole or not at all, with kills and races."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def test_publishing_again_leaves_the_store_unchanged() -> None:
 @pytest.mark.parametrize(
     "files", [{"a.bin": b"one"}, FILES, {f"{n}.bin": b"%d" % n for n in range(30)}]
 )
-def test_a_crash_between_any_two_calls(files: dict[str, bytes]) -> None:
+def test_publish_killed_between_any_two_calls_is_completed_by_a_repeat(
+    files: dict[str, bytes],
+) -> None:
     """Before the manifest is stored nothing is visible, and a repeat completes it."""
     counted = CrashAt()
     store = MemoryObjectStore()
@@ -96,8 +98,8 @@ def test_a_crash_between_any_two_calls(files: dict[str, bytes]) -> None:
         ]
 
 
-def test_missing_blobs_are_named() -> None:
-    """Missing or of another size: neither is a version, and what to bring is said."""
+def test_publish_names_missing_blobs_and_leaves_no_version() -> None:
+    """A blob that is missing or of another size is named; no version is left."""
     store = MemoryObjectStore()
     put_blobs(store, {"a.bin": b"one", "sub/b.bin": b"two"})
     made = manifest(1, FILES)
@@ -120,7 +122,7 @@ def test_publishing_a_reference_needs_no_blob() -> None:
     assert publish(store, made, now_ns=AT_NS).version_at_ns == AT_NS
 
 
-def test_the_same_content_is_the_same_version() -> None:
+def test_equal_content_published_twice_shares_one_version() -> None:
     """A run that logs a known dataset again makes no new version, unless it adds an alias."""
     store = MemoryObjectStore()
     first = put_artifact(store, 1, {"d": b"x"}, aliases=("good",))
@@ -160,7 +162,9 @@ def test_a_clock_that_stands_still_gives_rising_stamps() -> None:
 
 
 @pytest.mark.parametrize("round_number", range(25))
-def test_many_publish_one_name_at_one_instant(seed: int, round_number: int) -> None:
+def test_concurrent_publications_of_one_name_get_different_versions(
+    seed: int, round_number: int
+) -> None:
     """Different content gets different versions, each visible, each stamp the entry's."""
     store = MemoryObjectStore()
     made = [manifest(n) for n in range(1, 5)]
@@ -176,7 +180,9 @@ def test_many_publish_one_name_at_one_instant(seed: int, round_number: int) -> N
 
 
 @pytest.mark.parametrize("round_number", range(25))
-def test_many_publish_one_artifact(seed: int, round_number: int) -> None:
+def test_concurrent_publications_of_one_artifact_give_one_version(
+    seed: int, round_number: int
+) -> None:
     """Two workers that finish the same artifact leave one version."""
     store = MemoryObjectStore()
     put_blobs(store, {"a.bin": b"1"})
@@ -189,7 +195,7 @@ def test_many_publish_one_artifact(seed: int, round_number: int) -> None:
     assert version.manifest.version_at_ns == entry.stamp_ns
 
 
-def test_it_waits_for_a_sweep_that_decides_about_its_blobs() -> None:
+def test_publish_raises_store_away_while_a_sweep_has_marked_its_blobs() -> None:
     """A fresh mark names the blob: not now; a mark about other blobs, or an old one: go on."""
     now = [AT_NS]
     store = MemoryObjectStore(clock_ns=lambda: now[0])
@@ -222,7 +228,7 @@ def test_it_waits_for_a_sweep_that_decides_about_its_blobs() -> None:
         [FileEntry(path="a", size=-1, sha256="0" * 64)],
     ],
 )
-def test_hostile_files_are_refused(files: list[FileEntry]) -> None:
+def test_publish_refuses_files_that_no_folder_can_hold(files: list[FileEntry]) -> None:
     """Before anything is stored."""
     store = MemoryObjectStore()
     with pytest.raises(ManifestError):

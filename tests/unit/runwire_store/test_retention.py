@@ -80,7 +80,9 @@ def kept(saved: list[CheckpointView], rules: Retention) -> list[CheckpointView]:
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_the_newest_good_one_stays(saved: list[CheckpointView], rules: Retention) -> None:
+def test_retention_keeps_the_newest_good_and_the_newest_marked_checkpoint(
+    saved: list[CheckpointView], rules: Retention
+) -> None:
     """Hence never the only good one goes; nor the newest good one marked as best."""
     left = kept(saved, rules)
     good = sorted(filter(lambda s: s.is_good, saved), key=lambda s: s.saved_at_ns)
@@ -91,7 +93,9 @@ def test_the_newest_good_one_stays(saved: list[CheckpointView], rules: Retention
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_the_last_ones_and_every_mth_stay(saved: list[CheckpointView], rules: Retention) -> None:
+def test_retention_keeps_the_last_n_and_every_mth_step(
+    saved: list[CheckpointView], rules: Retention
+) -> None:
     """Complete ones: the last N by time, good or not, and each step that M divides."""
     left = kept(saved, rules)
     complete = sorted((s for s in saved if s.is_complete), key=lambda s: s.saved_at_ns)
@@ -103,7 +107,9 @@ def test_the_last_ones_and_every_mth_stay(saved: list[CheckpointView], rules: Re
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_the_best_ones_stay(saved: list[CheckpointView], rules: Retention) -> None:
+def test_retention_keeps_the_k_best_by_metric(
+    saved: list[CheckpointView], rules: Retention
+) -> None:
     """No good one that went is better than one of the K best that stayed."""
     left = kept(saved, rules)
     measured = [s for s in saved if s.is_good and rules.metric in s.metrics]
@@ -142,7 +148,7 @@ def test_retention_applied_again_deletes_nothing_more(
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_completing_a_checkpoint_that_was_kept_waiting(
+def test_incomplete_checkpoint_expires_only_if_it_would_when_complete(
     saved: list[CheckpointView], rules: Retention
 ) -> None:
     """An incomplete one goes only when it would go if it were complete now."""
@@ -161,7 +167,9 @@ def test_a_nan_tail_does_not_push_out_the_last_good_one() -> None:
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_the_newest_one_stays(saved: list[CheckpointView], rules: Retention) -> None:
+def test_retention_keeps_the_newest_complete_checkpoint_good_or_not(
+    saved: list[CheckpointView], rules: Retention
+) -> None:
     """Good or not: who just saved finds it, and a run with rules always has one to load."""
     complete = sorted((s for s in saved if s.is_complete), key=lambda s: s.saved_at_ns)
     assert set(map(id, complete[-1:])) <= set(map(id, kept(saved, rules)))
@@ -235,7 +243,7 @@ def test_superseded_saves_expire_once_there_is_a_rule() -> None:
     assert (int(view.first.artifact, 16), view.superseded) == (4, ())
 
 
-def test_parts_that_wait_for_others_stay_for_an_hour() -> None:
+def test_checkpoint_with_missing_parts_is_kept_for_an_hour() -> None:
     """A rank whose upload is slow finds the parts of the others, not a hole."""
     store = MemoryObjectStore()
     put_checkpoint(store, 1, 10, kind="sharded", world_size=2, rank=0)

@@ -1,4 +1,4 @@
-"""A sweep deletes what nothing needs, and nothing else, whatever happens beside it."""
+"""The sweep: it deletes unused content and nothing else, also beside publications."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def blobs(store: MemoryObjectStore) -> set[str]:
     return {stat.key.rsplit("/", 1)[1] for stat in store.list(BLOBS)}
 
 
-def test_only_old_blobs_without_a_manifest_go() -> None:
+def test_sweep_deletes_only_old_blobs_without_a_manifest() -> None:
     """Named ones stay however old, unnamed ones for the grace."""
     clock = Clock()
     store = MemoryObjectStore(clock_ns=clock)
@@ -68,7 +68,7 @@ def test_sweep_deletes_blobs_of_a_deleted_manifest_unless_shared() -> None:
     assert verify(store, left) == []
 
 
-def test_content_of_a_deleted_run_goes() -> None:
+def test_sweep_deletes_content_of_a_deleted_run() -> None:
     """The run's tombstone is no manifest, and stands in no sweep's way."""
     clock = Clock()
     store = MemoryObjectStore(clock_ns=clock)
@@ -81,7 +81,7 @@ def test_content_of_a_deleted_run_goes() -> None:
     assert verify(store, left) == []
 
 
-def test_staging_goes_when_nothing_came_for_a_week() -> None:
+def test_sweep_deletes_staging_without_new_pieces_for_a_week() -> None:
     """All of an artifact's pieces or none: the newest decides."""
     clock = Clock()
     store = MemoryObjectStore(clock_ns=clock)
@@ -104,7 +104,7 @@ def test_staging_goes_when_nothing_came_for_a_week() -> None:
         lambda data: data[:0],
     ],
 )
-def test_a_manifest_that_cannot_be_read_protects_everything(damage) -> None:
+def test_unreadable_manifest_stops_the_sweep_of_all_content(damage) -> None:
     """Nobody knows what it needs: no content goes, staging does, and the report says why."""
     clock = Clock()
     store = MemoryObjectStore(clock_ns=clock)
@@ -120,7 +120,7 @@ def test_a_manifest_that_cannot_be_read_protects_everything(damage) -> None:
     assert len(blobs(store)) == 2
 
 
-def test_what_is_being_published_is_spared() -> None:
+def test_sweep_spares_blobs_of_a_publication_in_progress() -> None:
     """An entry without a manifest protects its blobs for an hour, then they go."""
     clock = Clock()
     store = MemoryObjectStore(clock_ns=clock)
@@ -142,7 +142,7 @@ def test_what_is_being_published_is_spared() -> None:
         publish(store, manifest(1), now_ns=AT_NS)
 
 
-def test_a_sweep_that_took_too_long_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_stops_when_its_lease_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """After its lease others no longer respect its mark, so it deletes nothing more."""
     clock = Clock()
     store = MemoryObjectStore(clock_ns=clock)
@@ -165,7 +165,7 @@ def test_sweep_removes_marks_of_killed_sweeps() -> None:
 
 
 @pytest.mark.parametrize("last", range(1, 18))
-def test_a_crash_between_any_two_calls(last: int) -> None:
+def test_sweep_killed_between_any_two_calls_is_completed_by_the_next(last: int) -> None:
     """What was named stays, and the next sweep deletes the rest."""
     clock = Clock()
     store = MemoryObjectStore(clock_ns=clock)

@@ -1,4 +1,4 @@
-"""The agent and the outbox: what it uploads, when it stays, when it leaves, what it says."""
+"""An agent with an outbox: its uploads, its end, and its reports."""
 
 import logging
 import threading
@@ -83,7 +83,7 @@ def outbox(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "outbox").iterdir())
 
 
-def test_it_uploads_records_and_leaves(tmp_path: Path) -> None:
+def test_agent_uploads_records_and_ends_when_idle(tmp_path: Path) -> None:
     """Without brokers: into the folder store, the event in the agent's own spool."""
     request = leave(tmp_path, b"weights")
     agent(tmp_path).run()
@@ -117,7 +117,7 @@ def test_agent_leaves_requests_of_other_destinations(tmp_path: Path) -> None:
     assert outbox(tmp_path) == [request.artifact]
 
 
-def test_it_stays_until_the_store_is_repaired(tmp_path: Path) -> None:
+def test_agent_stays_until_a_damaged_store_is_repaired(tmp_path: Path) -> None:
     """The cause stands in the state and in `runwire status`; nothing is lost."""
     (tmp_path / "objects").write_text("in the way")
     leave(tmp_path, b"weights")
@@ -213,7 +213,7 @@ def test_offline_artifacts_stay_on_the_machine_until_sync(tmp_path: Path) -> Non
     assert outbox(tmp_path) == []
 
 
-def test_sync_delivers_the_word_too(tmp_path: Path) -> None:
+def test_sync_delivers_the_events_of_its_uploads_too(tmp_path: Path) -> None:
     """What became of a direct upload is in the topic when `sync` ends, and no folder is left."""
     leave(tmp_path, b"direct", mode="offline", destination=KAFKA.destination, store={})
     leave(tmp_path, b"more", mode="offline", destination=KAFKA.destination, store={})
@@ -248,7 +248,7 @@ def test_sync_reports_artifacts_it_could_not_upload(tmp_path: Path) -> None:
     assert any("1 artifacts" in line for line in told)
 
 
-def test_artifacts_can_be_sent_elsewhere(tmp_path: Path) -> None:
+def test_artifacts_can_be_rerouted_to_another_destination(tmp_path: Path) -> None:
     """`--to kafka` and back; what an agent works on stays."""
     request = leave(tmp_path, b"here", mode="offline")
     settings = Settings(dir=str(tmp_path), kafka_bootstrap_servers="k:9092")
@@ -300,7 +300,7 @@ def state(settings: Settings | None, **uploads: object) -> AgentState:
     return AgentState(key="local", uploads={"store": s3.public() if s3 else {}, **uploads})
 
 
-def test_an_agent_without_our_keys_is_succeeded() -> None:
+def test_agent_without_the_keys_of_a_run_is_succeeded() -> None:
     """The successor gets the settings of the trainer that starts it."""
     in_file = replace(S3, s3_secret_key=None, s3_secret_key_file="/keys/secret")
     assert _is_unfit(state(None), S3)

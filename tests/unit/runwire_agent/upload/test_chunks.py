@@ -62,7 +62,7 @@ def test_all_pieces_are_sent_before_the_piece_list(rig: UploadRig, content: byte
     assert rig.uploader.pace.done == len(content)
 
 
-def test_many_files_empty_and_equal_ones(rig: UploadRig) -> None:
+def test_empty_and_equal_files_are_sent_at_most_once(rig: UploadRig) -> None:
     """Each content travels once, an empty one not at all."""
     contents = [b"a" * (PIECE_BYTES + 1), b"", b"b", b"b"]
     request = leave(rig.root, contents, **for_kafka())
@@ -121,7 +121,7 @@ def test_acknowledged_pieces_are_not_sent_again(
     assert len(listed.pieces[sha256(content)]) == 9 * DIGEST_BYTES
 
 
-def test_acknowledgements_of_long_ago_do_not_count(rig: UploadRig, content: bytes) -> None:
+def test_pieces_acknowledged_over_a_day_ago_are_sent_again(rig: UploadRig, content: bytes) -> None:
     """Brokers may have let the pieces go since."""
     rig.cluster.denied.add("artifact")
     request = leave(rig.root, content, **for_kafka())

@@ -1,4 +1,4 @@
-"""Content by reference that is no file (any more): told, and never waited for."""
+"""Content by reference that is no longer a file: reported, and never waited for."""
 
 import os
 import threading
@@ -14,7 +14,9 @@ from support.uploads import UploadRig, leave
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_a_reference_that_became_something_else(tmp_path: Path, kind: str) -> None:
+def test_reference_that_became_a_folder_or_pipe_fails_its_artifact(
+    tmp_path: Path, kind: str
+) -> None:
     """A pipe has no writer, /dev/zero has no end: the one thread of uploads would be lost."""
     rig, strange = UploadRig(tmp_path / "data"), tmp_path / "strange"
     if kind == "pipe":
@@ -43,7 +45,7 @@ def test_hashing_a_pipe_raises_content_gone(tmp_path: Path) -> None:
         hash_file(tmp_path / "pipe", lambda _: None)
 
 
-def test_nobody_waits_for_what_has_failed(tmp_path: Path) -> None:
+def test_wait_returns_false_once_an_artifact_has_failed(tmp_path: Path) -> None:
     """Without a timeout too: it never comes."""
     rig = UploadRig(tmp_path)
     request = leave(rig.root, b"content")

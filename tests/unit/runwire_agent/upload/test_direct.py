@@ -1,4 +1,4 @@
-"""The direct route: what is in the store afterwards, and what becomes of trouble."""
+"""The transport of the direct route: the state of store and outbox, also after failures."""
 
 import os
 from dataclasses import replace
@@ -83,7 +83,7 @@ def test_equal_content_of_two_artifacts_is_uploaded_once(rig: UploadRig) -> None
 
 
 @pytest.mark.parametrize("error", [StoreAway("no answer"), StoreRefused("no such bucket")])
-def test_trouble_is_told_and_the_request_waits(
+def test_store_failure_is_reported_and_the_request_stays(
     rig: UploadRig, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All requests of that store rest; it is opened anew and nothing is lost."""
@@ -163,7 +163,7 @@ def test_damaged_request_is_set_aside_with_its_reason(rig: UploadRig) -> None:
     assert "damaged" in (aside / "reason.txt").read_text()
 
 
-def test_nothing_leaves_before_it_is_recorded(rig: UploadRig) -> None:
+def test_request_stays_in_the_outbox_until_its_events_are_recorded(rig: UploadRig) -> None:
     """A full disk: the store has it, the outbox too, until the event is written down."""
     request = leave(rig.root)
     rig.has_room = False
@@ -178,7 +178,7 @@ def test_nothing_leaves_before_it_is_recorded(rig: UploadRig) -> None:
     assert rig.uploader.is_settled
 
 
-def test_killed_before_the_word_the_next_agent_says_it(rig: UploadRig) -> None:
+def test_next_agent_records_completion_after_a_kill_before_the_record(rig: UploadRig) -> None:
     """The same version, told again: publishing is the same however often."""
     request = leave(rig.root)
     rig.has_room = False
@@ -274,7 +274,7 @@ def test_retention_deletes_expired_checkpoints_and_records_them(rig: UploadRig) 
     assert [c.step for c in Catalog(rig.store).checkpoints("p", "r1")] == [2]
 
 
-def test_what_retention_let_go_of_frees_its_room(
+def test_blobs_of_released_checkpoints_are_swept_from_the_folder_store(
     rig: UploadRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder of this machine is swept with the uploads: no worker does it."""
@@ -288,7 +288,7 @@ def test_what_retention_let_go_of_frees_its_room(
     assert blobs == [blob_key(sha256(b"3"))]
 
 
-def test_what_was_deleted_is_told_after_a_kill(rig: UploadRig) -> None:
+def test_next_agent_records_a_deletion_after_a_kill_before_the_record(rig: UploadRig) -> None:
     """Killed between the deletion and the word."""
     first = checkpoint(rig, 1)
     rig.has_room = False
@@ -325,7 +325,7 @@ def test_folder_store_receives_manifest_and_blobs(rig: UploadRig, tmp_path: Path
     assert rig.blob(b"content") == b"content"
 
 
-def test_another_store_s_requests_wait_without_holding_the_agent(rig: UploadRig) -> None:
+def test_requests_of_another_store_wait_without_keeping_the_agent_alive(rig: UploadRig) -> None:
     """Keys that this agent was not given: told, and not counted as its own."""
     store = {
         "endpoint": "http://s:9000",

@@ -1,4 +1,4 @@
-"""Runs of any bounds, in any order, with repeats: the same file, or none."""
+"""Plans of ranges with any bounds, order and repeats: the same file, or none."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_file_is_assembled_exactly_when_all_pieces_are_there(
 
 
 @given(st.sets(st.integers(0, 200)))
-def test_cutting_loses_and_shortens_nothing(indexes: set[int]) -> None:
+def test_cut_keeps_every_piece_in_ranges_of_full_length(indexes: set[int]) -> None:
     """A cut keeps every piece, and only a short stretch gives a short range."""
     found = stretches(indexes)
     assert [index for stretch in found for index in stretch] == sorted(indexes)

@@ -1,4 +1,4 @@
-"""Whatever happens to the workers, an artifact is absent or whole, and nothing is left behind."""
+"""Completion: an artifact is absent or whole and leaves no staging, with any kills of workers."""
 
 from __future__ import annotations
 
@@ -141,7 +141,9 @@ def some_artifact(chosen: random.Random, *, number: int = 1) -> Shipped:
 
 @pytest.mark.parametrize("has_uploads", [False, True], ids=["joined", "in parts"])
 @pytest.mark.parametrize("turn", range(8))
-def test_any_batches_any_deaths_any_guests(turn: int, seed: int, *, has_uploads: bool) -> None:
+def test_artifacts_complete_with_any_batches_kills_and_concurrent_workers(
+    turn: int, seed: int, *, has_uploads: bool
+) -> None:
     """Batches of any bounds, replays, repeats, the manifest at any time, workers dying and a second
     one doing the same at any moment: the same artifacts, and nothing else."""
     chosen = random.Random(seed * 100 + turn)
@@ -267,7 +269,7 @@ def test_artifact_without_content_completes_from_its_list_alone(world: World) ->
     check(world, one)
 
 
-def test_content_that_is_not_what_its_digest_says_is_never_published(
+def test_content_with_another_digest_is_never_published(
     world: World, chosen: random.Random
 ) -> None:
     """The file changed between hashing and sending: with and without a restart in between."""

@@ -1,4 +1,4 @@
-"""Manifests that are JSON and have the right names, and values that no manifest can have."""
+"""Manifests: JSON with the right names and impossible values is refused."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_manifest_with_valid_types_is_read() -> None:
         ("facts", {"duration_s": "x"}),
     ],
 )
-def test_values_of_other_types_are_refused(part: str, fields: dict[str, Any]) -> None:
+def test_manifest_with_values_of_other_types_is_refused(part: str, fields: dict[str, Any]) -> None:
     """Whoever reads it may rely on its annotations."""
     with pytest.raises(ManifestError, match="this is no manifest"):
         Manifest.from_json(bent(part, **fields))

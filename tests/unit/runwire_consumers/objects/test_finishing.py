@@ -1,4 +1,4 @@
-"""Who takes on what a dead worker left, when staging is given up, and finishing beside the loop."""
+"""Threads beside the loop: adopting artifacts of dead workers, failing overdue ones, retries."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def test_first_look_adopts_all_artifacts_later_ones_only_abandoned(
     assert place.finished == [one.artifact, one.artifact]
 
 
-def test_who_takes_over_takes_on_everything_once(place: Place, one: Shipped) -> None:
+def test_takeover_adopts_all_artifacts_once_also_after_a_failed_look(
+    place: Place, one: Shipped
+) -> None:
     """Also when the store was away at the first look."""
     tending = place.tending()
     tending.look()
@@ -93,7 +95,7 @@ def test_who_takes_over_takes_on_everything_once(place: Place, one: Shipped) -> 
     assert place.finished == [one.artifact]
 
 
-def test_upkeep_looks_when_it_is_told_to() -> None:
+def test_upkeep_looks_at_once_when_soon_is_called() -> None:
     """An hour is far; partitions of a dead worker come in between."""
     looks = threading.Semaphore(0)
     upkeep = Upkeep(looks.release, 3600.0)

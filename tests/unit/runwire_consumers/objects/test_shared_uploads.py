@@ -1,4 +1,4 @@
-"""Large files as parts of an upload: what others put there never passes for the content."""
+"""Large files as part uploads: parts of other content are never published."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_third_process_completes_parts_sent_by_two_others(
 
 
 @pytest.mark.parametrize("is_other_process", [False, True])
-def test_other_content_in_a_part_is_not_taken_for_the_one_that_was_seen(
+def test_part_replaced_by_other_content_is_detected(
     store: MemoryObjectStore, uploads: MemoryPartUploads, one: Shipped, *, is_other_process: bool
 ) -> None:
     """A forger sends valid pieces, then others of the same numbers: nothing wrong is published."""
@@ -148,7 +148,7 @@ def test_unproved_wrong_content_is_read_back_and_deleted(
     assert list(store.list(STAGING)) == []
 
 
-def test_killed_while_it_reads_back(
+def test_worker_killed_while_reading_back_leaves_no_unverified_object(
     store: MemoryObjectStore, uploads: MemoryPartUploads, one: Shipped
 ) -> None:
     """The next one reads it back again; meanwhile nobody publishes this content."""
@@ -194,7 +194,7 @@ def test_upload_forgotten_by_the_store_needs_its_pieces_again(
     assert list(store.list(STAGING)) == []
 
 
-def test_many_files_at_once_stay_within_bounds(
+def test_pieces_of_many_files_held_in_memory_stay_within_one_part(
     store: MemoryObjectStore, uploads: MemoryPartUploads, seed: int
 ) -> None:
     """Pieces of twelve files in turn: what is kept of them in memory is one part's worth."""

@@ -1,4 +1,4 @@
-"""A step that was saved again: what was there before goes only when something good has come."""
+"""Checkpoints of a step that was saved again: the earlier save expires only after a good one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_superseded_good_save_expires_by_the_rules_once_another_is_good() -> Non
     assert numbers(retire(store, Retention(keep_last=1), now_ns=LATE)) == [1]
 
 
-def test_only_the_last_good_one_of_a_step_is_kept_beside_it() -> None:
+def test_only_the_last_good_save_of_a_step_is_kept_beside_the_newest() -> None:
     """Saved again and again, a step fills no disk, whatever its metrics are."""
     saved = [checkpoint(n, 0, metrics=good(n) if n % 2 else NAN) for n in range(1, 9)]
     known = group_checkpoints(saved)
@@ -72,7 +72,7 @@ def parts(*saved: tuple[int, float]) -> list[Manifest]:
     ]
 
 
-def test_ranks_that_save_again_one_after_the_other() -> None:
+def test_part_shared_by_two_checkpoints_is_kept_until_both_expire() -> None:
     """A part that the good checkpoint and the newest one share goes with neither alone."""
     saved = parts((0, 0.5), (1, 0.5), (0, math.nan), (1, math.nan))
     half = group_checkpoints(saved[:3])
@@ -83,7 +83,7 @@ def test_ranks_that_save_again_one_after_the_other() -> None:
     assert manifests_without(whole, expired(whole, LAST)) == []
 
 
-def test_parts_that_come_late_find_those_that_were_replaced() -> None:
+def test_superseded_part_is_kept_while_its_missing_ranks_may_upload() -> None:
     """Rank 1's upload is slow: the part of rank 0 that it belongs to is still there."""
     saved = parts((0, 0.5), (1, 0.5), (0, math.nan), (1, math.nan))
     without = group_checkpoints([saved[0], saved[2]])
