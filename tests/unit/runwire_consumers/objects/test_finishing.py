@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -161,14 +161,12 @@ def test_finishing_retries_until_the_store_is_reachable(
             raise StoreAway(troubles.pop())
 
     place.store.trouble = trouble
-    tell = place.told.extend
 
-    def told(events: list[ArtifactEvent]) -> None:
-        tell(events)
+    def announce(events: Sequence[ArtifactEvent]) -> None:
+        place.told.extend(events)
         is_over.set()
 
-    place.completion._announce = told  # type: ignore[assignment]
-    finishing = start(place.completion, metrics)
+    finishing = start(Completion(place.staging, announce, threads=1), metrics)
     finishing.add(one.artifact)
     assert is_over.wait(30)
     finishing.close(30.0)
