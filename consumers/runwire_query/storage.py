@@ -13,6 +13,7 @@ from runwire_query.errors import QueryError, printable
 from runwire_schemas.identity import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
+    from runwire_schemas.errors import RunwireError
     from runwire_store.catalog import Catalog, Version
 
 __all__ = [
@@ -30,22 +31,18 @@ PROJECT_VARIABLE: Final = "RUNWIRE_PROJECT"
 def open_catalog(directory: str | None) -> Iterator[Catalog]:
     """Open the catalog of $RUNWIRE_S3_ENDPOINT, else of the store in the data folder.
 
-    Raises: QueryError with the store's sentence, also for what the block does with the store.
+    Raises: QueryError with the store's sentence, also for errors of the block.
     """
     from runwire_schemas.connections.s3 import from_environment
-    from runwire_schemas.errors import ConfigError
-    from runwire_store.catalog import Catalog
-    from runwire_store.open import open_store
-    from runwire_store.store import StoreError
+    from runwire_store import open as stores
 
-    try:
-        store = open_store(from_environment(os.environ), paths.state_dir(directory))
-        try:
-            yield Catalog(store)
-        finally:
-            store.close()
-    except (StoreError, ConfigError) as error:
-        raise QueryError(printable(str(error))) from error
+    def as_error(error: RunwireError) -> QueryError:
+        return QueryError(printable(str(error)))
+
+    with stores.translating_store_errors(as_error):
+        s3 = from_environment(os.environ)
+    with stores.open_catalog(s3, paths.state_dir(directory), as_error) as catalog:
+        yield catalog
 
 
 def choose_project(named: str | None) -> str | None:
@@ -91,7 +88,7 @@ def instant_of_ns(at_ns: int) -> datetime:
 
 
 def _projects_of_run(catalog: Catalog, run_id: str) -> set[str]:
-    from runwire_store.names import checkpoint_name
+    from runwire_store.manifest import checkpoint_name
 
     name = checkpoint_name("", run_id)
     if name == checkpoint_name(DEFAULT_PROJECT, run_id):

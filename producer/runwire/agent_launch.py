@@ -112,8 +112,8 @@ def is_unfit(state: AgentState, settings: Settings) -> bool:
     s3 = settings.s3
     if s3 is None or not state.uploads:
         return False
-    from runwire_agent.upload.errors import STORE_REFUSED
-    from runwire_agent.upload.stores import settings_of
+    from runwire_agent.upload.direct import settings_of
+    from runwire_agent.upload.transport import STORE_REFUSED
 
     has_keys = state.uploads.get("store") == s3.public() or settings_of(s3.public(), None)
     return state.uploads.get("cause") == STORE_REFUSED or not has_keys

@@ -160,7 +160,7 @@ def topic_name(kind: str, prefix: str = DEFAULT_TOPIC_PREFIX) -> str:
     return f"{check_topic_prefix(prefix)}.{kind}.{_VERSION}"
 
 
-def topic_kind(name: str, prefix: str = DEFAULT_TOPIC_PREFIX) -> str:
+def kind_of_topic(name: str, prefix: str = DEFAULT_TOPIC_PREFIX) -> str:
     """Return the kind that a topic carries. Raises: SchemaError when it is none of ours."""
     start, end = f"{check_topic_prefix(prefix)}.", f".{_VERSION}"
     kind = name[len(start) : -len(end)]

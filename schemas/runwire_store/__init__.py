@@ -1,4 +1,5 @@
-"""Artifacts and checkpoints in an object store: what trainers, agents and workers agree on.
+"""Artifacts and checkpoints in an object store: the format shared by SDK, agent and workers.
 
-The store alone is readable without ClickHouse: content by SHA-256, small JSON manifests beside it.
+Metrics are shipped, artifacts are uploaded, the store holds objects: content by SHA-256 and small
+JSON manifests, readable without ClickHouse.
 """

@@ -1,9 +1,10 @@
-"""What is told of an artifact when something happens to it, by agents and workers alike."""
+"""The only factory of artifact events, for the SDK, the agent and the object worker alike."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from runwire_schemas.events import ArtifactEvent
@@ -18,8 +19,10 @@ __all__ = [
     "SHIPPED",
     "USED",
     "artifact_event",
-    "artifact_fields",
+    "failed_event",
+    "logged_fields",
     "uri_of",
+    "used_fields",
 ]
 
 LOGGED: Final = "logged"
@@ -30,58 +33,53 @@ FAILED: Final = "failed"
 DELETED: Final = "deleted"
 
 
-class Described(Protocol):
-    """An artifact as a manifest or an upload request describes it."""
-
+class _LoggedFile(Protocol):
     @property
-    def artifact(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def type(self) -> str: ...
-    @property
-    def aliases(self) -> tuple[str, ...]: ...
-    @property
-    def files(self) -> Sequence[object]: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def route(self) -> str: ...
+    def sha256(self) -> str: ...
 
 
-def artifact_fields(
-    described: Described,
-    event: str,
-    *,
-    sha256: str,
-    uri: str = "",
-    at_ns: int | None = None,
-    metadata: str | None = None,
-) -> dict[str, Any]:
-    """Return the fields of a trainer's record that it logged or used an artifact.
+class Logged(Protocol):
+    """The facts of an artifact that was logged: those of a request in the outbox."""
 
-    The writer of the record adds run, rank and number, and the time where `at_ns` is None.
-    """
-    fields: dict[str, Any] = {} if at_ns is None else {"at_ns": at_ns}
-    fields |= {
-        "artifact": described.artifact,
-        "event": event,
-        "name": described.name,
-        "type": described.type,
-        "aliases": list(described.aliases) or None,
-    }
-    if event == LOGGED:
-        fields["metadata"] = metadata
-    fields |= {
-        "files": len(described.files),
-        "bytes": described.size,
-        "sha256": sha256,
-        "uri": uri,
-        "route": described.route,
-    }
-    if event == USED:
-        fields["version_at_ns"] = getattr(described, "version_at_ns", 0) or None
-    return fields
+    @property
+    def artifact(self) -> str:
+        """Its id."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def type(self) -> str:
+        """Its type."""
+        ...
+
+    @property
+    def created_at_ns(self) -> int:
+        """Time of the call."""
+        ...
+
+    @property
+    def files(self) -> Sequence[_LoggedFile]:
+        """Its files; `sha256` is empty where it is not computed yet."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        ...
+
+    @property
+    def aliases(self) -> Sequence[str]:
+        """Aliases given by the call."""
+        ...
+
+    @property
+    def route(self) -> str:
+        """Its route to the store."""
+        ...
 
 
 def artifact_event(
@@ -93,9 +91,9 @@ def artifact_event(
     reason: str | None = None,
     text: str | None = None,
 ) -> ArtifactEvent:
-    """Return the event; `text` is what a "shipped" one carries as its manifest.
+    """Return an event about an artifact; `text` is the list of pieces that "shipped" carries.
 
-    Its `seq` is the time: the last one told of an artifact counts, whoever told it.
+    Its `seq` is the time: of all events about an artifact, by any process, the last one counts.
     """
     is_hashed = all(entry.sha256 for entry in manifest.files)
     return ArtifactEvent(
@@ -124,8 +122,48 @@ def artifact_event(
     )
 
 
+def failed_event(shipped: ArtifactEvent, reason: str) -> ArtifactEvent:
+    """Return the event that a shipped artifact can never be published."""
+    return replace(shipped, event=FAILED, reason=reason, manifest=None)
+
+
+def logged_fields(logged: Logged, metadata: str | None) -> dict[str, Any]:
+    """Return the fields of "logged" without those of the writer; `metadata` is JSON text."""
+    return {
+        "at_ns": logged.created_at_ns,
+        "artifact": logged.artifact,
+        "event": LOGGED,
+        "name": logged.name,
+        "type": logged.type,
+        "aliases": list(logged.aliases) or None,
+        "metadata": metadata,
+        "files": len(logged.files),
+        "bytes": logged.size,
+        "sha256": logged.files[0].sha256 if len(logged.files) == 1 else "",
+        "uri": "",
+        "route": logged.route,
+    }
+
+
+def used_fields(manifest: Manifest, uri: str) -> dict[str, Any]:
+    """Return the fields of "used", a run read this artifact, without those of the writer."""
+    return {
+        "artifact": manifest.artifact,
+        "event": USED,
+        "name": manifest.name,
+        "type": manifest.type,
+        "aliases": list(manifest.aliases) or None,
+        "files": len(manifest.files),
+        "bytes": manifest.size,
+        "sha256": manifest.digest,
+        "uri": uri,
+        "route": manifest.route,
+        "version_at_ns": manifest.version_at_ns or None,
+    }
+
+
 def uri_of(manifest: Manifest, store_uri: str) -> str:
-    """Return where an artifact lies: its only file, or the manifest that names all of them."""
+    """Return the address of an artifact: its only file, or the manifest of all its files."""
     if len(manifest.files) == 1:
         (entry,) = manifest.files
         return entry.uri or f"{store_uri}/{blob_key(entry.sha256)}"

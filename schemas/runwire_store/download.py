@@ -1,12 +1,11 @@
-"""Brings an artifact's files into a folder, and proves that what the store holds is whole.
+"""Download of an artifact's files into a folder, and verification of the stored content.
 
-Invariants: no file appears under its name before its SHA-256 was checked; nothing is written
-outside the folder, through a link or because of a name; content is never interpreted.
+Invariants: no file gets its name before its SHA-256 was checked; nothing is written outside the
+folder, neither through a link nor because of a name; content is never interpreted.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat as modes
@@ -18,30 +17,30 @@ from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from runwire_store.folder.files import hash_stream
 from runwire_store.layout import blob_key
-from runwire_store.manifest import FileEntry, Manifest
-from runwire_store.publish import check_files
+from runwire_store.manifest import FileEntry, Manifest, check_files
 from runwire_store.store import NotFound, ObjectStore, Progress, StoreError
 
-__all__ = ["DigestMismatch", "DownloadError", "Problem", "download", "sha256_of", "verify"]
+__all__ = ["DigestMismatch", "DownloadError", "Problem", "download", "verify"]
 
-# Large enough that reading costs more than calling, small beside any process.
+# Large enough that reading costs more than calling, small for any process.
 READ_BYTES: Final = 1 << 20
-# Scheme and host of what lies on this machine's file systems.
+# Schemes and hosts of files on this machine's file systems.
 LOCAL: Final = (("file", ""), ("file", "localhost"))
 
 
 class DownloadError(StoreError):
-    """A file cannot be brought here; the message says which and what to do."""
+    """A file cannot be downloaded; the message says which one and what to do."""
 
 
-class DigestMismatch(DownloadError):  # noqa: N818 - what was found
-    """Content is not what its manifest says: it was damaged or replaced."""
+class DigestMismatch(DownloadError):  # noqa: N818 - a verdict on the content
+    """Content differs from its manifest: it was damaged or replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one file of an artifact."""
+    """One damaged or missing file of an artifact."""
 
     path: str
     sha256: str
@@ -51,11 +50,11 @@ class Problem:
 def download(
     store: ObjectStore, manifest: Manifest, into: Path, *, progress: Progress | None = None
 ) -> list[Path]:
-    """Bring all files below `into` and return their paths, in the order of the manifest.
+    """Download all files below `into` and return their paths, in the order of the manifest.
 
-    Files that are there already, with the right content, stay; others of the same name are
-    replaced. An interrupted call is continued by the next one. Raises: DigestMismatch;
-    DownloadError; ManifestError for names that would leave the folder; NotFound; OSError.
+    Existing files with the right content are kept; others of the same name are replaced. The next
+    call resumes an interrupted one. Raises: DigestMismatch; DownloadError; ManifestError for names
+    that would leave the folder; NotFound; OSError.
     """
     check_files(manifest.files)
     into.mkdir(parents=True, exist_ok=True)
@@ -70,7 +69,7 @@ def download(
             _safe_folder(parts)
             fetched = parts / entry.sha256
             resumed = Path(f"{fetched}.part").exists()
-            # What an earlier call left may be of another content: then once more from the start.
+            # A part of an earlier call may have other content: then it is downloaded once more.
             if not any(_whole(store, entry, fetched, progress) for _ in range(1 + resumed)):
                 raise DigestMismatch(_mismatch(store, manifest, entry))
             fetched.replace(target)
@@ -87,7 +86,7 @@ def verify(
     scratch: Path | None = None,
     progress: Progress | None = None,
 ) -> list[Problem]:
-    """Read all content again and return what is missing or damaged.
+    """Read all content again and return the files that are missing or damaged.
 
     Needs room for the largest file in `scratch`, by default the folder for temporary files.
     Raises: StoreAway, StoreRefused, OSError.
@@ -99,32 +98,31 @@ def verify(
             path = Path(folder) / "content"
             try:
                 _fetch(store, entry, path, progress)
-                if sha256_of(path) != entry.sha256:
-                    raise DigestMismatch("its content is not that of its digest: it is damaged")
+                if _hash(path) != entry.sha256:
+                    raise DigestMismatch("its content does not match its digest: it is damaged")
             except (DownloadError, NotFound) as error:
                 problems.append(Problem(entry.path, entry.sha256, str(error)))
             path.unlink(missing_ok=True)
     return problems
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex. Raises: OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _hash(path: Path) -> str:
+    with path.open("rb", buffering=0) as file:
+        return hash_stream(file)
 
 
 def _whole(store: ObjectStore, entry: FileEntry, path: Path, progress: Progress | None) -> bool:
-    """Bring content to `path` and return whether it is right; else it is gone again."""
+    """Download content to `path`; return whether it is right, wrong content is deleted."""
     path.unlink(missing_ok=True)
     _fetch(store, entry, path, progress)
-    if sha256_of(path) == entry.sha256:
+    if _hash(path) == entry.sha256:
         return True
     path.unlink()
     return False
 
 
 def _fetch(store: ObjectStore, entry: FileEntry, path: Path, progress: Progress | None) -> None:
-    """Bring the content of one file to `path`, its size checked."""
+    """Download the content of one file to `path` and check its size."""
     if entry.uri:
         _copy_reference(entry, path, progress)
     elif not entry.size:
@@ -148,7 +146,7 @@ def _fetch(store: ObjectStore, entry: FileEntry, path: Path, progress: Progress 
 def _mismatch(store: ObjectStore, manifest: Manifest, entry: FileEntry) -> str:
     where = entry.uri or f"{store.uri}/{blob_key(entry.sha256)}"
     return (
-        f"the content of {entry.path[:200]!r} is not that of its digest {entry.sha256}: {where} is "
+        f"the content of {entry.path[:200]!r} does not match its digest {entry.sha256}: {where} is "
         f"damaged. `runwire artifact verify` finds what else of {manifest.name!r} is; delete that "
         "object and log the file again, or load an earlier version"
     )
@@ -156,19 +154,19 @@ def _mismatch(store: ObjectStore, manifest: Manifest, entry: FileEntry) -> str:
 
 def _copy_reference(entry: FileEntry, path: Path, progress: Progress | None) -> None:
     source = _local_path(entry)
-    # A device or a pipe under that name would block, or never end.
+    # A device or a pipe of that name would block or never end.
     try:
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise DownloadError(
-            f"{entry.path[:200]!r} lies at {entry.uri} by reference, and that cannot be read here "
+            f"{entry.path[:200]!r} is a reference to {entry.uri}, which cannot be read here "
             f"({error.strerror}): mount that file system, or log the file with its content"
         ) from error
     try:
         found = os.fstat(descriptor)
         if not modes.S_ISREG(found.st_mode) or found.st_size != entry.size:
             raise DigestMismatch(
-                f"{entry.path[:200]!r} lies at {entry.uri} by reference, and that is no file of "
+                f"{entry.path[:200]!r} is a reference to {entry.uri}, which is no file of "
                 f"{entry.size} bytes (any more): it was changed after it was logged"
             )
         with path.open("wb") as copy:
@@ -187,14 +185,14 @@ def _local_path(entry: FileEntry) -> str:
         path = ""
     if not path or "\0" in path or (parts.scheme, parts.netloc) not in LOCAL:
         raise DownloadError(
-            f"{entry.path[:200]!r} lies at {entry.uri[:200]!r}: only file:///... can be read from "
-            "here; fetch it from there yourself"
+            f"{entry.path[:200]!r} is a reference to {entry.uri[:200]!r}: only file:///... can be "
+            "read here; fetch it yourself"
         )
     return path
 
 
 def _place(root: Path, entry: FileEntry) -> Path:
-    """Return where a file goes, its folders made, none of them a link."""
+    """Return the path of a file and make its folders, none of which is a link."""
     folder = root
     *names, last = entry.path.split("/")
     for name in names:
@@ -223,7 +221,7 @@ def _is_there(target: Path, entry: FileEntry) -> bool:
         return False
     if not modes.S_ISREG(found.st_mode) or found.st_size != entry.size:
         return False
-    return sha256_of(target) == entry.sha256
+    return _hash(target) == entry.sha256
 
 
 def _tell(progress: Progress | None, count: int) -> None:

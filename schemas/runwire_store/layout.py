@@ -1,11 +1,11 @@
-"""Keys of the store: built from ids alone, so that no name a user typed becomes a path.
+"""Keys of the store, built from ids alone: no name that a user typed becomes a path.
 
 blobs/<2 hex>/<sha256>                                              content
 runs/<run key>/artifacts/<artifact>.json                            manifest
 runs/<run key>/checkpoints/<step>/<attempt>-<rank>-<artifact>.json  manifest of a checkpoint
 runs/<run key>/deleted.json                                         the run is gone for good
 names/<project key>/<name key>/<stamp>-<artifact>.json              one version of a name
-staging/<artifact>/<sha256>/…                                       pieces on their way
+staging/<artifact>/<sha256>/…                                       pieces of unfinished content
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ __all__ = [
     "artifact_key",
     "artifacts_prefix",
     "blob_key",
+    "check_key",
+    "check_key_prefix",
     "checkpoint_key",
     "checkpoints_prefix",
     "name_prefix",
@@ -38,27 +40,32 @@ NAMES: Final = "names/"
 RUNS: Final = "runs/"
 STAGING: Final = "staging/"
 
+# The longest key of S3; in a folder each part of a key is a file name, hence no leading dot.
+KEY_BYTES_MAX: Final = 1024
+_NAME = r"[A-Za-z0-9_=-][A-Za-z0-9_.=-]*"
+_KEY = re.compile(f"{_NAME}(/{_NAME})*")
+_PREFIX = re.compile(f"({_NAME}/)*({_NAME})?")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ARTIFACT = re.compile(r"[0-9a-f]{32}")
 
 
 def blob_key(sha256: str) -> str:
-    """Return where content lies. Raises: ValueError when that is no SHA-256 in hex."""
-    return f"{BLOBS}{_checked(sha256, _SHA256)[:2]}/{sha256}"
+    """Return the key of content. Raises: ValueError for anything but a SHA-256 in hex."""
+    return f"{BLOBS}{_check_id(sha256, _SHA256)[:2]}/{sha256}"
 
 
 def artifacts_prefix(project: str, run_id: str) -> str:
-    """Return what the manifests of a run's artifacts start with."""
+    """Return the prefix of the manifests of a run's artifacts."""
     return f"{RUNS}{run_key(project, run_id).hex()}/artifacts/"
 
 
 def artifact_key(project: str, run_id: str, artifact: str) -> str:
     """Return the key of an artifact's manifest."""
-    return f"{artifacts_prefix(project, run_id)}{_checked(artifact, _ARTIFACT)}.json"
+    return f"{artifacts_prefix(project, run_id)}{_check_id(artifact, _ARTIFACT)}.json"
 
 
 def checkpoints_prefix(project: str, run_id: str) -> str:
-    """Return what the manifests of a run's checkpoints start with; they sort by step."""
+    """Return the prefix of the manifests of a run's checkpoints; their keys sort by step."""
     return f"{RUNS}{run_key(project, run_id).hex()}/checkpoints/"
 
 
@@ -66,40 +73,54 @@ def checkpoint_key(
     project: str, run_id: str, *, step: int, attempt: str, rank: int, artifact: str
 ) -> str:
     """Return the key of the manifest of one rank's part of a checkpoint."""
-    place = f"{step:019d}/{attempt_key(attempt):016x}-{rank:06d}-{_checked(artifact, _ARTIFACT)}"
+    place = f"{step:019d}/{attempt_key(attempt):016x}-{rank:06d}-{_check_id(artifact, _ARTIFACT)}"
     return f"{checkpoints_prefix(project, run_id)}{place}.json"
 
 
 def tombstone_key(project: str, run_id: str) -> str:
-    """Return the key that says that a run was deleted: nothing of it is published any more."""
+    """Return the key that marks a run as deleted: nothing of it is published any more."""
     return f"{RUNS}{run_key(project, run_id).hex()}/deleted.json"
 
 
 def names_prefix(project: str) -> str:
-    """Return what the versions of all names of a project start with."""
+    """Return the prefix of the versions of all names of a project."""
     return f"{NAMES}{_name_key(project)}/"
 
 
 def name_prefix(project: str, name: str) -> str:
-    """Return what the versions of one name start with; they sort by their stamp."""
+    """Return the prefix of the versions of one name; their keys sort by stamp."""
     return f"{names_prefix(project)}{_name_key(name)}/"
 
 
 def version_key(project: str, name: str, *, stamp_ns: int, artifact: str) -> str:
     """Return the key of one version of a name."""
-    return f"{name_prefix(project, name)}{stamp_ns:020d}-{_checked(artifact, _ARTIFACT)}.json"
+    return f"{name_prefix(project, name)}{stamp_ns:020d}-{_check_id(artifact, _ARTIFACT)}.json"
 
 
 def staging_prefix(artifact: str) -> str:
-    """Return what an artifact's pieces start with."""
-    return f"{STAGING}{_checked(artifact, _ARTIFACT)}/"
+    """Return the prefix of an artifact's staged pieces."""
+    return f"{STAGING}{_check_id(artifact, _ARTIFACT)}/"
+
+
+def check_key(key: str) -> str:
+    """Return the key. Raises: ValueError unless this module could have built it."""
+    if len(key) > KEY_BYTES_MAX or not _KEY.fullmatch(key):
+        raise ValueError(f"{key[:80]!r} is no key of a store: build keys with `layout`")
+    return key
+
+
+def check_key_prefix(prefix: str) -> str:
+    """Return a prefix of keys. Raises: ValueError when no key can start with it."""
+    if len(prefix) > KEY_BYTES_MAX or not _PREFIX.fullmatch(prefix):
+        raise ValueError(f"{prefix[:80]!r} is no prefix of keys: build it with `layout`")
+    return prefix
 
 
 def _name_key(name: str) -> str:
     return blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _checked(text: str, pattern: re.Pattern[str]) -> str:
+def _check_id(text: str, pattern: re.Pattern[str]) -> str:
     if not pattern.fullmatch(text):
         raise ValueError(f"{text[:80]!r} is no id of the store")
     return text

@@ -1,7 +1,7 @@
-"""Objects that come into being part by part, across processes: S3's multipart uploads.
+"""The protocol of uploads in parts that several processes share: S3's multipart uploads.
 
-Parts are of one size, the last one excepted, so that a part's number says what it holds: the same
-part again changes nothing, whoever sends it. Stores without this join objects (`store.compose`).
+All parts but the last have one size, so a part's number determines its content: sending a part
+again changes nothing. Stores without part uploads join objects (`store.compose`).
 """
 
 from __future__ import annotations
@@ -12,32 +12,35 @@ from hashlib import md5
 from threading import Lock
 from typing import Protocol
 
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.store import NotFound, ObjectStore
 
-__all__ = ["MemoryUploads", "Part", "Uploads", "uploads_of"]
+__all__ = ["MemoryPartUploads", "PartUploads", "StoredPart", "part_uploads_of"]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A part that the store has; `etag` differs where the content differs."""
+class StoredPart:
+    """A part that the store has; other content has another `etag`."""
 
     size: int
     etag: str
 
 
-class Uploads(Protocol):
-    """Every method raises StoreAway and StoreRefused. Threads: safe, calls may overlap."""
+class PartUploads(Protocol):
+    """Uploads of one store, each of one object.
+
+    Every method raises StoreAway and StoreRefused. Threads: safe, calls may overlap.
+    """
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Store a small object unless there is one of this key; return whether it was stored.
 
-        Of two that come within the same moment versitygw stores both: read back which one stayed.
+        versitygw may store both of two simultaneous calls: read back which one stayed.
         """
         ...
 
     def begin(self, key: str) -> str:
-        """Begin an upload of an object; return its id."""
+        """Start an upload of an object; return its id."""
         ...
 
     def put_part(
@@ -46,19 +49,19 @@ class Uploads(Protocol):
         """Store a part, numbered from 1; return its etag. Raises: NotFound for no such upload."""
         ...
 
-    def parts(self, key: str, upload: str) -> dict[int, Part]:
-        """Return the parts that are there. Raises: NotFound for no such upload."""
+    def parts(self, key: str, upload: str) -> dict[int, StoredPart]:
+        """Return the parts that the store has. Raises: NotFound for no such upload."""
         ...
 
     def complete(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
         """Make exactly these parts the object.
 
-        Raises: NotFound when the upload is gone, perhaps completed, or a part is another by now.
+        Raises: NotFound when the upload is gone (perhaps completed) or a part was replaced.
         """
         ...
 
     def abandon(self, key: str, upload: str) -> None:
-        """Let the store forget an upload; one that is not there is no error."""
+        """Abort an upload; a missing one is no error."""
         ...
 
     def read(self, key: str, start: int, size: int) -> bytes:
@@ -66,16 +69,16 @@ class Uploads(Protocol):
         ...
 
 
-def uploads_of(store: ObjectStore) -> Uploads | None:
-    """Return what a store offers of this, None when nothing."""
-    found: Uploads | None = getattr(store, "uploads", None)
+def part_uploads_of(store: ObjectStore) -> PartUploads | None:
+    """Return a store's part uploads, None when it has none."""
+    found: PartUploads | None = getattr(store, "part_uploads", None)
     return found
 
 
-class MemoryUploads:
-    """Uploads into a MemoryStore; `trouble` of the store is asked before each verb."""
+class MemoryPartUploads:
+    """Part uploads into a MemoryObjectStore; its `trouble` is called before each verb."""
 
-    def __init__(self, store: MemoryStore) -> None:
+    def __init__(self, store: MemoryObjectStore) -> None:
         self._store = store
         self._uploads: dict[str, tuple[str, dict[int, bytes]]] = {}
         self._begun = 0
@@ -90,7 +93,7 @@ class MemoryUploads:
         return self._store.place(key, data, only_new=True)
 
     def begin(self, key: str) -> str:
-        """Begin an upload."""
+        """Start an upload."""
         self._ask("begin", key)
         with self._lock:
             self._begun += 1
@@ -107,12 +110,12 @@ class MemoryUploads:
             self._of(key, upload)[number] = data
         return _etag(data)
 
-    def parts(self, key: str, upload: str) -> dict[int, Part]:
+    def parts(self, key: str, upload: str) -> dict[int, StoredPart]:
         """Return the parts."""
         self._ask("parts", key)
         with self._lock:
             found = self._of(key, upload)
-            return {n: Part(len(data), _etag(data)) for n, data in sorted(found.items())}
+            return {n: StoredPart(len(data), _etag(data)) for n, data in sorted(found.items())}
 
     def complete(self, key: str, upload: str, etags: Mapping[int, str]) -> None:
         """Join the parts."""
@@ -120,12 +123,12 @@ class MemoryUploads:
         with self._lock:
             found = self._of(key, upload)
             if any(n not in found or _etag(found[n]) != etag for n, etag in etags.items()):
-                raise NotFound(f"a part of upload {upload} is not the one that was named")
+                raise NotFound(f"a part of upload {upload} is missing or was replaced")
             self._store.place(key, b"".join(found[number] for number in sorted(etags)))
             del self._uploads[upload]
 
     def abandon(self, key: str, upload: str) -> None:
-        """Forget an upload."""
+        """Abort an upload."""
         self._ask("abandon", key)
         with self._lock:
             self._uploads.pop(upload, None)

@@ -1,7 +1,7 @@
-"""Content on the Kafka route: pieces of files, the list of their digests, and names in staging.
+"""Content on the Kafka route: pieces of files, the list of their digests, and staged ranges.
 
-A file travels as pieces of PIECE_BYTES; the event "shipped" carries the manifest and the digest of
-every piece; the object worker gathers pieces into runs, ordinary objects under `staging/`.
+A file is sent as pieces of PIECE_BYTES; the event "shipped" carries the manifest and the digest of
+every piece; the object worker stores ranges of pieces as ordinary objects under `staging/`.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ __all__ = [
     "DIGEST_BYTES",
     "FILE_BYTES_MAX",
     "PIECE_BYTES",
-    "RUN_PIECES",
-    "RUN_PIECES_MIN",
-    "Shipment",
-    "StagedRun",
+    "RANGE_PIECES",
+    "RANGE_PIECES_MIN",
+    "PieceList",
+    "StagedRange",
     "piece_count",
     "piece_size",
-    "shipped_key",
+    "piece_list_key",
 ]
 
-# Far below what brokers take (1 MiB by default), large enough that messages cost little.
+# Far below the limit of brokers (1 MiB by default), large enough that messages cost little.
 PIECE_BYTES: Final = 512 * 1024
 DIGEST_BYTES: Final = 32  # SHA-256
-# What a worker aims at for one object in staging: 8 MiB, the part size of S3 clients.
-RUN_PIECES: Final = 16
-# Shorter runs cannot be joined on the server, the last one excepted.
-RUN_PIECES_MIN: Final = -(-PART_BYTES_MIN // PIECE_BYTES)
+# Pieces that a worker aims at for one object in staging: 8 MiB, the part size of S3 clients.
+RANGE_PIECES: Final = 16
+# Shorter ranges cannot be joined on the server, except the last one.
+RANGE_PIECES_MIN: Final = -(-PART_BYTES_MIN // PIECE_BYTES)
 # S3 joins at most 10,000 parts.
-FILE_BYTES_MAX: Final = 10_000 * RUN_PIECES * PIECE_BYTES
+FILE_BYTES_MAX: Final = 10_000 * RANGE_PIECES * PIECE_BYTES
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_RUN = re.compile(r"([0-9a-f]{64})/(\d{8})-(\d{6})-([0-9a-f]{64})")
+_RANGE = re.compile(r"([0-9a-f]{64})/(\d{8})-(\d{6})-([0-9a-f]{64})")
 
 
 def piece_count(size: int) -> int:
-    """Return how many pieces a file of so many bytes has; an empty file has none."""
+    """Return the number of pieces of a file of `size` bytes; an empty file has none."""
     return -(-size // PIECE_BYTES)
 
 
 def piece_size(size: int, index: int) -> int:
-    """Return how long piece `index` is of a file of `size` bytes, 0 when there is no such piece."""
+    """Return the length of piece `index` of a file of `size` bytes, 0 for no such piece."""
     return max(0, min(PIECE_BYTES, size - index * PIECE_BYTES)) if index >= 0 else 0
 
 
-def shipped_key(artifact: str) -> str:
-    """Return where the event "shipped" waits until all pieces are there."""
+def piece_list_key(artifact: str) -> str:
+    """Return the key of the list from "shipped", stored until all pieces are there."""
     return f"{staging_prefix(artifact)}manifest.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shipment:
-    """What `ArtifactEvent.manifest` of "shipped" says; `pieces` has the digests by SHA-256.
+class PieceList:
+    """The content of `ArtifactEvent.manifest` in "shipped": manifest and digests of all pieces.
 
     Shapes: pieces[sha256] is the concatenation of one SHA-256 per piece, in order.
     """
@@ -72,11 +72,11 @@ class Shipment:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Size of each content that travels with the artifact, by SHA-256, each once."""
+        """Size of each distinct content that is sent, by SHA-256."""
         return {entry.sha256: entry.size for entry in self.manifest.files if not entry.uri}
 
     def to_json(self) -> str:
-        """Return it as the event carries it: the same shipment gives the same text."""
+        """Return the text for the event; equal lists give equal texts."""
         fields = {
             "manifest": json.loads(self.manifest.to_json()),
             "pieces": {
@@ -89,7 +89,7 @@ class Shipment:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return what such a text says. Raises: ManifestError unless every content is accounted."""
+        """Parse such a text. Raises: ManifestError unless every content has all its digests."""
         try:
             fields: Any = json.loads(text)
             found = fields["piece_bytes"]
@@ -106,9 +106,9 @@ class Shipment:
             raise ManifestError(
                 f"pieces have {found!r} bytes, this runwire knows {PIECE_BYTES}: upgrade the worker"
             )
-        known = cls(manifest=manifest, pieces=pieces)
-        known._check()
-        return known
+        listed = cls(manifest=manifest, pieces=pieces)
+        listed._check()
+        return listed
 
     def _check(self) -> None:
         sizes = self.sizes
@@ -129,7 +129,7 @@ class Shipment:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class StagedRun:
+class StagedRange:
     """Pieces `first` to `first + count - 1` of one content, as one object of an artifact's staging.
 
     `digest` is SHA-256 of the pieces' digests, in hex: the same pieces give the same key.
@@ -142,7 +142,7 @@ class StagedRun:
 
     @classmethod
     def of(cls, sha256: str, first: int, digests: bytes) -> Self:
-        """Return the run of the pieces with these concatenated digests."""
+        """Return the range of the pieces with these concatenated digests."""
         count = len(digests) // DIGEST_BYTES
         return cls(sha256, first, count, hashlib.sha256(digests).hexdigest())
 
@@ -152,14 +152,14 @@ class StagedRun:
         return self.first + self.count
 
     def key(self, artifact: str) -> str:
-        """Return where it lies; the keys of a content sort by the first piece."""
+        """Return its key; the keys of a content sort by the first piece."""
         place = f"{self.sha256}/{self.first:08d}-{self.count:06d}-{self.digest}"
         return f"{staging_prefix(artifact)}{place}"
 
     @classmethod
     def parse(cls, key: str, artifact: str) -> Self | None:
-        """Return the run that lies at a key, None when something else lies there."""
-        found = _RUN.fullmatch(key.removeprefix(staging_prefix(artifact)))
+        """Return the range of a key, None for a key of another object."""
+        found = _RANGE.fullmatch(key.removeprefix(staging_prefix(artifact)))
         if found is None:
             return None
         sha256, first, count, digest = found.groups()

@@ -1,30 +1,30 @@
-"""Which checkpoints go: rules as data, and one pure function that local folders and stores share.
+"""Retention rules as data, and pure functions that apply them to the checkpoints of a run.
 
-Invariants of `expired`: with no rule nothing goes; the newest checkpoint, the newest good one and
-the newest good one that was marked as best always stay; what is incomplete stays while it could
-still be kept.
+Invariants of `expired`: without a rule nothing expires; the newest checkpoint, the newest good one
+and the newest good one marked as best never expire; an incomplete checkpoint expires only if it
+would if it were complete.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Any, Final, Self
 
 from runwire_schemas.errors import ConfigError
+from runwire_store.checkpoints import CheckpointView, manifests_without
 from runwire_store.manifest import Manifest
-from runwire_store.store import ObjectStore
 
 __all__ = [
     "MODES",
-    "Kept",
     "Retention",
     "RetentionError",
     "best_of",
     "expired",
-    "is_good",
-    "leaving",
+    "expired_manifests",
+    "find_checkpoint",
+    "retention_of",
 ]
 
 MODES: Final = ("min", "max")
@@ -33,47 +33,15 @@ PARTS_COME_FOR_NS: Final = 3_600_000_000_000
 
 
 class RetentionError(ConfigError):
-    """Rules that cannot be followed; the message says which and what to write instead."""
-
-
-class Kept(Protocol):
-    """What the rules look at: a checkpoint in a store or in a folder."""
-
-    @property
-    def step(self) -> int:
-        """Training step it was saved at."""
-        ...
-
-    @property
-    def saved_at_ns(self) -> int:
-        """When it was saved: newer ones have greater numbers."""
-        ...
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all parts are there."""
-        ...
-
-    @property
-    def is_best(self) -> bool:
-        """Whether it was marked as the best when it was saved."""
-        ...
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """Metrics that were saved with it."""
-        ...
-
-
-_K = TypeVar("_K", bound=Kept)
+    """Invalid rules; the message says which one and what to write instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """Keep the last `keep_last`, the best `keep_best` by `metric`, and each `keep_every`-th step.
 
-    0 means that there is no such rule, and no rule at all keeps everything. Without a metric
-    `keep_best` counts those marked as best. Raises: RetentionError.
+    0 means no such rule; without any rule everything is kept. Without a metric `keep_best` counts
+    the checkpoints marked as best. Raises: RetentionError.
     """
 
     keep_last: int = 0
@@ -94,115 +62,131 @@ class Retention:
 
     @property
     def keeps_all(self) -> bool:
-        """Whether there is no rule."""
+        """Whether no rule is set."""
         return not (self.keep_last or self.keep_best or self.keep_every)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `CheckpointFacts.retention` holds; empty when there is no rule."""
+        """Return the value of `CheckpointFacts.retention`; empty without a rule."""
         return {} if self == Retention() else asdict(self)
 
     @classmethod
-    def from_json(cls, said: Mapping[str, Any]) -> Self:
-        """Return the rules again.
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Return the rules of `as_json`.
 
-        Raises: RetentionError also for rules of a newer runwire: half of them could delete more.
+        Raises: RetentionError, also for rules of a newer runwire: half of them could delete more.
         """
         known = {row.name for row in fields(cls)}
-        if unknown := sorted(set(said) - known):
+        if unknown := sorted(set(data) - known):
             raise RetentionError(
                 f"retention knows no {', '.join(unknown)}: upgrade runwire; nothing is deleted"
             )
-        return cls(**said)
+        return cls(**data)
 
 
-def is_good(checkpoint: Kept) -> bool:
-    """Return whether it is worth loading: complete, and none of its metrics is NaN or infinite."""
-    return checkpoint.is_complete and all(map(math.isfinite, checkpoint.metrics.values()))
-
-
-def expired(checkpoints: Iterable[_K], retention: Retention) -> list[_K]:
-    """Return the checkpoints of one run that the rules let go, oldest first."""
-    known = sorted(checkpoints, key=_age)
+def expired(views: Iterable[CheckpointView], retention: Retention) -> list[CheckpointView]:
+    """Return the checkpoints of one run that the rules delete, oldest first."""
+    known = sorted(views, key=_age)
     if retention.keeps_all:
         return []
-    complete = [each for each in known if each.is_complete]
-    stay = _ruled(complete, retention)
+    complete = [view for view in known if view.is_complete]
+    kept = _kept_ids(complete, retention)
     gone = []
-    for each in known:
-        if each.is_complete:
-            is_kept = id(each) in stay
+    for view in known:
+        if view.is_complete:
+            is_kept = id(view) in kept
         else:
-            # Judged as if its missing parts had come; no newer good one: it may be on its way.
-            is_kept = id(each) in _ruled([*complete, each], retention, hoped=each)
+            # Judged as if it were complete and good: its missing parts may still be uploading.
+            is_kept = id(view) in _kept_ids([*complete, view], retention, hoped=view)
         if not is_kept:
-            gone.append(each)
+            gone.append(view)
     return gone
 
 
-def leaving(
-    store: ObjectStore, project: str, run_id: str, retention: Retention, *, now_ns: int
+def expired_manifests(
+    views: Collection[CheckpointView], retention: Retention, *, now_ns: int
 ) -> list[Manifest]:
-    """Return the manifests that the rules let go now; their blobs are for `sweep`.
+    """Return the manifests of a run that the rules delete now; their blobs are left to `sweep`.
 
-    What misses parts goes only when it is an hour old. Raises: StoreAway, StoreRefused.
+    A checkpoint with missing parts is kept for at least an hour.
     """
-    # Both need the rules above.
-    from runwire_store.catalog import Catalog
-    from runwire_store.checkpoints import released
-
     if retention.keeps_all:
         return []
-    known = Catalog(store).checkpoints(project, run_id)
     gone = (
         view
-        for view in expired(known, retention)
+        for view in expired(views, retention)
         if view.is_complete or view.saved_at_ns < now_ns - PARTS_COME_FOR_NS
     )
-    return released(known, gone)
+    return manifests_without(views, gone)
 
 
-def best_of(checkpoints: Iterable[_K], retention: Retention) -> _K | None:
-    """Return the newest good one marked as best, else the good one with the best metric.
+def find_checkpoint(views: Iterable[CheckpointView], which: str | int) -> CheckpointView | None:
+    """Return the "latest" or "best" complete checkpoint, or the newest one of a step.
 
-    None when neither is known: nothing is marked, and `retention` names no metric.
+    Raises: ValueError for another word.
     """
-    good = [each for each in sorted(checkpoints, key=_age) if is_good(each)]
-    marked = [each for each in good if each.is_best]
+    complete = [view for view in views if view.is_complete]
+    if which == "latest":
+        return complete[-1] if complete else None
+    if which == "best":
+        return best_of(complete, retention_of(complete))
+    try:
+        step = operator.index(which) if not isinstance(which, str) else int(which)
+    except (TypeError, ValueError):
+        raise ValueError(f"{which!r}: give 'latest', 'best' or a step") from None
+    return next((view for view in reversed(complete) if view.step == step), None)
+
+
+def best_of(views: Iterable[CheckpointView], retention: Retention) -> CheckpointView | None:
+    """Return the newest good checkpoint marked as best, else the good one with the best metric.
+
+    None when no checkpoint is marked and `retention` names no metric that was saved.
+    """
+    good = [view for view in sorted(views, key=_age) if view.is_good]
+    marked = [view for view in good if view.is_best]
     if marked:
         return marked[-1]
-    ranked = _ranked(good, retention)
+    ranked = _rank(good, retention)
     return ranked[0] if ranked else None
 
 
-def _ruled(known: Sequence[_K], retention: Retention, hoped: _K | None = None) -> set[int]:
-    """Identities of those that stay; `known` counts as complete."""
+def retention_of(views: Iterable[CheckpointView]) -> Retention:
+    """Return the rules that the newest checkpoint was saved with; no rule if unreadable."""
+    newest = max(views, key=lambda view: view.saved_at_ns, default=None)
+    if newest is None:
+        return Retention()
+    try:
+        return Retention.from_json(newest.facts.retention)
+    except (RetentionError, TypeError):
+        return Retention()
+
+
+def _kept_ids(
+    known: Sequence[CheckpointView], retention: Retention, hoped: CheckpointView | None = None
+) -> set[int]:
+    """Return the identities of the checkpoints to keep; all of `known` count as complete."""
     known = sorted(known, key=_age)
-    good = [each for each in known if is_good(each) or (each is hoped and _is_finite(each))]
-    marked = [each for each in good if each.is_best]
-    # The newest in any case: a metric that was not measured is NaN too, and a save is never undone.
-    stay: list[_K] = [*known[-1:], *good[-1:], *marked[-1:]]
+    good = [view for view in known if view.is_good or (view is hoped and view.is_finite)]
+    marked = [view for view in good if view.is_best]
+    # The newest even if not good: an unmeasured metric is NaN too, and a save is never undone.
+    kept = [*known[-1:], *good[-1:], *marked[-1:]]
     if retention.keep_last:
-        stay += known[-retention.keep_last :]
+        kept += known[-retention.keep_last :]
     if retention.keep_best:
-        best = _ranked(good, retention) if retention.metric else marked[::-1]
-        stay += best[: retention.keep_best]
+        best = _rank(good, retention) if retention.metric else marked[::-1]
+        kept += best[: retention.keep_best]
     if retention.keep_every:
-        stay += [each for each in known if each.step % retention.keep_every == 0]
-    return {id(each) for each in stay}
+        kept += [view for view in known if view.step % retention.keep_every == 0]
+    return {id(view) for view in kept}
 
 
-def _ranked(good: Sequence[_K], retention: Retention) -> list[_K]:
-    """Best first; of equal ones the newest first."""
+def _rank(good: Sequence[CheckpointView], retention: Retention) -> list[CheckpointView]:
+    """Return those with the metric, best first; of equal ones the newest first."""
     if not retention.metric:
         return []
     sign = 1.0 if retention.mode == "min" else -1.0
-    measured = [each for each in reversed(good) if retention.metric in each.metrics]
-    return sorted(measured, key=lambda each: sign * each.metrics[retention.metric])
+    measured = [view for view in reversed(good) if retention.metric in view.metrics]
+    return sorted(measured, key=lambda view: sign * view.metrics[retention.metric])
 
 
-def _is_finite(checkpoint: Kept) -> bool:
-    return all(map(math.isfinite, checkpoint.metrics.values()))
-
-
-def _age(checkpoint: Kept) -> tuple[int, int]:
-    return checkpoint.saved_at_ns, checkpoint.step
+def _age(view: CheckpointView) -> tuple[int, int]:
+    return view.saved_at_ns, view.step

@@ -1,15 +1,16 @@
-"""What is needed of an object store: nine verbs that a folder, S3 and memory can keep.
+"""The protocol of an object store and its errors, as a folder, S3 and memory implement it.
 
-Keys come from `layout`, never from what users typed. One suite in `tests/contract/` runs on all
+Keys come from `layout`, never from user input. One suite in `tests/contract/` runs on all
 implementations.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from runwire_schemas.errors import RunwireError
 
@@ -23,19 +24,25 @@ __all__ = [
     "StoreAway",
     "StoreError",
     "StoreRefused",
+    "check_part_sizes",
+    "map_in_parallel",
 ]
 
 # S3 joins no smaller parts, the last one excepted.
 PART_BYTES_MIN: Final = 5 * 1024 * 1024
+# Calls at once: enough to hide the latency of a store's answers.
+PARALLEL_CALLS: Final = 8
+T = TypeVar("T")
+R = TypeVar("R")
 
 Progress = Callable[[int], None]
-"""Is told how many bytes were moved since the last call, those of an interrupted call included, so
-that the sum is the size. It may raise: the transfer stops there and the exception passes through.
-Threads: any, one call at a time."""
+"""Called with the bytes moved since the last call. Bytes that an interrupted transfer had moved are
+reported too, so the sum is the size. It may raise: the transfer stops and the exception passes
+through. Threads: any, one call at a time."""
 
 
 class StoreError(RunwireError):
-    """An object store did not do what was asked; the message says what to do."""
+    """A call of an object store failed; the message says what to do."""
 
 
 class NotFound(StoreError):  # noqa: N818 - a state of the store
@@ -43,14 +50,14 @@ class NotFound(StoreError):  # noqa: N818 - a state of the store
 
 
 class StoreAway(StoreError):  # noqa: N818 - a state of the world
-    """No answer, or an answer of passing trouble: the same call may succeed later."""
+    """No answer, or a passing failure: the same call may succeed later."""
 
 
 class StoreRefused(StoreError):  # noqa: N818 - a decision of the store
     """Wrong credentials, a missing bucket, a full disk: a person has to act first."""
 
 
-# What a store itself answers, as opposed to what is wrong with the things in it.
+# Errors of the store itself, as opposed to damage of the objects in it.
 UNAVAILABLE: Final = (StoreAway, StoreRefused, NotFound)
 
 
@@ -71,7 +78,7 @@ class ObjectStore(Protocol):
 
     @property
     def uri(self) -> str:
-        """Return where it is, for people and views: "s3://bucket" or "file:///folder"."""
+        """Return its address for people and views: "s3://bucket" or "file:///folder"."""
         ...
 
     def check(self) -> None:
@@ -79,7 +86,7 @@ class ObjectStore(Protocol):
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Store a small object, over one of the same key."""
+        """Store a small object; one of the same key is replaced."""
         ...
 
     def put_file(
@@ -90,11 +97,10 @@ class ObjectStore(Protocol):
         journal: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Store a file that does not change any more.
+        """Store a file that no longer changes.
 
-        With `journal`, a file of the caller's that need not exist, the next call with the same
-        arguments goes on where an interrupted one stopped. Raises: OSError when `path` cannot be
-        read.
+        `journal` is a path of the caller's that need not exist: with it, the same call resumes an
+        interrupted one. Raises: OSError when `path` cannot be read.
         """
         ...
 
@@ -103,15 +109,15 @@ class ObjectStore(Protocol):
         ...
 
     def get_file(self, key: str, path: Path, *, progress: Progress | None = None) -> None:
-        """Bring an object to `path`; `path` appears whole or not at all.
+        """Download an object to `path`, which appears whole or not at all.
 
-        An interrupted call leaves `<path>.part`, where the next one goes on. Raises: NotFound;
+        An interrupted call leaves `<path>.part`, from which the next one resumes. Raises: NotFound;
         OSError when `path` cannot be written.
         """
         ...
 
     def stat(self, key: str) -> Stat | None:
-        """Return what is known of an object, None when there is none."""
+        """Return size and time of an object, None when there is none."""
         ...
 
     def list(self, prefix: str) -> Iterator[Stat]:
@@ -126,13 +132,31 @@ class ObjectStore(Protocol):
         ...
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects; those that are not there are no error."""
+        """Delete objects; missing ones are no error."""
         ...
 
     def expire_uploads(self, older_than_s: float) -> int:
-        """Give up transfers into the store that began longer ago; return how many."""
+        """Abort unfinished transfers into the store that are older; return how many."""
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...
+
+
+def check_part_sizes(sizes: Sequence[int]) -> None:
+    """Raises: ValueError for parts that S3 would not join; every store refuses them alike."""
+    if not sizes:
+        raise ValueError("there are no parts to join")
+    for number, size in enumerate(sizes[:-1]):
+        if size < PART_BYTES_MIN:
+            raise ValueError(f"part {number} has {size} bytes, fewer than {PART_BYTES_MIN}")
+
+
+def map_in_parallel(call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return the results in the order of the items; several calls overlap."""
+    arguments = list(items)
+    if PARALLEL_CALLS < 2 or len(arguments) < 2:
+        return [call(argument) for argument in arguments]
+    with ThreadPoolExecutor(min(PARALLEL_CALLS, len(arguments))) as threads:
+        return list(threads.map(call, arguments))

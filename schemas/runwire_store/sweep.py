@@ -1,7 +1,7 @@
-"""Deletes what nothing needs any more: content without a manifest, and staging that was given up.
+"""The sweep: deletes content that no manifest names, and abandoned staging.
 
-Safe beside publications and other sweeps, see `condemned`. Where a manifest cannot be read nobody
-knows what it needs: then no content is deleted, and the report says why.
+Safe beside publications and other sweeps, see `condemned`. If a manifest is unreadable its content
+is unknown: then no content is deleted at all, and the report gives the reason.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Final
 
 from runwire_store.condemned import MARKS, PIN_S, Mark
 from runwire_store.layout import BLOBS, NAMES, RUNS, STAGING, blob_key
-from runwire_store.manifest import ManifestError
-from runwire_store.store import NotFound, ObjectStore, Stat
-from runwire_store.versions import at_once, read_entry, read_manifest
+from runwire_store.manifest import ManifestError, read_manifest
+from runwire_store.store import NotFound, ObjectStore, Stat, map_in_parallel
+from runwire_store.versions import read_entry
 
 __all__ = ["GRACE_S", "STAGING_S", "SweepReport", "sweep"]
 
-# A day: longer than an upload that goes on over a night of trouble.
+# A day: longer than an upload that is delayed by a night of failures.
 GRACE_S: Final = 86_400.0
 # A week, as the lifecycle rule of the bucket: longer than any weekend without a worker.
 STAGING_S: Final = 7 * 86_400.0
 NS: Final = 1_000_000_000
-# What one S3 request deletes, and what a mark of a few megabytes holds.
+# The most that one S3 request deletes, and that a mark of a few megabytes holds.
 BATCH: Final = 1000
 CONDEMNED_MAX: Final = 50_000
 _TOMBSTONE = re.compile(f"{RUNS}[0-9a-f]{{32}}/deleted\\.json")
@@ -34,9 +34,9 @@ _BLOB = re.compile(f"{BLOBS}[0-9a-f]{{2}}/([0-9a-f]{{64}})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepReport:
-    """What was deleted, or with `is_dry_run` would be. `staging` are ids of artifacts.
+    """The deleted objects, or with `is_dry_run` the deletable ones. `staging` are artifact ids.
 
-    `unreadable` says of each manifest that could not be read why: no content was deleted then.
+    `unreadable` maps each unreadable manifest to the reason; if there is one no content is deleted.
     """
 
     blobs: tuple[str, ...] = ()
@@ -56,9 +56,9 @@ def sweep(
     now_ns: int,
     dry_run: bool = False,
 ) -> SweepReport:
-    """Delete blobs that no manifest names and that are older than the grace, and old staging.
+    """Delete blobs older than the grace period that no manifest names, and old staging.
 
-    Blocks: as long as it takes to read all manifests. Raises: StoreAway, StoreRefused.
+    Blocks: while all manifests are read. Raises: StoreAway, StoreRefused.
     """
     staging, staging_bytes = _sweep_staging(store, now_ns - int(staging_s * NS), dry_run=dry_run)
     uploads = 0 if dry_run else store.expire_uploads(staging_s)
@@ -77,7 +77,7 @@ def sweep(
 
 
 def _old_blobs(store: ObjectStore, before_ns: int) -> Iterator[tuple[bytes, int]]:
-    """Yield digest and size of the blobs that came earlier."""
+    """Yield digest and size of the blobs stored before."""
     for stat in store.list(BLOBS):
         match = _BLOB.fullmatch(stat.key)
         if match is not None and stat.modified_at_ns < before_ns:
@@ -106,12 +106,12 @@ def _sweep_blobs(
             store.delete(blob_key(blob.hex()) for blob in batch)
             swept += batch
     finally:
-        store.delete([mark.key, *mark.forgotten(store)])
+        store.delete([mark.key, *mark.list_outdated(store)])
     return swept
 
 
 class _Needs:
-    """Which blobs are needed; asked again it reads only the manifests that have come since."""
+    """The blobs that manifests and entries name; a second call reads only new manifests."""
 
     def __init__(self, store: ObjectStore, unreadable: dict[str, str]) -> None:
         self._store = store
@@ -121,15 +121,15 @@ class _Needs:
     def spare(self, blobs: Iterable[bytes], *, pinned_after_ns: int) -> set[bytes]:
         """Return the blobs that neither a manifest nor a fresh entry of a version names.
 
-        Entries first: while this looks, one may turn into a manifest, and never back.
+        Entries are read first: meanwhile an entry may become a manifest, never the reverse.
         """
         left = set(blobs)
         fresh = [s.key for s in self._store.list(NAMES) if s.modified_at_ns >= pinned_after_ns]
-        for named in at_once(self._of_entry, fresh):
+        for named in map_in_parallel(self._of_entry, fresh):
             left -= named
         runs = (s for s in self._store.list(RUNS) if not _TOMBSTONE.fullmatch(s.key))
         for stats in _chunks(runs):
-            for named in at_once(self._of_manifest, self._unseen(stats)):
+            for named in map_in_parallel(self._of_manifest, self._unseen(stats)):
                 left -= named
         return left
 
@@ -167,7 +167,7 @@ def _chunks(stats: Iterator[Stat]) -> Iterator[list[Stat]]:
 
 
 def _sweep_staging(store: ObjectStore, before_ns: int, *, dry_run: bool) -> tuple[list[str], int]:
-    """Delete the staging of artifacts of which nothing came since; return their ids and bytes."""
+    """Delete the staging of artifacts without newer pieces; return their ids and bytes."""
     gone: list[str] = []
     count = 0
     groups = groupby(store.list(STAGING), lambda stat: stat.key.split("/")[1])

@@ -1,35 +1,31 @@
-"""Versions of a name: small entries whose keys sort by stamp, each naming a manifest.
+"""Versions of a name: small entries whose keys sort by stamp; each names a manifest.
 
-The number of a version is the rank of its stamp, so entries are kept when a manifest is deleted.
-An artifact may have left several entries (two processes published it at once): the first counts.
+The number of a version is its position when the entries of a name are sorted by stamp, so an entry
+is kept when its manifest is deleted. If two processes published an artifact at once it has several
+entries: the first counts.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 from runwire_store.layout import RUNS
 from runwire_store.manifest import Manifest, ManifestError
-from runwire_store.store import NotFound, ObjectStore, Stat
+from runwire_store.store import ObjectStore, Stat
 
-__all__ = ["Entry", "Stamped", "at_once", "read_entry", "read_manifest", "stamped", "stamps_of"]
+__all__ = ["VersionEntry", "VersionKey", "list_stamps", "parse_version_keys", "read_entry"]
 
 FORMAT: Final = 1
-# Enough to hide the latency of a store's answers.
-THREADS: Final = 8
-T = TypeVar("T")
-R = TypeVar("R")
 _KEY = re.compile(r"names/([0-9a-f]{32})/([0-9a-f]{32})/([0-9]{20})-([0-9a-f]{32})\.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Stamped:
-    """What the key of an entry says."""
+class VersionKey:
+    """The key of an entry, parsed."""
 
     key: str
     project_key: str
@@ -39,10 +35,10 @@ class Stamped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """What an entry holds: enough to find the manifest and to share a version.
+class VersionEntry:
+    """The content of an entry: enough to find the manifest and to share a version.
 
-    `blobs` protects content from a sweep until the manifest is there, see `sweep`.
+    `blobs` protects content from a sweep until the manifest is published, see `condemned`.
     """
 
     manifest: str
@@ -64,43 +60,42 @@ class Entry:
         )
 
     def unpinned(self) -> Self:
-        """Return the entry as it stays: the manifest protects the content from now on."""
+        """Return the final entry: once published, the manifest protects the content."""
         return replace(self, blobs=())
 
     def to_json(self) -> bytes:
-        """Return it as it is stored."""
+        """Return the stored form."""
         fields: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         return json.dumps({"format": FORMAT, **fields}, sort_keys=True).encode()
 
 
-def stamped(stats: Iterable[Stat]) -> list[Stamped]:
-    """Return the first entry of each artifact, ordered by stamp within a name."""
-    found = [_KEY.fullmatch(stat.key) for stat in stats]
+def parse_version_keys(stats: Iterable[Stat]) -> list[VersionKey]:
+    """Return the first key of each artifact, ordered by stamp within a name."""
     seen: set[tuple[str, str, str]] = set()
-    entries = []
-    for match in found:
+    keys = []
+    for match in (_KEY.fullmatch(stat.key) for stat in stats):
         if match is None:
             continue
         project, name, stamp, artifact = match.groups()
         if (project, name, artifact) not in seen:
             seen.add((project, name, artifact))
-            entries.append(Stamped(match.string, project, name, int(stamp), artifact))
-    return entries
+            keys.append(VersionKey(match.string, project, name, int(stamp), artifact))
+    return keys
 
 
-def stamps_of(entries: Iterable[Stamped]) -> list[int]:
-    """Return the stamps of one name: the position of a version's stamp is its number."""
-    return sorted({entry.stamp_ns for entry in entries})
+def list_stamps(keys: Iterable[VersionKey]) -> list[int]:
+    """Return the stamps of one name, sorted: a version's number is the position of its stamp."""
+    return sorted({key.stamp_ns for key in keys})
 
 
-def read_entry(store: ObjectStore, key: str) -> Entry:
+def read_entry(store: ObjectStore, key: str) -> VersionEntry:
     """Return an entry. Raises: NotFound, ManifestError."""
     data = store.get(key)
     try:
         fields = json.loads(data)
         if fields.pop("format") != FORMAT:
             raise ManifestError(f"{key} was written by a newer runwire; upgrade to read it")
-        entry = Entry(
+        entry = VersionEntry(
             manifest=fields["manifest"],
             digest=fields["digest"],
             type=fields["type"],
@@ -116,34 +111,5 @@ def read_entry(store: ObjectStore, key: str) -> Entry:
     return entry
 
 
-def at_once(ask: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """Return the answers in the order of the items; several are asked for at the same time."""
-    asked = list(items)
-    if THREADS < 2 or len(asked) < 2:
-        return [ask(item) for item in asked]
-    with ThreadPoolExecutor(min(THREADS, len(asked))) as threads:
-        return list(threads.map(ask, asked))
-
-
 def _hex(sha256: str) -> str:
     return bytes.fromhex(sha256).hex()
-
-
-def read_manifest(store: ObjectStore, key: str) -> Manifest | None:
-    """Return a manifest, None when there is none.
-
-    Raises: ManifestError also for one that lies where it does not belong.
-    """
-    try:
-        data = store.get(key)
-    except NotFound:
-        return None
-    try:
-        manifest = Manifest.from_json(data)
-    except ManifestError as error:
-        raise ManifestError(f"{key}: {error}") from error
-    except (AttributeError, TypeError, RecursionError) as error:
-        raise ManifestError(f"{key} is no manifest of an artifact: {error!r}") from error
-    if manifest.key != key:
-        raise ManifestError(f"{key} holds the manifest of {manifest.key}: it was copied or changed")
-    return manifest

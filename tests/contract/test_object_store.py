@@ -14,7 +14,7 @@ import pytest
 
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.folder.store import FolderStore
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.s3.store import S3Store
 from runwire_store.store import PART_BYTES_MIN, NotFound, ObjectStore
 
@@ -32,7 +32,7 @@ class Stop(Exception):  # noqa: N818 - what a caller raises to stop a transfer
 @pytest.fixture(params=["memory", "folder", *S3_BUCKETS])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
     if request.param == "memory":
-        yield MemoryStore()
+        yield MemoryObjectStore()
     elif request.param == "folder":
         yield FolderStore(tmp_path / "data" / "objects")
     else:

@@ -10,8 +10,8 @@ from contextlib import suppress
 import pytest
 
 from runwire_schemas.connections.s3 import S3Settings
-from runwire_store.memory import MemoryStore
-from runwire_store.part_uploads import MemoryUploads, Uploads, uploads_of
+from runwire_store.memory import MemoryObjectStore
+from runwire_store.part_uploads import MemoryPartUploads, PartUploads, part_uploads_of
 from runwire_store.s3.store import S3Store
 from runwire_store.store import PART_BYTES_MIN, NotFound, ObjectStore
 
@@ -20,14 +20,14 @@ BUCKETS = {"versitygw": "bucket", "minio": "minio_bucket"}
 
 
 @pytest.fixture(params=["memory", *BUCKETS])
-def store_and_uploads(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStore, Uploads]]:
+def store_and_uploads(request: pytest.FixtureRequest) -> Iterator[tuple[ObjectStore, PartUploads]]:
     if request.param == "memory":
-        store = MemoryStore()
-        yield store, MemoryUploads(store)
+        store = MemoryObjectStore()
+        yield store, MemoryPartUploads(store)
         return
     settings: S3Settings = request.getfixturevalue(BUCKETS[request.param])
     s3 = S3Store(settings)
-    uploads = uploads_of(s3)
+    uploads = part_uploads_of(s3)
     assert uploads is not None
     yield s3, uploads
     s3.close()
@@ -40,7 +40,7 @@ def pieces(seed: int) -> dict[int, bytes]:
 
 
 def test_complete_joins_parts_sent_in_any_order(
-    store_and_uploads: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+    store_and_uploads: tuple[ObjectStore, PartUploads], pieces: dict[int, bytes]
 ) -> None:
     """Parts may come in any order and twice, from callers that know only the id; nothing shows
     before."""
@@ -61,7 +61,7 @@ def test_complete_joins_parts_sent_in_any_order(
 
 
 def test_ended_upload_is_not_found_and_its_object_stays(
-    store_and_uploads: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+    store_and_uploads: tuple[ObjectStore, PartUploads], pieces: dict[int, bytes]
 ) -> None:
     """Completed or abandoned: every call raises NotFound, and the completed object stays."""
     store, uploads = store_and_uploads
@@ -87,7 +87,7 @@ def test_ended_upload_is_not_found_and_its_object_stays(
 
 
 def test_complete_refuses_a_part_that_was_replaced(
-    store_and_uploads: tuple[ObjectStore, Uploads], pieces: dict[int, bytes]
+    store_and_uploads: tuple[ObjectStore, PartUploads], pieces: dict[int, bytes]
 ) -> None:
     """`complete` names each part by its etag; no other content becomes the object."""
     store, uploads = store_and_uploads
@@ -102,7 +102,7 @@ def test_complete_refuses_a_part_that_was_replaced(
 
 
 def test_put_new_succeeds_for_the_first_writer_only(
-    store_and_uploads: tuple[ObjectStore, Uploads],
+    store_and_uploads: tuple[ObjectStore, PartUploads],
 ) -> None:
     """Of concurrent writers one wins, and a later one cannot replace its content."""
     store, uploads = store_and_uploads
@@ -117,7 +117,7 @@ def test_put_new_succeeds_for_the_first_writer_only(
 
 
 def test_parts_lists_all_parts_beyond_one_page(
-    store_and_uploads: tuple[ObjectStore, Uploads],
+    store_and_uploads: tuple[ObjectStore, PartUploads],
 ) -> None:
     """An upload of more than a thousand parts, the page of S3, is listed whole."""
     _, uploads = store_and_uploads

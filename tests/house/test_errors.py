@@ -16,7 +16,7 @@ PACKAGES = (
 # Control flow inside one package: each is caught where it is raised for, and no failure.
 SIGNALS = {
     "runwire.metrics.values.Unloggable": "makes log() refuse one value by name",
-    "runwire_agent.upload.pace.Stopped": "ends a transfer when the agent ends",
+    "runwire_agent.upload.transport.Stopped": "ends a transfer when the agent ends",
     "runwire_consumers.core.errors.SkipFlush": "a BaseException: a second signal arrived",
     "runwire_consumers.core.patience.OutOfTime": "the shutdown's deadline passed",
 }

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from runwire_store import versions
-from runwire_store.memory import MemoryStore
+from runwire_store import store as stores
+from runwire_store.memory import MemoryObjectStore
 
 Choose = Callable[[list[int]], int]
 """Chooses among the calls that wait with a request the one that runs next."""
@@ -74,7 +74,7 @@ def switching(first: int, second: int) -> Choose:
 
 
 def at_the_same_time(
-    store: MemoryStore, calls: Sequence[Callable[[], Any]], choose: Choose
+    store: MemoryObjectStore, calls: Sequence[Callable[[], Any]], choose: Choose
 ) -> list[Any]:
     """Run the calls and return their results or exceptions."""
     results: list[Any] = [None] * len(calls)
@@ -93,7 +93,7 @@ def at_the_same_time(
         threading.Thread(target=run, args=(index,), name=str(index)) for index in range(len(calls))
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(versions, "THREADS", 1)
+        patch.setattr(stores, "PARALLEL_CALLS", 1)
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -11,7 +11,7 @@ from typing import Any
 from runwire_schemas.events import ArtifactEvent, Chunk
 from runwire_store.announce import SHIPPED, artifact_event
 from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest
-from runwire_store.pieces import PIECE_BYTES, Shipment
+from runwire_store.pieces import PIECE_BYTES, PieceList
 from support.builders import AT_NS, WRITER
 
 
@@ -70,7 +70,7 @@ def shipped(
             own = list(chunks_of(manifest, entry.sha256, data))
             pieces[entry.sha256] = b"".join(chunk.digest for chunk in own)
             chunks += own
-    text = Shipment(manifest=manifest, pieces=pieces).to_json()
+    text = PieceList(manifest=manifest, pieces=pieces).to_json()
     event = artifact_event(manifest, SHIPPED, at_ns=AT_NS + number, text=text)
     return Shipped(manifest, contents, chunks, event)
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from runwire_store.catalog import Catalog
 from runwire_store.layout import blob_key
-from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest
-from runwire_store.names import checkpoint_name
+from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest, checkpoint_name
 from runwire_store.publish import publish
-from runwire_store.retention import Retention, leaving
+from runwire_store.retention import Retention, expired_manifests
 from runwire_store.store import ObjectStore
 
 AT_NS = 1_760_000_000_000_000_000
@@ -80,7 +80,7 @@ def put_checkpoint(store: ObjectStore, number: int, step: int, **changes: Any) -
 
 
 def retire(store: ObjectStore, rules: Retention, *, now_ns: int) -> list[Manifest]:
-    """Delete the expired manifests of run "r", as agent and worker do."""
-    expired = leaving(store, "p", "r", rules, now_ns=now_ns)
+    """Delete the manifests of run "r" that expire by the rules, and return them."""
+    expired = expired_manifests(Catalog(store).checkpoints("p", "r"), rules, now_ns=now_ns)
     store.delete(manifest.key for manifest in expired)
     return expired

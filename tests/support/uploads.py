@@ -6,17 +6,15 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runwire_agent.ship.broker import Broker, MemoryBroker, MemoryCluster
-from runwire_agent.upload.direct import DirectRoute
+from runwire_agent.upload.direct import DirectTransport, Stores
 from runwire_agent.upload.duty import make_routes
-from runwire_agent.upload.pace import Pace
-from runwire_agent.upload.routes import Route
-from runwire_agent.upload.stores import Stores
+from runwire_agent.upload.transport import Pace, Transport
 from runwire_agent.upload.uploader import Uploader
 from runwire_disk.outbox.request import RequestFile, UploadRequest, content_path, outbox_dir
 from runwire_disk.outbox.requests import OutboxRequests
@@ -26,11 +24,10 @@ from runwire_schemas import codec
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_schemas.events import ArtifactEvent, Chunk
 from runwire_store.layout import blob_key
-from runwire_store.manifest import Manifest
-from runwire_store.memory import MemoryStore
-from runwire_store.pieces import Shipment
+from runwire_store.manifest import Manifest, read_manifest
+from runwire_store.memory import MemoryObjectStore
+from runwire_store.pieces import PieceList
 from runwire_store.store import ObjectStore
-from runwire_store.versions import read_manifest
 from support.shipping import KAFKA as BROKERS
 
 Contents = bytes | Sequence[bytes]
@@ -84,7 +81,7 @@ class UploadRig:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.store: ObjectStore = MemoryStore()
+        self.store: ObjectStore = MemoryObjectStore()
         self.cluster = MemoryCluster()
         self.now_s = 1000.0
         self.told: list[ArtifactEvent] = []
@@ -92,6 +89,7 @@ class UploadRig:
         self.has_room = True
         self.stop = threading.Event()
         self.brokers: list[MemoryBroker] = []
+        self.prepare_broker: Callable[[MemoryBroker], None] = lambda _: None
         self.uploader = self.start()
 
     def start(self) -> Uploader:
@@ -135,21 +133,22 @@ class UploadRig:
         found = [codec.decode(m.value) for m in self.cluster.topics.get("chunk", [])]
         return [c for c in found if isinstance(c, Chunk) and c.artifact == request.artifact]
 
-    def shipments(self, request: UploadRequest) -> list[Shipment]:
+    def piece_lists(self, request: UploadRequest) -> list[PieceList]:
         found = [codec.decode(m.value) for m in self.cluster.topics.get("artifact", [])]
         return [
-            Shipment.from_json(e.manifest or "")
+            PieceList.from_json(e.manifest or "")
             for e in found
             if isinstance(e, ArtifactEvent) and e.artifact == request.artifact
         ]
 
-    def _routes(self, pace: Pace) -> Mapping[str, Route]:
+    def _routes(self, pace: Pace) -> Mapping[str, Transport]:
         made = dict(make_routes(pace, self.root, BROKERS, None, new_broker=self._broker))
-        made[DIRECT] = DirectRoute(Stores(self.root, None, opener=self._open), pace)
+        made[DIRECT] = DirectTransport(Stores(self.root, None, opener=self._open), pace)
         return made
 
     def _broker(self) -> Broker:
         self.brokers.append(MemoryBroker(self.cluster))
+        self.prepare_broker(self.brokers[-1])
         return self.brokers[-1]
 
     def _open(self, _settings: S3Settings | None, _root: Path) -> ObjectStore:

@@ -71,8 +71,8 @@ def _delete_objects(root: Path, project: str, run_id: str) -> None:
     """Delete artifacts and checkpoints. Raises: StackError, before anything was deleted."""
     from runwire_consumers.stack.state import StackError
     from runwire_schemas.connections import s3 as s3_settings
-    from runwire_store.deletion import delete_objects
     from runwire_store.open import open_store
+    from runwire_store.releasing import delete_objects
     from runwire_store.store import StoreError
 
     try:

@@ -19,16 +19,14 @@ from runwire_consumers.kafka.group import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_consumers.kafka.worker_events import WorkerEvents
 from runwire_consumers.objects.completion import Completion
-from runwire_consumers.objects.decoding import CHUNK, decode_lean
-from runwire_consumers.objects.finishing import Finishing, Upkeep
-from runwire_consumers.objects.sink import ARTIFACT, ObjectSink
+from runwire_consumers.objects.finishing import Finishing, Tending, Upkeep
+from runwire_consumers.objects.sink import ARTIFACT, CHUNK, ObjectSink, decode_lean
 from runwire_consumers.objects.staging import Staging
-from runwire_consumers.objects.tending import Tending
 from runwire_consumers.settings import WorkerSettings
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.open import open_store
-from runwire_store.part_uploads import uploads_of
+from runwire_store.part_uploads import part_uploads_of
 
 _log = logging.getLogger("runwire.worker")
 
@@ -54,7 +52,7 @@ def run_objects(
     store = open_store(s3, root)
     _log.info("artifacts from %s go to %s", kafka.bootstrap_servers, store.uri)
     publish = WorkerEvents(kafka)
-    staging = Staging(store, uploads=uploads_of(store))
+    staging = Staging(store, part_uploads=part_uploads_of(store))
     completion = Completion(staging, publish)
     finishing = Finishing(completion, metrics)
     look_s = max(1.0, min(TENDING_S, settings.staging_s, settings.sweep_grace_s))

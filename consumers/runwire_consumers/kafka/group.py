@@ -27,7 +27,7 @@ from runwire_consumers.kafka.partition import (
     report_outside,
 )
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.topics import topic_kind, topic_name
+from runwire_schemas.topics import kind_of_topic, topic_name
 
 # Offsets and commits belong to the protocol (see source.py), so nothing is automatic.
 _CONSUMER: Mapping[str, Any] = {
@@ -252,7 +252,7 @@ class Group:
             if place.offset >= 0:
                 _log.warning("%s was recreated, its old offset is ignored", place.topic)
             place.offset, repeat = OFFSET_BEGINNING, None
-        kind = topic_kind(place.topic, self._kafka.topic_prefix)
+        kind = kind_of_topic(place.topic, self._kafka.topic_prefix)
         return Partition(place.topic, place.partition, topic_id_now, kind, place.offset, repeat)
 
     def _revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:

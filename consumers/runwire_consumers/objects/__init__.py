@@ -1,1 +1,1 @@
-"""Artifacts on the Kafka route: pieces become objects; and the bucket that they live in."""
+"""The object worker: assembles artifacts of the Kafka route, and maintains their bucket."""

@@ -1,4 +1,4 @@
-"""The bucket: made where it is missing, with rules that remove what was left half done."""
+"""The bucket of the store: created if missing, with rules that expire abandoned uploads."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from minio.lifecycleconfig import (
 
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.layout import STAGING
-from runwire_store.s3.errors import told
+from runwire_store.s3.errors import translating_errors
 from runwire_store.s3.requests import new_pool
 from runwire_store.s3.store import new_client
 
-__all__ = ["EXPIRE_DAYS", "Outcome", "commands", "prepare"]
+__all__ = ["EXPIRE_DAYS", "BucketReport", "commands", "prepare"]
 
-# As the worker's own sweep. Servers round up to the next midnight, so that the worker, which also
-# tells what it gave up, comes first where one runs.
+# As the worker's own sweep. Servers round up to the next midnight, so a running worker, which also
+# reports failed artifacts, comes first.
 EXPIRE_DAYS: Final = 7
 _STAGING_RULE: Final = "runwire-staging"
 _UPLOADS_RULE: Final = "runwire-incomplete-uploads"
 
 
 @dataclass(slots=True)
-class Outcome:
-    """What `prepare` did, in words, and what this server does not do."""
+class BucketReport:
+    """The changes that `prepare` made, in words, and rules that the server does not support."""
 
     done: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def prepare(settings: S3Settings) -> Outcome:
-    """Make the bucket and its rules, as far as they are missing; rules of others stay.
+def prepare(settings: S3Settings) -> BucketReport:
+    """Create the bucket and its rules if they are missing; foreign rules are kept.
 
     Raises: StoreRefused, StoreAway.
     """
     http = new_pool()
-    outcome = Outcome()
+    outcome = BucketReport()
     try:
         client = new_client(settings, http)
-        with told(settings):
+        with translating_errors(settings):
             if not client.bucket_exists(settings.bucket):
                 client.make_bucket(settings.bucket, settings.region or None)
                 outcome.done.append(f"created bucket {settings.bucket}")
-        with told(settings):
+        with translating_errors(settings):
             _rules(client, settings, outcome)
     finally:
         http.clear()
@@ -59,7 +59,7 @@ def prepare(settings: S3Settings) -> Outcome:
 
 
 def commands(store: str, bucket: str) -> list[str]:
-    """Return the same as lines for a shell; `store` is an alias of MinIO's client `mc`."""
+    """Return shell lines that do the same; `store` is an alias of MinIO's client `mc`."""
     return [
         f"mc mb --ignore-existing {store}/{bucket}",
         f"mc ilm rule add --prefix {STAGING} --expire-days {EXPIRE_DAYS} {store}/{bucket}",
@@ -67,7 +67,7 @@ def commands(store: str, bucket: str) -> list[str]:
     ]
 
 
-def _rules(client: Minio, settings: S3Settings, outcome: Outcome) -> None:
+def _rules(client: Minio, settings: S3Settings, outcome: BucketReport) -> None:
     """One rule after the other: a server may know the first and not the second."""
     staging = Rule(
         ENABLED,
@@ -87,18 +87,18 @@ def _rules(client: Minio, settings: S3Settings, outcome: Outcome) -> None:
             outcome.done.append(f"{STAGING} of {settings.bucket} expires {days}")
     except S3Error as error:
         outcome.notes.append(
-            f"{settings.bucket} gets no expiry ({error.code}): the object worker removes from "
-            f"{STAGING} what was abandoned for {EXPIRE_DAYS} days"
+            f"{settings.bucket} gets no expiry ({error.code}): the object worker deletes "
+            f"pieces in {STAGING} that were abandoned for {EXPIRE_DAYS} days"
         )
         return
     try:
         if _add(client, settings.bucket, uploads):
             outcome.done.append(f"incomplete uploads to {settings.bucket} expire {days}")
     except MinioException as error:
-        reason = error.code if isinstance(error, S3Error) else "it does not know the rule"
+        reason = error.code if isinstance(error, S3Error) else "the server does not know the rule"
         outcome.notes.append(
-            f"{settings.bucket} gets no rule for incomplete uploads ({reason}): MinIO removes its "
-            "own after a day, elsewhere the object worker does"
+            f"{settings.bucket} gets no rule for incomplete uploads ({reason}): MinIO aborts them "
+            "after a day, with other servers the object worker does"
         )
 
 
@@ -115,7 +115,7 @@ def _add(client: Minio, bucket: str, rule: Rule) -> bool:
     if len(others) < len(rules) and _facts(rules, rule.rule_id) == _facts([rule], rule.rule_id):
         return False
     client.set_bucket_lifecycle(bucket, LifecycleConfig([*others, rule]))
-    # Some servers take rules and forget them.
+    # Some servers accept rules and do not keep them.
     kept = client.get_bucket_lifecycle(bucket)
     if kept is None or not _facts(list(kept.rules), rule.rule_id):
         raise MinioException(f"the rule {rule.rule_id} was not kept")

@@ -1,8 +1,8 @@
-"""Makes an artifact out of what lies in staging, once all of it is there.
+"""Completion of an artifact from its staged pieces, once all of them are there.
 
-Every step can be done again, by anybody: content that is there stays, a published artifact stays
-published, and what was told twice says the same. The manifest in staging goes last, so whoever
-comes after a crash begins here again.
+Every step can be repeated by any worker: existing content is kept, a published artifact stays
+published, and a repeated event says the same. The staged list of pieces is deleted last, so after a
+crash the next worker starts here again.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Final
 from runwire_consumers.objects.joining import Content, DamagedContent, Joining
 from runwire_consumers.objects.staging import Staging
 from runwire_schemas.events import ArtifactEvent
-from runwire_store.announce import COMPLETE, DELETED, FAILED, artifact_event
+from runwire_store.announce import COMPLETE, FAILED, artifact_event
 from runwire_store.manifest import Manifest, ManifestError
-from runwire_store.pieces import Shipment, shipped_key
+from runwire_store.pieces import PieceList, piece_list_key
 from runwire_store.publish import PublishError, publish
-from runwire_store.retention import Retention, RetentionError, leaving
+from runwire_store.releasing import StagedReleaseNote, release
 from runwire_store.store import NotFound, StoreAway
 
 _log = logging.getLogger("runwire.objects")
 
 Announce = Callable[[Sequence[ArtifactEvent]], None]
-"""Makes events durable where workers and people read them; the same ones again are harmless."""
+"""Makes events durable for workers and views; repeated events are harmless."""
 
-# Rounds in which somebody else removed what was about to be joined.
+# Rounds in which another worker deleted the pieces that were about to be joined.
 _ROUNDS: Final = 3
-# Small files at once: hides the latency of a store's answers.
+# Small files at once: hides the latency of the store's answers.
 THREADS: Final = 4
 
 
@@ -50,29 +50,30 @@ class Completion:
         self._announce, self._clock_ns, self._threads = announce, clock_ns, threads
 
     def finish(self, artifact: str) -> str:
-        """Publish the artifact if all of it is there; return what became of it, "" when not yet.
+        """Publish the artifact if all pieces exist; return its new state, "" if some are missing.
 
-        Blocks: for as long as joining takes, seconds per gigabyte.
-        Raises: StoreError, and what telling raises; the same call goes on from there.
+        Blocks: while it is joined, seconds per gigabyte.
+        Raises: StoreError, and errors of `announce`; the same call resumes.
         """
-        seen: Manifest | None = None
+        manifest: Manifest | None = None
         for _ in range(_ROUNDS):
             try:
-                shipment = self._shipment(artifact)
-                if shipment is None:
-                    return self._tidy(seen)
-                seen = shipment.manifest
-                if not self._bring(artifact, shipment):
+                listed = self._read_list(artifact)
+                if listed is None:
+                    return self._clear_if_published(manifest)
+                manifest = listed.manifest
+                if not self._make_blobs(artifact, listed):
                     return ""
-                published, at_ns = self._publish(seen)
+                published, at_ns = self._publish(manifest)
             except (DamagedContent, ManifestError) as error:
                 self.fail(artifact, str(error))
                 return FAILED
             except (NotFound, PublishError) as error:
-                _log.info("%s: somebody else works on it (%s); looking again", artifact, error)
+                _log.info("%s: another worker has it too (%s); trying again", artifact, error)
                 continue
             self._tell(published, COMPLETE, at_ns=at_ns)
-            self._retain(published)
+            note = StagedReleaseNote(self._store, artifact)
+            release(self._store, published, note, self._announce, now_ns=self._clock_ns())
             self._staging.forget(artifact)
             return COMPLETE
         raise StoreAway(
@@ -81,31 +82,31 @@ class Completion:
         )
 
     def fail(self, artifact: str, reason: str) -> None:
-        """Tell that the artifact will never be there and forget what came of it."""
+        """Announce that the artifact can never be completed, and delete its staging."""
         _log.error("artifact %s failed: %s", artifact, reason)
         try:
-            shipment = self._shipment(artifact)
+            listed = self._read_list(artifact)
         except ManifestError:
-            shipment = None
-        if shipment is not None:
-            self._tell(shipment.manifest, FAILED, at_ns=self._clock_ns(), reason=reason)
+            listed = None
+        if listed is not None:
+            self._tell(listed.manifest, FAILED, at_ns=self._clock_ns(), reason=reason)
         self._staging.forget(artifact)
 
-    def _shipment(self, artifact: str) -> Shipment | None:
+    def _read_list(self, artifact: str) -> PieceList | None:
         try:
-            return Shipment.from_json(self._store.get(shipped_key(artifact)).decode())
+            return PieceList.from_json(self._store.get(piece_list_key(artifact)).decode())
         except NotFound:
             return None
 
-    def _tidy(self, manifest: Manifest | None) -> str:
-        """Somebody else has finished it meanwhile; what was put here since is in the way."""
+    def _clear_if_published(self, manifest: Manifest | None) -> str:
+        """Delete what was staged since another worker has finished the artifact."""
         if manifest is None or self._store.stat(manifest.key) is None:
             return ""
         self._staging.forget(manifest.artifact)
         return COMPLETE
 
     def _publish(self, manifest: Manifest) -> tuple[Manifest, int]:
-        """Return the published manifest and when it was published, now or by an earlier owner."""
+        """Return the published manifest and its publication time, now or by an earlier worker."""
         before = self._store.stat(manifest.key)
         now_ns = self._clock_ns()
         published = publish(self._store, manifest, now_ns=now_ns)
@@ -113,26 +114,26 @@ class Completion:
             return published, now_ns
         return published, max(before.modified_at_ns, manifest.created_at_ns)
 
-    def _bring(self, artifact: str, shipment: Shipment) -> bool:
-        """Make every blob; false while something is missing."""
+    def _make_blobs(self, artifact: str, listed: PieceList) -> bool:
+        """Make every blob; false while pieces are missing."""
         staged = self._staging.look(artifact)
         contents = {
-            sha256: Content((artifact, sha256), size, shipment.pieces[sha256])
-            for sha256, size in shipment.sizes.items()
+            sha256: Content((artifact, sha256), size, listed.pieces[sha256])
+            for sha256, size in listed.sizes.items()
             if size
         }
         with ThreadPoolExecutor(self._threads) as threads:
             absent = self._absent(threads, contents)
             for sha256 in staged.doubted & contents.keys() - set(absent):
                 self._joining.read_back(contents[sha256])
-            plans = [self._joining.plan(contents[s], staged.runs.get(s, [])) for s in absent]
+            plans = [self._joining.plan(contents[s], staged.ranges.get(s, [])) for s in absent]
             ready = [plan for plan in plans if plan is not None]
             if len(ready) < len(plans):
                 return False
             for job in [threads.submit(self._joining.make, plan) for plan in ready]:
                 job.result()
             if wrong := self._absent(threads, {sha256: contents[sha256] for sha256 in absent}):
-                raise StoreAway(f"{self._store.uri} made something else of {wrong[0]}")
+                raise StoreAway(f"{self._store.uri} joined {wrong[0]} to an object of another size")
         return True
 
     def _absent(self, threads: ThreadPoolExecutor, contents: Mapping[str, Content]) -> list[str]:
@@ -144,21 +145,4 @@ class Completion:
         self, manifest: Manifest, event: str, *, at_ns: int, reason: str | None = None
     ) -> None:
         uri = self._store.uri if event == COMPLETE else ""
-        told = artifact_event(manifest, event, at_ns=at_ns, store_uri=uri, reason=reason)
-        self._announce([told])
-
-    def _retain(self, manifest: Manifest) -> None:
-        """Let go of what the rules saved with a checkpoint let go; told before it is gone."""
-        facts = manifest.checkpoint
-        if facts is None or not facts.retention:
-            return
-        try:
-            rules = Retention.from_json(facts.retention)
-        except (RetentionError, TypeError) as error:
-            _log.warning("checkpoints of run %r: %s", manifest.run_id, error)
-            return
-        project, run_id, now_ns = manifest.project, manifest.run_id, self._clock_ns()
-        gone = leaving(self._store, project, run_id, rules, now_ns=now_ns)
-        told = [artifact_event(m, DELETED, at_ns=now_ns, reason="retention") for m in gone]
-        self._announce(told)
-        self._store.delete(m.key for m in gone)
+        self._announce([artifact_event(manifest, event, at_ns=at_ns, store_uri=uri, reason=reason)])

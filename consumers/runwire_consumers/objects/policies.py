@@ -1,4 +1,4 @@
-"""The least rights of those who use the bucket, as policies for MinIO or for somebody else."""
+"""Least-privilege policies for users of the bucket, for MinIO and other IAM servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ READER: Final = "reader"
 ROLES: Final = {
     TRAINER: "agents and trainers on the direct route: store, load, delete by retention",
     WORKER: "the object worker, and `runwire artifact sweep`: also staging",
-    READER: "who only looks, downloads and verifies",
+    READER: "read-only: list, download and verify",
 }
 _CODE = re.compile(r'"Code":"(\w+)"')
 _LOOK: Final = ("s3:GetBucketLocation", "s3:ListBucket")
@@ -41,14 +41,14 @@ _WRITE: Final = (
 def policy(role: str, bucket: str) -> dict[str, Any]:
     """Return the policy of a role as the JSON of S3.
 
-    Who may write blobs may delete them: overwriting one would destroy it as well, and content that
-    changed under the upload has to go.
+    A role that writes blobs may delete them: overwriting would destroy one as well, and content
+    that changed during its upload has to be deleted.
     """
     if role == READER:
         return _document(bucket, _LOOK, [(_READ, _CONTENT)])
     if role == WORKER:
         return _document(bucket, _LOOK + _UPLOADS, [(_WRITE, (*_CONTENT, STAGING))])
-    # A publication looks for the marks of a sweep before it trusts that blobs are there.
+    # A publication reads the marks of sweeps before it relies on blobs.
     return _document(bucket, _LOOK + _UPLOADS, [(_WRITE, _CONTENT), (_READ, (MARKS,))])
 
 
@@ -58,9 +58,9 @@ def policy_name(role: str, bucket: str) -> str:
 
 
 def apply(settings: S3Settings) -> tuple[list[str], str]:
-    """Make the policies that are missing or differ; return what was done and why not the rest.
+    """Create policies that are missing or differ; return the changes and why others failed.
 
-    Nobody has a right by them before an administrator attaches them to a user.
+    They take effect when an administrator attaches them to a user.
     """
     http = new_pool()
     done = []
@@ -88,7 +88,7 @@ def apply(settings: S3Settings) -> tuple[list[str], str]:
 
 
 def commands(store: str, bucket: str) -> list[str]:
-    """Return the same as lines for a shell; the policies are those of IAM everywhere."""
+    """Return shell lines that do the same; the policies fit any IAM server."""
     lines = []
     for role, meaning in ROLES.items():
         name = policy_name(role, bucket)
@@ -122,7 +122,7 @@ def _document(
 
 
 def _plain(document: Any) -> list[list[str]]:
-    """Return what matters, however a server writes it down."""
+    """Return the statements in one form, independent of the server's."""
     statements = document.get("Statement", []) if isinstance(document, dict) else []
     return sorted(
         [s.get("Effect", ""), *sorted(s.get("Action", [])), *sorted(s.get("Resource", []))]

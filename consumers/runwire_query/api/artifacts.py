@@ -55,11 +55,13 @@ class ArtifactRow:
 class ArtifactList:
     """Versions and unfinished artifacts, newest first.
 
-    `missing_because` is the reason when the views could not be asked, else empty.
+    `missing_because` is the reason when the views could not be asked, else empty; `damaged` maps
+    each manifest that could not be read to the reason.
     """
 
     rows: tuple[ArtifactRow, ...]
     missing_because: str
+    damaged: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +120,9 @@ def list_artifacts(
             if entry.artifact not in stored and name in (None, entry.name)
         ]
     rows.sort(key=lambda row: row.created_at, reverse=True)
-    return ArtifactList(rows=tuple(rows), missing_because=answer.missing_because)
+    return ArtifactList(
+        rows=tuple(rows), missing_because=answer.missing_because, damaged=versions.damaged
+    )
 
 
 def read_artifact(version: Version, directory: str | None, *, store_uri: str) -> ArtifactDetail:

@@ -88,10 +88,10 @@ def list_checkpoints(catalog: Catalog, directory: str | None, run: RunRef) -> Ch
 
     Raises: StoreError. Blocks: one listing of the store; at most 5 s to connect to ClickHouse.
     """
-    from runwire_store.checkpoints import find
+    from runwire_store.retention import find_checkpoint
 
     views = catalog.checkpoints(run.project, run.run_id)
-    best, latest = find(views, "best"), find(views, "latest")
+    best, latest = find_checkpoint(views, "best"), find_checkpoint(views, "latest")
 
     def ask(reader: Reader) -> tuple[dict[int, int], list[UnfinishedCheckpoint]]:
         unfinished = lineage.list_unfinished_checkpoints(reader, run)

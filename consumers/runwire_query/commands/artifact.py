@@ -104,7 +104,7 @@ def _ls(args: argparse.Namespace, catalog: Catalog) -> int:
     if artifacts.missing_because:
         lost = "without lineage and unfinished uploads"
         print(f"{lost}: {artifacts.missing_because}", file=sys.stderr)
-    for line in damage_lines(catalog.damaged):
+    for line in damage_lines(artifacts.damaged):
         print(line, file=sys.stderr)
     rows = artifacts.rows
     shown = rows[: args.limit]

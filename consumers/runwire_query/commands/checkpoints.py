@@ -57,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
         if args.download is not None:
             view = catalog.checkpoint(found.project, found.run_id, args.download)
             return _download(args, catalog, view, found.run_id)
+        listing = catalog.checkpoints(found.project, found.run_id)
+        views = list(listing)
         if args.step is not None:
             views = [catalog.checkpoint(found.project, found.run_id, args.step)]
-        else:
-            views = catalog.checkpoints(found.project, found.run_id)
-        for line in damage_lines(catalog.damaged):
+        for line in damage_lines(listing.damaged):
             print(line, file=sys.stderr)
         if args.verify:
             return _verify(args, catalog, views)

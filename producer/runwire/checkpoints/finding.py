@@ -23,8 +23,9 @@ from runwire.checkpoints.local import (
 from runwire.errors import CheckpointError, ConfigError
 from runwire.job.ranks import detect_ranks
 from runwire_disk.files import sync_file
-from runwire_store.checkpoints import CheckpointView, find, grouped
+from runwire_store.checkpoints import CheckpointView, group_checkpoints
 from runwire_store.manifest import Manifest, ManifestError
+from runwire_store.retention import find_checkpoint
 
 if TYPE_CHECKING:
     from runwire.session import Session
@@ -66,11 +67,11 @@ class Finder:
             manifests = {name: manifests.get(name, stored[name]) for name in stored}
         else:
             manifests = {**stored, **manifests}
-        views = grouped(manifests.values())
+        views = group_checkpoints(manifests.values())
         complete = [view for view in views if view.is_complete]
         self._report(damaged, views, complete)
         try:
-            first = find(views, which)
+            first = find_checkpoint(views, which)
         except ValueError as error:
             raise CheckpointError(f"load_checkpoint({which!r}): {error}") from None
         if which == "latest":
@@ -247,8 +248,7 @@ class Finder:
 
         try:
             self._store = open_store(self.settings.s3, self.settings.root)
-            catalog = Catalog(self._store)
-            views = catalog.checkpoints(self.project, self.run_id)
+            views = Catalog(self._store).checkpoints(self.project, self.run_id)
         except (RunwireError, OSError, ValueError) as error:
             if needed:
                 raise CheckpointError(self._unknown(error)) from error
@@ -259,7 +259,7 @@ class Finder:
                 error,
             )
             return {}
-        damaged += [f"{key} of the store: {why}" for key, why in catalog.damaged.items()]
+        damaged += [f"{key} of the store: {why}" for key, why in views.damaged.items()]
         for view in views:
             for manifest in (*view.manifests.values(), *view.superseded):
                 self._stored[manifest.artifact] = manifest

@@ -71,11 +71,11 @@ class Loaded:
 
     def used_fields(self) -> dict[str, Any]:
         """Return the record that a run used this checkpoint of another run."""
-        from runwire_store.announce import USED, artifact_fields
+        from runwire_store.announce import used_fields
 
         manifest = self.part.manifest
         uri = self.part.folder.as_uri()
-        return artifact_fields(manifest, USED, sha256=manifest.digest, uri=uri)
+        return used_fields(manifest, uri)
 
 
 def load(

@@ -28,7 +28,7 @@ from runwire.checkpoints.state_file import PACKED_STATE_FILE, STATE_FILE, digest
 from runwire.errors import CheckpointError
 from runwire_disk.files import sync_file
 from runwire_schemas.identity import run_key
-from runwire_store.checkpoints import grouped, released
+from runwire_store.checkpoints import CheckpointView, group_checkpoints, manifests_without
 from runwire_store.folder.files import sync_folder
 from runwire_store.manifest import FileEntry, Manifest, ManifestError
 from runwire_store.retention import Retention, expired
@@ -92,18 +92,6 @@ class VerifiedPart:
         if len(self.files) == 1:
             return first
         return first.parents[self.manifest.files[0].path.count("/")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OwnPart:
-    """This rank's part, judged by itself because the other ranks' disks cannot be seen."""
-
-    step: int
-    saved_at_ns: int
-    is_best: bool
-    metrics: Mapping[str, float]
-    part: LocalPart
-    is_complete: bool = True
 
 
 class LocalCheckpoints:
@@ -200,14 +188,14 @@ class LocalCheckpoints:
         if rules.keeps_all:
             return []
         parts = self.parts()
-        views = grouped(part.manifest for part in parts)
+        views = group_checkpoints(part.manifest for part in parts)
         facts = saved.manifest.checkpoint
         assert facts is not None
         if facts.kind == "sharded" and not any(v.is_complete for v in views if v.kind == "sharded"):
             gone = _own_expired(parts, saved.manifest.rank, rules)
         else:
             folders = {part.manifest.artifact: part for part in parts}
-            manifests = released(views, expired(views, rules))
+            manifests = manifests_without(views, expired(views, rules))
             gone = [folders[manifest.artifact] for manifest in manifests]
         for part in gone:
             self.remove(part)
@@ -277,19 +265,20 @@ def _make_folders(folder: Path) -> None:
 
 
 def _own_expired(parts: Sequence[LocalPart], rank: int, rules: Retention) -> list[LocalPart]:
-    own = [
-        _OwnPart(
-            step=facts.step,
-            saved_at_ns=part.manifest.created_at_ns,
-            is_best=facts.is_best,
-            metrics=facts.metrics,
-            part=part,
-        )
-        for part in parts
-        if part.manifest.rank == rank and (facts := part.manifest.checkpoint) is not None
-    ]
+    """Return this rank's expired parts; the other ranks' disks cannot be seen."""
+    own = {part.manifest.artifact: part for part in parts if part.manifest.rank == rank}
+    views = [view for part in own.values() if (view := _as_complete(part.manifest)) is not None]
     safe_rules = replace(rules, keep_last=max(rules.keep_last, _APART))
-    return [one.part for one in expired(own, safe_rules)]
+    return [own[view.first.artifact] for view in expired(views, safe_rules)]
+
+
+def _as_complete(manifest: Manifest) -> CheckpointView | None:
+    """Return a part as a checkpoint of its own, complete without the other ranks."""
+    if manifest.checkpoint is None:
+        return None
+    whole = replace(manifest, checkpoint=replace(manifest.checkpoint, kind="full"))
+    step = manifest.checkpoint.step
+    return CheckpointView(step=step, attempt=manifest.attempt, manifests={manifest.rank: whole})
 
 
 def was_saved_by_us(manifest: Manifest) -> bool:

@@ -21,8 +21,7 @@ from runwire.checkpoints.state_file import explain_failure, import_torch, write_
 from runwire.errors import CheckpointError
 from runwire.metrics.values import Unloggable, to_float, whole_step
 from runwire.outbox.arguments import Entry
-from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest
-from runwire_store.names import checkpoint_name
+from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest, checkpoint_name
 from runwire_store.retention import Retention, RetentionError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from runwire.errors import ArtifactError
 from runwire.safe_text import TEXT_BYTES_MAX, as_mapping, json_text
-from runwire_store.manifest import ManifestError, checked_path
+from runwire_store.manifest import ManifestError, check_path
 
 __all__ = [
     "Entry",
@@ -61,7 +61,7 @@ def check_name(name: object) -> str:
     if ":" in name or name != name.strip():
         raise ArtifactError(f"{name!r} has a ':' or blanks around it: give another name='...'")
     try:
-        return checked_path(name)
+        return check_path(name)
     except ManifestError as error:
         raise ArtifactError(
             f"not a name for an artifact: {error}; give another name='...'"
@@ -137,7 +137,7 @@ def check_entries(entries: Iterable[Entry]) -> list[Entry]:
     folders: set[str] = set()
     for entry in checked:
         try:
-            path = checked_path(entry.path)
+            path = check_path(entry.path)
         except ManifestError as error:
             raise ArtifactError(str(error)) from None
         if path in paths:

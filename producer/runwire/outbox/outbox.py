@@ -29,7 +29,7 @@ from runwire_disk.outbox.requests import FAILED_PREFIX
 from runwire_disk.outbox.route import KAFKA, REFERENCE, Route, choose_route
 from runwire_disk.spool.format import destination_of
 from runwire_disk.spool.quota import bytes_kept_free
-from runwire_store.announce import LOGGED, artifact_fields
+from runwire_store.announce import logged_fields
 from runwire_store.manifest import CheckpointFacts
 
 if TYPE_CHECKING:
@@ -186,7 +186,8 @@ class Outbox:
                 staged.commit()
         except OSError as error:
             raise ArtifactError(self._unwritable(staged.request.name, error)) from error
-        self._writer.append("artifact", _logged(staged.request))
+        about = metadata_text(staged.request.metadata)
+        self._writer.append("artifact", logged_fields(staged.request, about))
         return self._ref(staged.request)
 
     def _keep(self, request: UploadRequest, planned: list[tuple[Entry, int]]) -> Staged:
@@ -198,7 +199,7 @@ class Outbox:
                 staged = undo.enter_context(Staged(self._folder / request.artifact, size))
                 capture = Capture(staged.folder, self._space.room)
                 files = tuple(
-                    _referred(entry, index, size)
+                    _by_reference(entry, index, size)
                     if entry.by_reference
                     else capture.take(entry, index)
                     for index, (entry, size) in enumerate(planned)
@@ -286,17 +287,7 @@ def _place_of(meta: Meta) -> dict[str, Any]:
     return {"destination": destination_of(meta), **{name: getattr(meta, name) for name in names}}
 
 
-def _logged(request: UploadRequest) -> dict[str, Any]:
-    return artifact_fields(
-        request,
-        LOGGED,
-        at_ns=request.created_at_ns,
-        metadata=metadata_text(request.metadata),
-        sha256=request.files[0].sha256 if len(request.files) == 1 else "",
-    )
-
-
-def _referred(entry: Entry, index: int, size: int) -> RequestFile:
+def _by_reference(entry: Entry, index: int, size: int) -> RequestFile:
     return RequestFile(
         path=entry.path,
         index=index,

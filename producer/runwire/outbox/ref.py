@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from runwire.errors import ArtifactError, ConfigError
+from runwire.errors import ArtifactError, RunwireError
 from runwire.settings import Settings
 from runwire_disk.outbox.request import outbox_dir
 from runwire_disk.outbox.route import KAFKA, REFERENCE, REFUSED, UNSEEN, choose_route
@@ -68,7 +68,7 @@ class ArtifactRef:
         """
         from runwire_store.catalog import Catalog
 
-        with _open_store(self.settings) as store:
+        with opened_store(self.settings) as store:
             own = _manifest(store, self)
             if own is None:
                 return None
@@ -101,7 +101,7 @@ class ArtifactRef:
         from runwire_store.download import download
 
         folder = self.settings.root / DOWNLOADS / self.id if dir is None else Path(dir).absolute()
-        with _open_store(self.settings) as store:
+        with opened_store(self.settings) as store:
             manifest = _manifest(store, self)
             if manifest is None:
                 raise ArtifactError(
@@ -128,7 +128,7 @@ class ArtifactRef:
         if by_kafka and self.settings.s3 is None:
             return True  # with the brokers: this trainer cannot see the store they are read into
         try:
-            with _open_store(self.settings) as store:
+            with opened_store(self.settings) as store:
                 if store.stat(self.key) is not None:
                     return True
                 return False if not by_kafka or _was_published(store, self) else None
@@ -159,12 +159,12 @@ def resolve_artifact(
 
     Raises: ArtifactError. Blocks: for the store's answer.
     """
-    from runwire_store.announce import USED, artifact_fields
+    from runwire_store.announce import used_fields
     from runwire_store.catalog import Catalog
 
     if not isinstance(ref, str) or not ref:
         raise ArtifactError(f"use_artifact({ref!r:.100}): give 'name', 'name:v3' or 'name:best'")
-    with _open_store(settings) as store:
+    with opened_store(settings) as store:
         manifest = Catalog(store).resolve(ref, project).manifest
         uri = f"{store.uri}/{manifest.key}"
     if kind is not None and manifest.type != kind:
@@ -181,27 +181,21 @@ def resolve_artifact(
         project=manifest.project,
         settings=settings,
     )
-    return resolved, artifact_fields(manifest, USED, sha256=manifest.digest, uri=uri)
+    return resolved, used_fields(manifest, uri)
 
 
 @contextmanager
-def _open_store(settings: Settings) -> Iterator[ObjectStore]:
-    """Open the store of the settings. Raises: ArtifactError for every error of the store."""
-    from runwire_schemas.errors import SchemaError
+def opened_store(settings: Settings) -> Iterator[ObjectStore]:
+    """Open the store that the settings name; its errors become ArtifactErrors."""
     from runwire_store.catalog import CatalogError
-    from runwire_store.open import open_store
-    from runwire_store.store import StoreError
+    from runwire_store.open import open_catalog
 
-    try:
-        store = open_store(settings.s3, settings.root)
-        try:
-            yield store
-        finally:
-            store.close()
-    except CatalogError as error:
-        raise ArtifactError(f"{error}{_elsewhere(settings)}") from error
-    except (StoreError, ConfigError, SchemaError) as error:
-        raise ArtifactError(str(error)) from error
+    def as_error(error: RunwireError) -> ArtifactError:
+        hint = _elsewhere(settings) if isinstance(error, CatalogError) else ""
+        return ArtifactError(f"{error}{hint}")
+
+    with open_catalog(settings.s3, settings.root, as_error) as catalog:
+        yield catalog.store
 
 
 def _manifest(store: ObjectStore, ref: ArtifactRef) -> Manifest | None:
@@ -229,9 +223,9 @@ def _was_published(store: ObjectStore, ref: ArtifactRef) -> bool:
     """
     from runwire_store.layout import name_prefix
     from runwire_store.store import NotFound
-    from runwire_store.versions import read_entry, stamped
+    from runwire_store.versions import parse_version_keys, read_entry
 
-    entries = stamped(store.list(name_prefix(ref.project, ref.name)))
+    entries = parse_version_keys(store.list(name_prefix(ref.project, ref.name)))
     own = next((entry for entry in entries if entry.artifact == ref.id), None)
     try:
         is_over = (

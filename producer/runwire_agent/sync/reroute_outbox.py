@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runwire_agent.upload.progress_note import JOURNAL_FILE
+from runwire_agent.upload.progress_note import NOTE_FILE
 from runwire_disk.outbox.requests import OutboxRequests
 from runwire_disk.outbox.route import choose_route
 from runwire_disk.settings import NodeSettings
@@ -47,7 +47,7 @@ def reroute_artifacts(settings: NodeSettings, kafka: KafkaSettings | None) -> Ar
             outcome.left[request.artifact] = "an agent is uploading it: end that agent first"
             continue
         try:
-            for note in (JOURNAL_FILE, "put-*.json"):
+            for note in (NOTE_FILE, "put-*.json"):
                 for path in folder.glob(note):
                     path.unlink()
             replace(request, **target).commit(folder)

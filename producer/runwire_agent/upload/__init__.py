@@ -1,1 +1,1 @@
-"""From the outbox to the object store: requests that a trainer leaves, and the agent's half."""
+"""The uploading half of the agent: artifacts from the outbox to the object store."""

@@ -15,11 +15,9 @@ from typing import Any
 from runwire_agent.duty import Stay
 from runwire_agent.own_spool import OwnSpool
 from runwire_agent.ship.broker import Broker, schema_ids
-from runwire_agent.upload.chunks import ChunkRoute
-from runwire_agent.upload.direct import DirectRoute
-from runwire_agent.upload.pace import Pace, Stopped
-from runwire_agent.upload.routes import Route
-from runwire_agent.upload.stores import Stores
+from runwire_agent.upload.chunks import KafkaTransport
+from runwire_agent.upload.direct import DirectTransport, Stores
+from runwire_agent.upload.transport import Pace, Stopped, Transport
 from runwire_agent.upload.uploader import Uploader
 from runwire_disk.outbox.request import UploadRequest
 from runwire_disk.outbox.requests import OutboxRequests
@@ -180,7 +178,7 @@ def make_routes(
     *,
     registry_url: str | None = None,
     new_broker: Callable[[], Broker] | None = None,
-) -> Mapping[str, Route]:
+) -> Mapping[str, Transport]:
     """Return the routes that an agent with these settings has."""
 
     def content_broker() -> Broker:
@@ -189,10 +187,10 @@ def make_routes(
         assert kafka is not None
         return KafkaBroker(kafka, CONTENT)
 
-    routes: dict[str, Route] = {DIRECT: DirectRoute(Stores(root, s3), pace)}
+    routes: dict[str, Transport] = {DIRECT: DirectTransport(Stores(root, s3), pace)}
     if kafka is not None:
         value = schema_ids(registry_url, kafka.topic_prefix)
-        routes[KAFKA] = ChunkRoute(new_broker or content_broker, pace, value_of=value)
+        routes[KAFKA] = KafkaTransport(new_broker or content_broker, pace, value_of=value)
     return routes
 
 

@@ -1,7 +1,7 @@
-"""Ships what lies in the outbox: one request after the other, in a thread of the agent.
+"""The uploader: takes requests out of the outbox one by one, in a thread of the agent.
 
-What has to be recorded of an artifact is handed to the agent's own thread, and only when that has
-written it down does the request leave the outbox.
+Events about an artifact are handed to the agent's own thread; a request leaves the outbox only
+after its events are recorded.
 """
 
 from __future__ import annotations
@@ -14,10 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runwire_agent.upload.contents import manifest_of, told_entry
-from runwire_agent.upload.errors import OTHER_STORE, UNEXPECTED, NotNow, UploadFailed
-from runwire_agent.upload.pace import Pace, Stopped
-from runwire_agent.upload.routes import Lane, Route
+from runwire_agent.upload.contents import entry_as_logged, manifest_of
+from runwire_agent.upload.transport import (
+    OTHER_STORE,
+    UNEXPECTED,
+    NotNow,
+    Pace,
+    Stopped,
+    Transport,
+    UploadBackoff,
+    UploadFailed,
+)
 from runwire_disk.outbox.request import UploadRequest
 from runwire_disk.outbox.requests import Claim, OutboxRequests
 from runwire_schemas.events import ArtifactEvent
@@ -26,16 +33,16 @@ from runwire_store.announce import FAILED, artifact_event
 __all__ = ["Uploader", "Write"]
 
 _log = logging.getLogger("runwire.agent")
-LOOK_S = 1.0  # thousands may wait: not every request is worth a look at all
-ELSEWHERE_S = 2.0  # before a request that another process works on is asked for again
+WORK_S = 1.0  # before the outbox is listed again, which is slow with thousands of requests
+ELSEWHERE_S = 2.0  # before the next claim of a request that another process has claimed
 
 Write = Callable[[str, Mapping[str, object]], bool]
-"""Records an artifact event of a run of this mode; false when there is no room now."""
+"""Records an artifact event of a run in this mode; false when there is no room now."""
 
 
 @dataclass(slots=True)
 class _Finished:
-    """What has to be recorded of a request, and then becomes of it; no claim: it goes on."""
+    """The events of a request to record; without a claim the request stays in the outbox."""
 
     mode: str
     events: deque[dict[str, Any]]
@@ -44,8 +51,8 @@ class _Finished:
 
 
 @dataclass(slots=True)
-class _Progress:
-    """What is shown to people. Units: bytes of content."""
+class _Counters:
+    """Counters for `runwire status`. Units: bytes of content."""
 
     name: str = ""
     size: int = 0
@@ -55,162 +62,169 @@ class _Progress:
 
 
 class Uploader:
-    """Works on the requests that `requests` finds, by the route that each of them names.
+    """Uploads the requests of an outbox, each by the transport of its route.
 
-    Threads: `work` and `close` belong to one thread, `settle` to another; the rest is for any.
+    Threads: `work` and `close` belong to one thread, `settle` to another; the rest: any.
     """
 
     def __init__(
         self,
         requests: OutboxRequests,
-        routes: Mapping[str, Route],
+        transports: Mapping[str, Transport],
         pace: Pace,
         *,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pace = pace
-        self._requests, self._routes = requests, routes
+        self._requests, self._transports = requests, transports
         self._clock = monotonic_s
-        self._lanes: dict[str, Lane] = {}
-        # OutboxRequests that failed in a way of their own, or that another process works on.
-        self._resting: dict[Path, Lane] = {}
+        self._backoffs: dict[str, UploadBackoff] = {}
+        # Requests that failed for a reason of their own, and those another process has claimed.
+        self._own_backoffs: dict[Path, UploadBackoff] = {}
         self._elsewhere: dict[Path, float] = {}
         self._finished: deque[_Finished] = deque()
         self._recorded: deque[_Finished] = deque()
-        self._open: dict[Path, Claim] = {}  # until `_leave`
-        self._now = _Progress()
+        self._open: dict[Path, Claim] = {}  # until `_remove_recorded`
+        self._counters = _Counters()
 
     def work(self) -> bool:
-        """Ship requests that may go now, for about a second; false when there is none.
+        """Upload requests that are due, for about a second; false when there is none.
 
-        Blocks: until the last begun is there, or trouble. Raises: Stopped.
+        Blocks: until the last upload has ended. Raises: Stopped.
         """
-        self._leave()
-        until_s, found = self._clock() + LOOK_S, False
+        self._remove_recorded()
+        until_s, has_worked = self._clock() + WORK_S, False
         entries = self._requests.look()
         self._forget({folder for folder, _ in entries})
         for folder, request in entries:
-            lane, now_s = self._lane(request), self._clock()
-            if lane is None or folder in self._open or now_s < lane.until_s:
+            backoff, now_s = self._backoff(request), self._clock()
+            if backoff is None or folder in self._open or now_s < backoff.until_s:
                 continue
-            if now_s < max(self._rests_until(folder), self._elsewhere.get(folder, 0.0)):
+            if now_s < max(self._own_backoff_until(folder), self._elsewhere.get(folder, 0.0)):
                 continue
             claim = self._requests.claim(folder)
             if claim is None:
                 self._elsewhere[folder] = now_s + ELSEWHERE_S
                 continue
-            found = True
-            self._ship(claim, lane)
-            self._leave()
+            has_worked = True
+            self._upload(claim, backoff)
+            self._remove_recorded()
             if self._clock() >= until_s:
-                break  # older ones may have come back meanwhile
-        return found
+                break  # older requests may be due again
+        return has_worked
 
     def settle(self, write: Write) -> None:
-        """Record what has to be; what is recorded leaves the outbox with the next `work`."""
+        """Record events; recorded requests leave the outbox with the next `work`."""
         while self._finished:
             item = self._finished[0]
             while item.events:
                 if not write(item.mode, item.events[0]):
-                    return  # no room: they wait
+                    return  # no room: try again later
                 item.events.popleft()
             self._recorded.append(self._finished.popleft())
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything is recorded and has left."""
+        """Whether no finished request is left to record or to remove."""
         return not (self._finished or self._recorded or self._open)
 
     def waiting(self) -> list[tuple[Path, UploadRequest]]:
-        """Return the requests that wait for this agent, and for nothing it lacks."""
-        return [entry for entry in self._requests.look() if self._lane(entry[1]) is not None]
+        """Return the requests that this agent can upload."""
+        return [entry for entry in self._requests.look() if self._backoff(entry[1]) is not None]
 
     def report(self) -> dict[str, Any]:
-        """Return how it fares, as `AgentState.uploads` says it."""
+        """Return the fields of `AgentState.uploads`."""
         entries = self._requests.look()
-        strange = [request for _, request in entries if self._lane(request) is None]
-        now = self._now
-        moved = min(now.size, self.pace.done - now.done_before) if now.name else 0
+        foreign = [request for _, request in entries if self._backoff(request) is None]
+        counters = self._counters
+        moved = self.pace.done - counters.done_before
+        moved = min(counters.size, moved) if counters.name else 0
         total = sum(_size(request) for _, request in entries)
-        trouble = next((lane for lane in self._troubles(entries) if lane.cause), Lane())
-        if strange and not trouble.cause:
-            trouble = Lane(OTHER_STORE, _strange(strange[0]), strange[0].created_at_ns)
+        failing = (backoff for backoff in self._backoffs_of(entries) if backoff.cause)
+        trouble = next(failing, UploadBackoff())
+        if foreign and not trouble.cause:
+            first = foreign[0]
+            trouble = UploadBackoff(OTHER_STORE, _foreign_sentence(first), first.created_at_ns)
         return {
             "waiting": len(entries),
-            "elsewhere": len(strange),
+            "elsewhere": len(foreign),
             "bytes_left": max(0, total - moved),
             "bytes_done": self.pace.done,
             "bytes_read": self.pace.read,
-            "current": now.name,
-            "shipped": now.shipped,
-            "failed": now.failed,
+            "current": counters.name,
+            "shipped": counters.shipped,
+            "failed": counters.failed,
             "cause": trouble.cause,
             "sentence": trouble.sentence,
             "since_ns": trouble.since_ns,
         }
 
     def close(self) -> None:
-        """Record nothing more, release what is claimed and every connection."""
-        self._leave()
+        """Release all claims and close all connections; nothing more is recorded."""
+        self._remove_recorded()
         for claim in self._open.values():
             claim.release()
-        for route in self._routes.values():
-            route.close()
+        for transport in self._transports.values():
+            transport.close()
 
     def abandon(self) -> None:
-        """Leave everything to the parent process, in a forked child of it."""
+        """Leave claims and connections to the parent process, in a forked child."""
         for claim in self._open.values():
             claim.release()
-        for route in self._routes.values():
-            route.abandon()
+        for transport in self._transports.values():
+            transport.abandon()
 
-    def _ship(self, claim: Claim, lane: Lane) -> None:
+    def _upload(self, claim: Claim, backoff: UploadBackoff) -> None:
         request = claim.request
         item = _Finished(request.mode, deque(), claim)
         size = _size(request)
-        now = self._now
-        now.size, now.done_before, now.name = size, self.pace.done, request.name
+        counters = self._counters
+        counters.size, counters.done_before = size, self.pace.done
+        counters.name = request.name
         self._open[claim.folder] = claim
         try:
-            self._routes[request.route].ship(claim, lambda event: item.events.append(_said(event)))
-            if lane.works():
-                _log.info("artifacts are shipped again")
-            self._resting.pop(claim.folder, None)
-            now.shipped += 1
+            transport = self._transports[request.route]
+            transport.upload(claim, lambda event: item.events.append(_event_fields(event)))
+            if backoff.note_success():
+                _log.info("artifacts are uploaded again")
+            self._own_backoffs.pop(claim.folder, None)
+            counters.shipped += 1
         except UploadFailed as error:
             _log.error("artifact %r of run %s failed: %s", request.name, request.run_id, error)
             item.reason = str(error)
-            item.events.append(_said(_failure(request, item.reason)))
-            now.failed += 1
+            item.events.append(_event_fields(_failure(request, item.reason)))
+            counters.failed += 1
         except Stopped:
-            self._let_go(item)
+            self._keep(item)
             raise
         except NotNow as error:
-            if lane.rest(error, self._clock()):
+            if backoff.note_failure(error, self._clock()):
                 _log.warning("artifacts wait in the outbox: %s", error)
-            self._let_go(item)
+            self._keep(item)
         except Exception as error:
-            self._rest_alone(claim, error)
-            self._let_go(item)
-        now.name = ""
+            self._back_off_alone(claim, error)
+            self._keep(item)
+        counters.name = ""
         (self._finished if item.events else self._recorded).append(item)
 
-    def _let_go(self, item: _Finished) -> None:
-        """Keep the request in the outbox; what was told of it before the trouble is true."""
+    def _keep(self, item: _Finished) -> None:
+        """Keep the request in the outbox; the events it already has are true and are recorded."""
         assert item.claim is not None
         self._open.pop(item.claim.folder, None)
         item.claim.release()
         item.claim = None
 
-    def _rest_alone(self, claim: Claim, error: Exception) -> None:
-        lane = self._resting.setdefault(claim.folder, Lane())
-        sentence = f"artifact {claim.request.name!r} cannot be shipped now: {error!r}"
-        if lane.rest(NotNow(UNEXPECTED, sentence), self._clock()):
-            is_known = isinstance(error, OSError)
-            _log.warning("%s; it is tried again", sentence, exc_info=None if is_known else error)
+    def _back_off_alone(self, claim: Claim, error: Exception) -> None:
+        backoff = self._own_backoffs.setdefault(claim.folder, UploadBackoff())
+        sentence = f"artifact {claim.request.name!r} cannot be uploaded now: {error!r}"
+        if backoff.note_failure(NotNow(UNEXPECTED, sentence), self._clock()):
+            is_expected = isinstance(error, OSError)
+            _log.warning(
+                "%s; it will be tried again", sentence, exc_info=None if is_expected else error
+            )
 
-    def _leave(self) -> None:
-        """Let recorded requests leave the outbox."""
+    def _remove_recorded(self) -> None:
+        """Remove recorded requests from the outbox."""
         while self._recorded:
             item = self._recorded.popleft()
             if item.claim is None:
@@ -222,43 +236,44 @@ class Uploader:
                 item.claim.remove()
             self._open.pop(folder, None)
 
-    def _lane(self, request: UploadRequest) -> Lane | None:
-        route = self._routes.get(request.route)
-        name = None if route is None else route.lane(request)
-        return None if name is None else self._lanes.setdefault(name, Lane())
+    def _backoff(self, request: UploadRequest) -> UploadBackoff | None:
+        transport = self._transports.get(request.route)
+        key = None if transport is None else transport.backoff_key(request)
+        return None if key is None else self._backoffs.setdefault(key, UploadBackoff())
 
-    def _rests_until(self, folder: Path) -> float:
-        lane = self._resting.get(folder)
-        return lane.until_s if lane is not None else 0.0
+    def _own_backoff_until(self, folder: Path) -> float:
+        backoff = self._own_backoffs.get(folder)
+        return backoff.until_s if backoff is not None else 0.0
 
     def _forget(self, waiting: set[Path]) -> None:
-        """Keep nothing about requests that failed, or that another process shipped."""
-        for known in (self._resting, self._elsewhere):
-            for folder in known.keys() - waiting:
-                del known[folder]
+        """Drop the state of requests that are no longer in the outbox."""
+        for folder in self._own_backoffs.keys() - waiting:
+            del self._own_backoffs[folder]
+        for folder in self._elsewhere.keys() - waiting:
+            del self._elsewhere[folder]
 
-    def _troubles(self, entries: list[tuple[Path, UploadRequest]]) -> Iterator[Lane]:
-        """Yield the lanes of what waits: trouble that nothing waits for is none any more."""
+    def _backoffs_of(self, entries: list[tuple[Path, UploadRequest]]) -> Iterator[UploadBackoff]:
+        """Yield the back-offs of waiting requests: a failure that none waits for is over."""
         for folder, request in entries:
-            lane, alone = self._lane(request), self._resting.get(folder)
-            yield from (each for each in (lane, alone) if each is not None)
+            shared, alone = self._backoff(request), self._own_backoffs.get(folder)
+            yield from (backoff for backoff in (shared, alone) if backoff is not None)
 
 
 def _size(request: UploadRequest) -> int:
     return sum(file.size for file in request.files if not file.source)
 
 
-def _said(event: ArtifactEvent) -> dict[str, Any]:
+def _event_fields(event: ArtifactEvent) -> dict[str, Any]:
     return {name: value for name, value in asdict(event).items() if value is not None}
 
 
 def _failure(request: UploadRequest, reason: str) -> ArtifactEvent:
-    entries = [told_entry(file) for file in request.files]
+    entries = [entry_as_logged(file) for file in request.files]
     manifest = manifest_of(request, entries)
     return artifact_event(manifest, FAILED, at_ns=time.time_ns(), reason=reason)
 
 
-def _strange(request: UploadRequest) -> str:
+def _foreign_sentence(request: UploadRequest) -> str:
     if request.route == "kafka":
         return (
             f"artifact {request.name!r} waits for the brokers it was logged for: run "
@@ -266,6 +281,6 @@ def _strange(request: UploadRequest) -> str:
         )
     where = f"{request.store.get('bucket', '')} at {request.store.get('endpoint', '')}"
     return (
-        f"artifact {request.name!r} waits for {where}, whose keys this agent was not given: run "
+        f"artifact {request.name!r} waits for {where}, but this agent has no keys for it: run "
         "`runwire sync` with the RUNWIRE_S3_ settings of its run, or name key files there"
     )

@@ -1,29 +1,25 @@
-"""Digests of content, and signatures that show whether a file was changed since."""
+"""Digests of outbox content, and signatures that detect changes of a file."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from runwire_disk.outbox.request import OutboxError
+from runwire_store.folder.files import hash_stream
 
-__all__ = ["EMPTY_SHA256", "ContentGoneError", "Signature", "sha256_of", "signature"]
-
-EMPTY_SHA256: Final = hashlib.sha256().hexdigest()
-# hashlib releases the interpreter lock for this many bytes at a time: less than a trainer's step.
-READ_BYTES = 1024 * 1024
+__all__ = ["ContentGoneError", "Signature", "hash_file", "signature"]
 
 
 class ContentGoneError(OutboxError):
-    """A folder, pipe or device: reading it would fail, wait for a writer, or never end."""
+    """The path is now a folder, pipe or device: reading it could fail or never end."""
 
 
 class Signature(NamedTuple):
-    """Facts of a file, of which one differs once it was written to or replaced."""
+    """Facts of a file that change when it is written to or replaced."""
 
     size: int
     mtime_ns: int
@@ -36,20 +32,15 @@ def signature(path: Path) -> Signature:
     return Signature(found.st_size, found.st_mtime_ns, found.st_ino)
 
 
-def sha256_of(path: Path, worked: Callable[[int], None]) -> str:
-    """Return a file's SHA-256 in hex; `worked` gets the number of bytes after each read.
+def hash_file(path: Path, worked: Callable[[int], None]) -> str:
+    """Return a file's SHA-256 in hex; `worked` is called with the bytes read since the last call.
 
     Raises: ContentGoneError, OSError. Blocks: about a second per gigabyte.
     """
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(READ_BYTES))
-    # Not waiting: what was a file when it was logged by reference may be a pipe by now.
+    # Non-blocking: a file that was logged by reference may have become a pipe.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(_checked(descriptor), "rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            digest.update(buffer[:size])
-            worked(size)
-    return digest.hexdigest()
+        return hash_stream(file, worked)
 
 
 def _checked(descriptor: int) -> int:

@@ -1,8 +1,10 @@
-"""Files of this machine: each appears whole, on disk, or not at all."""
+"""Files of this machine: each appears whole and on disk, or not at all."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ __all__ = [
     "PART_SUFFIX",
     "PartFile",
     "copy_bytes",
+    "hash_stream",
     "make_folder",
     "publish_file",
     "read_journal",
@@ -27,18 +30,20 @@ __all__ = [
 ]
 
 PART_SUFFIX: Final = ".part"
-# What a file system says when there is no more room: disk, quota, and the limit of a process.
+# No more room: of the disk, of the quota, or of the process's limit.
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# Progress is told this often; below it the calls would cost more than the copying.
+# Report progress at most once per this many bytes: more calls would cost more than the copying.
 COPY_BYTES: Final = 8 * 1024 * 1024
-# The kernel does not copy between these two files: bytes go through memory instead.
+# hashlib releases the interpreter lock for a block of this size, for less than a training step.
+HASH_BYTES: Final = 1024 * 1024
+# The kernel cannot copy between these two files: bytes are copied through memory.
 _NO_KERNEL_COPY = frozenset({errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 _MODE = 0o600
 _FOLDER_MODE = 0o700
 
 
 class PartFile:
-    """A file being filled from `start`; what lies before it is from an earlier call."""
+    """A file being filled from `start`; the bytes before it are from an earlier call."""
 
     def __init__(self, fd: int, start: int, progress: Progress | None) -> None:
         self.fd, self.start = fd, start
@@ -52,16 +57,16 @@ class PartFile:
         self.moved(len(data))
 
     def moved(self, count: int) -> None:
-        """Tell that bytes were appended."""
+        """Report that bytes were appended."""
         if self._progress is not None and count:
             self._progress(count)
 
 
 @contextmanager
 def resume_into(path: Path, size: int, *, progress: Progress | None = None) -> Iterator[PartFile]:
-    """Fill `<path>.part` up to `size` bytes and make it `path`; an error leaves it for next time.
+    """Fill `<path>.part` up to `size` bytes and rename it to `path`; after an error it is kept.
 
-    Progress is told of the bytes found there too, so that the sum is the size.
+    Progress includes the bytes that an earlier call wrote, so the sum is the size.
     Raises: OSError; ValueError when the block wrote another number of bytes.
     """
     part = path.with_name(path.name + PART_SUFFIX)
@@ -85,7 +90,7 @@ def resume_into(path: Path, size: int, *, progress: Progress | None = None) -> I
 
 
 def copy_bytes(source: int, target: PartFile, size: int) -> None:
-    """Append `size` bytes of the source from its offset on, in the kernel where it can."""
+    """Append `size` bytes of the source from its offset, copied by the kernel where possible."""
     left, in_kernel = size, True
     while left:
         count = 0
@@ -107,8 +112,22 @@ def copy_bytes(source: int, target: PartFile, size: int) -> None:
         left -= count
 
 
+def hash_stream(file: io.FileIO, progress: Progress | None = None) -> str:
+    """Return the SHA-256, in hex, of the rest of a file. Raises: OSError.
+
+    Blocks: about a second per gigabyte.
+    """
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(HASH_BYTES))
+    while size := file.readinto(buffer):
+        digest.update(buffer[:size])
+        if progress is not None:
+            progress(size)
+    return digest.hexdigest()
+
+
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they are still there after a power cut."""
+    """Make a folder and its parents, so that they survive a power cut."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -117,33 +136,33 @@ def make_folder(folder: Path) -> None:
         try:
             made.mkdir(mode=_FOLDER_MODE)
         except FileExistsError:
-            # Made by somebody else meanwhile, and maybe pruned again: `exist_ok` takes that for a
-            # file that is in the way. What needs the folder then finds it missing, and tries again.
+            # Another process made it and may have removed it again, which `exist_ok` would take for
+            # a file in the way. The caller then finds the folder missing and tries again.
             if made.exists() and not made.is_dir():
                 raise
         sync_folder(made.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names in a folder survive a power cut; where folders cannot be synced, nothing."""
+    """Make names in a folder survive a power cut, if the file system can sync folders."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # network file systems that have no such thing
+        if error.errno != errno.EINVAL:  # network file systems without it
             raise
     finally:
         os.close(fd)
 
 
 def publish_file(part: Path, path: Path) -> None:
-    """Give a finished file its name, over one that has it."""
+    """Rename a finished file into place; an existing one is replaced."""
     part.replace(path)
     sync_folder(path.parent)
 
 
 def read_journal(path: Path | None) -> dict[str, Any]:
-    """Return what an earlier call noted; nothing when the note is missing or torn."""
+    """Return the journal of an earlier call, an empty one if it is missing or torn."""
     if path is None:
         return {}
     try:
@@ -154,7 +173,7 @@ def read_journal(path: Path | None) -> dict[str, Any]:
 
 
 def write_journal(path: Path, facts: dict[str, Any]) -> None:
-    """Note how far a call came; a kill leaves the old note or the new one."""
+    """Write the progress of a call; a kill leaves the old journal or the new one."""
     part = path.with_name(path.name + PART_SUFFIX)
     part.write_text(json.dumps(facts))
     part.replace(path)

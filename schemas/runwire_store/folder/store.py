@@ -1,7 +1,7 @@
-"""A store in a folder: the embedded default, and shared file systems.
+"""The object store in a folder: the embedded default, also for shared file systems.
 
-Invariants: a key's file is whole and on disk from the moment it has its name; what is being written
-lies in `.tmp/`, which no key can name; files never change after they got their name.
+Invariants: a key's file is whole and on disk from the moment it has its name; unfinished files are
+in `.tmp/`, which no key can name; files never change after they got their name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from runwire_store.folder.errors import told
 from runwire_store.folder.files import (
     FULL,
     PartFile,
@@ -26,24 +25,28 @@ from runwire_store.folder.files import (
     sync_folder,
     write_journal,
 )
-from runwire_store.keys import check_parts, checked_key, checked_prefix
-from runwire_store.store import NotFound, Progress, Stat
+from runwire_store.layout import check_key, check_key_prefix
+from runwire_store.store import NotFound, Progress, Stat, StoreAway, StoreRefused, check_part_sizes
 
 __all__ = ["FolderStore"]
 
 _TEMPORARY: Final = ".tmp"
-# Other file system, no links there, too many of them, or not our file: the content is copied.
+# Another file system, no links, too many links, or a foreign file: the content is copied.
 _NO_LINK: Final = frozenset(
     {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 )
-# After a power cut a resumed copy trusts only what was synced; more often costs more than it saves.
+# After a power cut a resumed copy trusts only synced bytes; more syncs cost more than they save.
 _SYNC_BYTES: Final = 64 * 1024 * 1024
-# A folder that another process found empty and removed is made again.
+# Another process may remove a new folder that it finds empty: it is made again.
 _TRIES: Final = 16
+# A person has to act: no retry makes these go away.
+_REFUSED: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+)
 
 
 class FolderStore:
-    """Objects as files below `root`, readable by their owner alone; the root is made when needed.
+    """Objects as files below `root`, readable only by their owner; the root is made when needed.
 
     Threads: safe, also between processes and over a network file system that renames atomically.
     """
@@ -59,15 +62,15 @@ class FolderStore:
     def check(self) -> None:
         """Prove that the folder can be read; one that does not exist yet is an empty store."""
         with (
-            told(self.root, "read"),
+            translating_errors(self.root, "read"),
             suppress(FileNotFoundError),
             os.scandir(self.root) as entries,
         ):
             next(entries, None)
 
     def put(self, key: str, data: bytes) -> None:
-        """Store a small object, over one of the same key."""
-        with told(self.root, "write", key), self._new_file() as (temporary, file):
+        """Store a small object; one of the same key is replaced."""
+        with translating_errors(self.root, "write", key), self._new_file() as (temporary, file):
             file.write(data)
             os.fsync(file.fd)
             self._name(temporary, key)
@@ -80,14 +83,14 @@ class FolderStore:
         journal: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Link the file where the file system can, else copy it.
+        """Store a file: linked if the file system can, else copied.
 
         Raises: OSError when `path` itself cannot be read.
         """
-        checked_key(key)
+        check_key(key)
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with told(self.root, "write", key):
+            with translating_errors(self.root, "write", key):
                 size = os.fstat(source).st_size
                 if self._link(key, source, path):
                     if progress is not None:
@@ -99,15 +102,15 @@ class FolderStore:
 
     def get(self, key: str) -> bytes:
         """Return a small object. Raises: NotFound."""
-        with told(self.root, "read", key):
+        with translating_errors(self.root, "read", key):
             return self._path(key).read_bytes()
 
     def get_file(self, key: str, path: Path, *, progress: Progress | None = None) -> None:
-        """Copy an object to `path`, never link it: who reads it may change it.
+        """Copy an object to `path`; never a link, because the reader may change the file.
 
         Raises: NotFound; OSError when `path` cannot be written.
         """
-        with told(self.root, "read", key):
+        with translating_errors(self.root, "read", key):
             source = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.fstat(source).st_size
@@ -118,31 +121,31 @@ class FolderStore:
             os.close(source)
 
     def stat(self, key: str) -> Stat | None:
-        """Return what is known of an object, None when there is none."""
+        """Return size and time of an object, None when there is none."""
         try:
-            with told(self.root, "read", key):
+            with translating_errors(self.root, "read", key):
                 return _stat(key, self._path(key).stat())
         except NotFound:
             return None
 
     def list(self, prefix: str) -> Iterator[Stat]:
         """Yield all objects whose key starts with `prefix`, ordered by key."""
-        start = checked_prefix(prefix).rpartition("/")[0]
+        start = check_key_prefix(prefix).rpartition("/")[0]
         yield from self._walk(self.root / start, f"{start}/" if start else "", prefix)
 
     def compose(self, key: str, parts: Sequence[str]) -> None:
         """Join objects in the order given. Raises: NotFound for a missing part."""
-        checked_key(key)
+        check_key(key)
         sizes = []
         for part in parts:
             found = self.stat(part)
             if found is None:
                 raise NotFound(f"there is no {part} in {self.uri}")
             sizes.append(found.size)
-        check_parts(sizes)
-        with told(self.root, "write", key), self._new_file() as (temporary, file):
+        check_part_sizes(sizes)
+        with translating_errors(self.root, "write", key), self._new_file() as (temporary, file):
             for part, size in zip(parts, sizes, strict=True):
-                with told(self.root, "read", part):
+                with translating_errors(self.root, "read", part):
                     source = os.open(self._path(part), os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     copy_bytes(source, file, size)
@@ -152,10 +155,10 @@ class FolderStore:
             self._name(temporary, key)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects, and folders that get empty; those that are not there are no error."""
+        """Delete objects, and folders that get empty; missing objects are no error."""
         for key in keys:
             path = self._path(key)
-            with told(self.root, "delete", key):
+            with translating_errors(self.root, "delete", key):
                 path.unlink(missing_ok=True)
             for folder in path.parents:
                 if folder == self.root:
@@ -166,10 +169,10 @@ class FolderStore:
                     break
 
     def expire_uploads(self, older_than_s: float) -> int:
-        """Remove copies that nobody wrote to for longer; return how many."""
+        """Delete unfinished copies that were not written to for longer; return how many."""
         before_ns = time.time_ns() - int(older_than_s * 1e9)
         expired = 0
-        with told(self.root, "delete"), suppress(FileNotFoundError):
+        with translating_errors(self.root, "delete"), suppress(FileNotFoundError):
             for entry in os.scandir(self.root / _TEMPORARY):
                 with suppress(FileNotFoundError):
                     if entry.stat(follow_symlinks=False).st_ctime_ns < before_ns:
@@ -204,7 +207,7 @@ class FolderStore:
         facts = read_journal(journal)
         if facts.get("key") != key or facts.get("size") != size or "temporary" not in facts:
             facts = {"key": key, "size": size, "temporary": uuid.uuid4().hex, "synced": 0}
-            if journal is not None:  # before the file: a kill leaves none that nobody knows of
+            if journal is not None:  # before the file, so that a kill leaves no unknown file
                 write_journal(journal, facts)
         temporary = self._temporary(facts["temporary"])
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -227,7 +230,7 @@ class FolderStore:
             self._name(temporary, key)
             is_kept = False
         except OSError as error:
-            is_kept = is_kept and error.errno not in FULL  # what cannot be finished is in the way
+            is_kept = is_kept and error.errno not in FULL  # it cannot be finished and takes room
             raise
         finally:
             os.close(fd)
@@ -265,16 +268,16 @@ class FolderStore:
             sync_folder(path.parent)
 
     def _path(self, key: str) -> Path:
-        return self.root / checked_key(key)
+        return self.root / check_key(key)
 
     def _walk(self, folder: Path, above: str, prefix: str) -> Iterator[Stat]:
-        with told(self.root, "read"):
+        with translating_errors(self.root, "read"):
             try:
                 with os.scandir(folder) as found:
                     entries = [(e.name, e.is_dir(follow_symlinks=False), e) for e in found]
             except FileNotFoundError:
                 return
-        # With its slash a folder sorts among the files as its keys do.
+        # With its slash a folder sorts among the files like its keys.
         for name, is_folder, entry in sorted(entries, key=lambda e: e[0] + "/" * e[1]):
             key = above + name
             if name.startswith("."):
@@ -291,3 +294,32 @@ class FolderStore:
 def _stat(key: str, found: os.stat_result) -> Stat:
     # The inode's time, not the content's: a linked file may be old, but it is new in the store.
     return Stat(key, found.st_size, found.st_ctime_ns)
+
+
+@contextmanager
+def translating_errors(root: Path, verb: str, key: str = "") -> Iterator[None]:
+    """Turn OSErrors of the store's files into errors of a store with a sentence.
+
+    Raises: NotFound, StoreRefused, StoreAway.
+    """
+    what = f"{key} in {root}" if key else str(root)
+    try:
+        yield
+    except FileNotFoundError as error:
+        if not key:
+            raise
+        if verb == "read":
+            raise NotFound(f"there is no {what}") from error
+        raise StoreAway(f"cannot {verb} {what}: {error.strerror}") from error
+    except OSError as error:
+        if error.errno in FULL:
+            raise StoreRefused(
+                f"no room for {what}: {error.strerror}. Free some, or set RUNWIRE_DIR to a "
+                "larger disk; what was stored before is untouched"
+            ) from error
+        if error.errno in _REFUSED:
+            raise StoreRefused(
+                f"cannot {verb} {what}: {error.strerror}. Give this user access to it, or "
+                "set RUNWIRE_DIR to a folder of its own"
+            ) from error
+        raise StoreAway(f"cannot {verb} {what}: {error.strerror}; runwire tries again") from error

@@ -1,4 +1,4 @@
-"""What S3 servers and the way to them answer, as the errors of a store."""
+"""Translation of answers of S3 servers, and of failed connections, into the errors of a store."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.store import NotFound, StoreAway, StoreError, StoreRefused
 
-__all__ = ["SomethingGone", "answered", "told"]
+__all__ = ["SomethingGone", "check_answer", "translating_errors"]
 
 _FULL: Final = (
-    "the store is full: free space there, raise its quota, or let `runwire artifact sweep` remove "
-    "what nothing names; nothing was lost here"
+    "the store is full: free space there, raise its quota, or let `runwire artifact sweep` delete "
+    "unused content; nothing was lost here"
 )
 _UNKNOWN_KEY: Final = (
     "the store does not know this access key: correct RUNWIRE_S3_ACCESS_KEY or "
     "RUNWIRE_S3_ACCESS_KEY_FILE"
 )
-_REGION: Final = "the bucket lies in another region: set RUNWIRE_S3_REGION"
+_REGION: Final = "the bucket is in another region: set RUNWIRE_S3_REGION"
 # Codes of Amazon's list of error responses, MinIO's cmd/api-errors.go, versitygw's.
 _REFUSED: Final = {
     "AccessDenied": "this key may not do that in this bucket: `runwire migrate --print s3` prints "
@@ -46,7 +46,7 @@ _REFUSED: Final = {
     "InsufficientStorage": _FULL,
     "EntityTooLarge": "the store takes no object of this size",
 }
-# Not 5xx, and yet no reason to give up: a damaged or cut transfer.
+# No 5xx, but worth a retry: a damaged or cut transfer.
 _AWAY: Final = frozenset(
     {
         *("BadDigest", "IncompleteBody", "RequestTimeout", "TooManyRequests"),
@@ -61,20 +61,26 @@ INSUFFICIENT_STORAGE: Final = 507
 
 
 class SomethingGone(StoreAway):
-    """The store forgot a transfer or a part of it: it has to begin anew."""
+    """The store no longer knows a transfer or a part of it: the transfer has to start again."""
 
 
 @contextmanager
-def told(settings: S3Settings, key: str = "") -> Iterator[None]:
-    """Make errors of the client sentences. Raises: NotFound, StoreRefused, StoreAway."""
+def translating_errors(
+    settings: S3Settings, key: str = "", *, gone: type[StoreError] = SomethingGone
+) -> Iterator[None]:
+    """Turn errors of the client into errors of a store with a sentence.
+
+    `gone` is raised for a multipart upload that the store no longer knows.
+    Raises: NotFound, StoreRefused, StoreAway.
+    """
     place = f"{settings.bucket} at {settings.url}"
     what = f"{key} in {place}" if key else place
     try:
         yield
     except S3Error as error:
-        raise _of_code(
-            error, f"{error.object_name} in {place}" if error.object_name else what
-        ) from error
+        if error.object_name:
+            what = f"{error.object_name} in {place}"
+        raise _of_code(error, what, gone) from error
     except ServerError as error:
         if error.status_code == INSUFFICIENT_STORAGE:
             raise StoreRefused(f"{what}: {_FULL}") from error
@@ -82,7 +88,9 @@ def told(settings: S3Settings, key: str = "") -> Iterator[None]:
     except InvalidResponseError as error:
         status = _STATUS.search(str(error))
         if status and int(status[1]) >= 500:
-            raise StoreAway(f"{what}: something answered {status[1]} for the store") from error
+            raise StoreAway(
+                f"{what}: something answered {status[1]} instead of the store"
+            ) from error
         raise StoreRefused(
             f"{settings.url} answers, but not as an S3 store does: correct RUNWIRE_S3_ENDPOINT"
         ) from error
@@ -90,8 +98,8 @@ def told(settings: S3Settings, key: str = "") -> Iterator[None]:
         raise _of_connection(error, settings) from error
 
 
-def answered(response: BaseHTTPResponse) -> None:
-    """Raises: S3Error, ServerError or InvalidResponseError unless the server did as asked.
+def check_answer(response: BaseHTTPResponse) -> None:
+    """Raises: S3Error, ServerError or InvalidResponseError unless the request succeeded.
 
     `response` is urllib3's, read to its end.
     """
@@ -106,18 +114,20 @@ def answered(response: BaseHTTPResponse) -> None:
     raise S3Error.fromxml(response)
 
 
-def _of_code(error: S3Error, what: str) -> StoreError:
+def _of_code(error: S3Error, what: str, gone: type[StoreError]) -> StoreError:
     code, status = str(error.code), int(getattr(error.response, "status", 0) or 0)
     if code in {"NoSuchKey", "NotFound"}:
         return NotFound(f"there is no {what}")
     if code in _GONE:
-        return SomethingGone(f"{what}: the store does not know the transfer any more ({code})")
+        return gone(f"{what}: the store no longer knows this transfer ({code})")
     if code in _REFUSED or status == INSUFFICIENT_STORAGE:
         return StoreRefused(f"{what}: {_REFUSED.get(code, _FULL)} ({code})")
-    said = f"{what}: {error.message or 'no reason given'} ({code})"
+    sentence = f"{what}: {error.message or 'no reason given'} ({code})"
     if status >= 500 or code in _AWAY or status in {408, 429}:
-        return StoreAway(f"{said}; it is tried again")
-    return StoreRefused(f"{said}. The store does not do this; check its version and the settings")
+        return StoreAway(f"{sentence}; runwire tries again")
+    return StoreRefused(
+        f"{sentence}. The store does not support this; check its version and the settings"
+    )
 
 
 def _of_connection(error: Exception, settings: S3Settings) -> StoreError:
@@ -129,5 +139,5 @@ def _of_connection(error: Exception, settings: S3Settings) -> StoreError:
         )
     return StoreAway(
         f"the object store at {settings.url} does not answer: {reason}. Start it, or correct "
-        "RUNWIRE_S3_ENDPOINT; it is tried again"
+        "RUNWIRE_S3_ENDPOINT; runwire tries again"
     )

@@ -1,4 +1,4 @@
-"""Requests of S3 that the client makes only inside its own calls: signed as it signs."""
+"""Signed S3 requests that the `minio` client offers no call for, and the keys that sign them."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import errno
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import certifi
 from minio import Minio
+from minio.credentials.credentials import Credentials
+from minio.credentials.providers import Provider
 from minio.helpers import BaseURL
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date, utcnow
 from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
-from runwire_schemas.connections.s3 import S3Settings
-from runwire_store.s3.errors import answered
-from runwire_store.s3.keys import Keys
+from runwire_schemas.connections.s3 import S3Settings, S3SettingsError
+from runwire_store.s3.errors import check_answer
+from runwire_store.store import StoreRefused
 
-__all__ = ["Blocks", "FileSlice", "Requests", "new_pool"]
+__all__ = ["Blocks", "FileSlice", "SettingsCredentials", "SignedRequests", "new_pool"]
 
 # Long enough for a store under load, short enough to notice one that hangs.
 CONNECT_S: Final = 5.0
 READ_S: Final = 60.0
-# Passing trouble of a second or two; what lasts longer is the caller's to wait for.
+# Covers failures of a second or two; for longer ones the caller retries.
 _RETRIES: Final = 3
 _BACKOFF_S: Final = 0.3
 # Parts leave in blocks of this size; urllib3's own 16 KiB cost more than the copying.
@@ -47,14 +50,56 @@ def new_pool(*, read_s: float = READ_S) -> PoolManager:
             read=1,
             backoff_factor=_BACKOFF_S,
             status_forcelist=(500, 502, 503, 504),
-            raise_on_status=False,  # the answer says what went wrong
-            respect_retry_after_header=False,  # longer pauses are the caller's
+            raise_on_status=False,  # the answer holds the reason
+            respect_retry_after_header=False,  # the caller decides about longer pauses
         ),
     )
 
 
+class SettingsCredentials(Provider):
+    """Access and secret key of the settings; key files are read again once they changed.
+
+    Threads: any. Raises: StoreRefused for key files that cannot be read at the start; later the
+    keys read before are used until the files can be read again.
+    """
+
+    def __init__(self, settings: S3Settings) -> None:
+        self._settings = settings
+        names = (settings.access_key_file, settings.secret_key_file)
+        self._files = [Path(name).expanduser() for name in names if name]
+        self._known = self._seen(), self._read()
+
+    def retrieve(self) -> Credentials:
+        """Return the current keys; the client calls this before every request."""
+        before, keys = self._known
+        now = self._seen()
+        if now != before:
+            try:
+                keys = self._read()
+            except StoreRefused:
+                return keys  # being written at this moment
+            self._known = now, keys
+        return keys
+
+    def _read(self) -> Credentials:
+        try:
+            return Credentials(*self._settings.identity)
+        except S3SettingsError as error:
+            raise StoreRefused(str(error)) from error
+
+    def _seen(self) -> list[Any]:
+        seen: list[Any] = []
+        for file in self._files:
+            try:
+                found = file.stat()
+                seen.append((found.st_mtime_ns, found.st_size, found.st_ino))
+            except OSError:
+                seen.append(None)
+        return seen
+
+
 class FileSlice:
-    """A range of a file as a body; never more than a block of it in memory."""
+    """A range of a file as a request body; at most one block of it is in memory."""
 
     def __init__(self, fd: int, start: int, length: int) -> None:
         self._fd, self._start, self.length = fd, start, length
@@ -70,21 +115,21 @@ class FileSlice:
             if count and not data:
                 raise OSError(errno.EIO, "the file got shorter while it was sent")
         except OSError as error:
-            self.trouble = error  # on its way out it is taken for one of the connection
+            self.trouble = error  # urllib3 reports it as an error of the connection
             raise
         self._at += len(data)
         return data
 
     def tell(self) -> int:
-        """Return how much was read; urllib3 asks before it tries again."""
+        """Return how much was read; urllib3 calls this before a retry."""
         return self._at
 
     def seek(self, at: int) -> None:
-        """Read from there on."""
+        """Continue reading at this position."""
         self._at = at
 
     def sha256(self) -> str:
-        """Return the digest of the range, and be at its start."""
+        """Return the digest of the range and rewind to its start."""
         digest = hashlib.sha256()
         while data := self.read(_BLOCK_BYTES):
             digest.update(data)
@@ -93,7 +138,7 @@ class FileSlice:
 
 
 class Blocks:
-    """Bytes that lie in several places as one body; nothing is copied."""
+    """Several buffers as one request body; nothing is copied."""
 
     trouble: OSError | None = None
 
@@ -114,11 +159,11 @@ class Blocks:
         return memoryview(b"")
 
     def tell(self) -> int:
-        """Return how much was read; urllib3 asks before it tries again."""
+        """Return how much was read; urllib3 calls this before a retry."""
         return self._at
 
     def seek(self, at: int) -> None:
-        """Read from there on."""
+        """Continue reading at this position."""
         self._at = at
 
     def sha256(self) -> str:
@@ -129,8 +174,8 @@ class Blocks:
         return digest.hexdigest()
 
 
-class Requests:
-    """Signed requests of one bucket; errors are the client's own, for `s3_errors.told`."""
+class SignedRequests:
+    """Signed requests of one bucket; errors are the client's, see `errors.translating_errors`."""
 
     def __init__(
         self, settings: S3Settings, client: Minio, http: PoolManager, slow_read_s: float
@@ -139,7 +184,7 @@ class Requests:
         self._http = http
         self._timeout = Timeout(connect=CONNECT_S, read=READ_S)
         self._slow = Timeout(connect=CONNECT_S, read=slow_read_s)
-        self._keys = Keys(settings)
+        self._keys = SettingsCredentials(settings)
         self._region = settings.region
 
     def send(
@@ -154,7 +199,7 @@ class Requests:
     ) -> BaseHTTPResponse:
         """Send a request about an object, or the bucket, and return the answer, read to its end.
 
-        The body's SHA-256 is signed too: what is damaged on its way, the server refuses.
+        The body's SHA-256 is signed too, so the server refuses a body damaged on its way.
         """
         if isinstance(body, bytes):
             length, sha256 = len(body), hashlib.sha256(body).hexdigest()
@@ -196,12 +241,12 @@ class Requests:
             if not isinstance(body, bytes) and body.trouble is not None:
                 raise body.trouble from None
             raise
-        answered(response)
+        check_answer(response)
         return response
 
     def _find_region(self) -> str:
         if not self._region:
-            # The client asks the store once; what it found shows in the addresses that it signs.
+            # The client asks the store once; the signed address contains the answer.
             url = self.client.get_presigned_url("GET", self.settings.bucket, "any")
             self._region = parse_qs(urlsplit(url).query)["X-Amz-Credential"][0].split("/")[-3]
         return self._region

@@ -1,4 +1,4 @@
-"""A store in a bucket of S3: MinIO, versitygw, Ceph, a cloud's, through the `minio` client."""
+"""The object store in an S3 bucket (MinIO, versitygw, Ceph, cloud), through the `minio` client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.folder.files import PartFile, resume_into
-from runwire_store.keys import checked_key, checked_prefix
+from runwire_store.layout import check_key, check_key_prefix
 from runwire_store.store import NotFound, Progress, Stat, StoreAway, StoreRefused
 
 try:
@@ -25,23 +25,21 @@ except ImportError as error:
         "pip install 'runwire[s3]'"
     ) from error
 
-from runwire_store.s3.errors import told
-from runwire_store.s3.keys import Keys
-from runwire_store.s3.multipart import PART_BYTES, expire, put_parts
-from runwire_store.s3.part_uploads import S3Uploads
-from runwire_store.s3.requests import Requests, new_pool
+from runwire_store.s3.errors import translating_errors
+from runwire_store.s3.multipart import PART_BYTES, S3PartUploads, expire, put_parts
+from runwire_store.s3.requests import SettingsCredentials, SignedRequests, new_pool
 
 __all__ = ["S3Store", "new_client"]
 
 _READ_BYTES: Final = 1024 * 1024
-# A cut download goes on at once, as long as each try brings bytes; the caller may call again.
+# A cut download is resumed at once as long as each try brings bytes; then the caller retries.
 _TRIES: Final = 5
 # Servers may copy all parts before they answer: 900 s are 100 GB at 110 MB/s.
 JOIN_TIMEOUT_S: Final = 900.0
 
 
 class S3Store:
-    """Objects of one bucket, as one identity.
+    """Objects of one bucket, accessed with one key.
 
     Threads: safe, not across a fork. Raises: StoreRefused for key files that cannot be read.
     """
@@ -51,7 +49,7 @@ class S3Store:
         self._http, self._slow_http = new_pool(), new_pool(read_s=JOIN_TIMEOUT_S)
         self._client = new_client(settings, self._http)
         self._slow = new_client(settings, self._slow_http)
-        self._requests = Requests(settings, self._client, self._http, JOIN_TIMEOUT_S)
+        self._requests = SignedRequests(settings, self._client, self._http, JOIN_TIMEOUT_S)
         self._is_bucket_known = False
 
     @property
@@ -60,20 +58,20 @@ class S3Store:
         return f"s3://{self.settings.bucket}"
 
     @property
-    def uploads(self) -> S3Uploads:
-        """Return what makes objects of parts."""
-        return S3Uploads(self._requests)
+    def part_uploads(self) -> S3PartUploads:
+        """Return the uploads that make objects of parts."""
+        return S3PartUploads(self._requests)
 
     def check(self) -> None:
-        """Prove that the bucket is there and can be read. Raises: StoreRefused, StoreAway."""
-        with told(self.settings):
-            # One answer of at most the top folders; unlike HEAD it says why when it refuses.
+        """Prove that the bucket exists and can be read. Raises: StoreRefused, StoreAway."""
+        with translating_errors(self.settings):
+            # At most one page with the top folders; unlike HEAD a refusal has a reason.
             next(self._client.list_objects(self.settings.bucket), None)
         self._is_bucket_known = True
 
     def put(self, key: str, data: bytes) -> None:
-        """Store a small object, over one of the same key."""
-        with told(self.settings, checked_key(key)):
+        """Store a small object; one of the same key is replaced."""
+        with translating_errors(self.settings, check_key(key)):
             size = len(data)
             part_bytes = max(PART_BYTES, size)  # one request, so that the ETag is the MD5
             self._client.put_object(
@@ -88,17 +86,17 @@ class S3Store:
         journal: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Store a file, a large one in parts of which several are on their way.
+        """Store a file; a large one as several parts in parallel.
 
         `progress` may raise: the transfer stops there. Raises: OSError when `path` cannot be read.
         """
-        checked_key(key)
+        check_key(key)
         with path.open("rb") as source:
             size = os.fstat(source.fileno()).st_size
             if size > PART_BYTES:
                 put_parts(self._requests, key, source.fileno(), journal=journal, progress=progress)
                 return
-            with told(self.settings, key):
+            with translating_errors(self.settings, key):
                 self._client.put_object(
                     self.settings.bucket, key, source, size, part_size=PART_BYTES
                 )
@@ -107,7 +105,7 @@ class S3Store:
 
     def get(self, key: str) -> bytes:
         """Return a small object. Raises: NotFound."""
-        with told(self.settings, checked_key(key)):
+        with translating_errors(self.settings, check_key(key)):
             response = self._client.get_object(self.settings.bucket, key)
             try:
                 return bytes(response.read())
@@ -116,7 +114,7 @@ class S3Store:
                 response.release_conn()
 
     def get_file(self, key: str, path: Path, *, progress: Progress | None = None) -> None:
-        """Bring an object to `path`, from where an earlier call stopped.
+        """Download an object to `path`; an interrupted call is resumed.
 
         Raises: NotFound; OSError when `path` cannot be written.
         """
@@ -127,7 +125,7 @@ class S3Store:
             start = part.start
             for left in reversed(range(_TRIES)):
                 try:
-                    with told(self.settings, key):
+                    with translating_errors(self.settings, key):
                         self._fill(key, part, start, found.size)
                     break
                 except StoreAway:
@@ -137,9 +135,9 @@ class S3Store:
                     start = reached
 
     def stat(self, key: str) -> Stat | None:
-        """Return what is known of an object, to the second; None when there is none."""
+        """Return size and time (to the second) of an object, None when there is none."""
         try:
-            with self._told_of_heads(checked_key(key)):
+            with self._translating_head_errors(check_key(key)):
                 found = self._client.stat_object(self.settings.bucket, key)
         except NotFound:
             return None
@@ -147,13 +145,13 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[Stat]:
         """Yield all objects whose key starts with `prefix`, ordered by key."""
-        checked_prefix(prefix)
-        with told(self.settings):
+        check_key_prefix(prefix)
+        with translating_errors(self.settings):
             objects = iter(
                 self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True)
             )
         while True:
-            with told(self.settings):
+            with translating_errors(self.settings):
                 found = next(objects, None)
             if found is None:
                 return
@@ -164,14 +162,14 @@ class S3Store:
         """Join objects in the order given. Raises: NotFound for a missing part."""
         if not parts:
             raise ValueError("there are no parts to join")
-        sources = [ComposeSource(self.settings.bucket, checked_key(part)) for part in parts]
-        with self._told_of_heads(checked_key(key)):
+        sources = [ComposeSource(self.settings.bucket, check_key(part)) for part in parts]
+        with self._translating_head_errors(check_key(key)):
             self._slow.compose_object(self.settings.bucket, key, sources)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove objects; those that are not there are no error."""
-        objects = [DeleteObject(checked_key(key)) for key in keys]
-        with told(self.settings):
+        """Delete objects; missing ones are no error."""
+        objects = [DeleteObject(check_key(key)) for key in keys]
+        with translating_errors(self.settings):
             for left in self._client.remove_objects(self.settings.bucket, objects):
                 if left.code != "NoSuchKey":
                     raise StoreRefused(
@@ -181,9 +179,9 @@ class S3Store:
                     )
 
     def expire_uploads(self, older_than_s: float) -> int:
-        """Give up multipart uploads that began longer ago; return how many.
+        """Abort multipart uploads that are older; return how many.
 
-        MinIO lists none and gives up its own after a day.
+        MinIO lists none and aborts its own after a day.
         """
         return expire(self._requests, datetime.now(UTC) - timedelta(seconds=older_than_s))
 
@@ -193,17 +191,17 @@ class S3Store:
         self._slow_http.clear()
 
     @contextmanager
-    def _told_of_heads(self, key: str) -> Iterator[None]:
-        """Make errors sentences where a HEAD may have failed, which has no body to say why."""
+    def _translating_head_errors(self, key: str) -> Iterator[None]:
+        """Translate errors of calls that send a HEAD, whose refusals have no reason."""
         try:
-            with told(self.settings, key):
+            with translating_errors(self.settings, key):
                 yield
         except NotFound:
             if not self._is_bucket_known:
                 self.check()
             raise
         except StoreRefused:
-            self.check()  # the keys may be wrong by now
+            self.check()  # the credentials may have changed
             raise
 
     def _fill(self, key: str, part: PartFile, start: int, size: int) -> None:
@@ -219,10 +217,10 @@ class S3Store:
 
 
 def new_client(settings: S3Settings, http: Any) -> Minio:
-    """Return the client itself. Raises: StoreRefused for key files that cannot be read."""
+    """Return a `minio` client. Raises: StoreRefused for key files that cannot be read."""
     return Minio(
         settings.address,
-        credentials=Keys(settings),
+        credentials=SettingsCredentials(settings),
         secure=settings.is_secure,
         region=settings.region or None,
         http_client=http,

@@ -23,18 +23,18 @@ pytestmark = pytest.mark.engine
 EARLY = """
 import sys, time
 from runwire_agent.upload import direct
-from runwire_agent.upload.contents import hashed_entry, manifest_of
-from runwire_agent.upload.progress_note import UploadJournal
-ship = direct.DirectRoute.ship
+from runwire_agent.upload.contents import hash_entry, manifest_of
+from runwire_agent.upload.progress_note import ProgressNote
+upload = direct.DirectTransport.upload
 def early(self, claim, tell):
     store = self._stores.get(claim.request)
-    journal, files = UploadJournal.open(claim.folder), claim.request.files
-    entries = [hashed_entry(claim.folder, file, journal, self._pace) for file in files]
+    note, files = ProgressNote.open(claim.folder), claim.request.files
+    entries = [hash_entry(claim.folder, file, note, self._pace) for file in files]
     manifest = manifest_of(claim.request, entries).versioned(time.time_ns())
     store.put(manifest.key, manifest.to_json())
     time.sleep(1.5)
-    ship(self, claim, tell)
-direct.DirectRoute.ship = early
+    upload(self, claim, tell)
+direct.DirectTransport.upload = early
 from runwire_agent.__main__ import main
 sys.exit(main(sys.argv[1:]))
 """

@@ -11,7 +11,7 @@ from runwire_query.api.checkpoints import list_checkpoints
 from runwire_query.api.runs import RunRef
 from runwire_query.text.checkpoint_table import as_table
 from runwire_store.catalog import Catalog
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from support.builders import AT_NS, artifact_event, checkpoint_event, run_event
 from support.stored import put_checkpoint
 
@@ -22,9 +22,9 @@ RUN = {"project": "tests", "run_id": "run-1"}
 
 
 @pytest.fixture
-def store(feed: Any, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
+def store(feed: Any, monkeypatch: pytest.MonkeyPatch) -> MemoryObjectStore:
     """Checkpoints of attempts 2 and 4, while the views have four attempts."""
-    made = MemoryStore()
+    made = MemoryObjectStore()
     put_checkpoint(made, 1, 10, attempt="attempt-2", **RUN)
     put_checkpoint(made, 2, 20, attempt="attempt-4", **RUN)
     for number in range(1, 5):
@@ -33,14 +33,14 @@ def store(feed: Any, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     return made
 
 
-def checkpoints(store: MemoryStore, tmp_path: Path) -> list[tuple[Any, ...]]:
+def checkpoints(store: MemoryObjectStore, tmp_path: Path) -> list[tuple[Any, ...]]:
     rows = list_checkpoints(Catalog(store), str(tmp_path), RunRef(**RUN)).rows
     assert as_table(rows)
     return [(row.step, row.attempt, row.state) for row in rows]
 
 
 def test_checkpoint_has_attempt_number_of_the_views_when_reachable(
-    feed: Any, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    feed: Any, store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Attempts 2 and 4 keep their numbers; without ClickHouse the stored attempts are counted."""
     assert checkpoints(store, tmp_path) == [(10, 1, "complete"), (20, 2, "complete")]
@@ -51,7 +51,7 @@ def test_checkpoint_has_attempt_number_of_the_views_when_reachable(
 
 
 def test_pending_step_is_listed_when_another_attempt_stored_the_same_step(
-    feed: Any, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    feed: Any, store: MemoryObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Step 20 of attempt 3 is pending although attempt 4 stored step 20, which is listed once."""
     monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", feed.url)

@@ -13,8 +13,8 @@ import pytest
 from runwire_consumers.clickhouse.tombstones import delete_run
 from runwire_store.announce import artifact_event as artifact_event_of
 from runwire_store.catalog import Catalog
-from runwire_store.deletion import delete_objects
 from runwire_store.folder.store import FolderStore
+from runwire_store.releasing import delete_objects
 from support.builders import AT_NS, artifact_event, checkpoint_event, log_event, run_event
 from support.stored import put_artifact
 

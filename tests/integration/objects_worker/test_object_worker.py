@@ -18,7 +18,7 @@ from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.condemned import MARKS
 from runwire_store.layout import STAGING, blob_key, checkpoints_prefix
 from runwire_store.manifest import CheckpointFacts, Manifest
-from runwire_store.part_uploads import uploads_of
+from runwire_store.part_uploads import part_uploads_of
 from runwire_store.pieces import PIECE_BYTES
 from runwire_store.retention import Retention
 from runwire_store.s3.store import S3Store
@@ -148,7 +148,7 @@ def test_survivor_finishes_artifacts_staged_by_a_dead_worker(
     workers.wait("they work", lambda: is_there(store, before))
     time.sleep(SESSION_S)  # both are members and have looked through staging
     left = shipped({"b.bin": content(3 * MIB, chosen)}, number=2, name="left")
-    staging = Staging(store, uploads=uploads_of(store))
+    staging = Staging(store, part_uploads=part_uploads_of(store))
     staging.add(left.chunks)
     staging.add_shipped(left.artifact, (left.event.manifest or "").encode())
     staging.close()
@@ -197,7 +197,7 @@ def test_incomplete_artifact_fails_after_its_time_and_is_swept(
     workers.wait("nothing is staged", lambda: staged(store) == [])
     workers.wait("it is told", lambda: [e.event for e in workers.completions()] == ["failed"])
     workers.stop()
-    assert "not all of its pieces came" in (workers.completions()[0].reason or "")
+    assert "pieces are still missing after" in (workers.completions()[0].reason or "")
     assert not is_there(store, one)
 
 

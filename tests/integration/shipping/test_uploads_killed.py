@@ -17,7 +17,7 @@ from runwire_schemas.events import ArtifactEvent, Chunk
 from runwire_store.catalog import Catalog
 from runwire_store.folder.store import FolderStore
 from runwire_store.layout import BLOBS, RUNS, blob_key
-from runwire_store.pieces import Shipment, piece_count
+from runwire_store.pieces import PieceList, piece_count
 from support.agents import Agents
 from support.kafka_log import read_topic
 from support.servers import Cluster
@@ -116,7 +116,7 @@ def test_kafka_upload_is_complete_when_the_agent_is_killed(
     assert {event.event for event in words if isinstance(event, ArtifactEvent)} == {"shipped"}
     for event in words:
         assert isinstance(event, ArtifactEvent)
-        shipment = Shipment.from_json(event.manifest or "")
+        shipment = PieceList.from_json(event.manifest or "")
         assert shipment.manifest.files[0].sha256 == sha256(content)
     assert not list((agents.root / "outbox").iterdir())
     assert list_folders(agents.root) == []

@@ -76,7 +76,7 @@ def test_agent_reads_a_corrected_key_file_without_restart(
     waits(agents, "store_refused", "RUNWIRE_S3_SECRET_KEY")
     secret.write_text(bucket.secret_key)
     assert agent.wait(END_S) == 0, agents.log_text()
-    assert "artifacts are shipped again" in agents.log_text()
+    assert "artifacts are uploaded again" in agents.log_text()
     assert "wrong" not in agents.log_text()
     arrived(agents, open_store(bucket, agents.root), b"content")
 

@@ -7,7 +7,7 @@ import pytest
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
 from runwire_schemas.connections.kafka import KafkaSettingsError
 from runwire_schemas.errors import SchemaError
-from runwire_schemas.topics import TOPICS, replication, topic_kind, topic_name
+from runwire_schemas.topics import TOPICS, kind_of_topic, replication, topic_name
 
 
 @pytest.mark.parametrize("prefix", ["runwire", "team.b", "t-1_x", "", "metric.v1"])
@@ -16,7 +16,7 @@ def test_topic_name_leads_back_to_its_kind(kind: str, prefix: str) -> None:
     """For every kind and prefix, the empty one being the default."""
     name = topic_name(kind, prefix)
     assert name == f"{prefix or 'runwire'}.{kind}.v1"
-    assert topic_kind(name, prefix) == kind
+    assert kind_of_topic(name, prefix) == kind
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_topic_name_leads_back_to_its_kind(kind: str, prefix: str) -> None:
 def test_topic_of_another_form_is_refused(name: str) -> None:
     """Other prefixes, versions and kinds are no topics of ours."""
     with pytest.raises(SchemaError, match="is no runwire"):
-        topic_kind(name)
+        kind_of_topic(name)
 
 
 @pytest.mark.parametrize("prefix", ["a b", ".", "-x", "a/b", "\u00e4", "a\n", "x" * 201])

@@ -10,19 +10,19 @@ import pytest
 from runwire_store.catalog import Catalog, CatalogError
 from runwire_store.layout import NAMES, version_key
 from runwire_store.manifest import ManifestError
-from runwire_store.memory import MemoryStore
-from runwire_store.versions import Entry
+from runwire_store.memory import MemoryObjectStore
+from runwire_store.versions import VersionEntry
 from support.stored import AT_NS, manifest, put_artifact, put_checkpoint
 
 
-def numbers(store: MemoryStore, **wanted: str) -> list[tuple[str, int, tuple[str, ...]]]:
+def numbers(store: MemoryObjectStore, **wanted: str) -> list[tuple[str, int, tuple[str, ...]]]:
     found = Catalog(store).artifacts("p", **wanted)
     return [(v.manifest.name, v.number, v.aliases) for v in found]
 
 
-def test_versions_and_aliases() -> None:
+def test_catalog_lists_versions_newest_first_with_the_aliases_that_point_to_them() -> None:
     """Newest first; an alias belongs to the newest version that carries it."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_artifact(store, 1, aliases=("best", "old"))
     put_artifact(store, 2, aliases=("best",))
     put_artifact(store, 3)
@@ -53,8 +53,9 @@ def test_versions_and_aliases() -> None:
         ("p/data", 2),
     ],
 )
-def test_references(ref: str, number: int) -> None:
-    store = MemoryStore()
+def test_resolve_accepts_every_form_of_a_reference(ref: str, number: int) -> None:
+    """Name, alias, number and project resolve to the same version as long as they mean it."""
+    store = MemoryObjectStore()
     put_artifact(store, 1, aliases=("best", "old"))
     put_artifact(store, 2, aliases=("best",))
     put_artifact(store, 3)
@@ -64,16 +65,17 @@ def test_references(ref: str, number: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["a/b", "a:b", "p/data", "ünï ☃", "a" * 1000, "..", "x:v1"])
-def test_any_name_is_found(name: str) -> None:
+def test_resolve_finds_artifacts_of_any_valid_name(name: str) -> None:
     """A name is hashed, never a path; what looks like a reference is first tried as a name."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_artifact(store, 1, name=name)
     for ref in (name, f"{name}:latest", f"{name}:v0", f"p/{name}:v0"):
         assert Catalog(store).resolve(ref, "p").manifest.name == name
 
 
-def test_what_is_not_there_is_told() -> None:
-    store = MemoryStore()
+def test_resolve_names_existing_versions_when_one_is_missing() -> None:
+    """The error says which versions the name has had, or that the name is unknown."""
+    store = MemoryObjectStore()
     put_artifact(store, 1)
     for ref in ("nothing", "other/data:latest", "", ":", "data:v0:v0"):
         with pytest.raises(CatalogError, match="artifact ls"):
@@ -85,7 +87,7 @@ def test_what_is_not_there_is_told() -> None:
 
 def test_a_deleted_version_keeps_its_number() -> None:
     """Later versions keep theirs, "latest" and other aliases go to what exists."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     for n in range(1, 4):
         put_artifact(store, n, aliases=("good",))
     catalog = Catalog(store)
@@ -99,8 +101,9 @@ def test_a_deleted_version_keeps_its_number() -> None:
     assert catalog.resolve("data", "p").number == 3
 
 
-def test_all_projects() -> None:
-    store = MemoryStore()
+def test_catalog_lists_all_projects_without_a_project() -> None:
+    """Without a project versions of every project are listed."""
+    store = MemoryObjectStore()
     for n, project in enumerate(["p", "q"], start=1):
         put_artifact(store, n, project=project)
     catalog = Catalog(store)
@@ -109,9 +112,9 @@ def test_all_projects() -> None:
     assert catalog.projects_of("nothing") == []
 
 
-def test_a_run_that_logged_known_content_finds_its_own() -> None:
+def test_listing_by_run_includes_content_that_another_run_had_first() -> None:
     """Both runs produced v0; who asks by run sees that run's artifact."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_artifact(store, 1, {"d": b"x"})
     put_artifact(store, 2, {"d": b"x"}, run_id="r2")
     for run_id in ("r", "r2"):
@@ -139,29 +142,30 @@ def _newer(data: bytes) -> bytes:
         lambda data: json.dumps({**json.loads(data), "run_id": "r2"}).encode(),
     ],
 )
-def test_a_manifest_that_cannot_be_read_hides_only_itself(damage) -> None:
-    """Lists leave it out and remember why; who asks for it gets the reason."""
-    store = MemoryStore()
+def test_unreadable_manifest_hides_only_its_own_version(damage) -> None:
+    """A listing leaves it out and reports it in `damaged`; resolving it raises."""
+    store = MemoryObjectStore()
     put_artifact(store, 1)
     broken = put_artifact(store, 2)
     store.put(broken.key, damage(store.get(broken.key)))
     catalog = Catalog(store)
-    assert [v.number for v in catalog.artifacts("p")] == [0]
-    assert len(catalog.damaged) == 1
+    listing = catalog.artifacts("p")
+    assert [v.number for v in listing] == [0]
+    assert len(listing.damaged) == 1
     for ref in ("data:latest", "data:v1"):
         with pytest.raises(ManifestError):
             catalog.resolve(ref, "p")
     assert catalog.resolve("data:v0", "p").number == 0
 
 
-def test_an_entry_that_names_another_artifact_is_not_followed() -> None:
+def test_version_entry_that_names_another_artifact_is_refused() -> None:
     """Whoever may write names cannot make one name show another's content unnoticed."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     good = put_artifact(store, 1)
     liar = manifest(9, name="trusted")
     store.put(
         version_key("p", "trusted", stamp_ns=AT_NS, artifact=liar.artifact),
-        Entry.of(replace(good, artifact=good.artifact)).to_json(),
+        VersionEntry.of(replace(good, artifact=good.artifact)).to_json(),
     )
     store.put(f"{NAMES}nonsense", b"x")
     catalog = Catalog(store)
@@ -170,9 +174,9 @@ def test_an_entry_that_names_another_artifact_is_not_followed() -> None:
         catalog.resolve("trusted", "p")
 
 
-def test_checkpoints_of_a_run() -> None:
+def test_checkpoints_of_a_run_are_listed_oldest_first_with_missing_ranks() -> None:
     """Oldest first; a sharded one is complete when every rank's part is there."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_checkpoint(store, 1, 10, metrics={"loss": 2.0})
     put_checkpoint(store, 2, 20, kind="sharded", world_size=3, rank=0)
     put_checkpoint(store, 3, 20, kind="sharded", world_size=3, rank=2)
@@ -187,9 +191,9 @@ def test_checkpoints_of_a_run() -> None:
     assert latest.saved_at_ns == AT_NS + 4 * 10**9
 
 
-def test_attempts_are_told_apart() -> None:
+def test_same_step_of_two_attempts_gives_two_checkpoints() -> None:
     """The newest attempt's checkpoint of a step counts, and "latest" is the newest, not highest."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_checkpoint(store, 1, 100, attempt="a1")
     put_checkpoint(store, 2, 150, attempt="a1")
     put_checkpoint(store, 3, 100, attempt="a2")
@@ -201,7 +205,8 @@ def test_attempts_are_told_apart() -> None:
 
 
 def test_a_step_saved_twice_counts_once() -> None:
-    store = MemoryStore()
+    """The last save of a step is the checkpoint; the earlier one is superseded."""
+    store = MemoryObjectStore()
     put_checkpoint(store, 1, 10, metrics={"loss": 1.0})
     put_checkpoint(store, 2, 10, metrics={"loss": 2.0})
     (view,) = Catalog(store).checkpoints("p", "r")
@@ -209,9 +214,9 @@ def test_a_step_saved_twice_counts_once() -> None:
     assert [m.artifact for m in view.superseded] == [f"{1:032x}"]
 
 
-def test_the_best_checkpoint() -> None:
+def test_best_checkpoint_is_the_marked_one_else_the_best_by_metric() -> None:
     """By mark, else by the metric of the rules it was saved with; never one with NaN."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     rules = {"keep_best": 1, "metric": "loss"}
     for n, loss in enumerate([2.0, 1.0, float("nan"), 3.0], start=1):
         put_checkpoint(store, n, n * 10, metrics={"loss": loss}, retention=rules)
@@ -222,8 +227,9 @@ def test_the_best_checkpoint() -> None:
     assert catalog.resolve("checkpoint-r:best", "p").manifest.artifact == f"{7:032x}"
 
 
-def test_a_missing_checkpoint_is_told() -> None:
-    store = MemoryStore()
+def test_missing_checkpoint_raises_with_the_steps_that_exist() -> None:
+    """The error lists the complete steps and says when none is complete."""
+    store = MemoryObjectStore()
     catalog = Catalog(store)
     with pytest.raises(CatalogError, match="no complete one yet"):
         catalog.checkpoint("p", "r", "latest")
@@ -236,11 +242,12 @@ def test_a_missing_checkpoint_is_told() -> None:
         catalog.checkpoint("p", "r", "newest")
 
 
-def test_a_damaged_manifest_of_a_checkpoint_leaves_the_one_before() -> None:
-    store = MemoryStore()
+def test_damaged_checkpoint_manifest_falls_back_to_the_one_before() -> None:
+    """The latest readable checkpoint is chosen; the damaged manifest is reported."""
+    store = MemoryObjectStore()
     put_checkpoint(store, 1, 10)
     broken = put_checkpoint(store, 2, 20)
     store.put(broken.key, b"{}")
     catalog = Catalog(store)
     assert catalog.checkpoint("p", "r", "latest").step == 10
-    assert list(catalog.damaged) == [broken.key]
+    assert list(catalog.checkpoints("p", "r").damaged) == [broken.key]

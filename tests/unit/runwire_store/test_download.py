@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from runwire_store.download import DigestMismatch, DownloadError, download, verify
 from runwire_store.layout import blob_key
-from runwire_store.manifest import FileEntry, Manifest, ManifestError
-from runwire_store.memory import MemoryStore
-from runwire_store.publish import check_files
+from runwire_store.manifest import FileEntry, Manifest, ManifestError, check_files
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.store import NotFound, StoreAway
 from support.stored import manifest, put_artifact, put_blobs
 
@@ -29,9 +28,9 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_all_files_come(tmp_path: Path) -> None:
+def test_download_writes_all_files_with_their_content(tmp_path: Path) -> None:
     """With folders, empty files and two of the same content; progress adds up to the size."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     made = put_artifact(store, 1, FILES)
     moved: list[int] = []
     paths = download(store, made, tmp_path / "new" / "out", progress=moved.append)
@@ -41,9 +40,9 @@ def test_all_files_come(tmp_path: Path) -> None:
     assert verify(store, made) == []
 
 
-def test_an_interrupted_download_goes_on(tmp_path: Path) -> None:
+def test_interrupted_download_is_resumed_by_the_next_call(tmp_path: Path) -> None:
     """What is there with the right content is not fetched again; a half file is finished."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     made = put_artifact(store, 1, FILES)
     fetched: list[str] = []
 
@@ -64,9 +63,9 @@ def test_an_interrupted_download_goes_on(tmp_path: Path) -> None:
     assert blob_key(made.files[0].sha256) not in again
 
 
-def test_a_left_half_of_other_content_is_not_used(tmp_path: Path) -> None:
+def test_part_file_of_other_content_is_downloaded_again(tmp_path: Path) -> None:
     """A part file that does not fit costs one more transfer, not the download."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     made = put_artifact(store, 1, {"a.bin": b"right content"})
     parts = tmp_path / f".runwire-{made.artifact}"
     parts.mkdir()
@@ -76,8 +75,9 @@ def test_a_left_half_of_other_content_is_not_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damaged", [b"ONE", b"on", b"ones"])
-def test_a_damaged_blob_is_told_and_never_appears(tmp_path: Path, damaged: bytes) -> None:
-    store = MemoryStore()
+def test_download_refuses_a_damaged_blob_and_leaves_no_file(tmp_path: Path, damaged: bytes) -> None:
+    """A blob with another digest raises DigestMismatch and never gets the file's name."""
+    store = MemoryObjectStore()
     made = put_artifact(store, 1, {"a.bin": b"one", "b.bin": b"two"})
     store.put(blob_key(made.files[0].sha256), damaged)
     with pytest.raises(DigestMismatch, match=r"a\.bin") as caught:
@@ -88,8 +88,9 @@ def test_a_damaged_blob_is_told_and_never_appears(tmp_path: Path, damaged: bytes
     assert (problem.path, problem.sha256) == ("a.bin", made.files[0].sha256)
 
 
-def test_a_missing_blob_is_told(tmp_path: Path) -> None:
-    store = MemoryStore()
+def test_download_and_verify_report_a_missing_blob(tmp_path: Path) -> None:
+    """A deleted blob raises NotFound in download and is a problem for verify."""
+    store = MemoryObjectStore()
     made = put_artifact(store, 1, {"a.bin": b"one"})
     store.delete([blob_key(made.files[0].sha256)])
     with pytest.raises(NotFound, match="log the file again"):
@@ -97,8 +98,9 @@ def test_a_missing_blob_is_told(tmp_path: Path) -> None:
     assert [problem.path for problem in verify(store, made)] == ["a.bin"]
 
 
-def test_a_file_in_the_way_is_replaced_and_a_folder_is_not(tmp_path: Path) -> None:
-    store = MemoryStore()
+def test_download_replaces_a_file_in_the_way_but_no_folder(tmp_path: Path) -> None:
+    """A file of another content is replaced; a folder of that name raises DownloadError."""
+    store = MemoryObjectStore()
     made = put_artifact(store, 1, {"a.bin": b"one"})
     (tmp_path / "a.bin").write_bytes(b"old")
     download(store, made, tmp_path)
@@ -108,9 +110,9 @@ def test_a_file_in_the_way_is_replaced_and_a_folder_is_not(tmp_path: Path) -> No
         download(store, made, tmp_path / "x")
 
 
-def test_links_are_not_followed(tmp_path: Path) -> None:
+def test_download_writes_nothing_through_a_link(tmp_path: Path) -> None:
     """A link in the place of a file is replaced, one in the place of a folder is refused."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     victim, out = tmp_path / "victim", tmp_path / "out"
     victim.mkdir()
     out.mkdir()
@@ -137,9 +139,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("path", HOSTILE)
-def test_hostile_names_are_refused(tmp_path: Path, path: str) -> None:
+def test_download_refuses_names_that_leave_the_folder(tmp_path: Path, path: str) -> None:
     """Even in a manifest that never passed `publish`."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     made = manifest(1, {"a": b"x"})
     put_blobs(store, {"a": b"x"})
     hostile = replace(made, files=(replace(made.files[0], path=path),))
@@ -162,7 +164,7 @@ def test_any_name_stays_inside_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]
 ) -> None:
     """What is accepted lands below the folder under exactly that name, and nowhere else."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_blobs(store, {"a": b"x"})
     entry = manifest(1, {"a": b"x"}).files[0]
     made = replace(manifest(1), files=tuple(replace(entry, path=name) for name in names))
@@ -185,11 +187,11 @@ def by_reference(path: Path, data: bytes, uri: str = "") -> Manifest:
     return replace(made, files=(replace(made.files[0], uri=uri or path.as_uri()),))
 
 
-def test_by_reference(tmp_path: Path) -> None:
+def test_download_copies_a_file_logged_by_reference(tmp_path: Path) -> None:
     """The file is copied from where it lies, when it is still what was logged."""
     source = tmp_path / "with space %20 é.bin"
     source.write_bytes(b"one")
-    store = MemoryStore()
+    store = MemoryObjectStore()
     made = by_reference(source, b"one")
     assert verify(store, made) == []
     download(store, made, tmp_path / "out")
@@ -204,28 +206,29 @@ def test_by_reference(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="mount that file system"):
         download(store, made, tmp_path / "out2")
     (problem,) = verify(store, made)
-    assert "by reference" in problem.reason
+    assert "is a reference to" in problem.reason
     assert content(tmp_path / "out2") == {}
 
 
 @pytest.mark.parametrize(
     "uri", ["http://host/x", "file://host/x", "s3://b/k", "x", "file:", "file:///a%00b", "file://["]
 )
-def test_other_references_are_not_followed(tmp_path: Path, uri: str) -> None:
+def test_download_follows_no_reference_but_local_files(tmp_path: Path, uri: str) -> None:
+    """Only file:// references of this machine are read."""
     with pytest.raises(DownloadError):
-        download(MemoryStore(), by_reference(tmp_path, b"x", uri), tmp_path / "out")
+        download(MemoryObjectStore(), by_reference(tmp_path, b"x", uri), tmp_path / "out")
 
 
-def test_a_device_or_pipe_is_no_file(tmp_path: Path) -> None:
+def test_reference_to_a_device_or_pipe_is_refused_without_blocking(tmp_path: Path) -> None:
     """Neither blocks, nor fills the disk."""
     os.mkfifo(tmp_path / "pipe")
     for path in (Path("/dev/zero"), tmp_path / "pipe", tmp_path):
         with pytest.raises(DownloadError):
-            download(MemoryStore(), by_reference(path, b"x"), tmp_path / "out")
+            download(MemoryObjectStore(), by_reference(path, b"x"), tmp_path / "out")
 
 
-def test_an_entry_that_claims_to_be_empty(tmp_path: Path) -> None:
+def test_entry_that_claims_to_be_empty_needs_the_empty_digest(tmp_path: Path) -> None:
     """Size 0 with another digest is damage, not an empty file."""
     entry = FileEntry(path="a", size=0, sha256="0" * 64)
     with pytest.raises(DigestMismatch):
-        download(MemoryStore(), replace(manifest(1), files=(entry,)), tmp_path)
+        download(MemoryObjectStore(), replace(manifest(1), files=(entry,)), tmp_path)

@@ -1,4 +1,4 @@
-"""Pieces, the list of their digests, and what lies in staging."""
+"""Pieces, the list of their digests, and staged ranges."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from runwire_store.manifest import FileEntry, Manifest, ManifestError
 from runwire_store.pieces import (
     PIECE_BYTES,
-    RUN_PIECES,
-    RUN_PIECES_MIN,
-    Shipment,
-    StagedRun,
+    RANGE_PIECES,
+    RANGE_PIECES_MIN,
+    PieceList,
+    StagedRange,
     piece_count,
+    piece_list_key,
     piece_size,
-    shipped_key,
 )
 from runwire_store.store import PART_BYTES_MIN
 
@@ -49,7 +49,8 @@ def digests(count: int) -> bytes:
 
 
 @given(st.integers(min_value=0, max_value=10 * PIECE_BYTES + 7))
-def test_pieces_make_the_file(size: int) -> None:
+def test_piece_sizes_sum_to_the_file_size(size: int) -> None:
+    """Count and sizes of the pieces cover a file exactly."""
     sizes = [piece_size(size, index) for index in range(piece_count(size))]
     assert sum(sizes) == size
     assert all(sizes)
@@ -58,12 +59,14 @@ def test_pieces_make_the_file(size: int) -> None:
     assert piece_size(size, -1) == 0
 
 
-def test_the_sizes_of_runs_suit_s3() -> None:
-    assert RUN_PIECES_MIN * PIECE_BYTES >= PART_BYTES_MIN
-    assert RUN_PIECES >= RUN_PIECES_MIN
+def test_range_sizes_fit_the_part_limits_of_s3() -> None:
+    """Ranges are long enough to be joined on the server and the largest file has 10,000 parts."""
+    assert RANGE_PIECES_MIN * PIECE_BYTES >= PART_BYTES_MIN
+    assert RANGE_PIECES >= RANGE_PIECES_MIN
 
 
-def test_a_shipment_survives_its_json() -> None:
+def test_piece_list_survives_its_json() -> None:
+    """A list of pieces reads back equal from its own text."""
     size = 3 * PIECE_BYTES + 1
     entries = (
         FileEntry(path="a/b.bin", size=size, sha256=SHA256),
@@ -71,10 +74,10 @@ def test_a_shipment_survives_its_json() -> None:
         FileEntry(path="empty", size=0, sha256=hashlib.sha256().hexdigest()),
         FileEntry(path="far.bin", size=9, sha256="ef" * 32, uri="file:///data/far.bin"),
     )
-    shipment = Shipment(manifest=manifest(*entries), pieces={SHA256: digests(4)})
+    shipment = PieceList(manifest=manifest(*entries), pieces={SHA256: digests(4)})
     text = shipment.to_json()
-    assert Shipment.from_json(text) == shipment
-    assert Shipment.from_json(text).to_json() == text
+    assert PieceList.from_json(text) == shipment
+    assert PieceList.from_json(text).to_json() == text
     assert shipment.sizes == {SHA256: size, hashlib.sha256().hexdigest(): 0}
 
 
@@ -98,17 +101,19 @@ def changed(text: str, change: Any) -> str:
         (lambda f: f.update(manifest=7), "no manifest"),
     ],
 )
-def test_what_is_no_shipment_is_refused(change: Any, said: str) -> None:
+def test_damaged_piece_list_is_refused_with_a_reason(change: Any, said: str) -> None:
+    """A list with a wrong field raises ManifestError that names the fault."""
     entry = FileEntry(path="a.bin", size=3 * PIECE_BYTES + 1, sha256=SHA256)
-    text = Shipment(manifest=manifest(entry), pieces={SHA256: digests(4)}).to_json()
+    text = PieceList(manifest=manifest(entry), pieces={SHA256: digests(4)}).to_json()
     with pytest.raises(ManifestError, match=said):
-        Shipment.from_json(changed(text, change))
+        PieceList.from_json(changed(text, change))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "1", "[" * 100_000])
-def test_text_that_is_something_else_is_refused(text: str) -> None:
+def test_text_that_is_no_piece_list_is_refused(text: str) -> None:
+    """Text of another kind raises ManifestError."""
     with pytest.raises(ManifestError):
-        Shipment.from_json(text)
+        PieceList.from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -123,28 +128,34 @@ def test_text_that_is_something_else_is_refused(text: str) -> None:
         (FileEntry(path="a", size=1, sha256="../../x"),),
     ],
 )
-def test_entries_that_no_content_can_have_are_refused(entries: tuple[FileEntry, ...]) -> None:
-    shipment = Shipment(manifest=manifest(*entries), pieces={e.sha256: digests(1) for e in entries})
+def test_piece_list_with_an_impossible_entry_is_refused(entries: tuple[FileEntry, ...]) -> None:
+    """An entry whose digest or size no content can have raises ManifestError."""
+    shipment = PieceList(
+        manifest=manifest(*entries), pieces={e.sha256: digests(1) for e in entries}
+    )
     with pytest.raises(ManifestError):
-        Shipment.from_json(shipment.to_json())
+        PieceList.from_json(shipment.to_json())
 
 
-def test_a_run_is_found_by_its_key(seed: int) -> None:
+def test_staged_range_is_parsed_from_its_own_key(seed: int) -> None:
+    """The key of a range holds all of its fields."""
     chosen = random.Random(seed)
     for _ in range(50):
         first, count = chosen.randrange(10_000), chosen.randrange(1, 40)
-        run = StagedRun.of(SHA256, first, digests(count))
-        assert StagedRun.parse(run.key(ARTIFACT), ARTIFACT) == run
+        run = StagedRange.of(SHA256, first, digests(count))
+        assert StagedRange.parse(run.key(ARTIFACT), ARTIFACT) == run
         assert (run.count, run.end) == (count, first + count)
 
 
-def test_runs_sort_by_their_first_piece_as_their_keys_do() -> None:
-    runs = [StagedRun.of(SHA256, first, digests(3)) for first in (0, 9, 10, 99, 160_000)]
+def test_staged_ranges_sort_like_their_keys() -> None:
+    """Ranges of a content sort by their first piece, as their keys do."""
+    runs = [StagedRange.of(SHA256, first, digests(3)) for first in (0, 9, 10, 99, 160_000)]
     assert sorted(run.key(ARTIFACT) for run in runs) == [run.key(ARTIFACT) for run in runs]
 
 
 @pytest.mark.parametrize(
-    "key", [shipped_key(ARTIFACT), "blobs/x", "", f"staging/{ARTIFACT}/x/1-1-1"]
+    "key", [piece_list_key(ARTIFACT), "blobs/x", "", f"staging/{ARTIFACT}/x/1-1-1"]
 )
-def test_what_is_no_run_is_told_apart(key: str) -> None:
-    assert StagedRun.parse(key, ARTIFACT) is None
+def test_keys_of_other_objects_parse_to_no_range(key: str) -> None:
+    """Keys of other staged objects, or of another artifact, are no ranges."""
+    assert StagedRange.parse(key, ARTIFACT) is None

@@ -1,45 +1,59 @@
-"""What the rules keep, for any checkpoints; and their use on a store."""
+"""Retention rules applied to arbitrary checkpoints, and on a store."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runwire_store.catalog import Catalog
+from runwire_store.checkpoints import CheckpointView
 from runwire_store.layout import BLOBS
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.retention import (
     Retention,
     RetentionError,
     best_of,
     expired,
-    is_good,
 )
-from support.stored import AT_NS, SECOND, put_checkpoint, retire
+from support.stored import AT_NS, SECOND, checkpoint, put_checkpoint, retire
 
 HOUR = 3600 * SECOND
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint as the rules see it."""
+def saved_at(
+    step: int,
+    saved_at_ns: int,
+    *,
+    is_complete: bool = True,
+    is_best: bool = False,
+    metrics: Mapping[str, float] | None = None,
+) -> CheckpointView:
+    """A checkpoint with these facts; an incomplete one lacks the part of rank 1."""
+    part = checkpoint(
+        1,
+        step,
+        created_at_ns=saved_at_ns,
+        kind="full" if is_complete else "sharded",
+        world_size=1 if is_complete else 2,
+        is_best=is_best,
+        metrics=metrics or {},
+    )
+    return CheckpointView(step=step, attempt=part.attempt, manifests={0: part})
 
-    step: int
-    saved_at_ns: int
-    is_complete: bool = True
-    is_best: bool = False
-    metrics: Mapping[str, float] = field(default_factory=dict)
+
+def completed(view: CheckpointView) -> CheckpointView:
+    """The same checkpoint with all its parts."""
+    return saved_at(view.step, view.saved_at_ns, is_best=view.is_best, metrics=view.metrics)
 
 
 LOSSES = st.one_of(st.floats(0, 5), st.sampled_from([math.nan, math.inf, 1.0]))
 METRICS = st.dictionaries(st.sampled_from(["loss", "acc"]), LOSSES, max_size=2)
 SAVED = st.builds(
-    Saved,
+    saved_at,
     step=st.integers(0, 60),
     saved_at_ns=st.integers(0, 10**6),
     is_complete=st.booleans(),
@@ -58,18 +72,20 @@ RULES = st.builds(
 )
 
 
-def kept(saved: list[Saved], rules: Retention) -> list[Saved]:
+def kept(saved: list[CheckpointView], rules: Retention) -> list[CheckpointView]:
     gone = expired(saved, rules)
-    assert all(any(each is known for known in saved) for each in gone)
+    assert all(any(view is known for known in saved) for view in gone)
     return sorted((s for s in saved if s not in gone), key=lambda s: s.saved_at_ns)
 
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_the_newest_good_one_stays(saved: list[Saved], rules: Retention) -> None:
+def test_retention_keeps_the_newest_good_and_the_newest_marked_checkpoint(
+    saved: list[CheckpointView], rules: Retention
+) -> None:
     """Hence never the only good one goes; nor the newest good one marked as best."""
     left = kept(saved, rules)
-    good = sorted(filter(is_good, saved), key=lambda s: s.saved_at_ns)
+    good = sorted(filter(lambda s: s.is_good, saved), key=lambda s: s.saved_at_ns)
     assert set(map(id, good[-1:])) <= set(map(id, left))
     marked = [s for s in good if s.is_best]
     assert set(map(id, marked[-1:])) <= set(map(id, left))
@@ -77,7 +93,9 @@ def test_the_newest_good_one_stays(saved: list[Saved], rules: Retention) -> None
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_the_last_ones_and_every_mth_stay(saved: list[Saved], rules: Retention) -> None:
+def test_retention_keeps_the_last_n_and_every_mth_step(
+    saved: list[CheckpointView], rules: Retention
+) -> None:
     """Complete ones: the last N by time, good or not, and each step that M divides."""
     left = kept(saved, rules)
     complete = sorted((s for s in saved if s.is_complete), key=lambda s: s.saved_at_ns)
@@ -89,10 +107,12 @@ def test_the_last_ones_and_every_mth_stay(saved: list[Saved], rules: Retention) 
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_the_best_ones_stay(saved: list[Saved], rules: Retention) -> None:
+def test_retention_keeps_the_k_best_by_metric(
+    saved: list[CheckpointView], rules: Retention
+) -> None:
     """No good one that went is better than one of the K best that stayed."""
     left = kept(saved, rules)
-    measured = [s for s in saved if is_good(s) and rules.metric in s.metrics]
+    measured = [s for s in saved if s.is_good and rules.metric in s.metrics]
     if not rules.keep_best or not rules.metric or not measured:
         return
     sign = 1 if rules.mode == "min" else -1
@@ -103,7 +123,9 @@ def test_the_best_ones_stay(saved: list[Saved], rules: Retention) -> None:
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_nothing_else_stays(saved: list[Saved], rules: Retention) -> None:
+def test_retention_keeps_nothing_beyond_its_rules(
+    saved: list[CheckpointView], rules: Retention
+) -> None:
     """The rules bound what is kept; without a rule nothing goes."""
     gone = expired(saved, rules)
     if rules.keeps_all:
@@ -117,36 +139,37 @@ def test_nothing_else_stays(saved: list[Saved], rules: Retention) -> None:
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_again_nothing_goes(saved: list[Saved], rules: Retention) -> None:
+def test_retention_applied_again_deletes_nothing_more(
+    saved: list[CheckpointView], rules: Retention
+) -> None:
     """What stayed stays: rules applied twice delete no more than once."""
     assert expired(kept(saved, rules), rules) == []
 
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_completing_a_checkpoint_that_was_kept_waiting(
-    saved: list[Saved], rules: Retention
+def test_incomplete_checkpoint_expires_only_if_it_would_when_complete(
+    saved: list[CheckpointView], rules: Retention
 ) -> None:
     """An incomplete one goes only when it would go if it were complete now."""
     for gone in expired(saved, rules):
-        whole = [
-            Saved(s.step, s.saved_at_ns, True, s.is_best, s.metrics) if s is gone else s
-            for s in saved
-        ]
+        whole = [completed(s) if s is gone else s for s in saved]
         again = expired(whole, rules)
         assert any(s.saved_at_ns == gone.saved_at_ns for s in again)
 
 
 def test_a_nan_tail_does_not_push_out_the_last_good_one() -> None:
     """A training that has diverged goes on saving; what it can be rescued from stays."""
-    saved = [Saved(10, 1, metrics={"loss": 0.5})]
-    saved += [Saved(10 + n, 1 + n, metrics={"loss": math.nan}) for n in range(1, 6)]
+    saved = [saved_at(10, 1, metrics={"loss": 0.5})]
+    saved += [saved_at(10 + n, 1 + n, metrics={"loss": math.nan}) for n in range(1, 6)]
     assert [s.step for s in kept(saved, Retention(keep_last=2))] == [10, 14, 15]
 
 
 @settings(max_examples=60)
 @given(LISTS, RULES)
-def test_the_newest_one_stays(saved: list[Saved], rules: Retention) -> None:
+def test_retention_keeps_the_newest_complete_checkpoint_good_or_not(
+    saved: list[CheckpointView], rules: Retention
+) -> None:
     """Good or not: who just saved finds it, and a run with rules always has one to load."""
     complete = sorted((s for s in saved if s.is_complete), key=lambda s: s.saved_at_ns)
     assert set(map(id, complete[-1:])) <= set(map(id, kept(saved, rules)))
@@ -154,24 +177,25 @@ def test_the_newest_one_stays(saved: list[Saved], rules: Retention) -> None:
 
 def test_a_metric_that_is_always_nan_deletes_no_run() -> None:
     """No validation yet, so "acc" is NaN in all of them: none is good, and one must stay."""
-    saved = [Saved(n, n, metrics={"loss": 1 / n, "acc": math.nan}) for n in range(1, 5)]
+    saved = [saved_at(n, n, metrics={"loss": 1 / n, "acc": math.nan}) for n in range(1, 5)]
     assert [s.step for s in kept(saved, Retention(keep_best=1, metric="loss"))] == [4]
 
 
-def test_the_best() -> None:
+def test_best_prefers_a_newer_mark_to_an_older_and_to_a_metric() -> None:
     """A mark wins over a metric, a newer mark over an older; NaN is never the best."""
-    saved = [Saved(n, n, metrics={"loss": loss}) for n, loss in enumerate([3.0, 1.0, 1.0, 2.0])]
+    saved = [saved_at(n, n, metrics={"loss": loss}) for n, loss in enumerate([3.0, 1.0, 1.0, 2.0])]
     rules = Retention(metric="loss")
     assert best_of(saved, rules) is saved[2]
     assert best_of(saved, Retention(metric="loss", mode="max")) is saved[0]
     assert best_of(saved, Retention()) is None
-    marked = [Saved(9, 9, is_best=True, metrics={"loss": 2.5}), Saved(8, 8, is_best=True)]
-    broken = Saved(10, 10, is_best=True, metrics={"loss": math.nan})
+    marked = [saved_at(9, 9, is_best=True, metrics={"loss": 2.5}), saved_at(8, 8, is_best=True)]
+    broken = saved_at(10, 10, is_best=True, metrics={"loss": math.nan})
     assert best_of([*saved, *marked, broken], rules) is marked[0]
 
 
 @given(RULES)
 def test_rules_survive_as_json(rules: Retention) -> None:
+    """Rules read back equal from their JSON."""
     assert Retention.from_json(rules.as_json()) == rules
 
 
@@ -186,15 +210,15 @@ def test_rules_survive_as_json(rules: Retention) -> None:
         {"keep_younger_than_s": 5},
     ],
 )
-def test_wrong_rules_are_refused(wrong: dict[str, object]) -> None:
+def test_invalid_rules_are_refused_also_of_a_newer_runwire(wrong: dict[str, object]) -> None:
     """Rules of a newer runwire too: to know half of them could delete what the others keep."""
     with pytest.raises(RetentionError):
         Retention.from_json(wrong)
 
 
-def test_manifests_go_and_blobs_stay() -> None:
+def test_expired_manifests_are_deleted_and_blobs_kept() -> None:
     """What went is told, is no checkpoint any more, and its content waits for the sweep."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     for n in range(1, 6):
         put_checkpoint(store, n, n * 10)
     gone = retire(store, Retention(keep_last=2, keep_every=20), now_ns=AT_NS)
@@ -207,9 +231,9 @@ def test_manifests_go_and_blobs_stay() -> None:
     assert retire(store, Retention(), now_ns=AT_NS) == []
 
 
-def test_what_was_saved_again_goes() -> None:
+def test_superseded_saves_expire_once_there_is_a_rule() -> None:
     """It is never loaded: who saves each time at one step would fill the store."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     for n in range(1, 5):
         put_checkpoint(store, n, 10)
     assert retire(store, Retention(), now_ns=AT_NS) == []
@@ -219,9 +243,9 @@ def test_what_was_saved_again_goes() -> None:
     assert (int(view.first.artifact, 16), view.superseded) == (4, ())
 
 
-def test_parts_that_wait_for_others_stay_for_an_hour() -> None:
+def test_checkpoint_with_missing_parts_is_kept_for_an_hour() -> None:
     """A rank whose upload is slow finds the parts of the others, not a hole."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_checkpoint(store, 1, 10, kind="sharded", world_size=2, rank=0)
     for n in (2, 3):
         put_checkpoint(store, n, 20, kind="sharded", world_size=2, rank=n - 2)
@@ -231,8 +255,9 @@ def test_parts_that_wait_for_others_stay_for_an_hour() -> None:
     assert [m.checkpoint.step for m in gone if m.checkpoint] == [10]
 
 
-def test_all_parts_of_a_sharded_checkpoint_go() -> None:
-    store = MemoryStore()
+def test_sharded_checkpoint_expires_with_all_its_parts() -> None:
+    """The parts of all ranks of an expired step are deleted together."""
+    store = MemoryObjectStore()
     number = 0
     for step in (10, 20):
         for rank in range(3):

@@ -1,4 +1,4 @@
-"""A sweep deletes what nothing needs, and nothing else, whatever happens beside it."""
+"""The sweep: it deletes unused content and nothing else, also beside publications."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import replace
 import pytest
 
 from runwire_store import condemned
-from runwire_store.catalog import Catalog
 from runwire_store.condemned import MARKS
-from runwire_store.deletion import delete_objects
 from runwire_store.download import verify
-from runwire_store.layout import BLOBS, NAMES, STAGING, blob_key, staging_prefix
+from runwire_store.layout import BLOBS, NAMES, RUNS, STAGING, blob_key, staging_prefix
 from runwire_store.manifest import Manifest
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.publish import PublishError, publish
+from runwire_store.releasing import delete_objects
 from runwire_store.store import StoreAway
 from runwire_store.sweep import GRACE_S, STAGING_S, SweepReport, sweep
 from support.interleaved import at_the_same_time, by_seed, switching
@@ -35,14 +34,14 @@ class Clock:
         return self.now_ns
 
 
-def blobs(store: MemoryStore) -> set[str]:
+def blobs(store: MemoryObjectStore) -> set[str]:
     return {stat.key.rsplit("/", 1)[1] for stat in store.list(BLOBS)}
 
 
-def test_only_old_blobs_without_a_manifest_go() -> None:
+def test_sweep_deletes_only_old_blobs_without_a_manifest() -> None:
     """Named ones stay however old, unnamed ones for the grace."""
     clock = Clock()
-    store = MemoryStore(clock_ns=clock)
+    store = MemoryObjectStore(clock_ns=clock)
     kept = put_artifact(store, 1, {"a": b"kept", "b": b"kept too"})
     put_blobs(store, {"x": b"orphan"})
     clock.now_ns += DAY
@@ -57,9 +56,10 @@ def test_only_old_blobs_without_a_manifest_go() -> None:
     assert sweep(store, now_ns=clock.now_ns + 5).blobs == ()
 
 
-def test_blobs_of_a_deleted_manifest_go_unless_shared() -> None:
+def test_sweep_deletes_blobs_of_a_deleted_manifest_unless_shared() -> None:
+    """Blobs that another manifest names are kept."""
     clock = Clock()
-    store = MemoryStore(clock_ns=clock)
+    store = MemoryObjectStore(clock_ns=clock)
     gone = put_artifact(store, 1, {"a": b"own", "b": b"shared"})
     left = put_artifact(store, 2, {"b": b"shared"})
     clock.now_ns += 2 * DAY
@@ -68,10 +68,10 @@ def test_blobs_of_a_deleted_manifest_go_unless_shared() -> None:
     assert verify(store, left) == []
 
 
-def test_content_of_a_deleted_run_goes() -> None:
+def test_sweep_deletes_content_of_a_deleted_run() -> None:
     """The run's tombstone is no manifest, and stands in no sweep's way."""
     clock = Clock()
-    store = MemoryStore(clock_ns=clock)
+    store = MemoryObjectStore(clock_ns=clock)
     put_artifact(store, 1)
     left = put_artifact(store, 2, run_id="other")
     delete_objects(store, "p", "r")
@@ -81,10 +81,10 @@ def test_content_of_a_deleted_run_goes() -> None:
     assert verify(store, left) == []
 
 
-def test_staging_goes_when_nothing_came_for_a_week() -> None:
+def test_sweep_deletes_staging_without_new_pieces_for_a_week() -> None:
     """All of an artifact's pieces or none: the newest decides."""
     clock = Clock()
-    store = MemoryStore(clock_ns=clock)
+    store = MemoryObjectStore(clock_ns=clock)
     old, slow = manifest(1).artifact, manifest(2).artifact
     store.put(f"{staging_prefix(old)}x/000001-16-d", b"12345")
     store.put(f"{staging_prefix(slow)}x/000001-16-d", b"1")
@@ -104,10 +104,10 @@ def test_staging_goes_when_nothing_came_for_a_week() -> None:
         lambda data: data[:0],
     ],
 )
-def test_a_manifest_that_cannot_be_read_protects_everything(damage) -> None:
+def test_unreadable_manifest_stops_the_sweep_of_all_content(damage) -> None:
     """Nobody knows what it needs: no content goes, staging does, and the report says why."""
     clock = Clock()
-    store = MemoryStore(clock_ns=clock)
+    store = MemoryObjectStore(clock_ns=clock)
     made = put_artifact(store, 1)
     put_blobs(store, {"x": b"orphan"})
     store.put(made.key, damage(store.get(made.key)))
@@ -120,10 +120,10 @@ def test_a_manifest_that_cannot_be_read_protects_everything(damage) -> None:
     assert len(blobs(store)) == 2
 
 
-def test_what_is_being_published_is_spared() -> None:
+def test_sweep_spares_blobs_of_a_publication_in_progress() -> None:
     """An entry without a manifest protects its blobs for an hour, then they go."""
     clock = Clock()
-    store = MemoryStore(clock_ns=clock)
+    store = MemoryObjectStore(clock_ns=clock)
     put_blobs(store, {"a.bin": b"1"})
     clock.now_ns += 2 * DAY
 
@@ -142,10 +142,10 @@ def test_what_is_being_published_is_spared() -> None:
         publish(store, manifest(1), now_ns=AT_NS)
 
 
-def test_a_sweep_that_took_too_long_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_stops_when_its_lease_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """After its lease others no longer respect its mark, so it deletes nothing more."""
     clock = Clock()
-    store = MemoryStore(clock_ns=clock)
+    store = MemoryObjectStore(clock_ns=clock)
     put_blobs(store, {"x": b"orphan"})
     clock.now_ns += 2 * DAY
     monkeypatch.setattr(condemned, "LEASE_S", -1.0)
@@ -153,9 +153,10 @@ def test_a_sweep_that_took_too_long_stops(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(blobs(store)) == 1
 
 
-def test_marks_of_killed_sweeps_are_removed() -> None:
+def test_sweep_removes_marks_of_killed_sweeps() -> None:
+    """A mark older than its effect is deleted by the next sweep."""
     clock = Clock()
-    store = MemoryStore(clock_ns=clock)
+    store = MemoryObjectStore(clock_ns=clock)
     store.put(f"{MARKS}{1:032x}.json", b"[]")
     put_blobs(store, {"x": b"orphan"})
     clock.now_ns += 2 * DAY
@@ -164,10 +165,10 @@ def test_marks_of_killed_sweeps_are_removed() -> None:
 
 
 @pytest.mark.parametrize("last", range(1, 18))
-def test_a_crash_between_any_two_calls(last: int) -> None:
+def test_sweep_killed_between_any_two_calls_is_completed_by_the_next(last: int) -> None:
     """What was named stays, and the next sweep deletes the rest."""
     clock = Clock()
-    store = MemoryStore(clock_ns=clock)
+    store = MemoryObjectStore(clock_ns=clock)
     kept = put_artifact(store, 1, {"a": b"kept"})
     put_blobs(store, {str(n): b"orphan %d" % n for n in range(5)})
     clock.now_ns += 2 * DAY
@@ -188,7 +189,7 @@ def test_a_crash_between_any_two_calls(last: int) -> None:
     assert blobs(store) == {kept.files[0].sha256}
 
 
-def _publish(store: MemoryStore, made: Manifest) -> Manifest | str:
+def _publish(store: MemoryObjectStore, made: Manifest) -> Manifest | str:
     """As the agent does: what is missing is brought again, and a sweep is waited for."""
     for _ in range(5):
         try:
@@ -207,7 +208,7 @@ def test_a_sweep_beside_publications(seed: int, round_number: int) -> None:
     """Old content that nothing names is wanted again while it is swept: in every order of the
     requests the artifact ends up whole."""
     clock = Clock()
-    store = MemoryStore(clock_ns=clock)
+    store = MemoryObjectStore(clock_ns=clock)
     put_blobs(store, {"a.bin": b"1", "x": b"orphan"})
     clock.now_ns += 2 * DAY
     results = at_the_same_time(
@@ -237,7 +238,7 @@ def test_each_point_of_a_sweep_against_each_of_a_publication(first: int, of_swee
     """One of them stops after `first` requests, the other after any number, then they go on."""
     for second in range(20):
         clock = Clock()
-        store = MemoryStore(clock_ns=clock)
+        store = MemoryObjectStore(clock_ns=clock)
         put_blobs(store, {"a.bin": b"1", "x": b"orphan"})
         clock.now_ns += 2 * DAY
         calls = [
@@ -248,16 +249,21 @@ def test_each_point_of_a_sweep_against_each_of_a_publication(first: int, of_swee
         assert any(isinstance(result, SweepReport) for result in done)
         if "never" in done:  # it was told to wait, and the sweep stood still
             assert isinstance(_publish(store, manifest(1)), Manifest)
-        (found,) = Catalog(store)._manifests(["runs/"])
+        (found,) = _published(store)
         assert verify(store, found) == [], (first, second)
 
 
-def _all(store: MemoryStore) -> list[Manifest]:
+def _all(store: MemoryObjectStore) -> list[Manifest]:
     entries = {s.key for s in store.list(NAMES)}
     assert len(entries) == 2
-    return Catalog(store)._manifests(["runs/"])
+    return _published(store)
 
 
-def test_defaults_leave_time() -> None:
+def _published(store: MemoryObjectStore) -> list[Manifest]:
+    return [Manifest.from_json(store.get(stat.key)) for stat in store.list(RUNS)]
+
+
+def test_default_grace_periods_outlast_a_publication() -> None:
+    """The grace of blobs and of staging is far longer than an entry's protection."""
     assert GRACE_S >= 3600
     assert STAGING_S >= GRACE_S

@@ -1,4 +1,4 @@
-"""The agent and the outbox: what it uploads, when it stays, when it leaves, what it says."""
+"""An agent with an outbox: its uploads, its end, and its reports."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ from runwire_agent.survey import outbox as survey
 from runwire_agent.sync.outbox import OutboxSync
 from runwire_agent.sync.reroute_outbox import reroute_artifacts
 from runwire_agent.sync.spool import Sync
-from runwire_agent.upload import routes as lanes
+from runwire_agent.upload import transport
 from runwire_disk.agents.state import AgentState, read_states
 from runwire_disk.spool.reader import list_folders
 from runwire_schemas import codec
@@ -38,7 +38,7 @@ def _close_writers() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes, "REST_S", 0.05)
+    monkeypatch.setattr(transport, "BACKOFF_S", 0.05)
 
 
 def agent(root: Path, cluster: MemoryCluster | None = None, *, stay_s: float = 600.0) -> Agent:
@@ -58,7 +58,7 @@ def outbox(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "outbox").iterdir())
 
 
-def test_it_uploads_records_and_leaves(tmp_path: Path) -> None:
+def test_agent_uploads_records_and_ends_when_idle(tmp_path: Path) -> None:
     """Without brokers: into the folder store, the event in the agent's own spool."""
     request = leave(tmp_path, b"weights")
     agent(tmp_path).run()
@@ -85,13 +85,14 @@ def test_with_brokers_pieces_and_events_arrive(tmp_path: Path) -> None:
     assert list_folders(tmp_path) == []
 
 
-def test_requests_of_other_destinations_are_left(tmp_path: Path) -> None:
+def test_agent_leaves_requests_of_other_destinations(tmp_path: Path) -> None:
+    """A request for other brokers stays in the outbox."""
     request = leave(tmp_path, **for_kafka())
     agent(tmp_path).run()
     assert outbox(tmp_path) == [request.artifact]
 
 
-def test_it_stays_until_the_store_is_repaired(tmp_path: Path) -> None:
+def test_agent_stays_until_a_damaged_store_is_repaired(tmp_path: Path) -> None:
     """The cause stands in the state and in `runwire status`; nothing is lost."""
     (tmp_path / "objects").write_text("in the way")
     leave(tmp_path, b"weights")
@@ -120,9 +121,10 @@ def test_it_stays_until_the_store_is_repaired(tmp_path: Path) -> None:
     assert survey.lines(survey.uploads(tmp_path)) == []
 
 
-def test_it_gives_up_after_a_while_and_says_so(
+def test_agent_ends_after_stay_s_without_progress_and_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """An agent without trainers and without progress ends and names what it leaves."""
     caplog.set_level(logging.INFO)
     (tmp_path / "objects").write_text("in the way")
     request = leave(tmp_path, b"weights")
@@ -147,7 +149,8 @@ def test_unreachable_brokers_do_not_stop_direct_uploads(tmp_path: Path) -> None:
     assert len(cluster.topics["artifact"]) == 1
 
 
-def test_a_stopped_agent_ends_and_the_next_goes_on(tmp_path: Path) -> None:
+def test_stopped_agent_ends_and_the_next_one_resumes(tmp_path: Path) -> None:
+    """An upload interrupted by the end of its agent is completed by the next one."""
     (tmp_path / "objects").write_text("in the way")
     leave(tmp_path, b"weights")
     made = agent(tmp_path)
@@ -177,7 +180,7 @@ def test_offline_artifacts_stay_on_the_machine_until_sync(tmp_path: Path) -> Non
     assert outbox(tmp_path) == []
 
 
-def test_sync_delivers_the_word_too(tmp_path: Path) -> None:
+def test_sync_delivers_the_events_of_its_uploads_too(tmp_path: Path) -> None:
     """What became of a direct upload is in the topic when `sync` ends, and no folder is left."""
     leave(tmp_path, b"direct", mode="offline", destination=KAFKA.destination, store={})
     leave(tmp_path, b"more", mode="offline", destination=KAFKA.destination, store={})
@@ -190,6 +193,7 @@ def test_sync_delivers_the_word_too(tmp_path: Path) -> None:
 
 
 def test_sync_without_brokers_uploads_artifacts(tmp_path: Path) -> None:
+    """`runwire sync` without broker settings uploads the outbox to the store."""
     leave(tmp_path, b"here")
     sync = OutboxSync(node_settings(tmp_path))
     assert sync.deliver(10.0, lambda _: None) == ""
@@ -198,7 +202,8 @@ def test_sync_without_brokers_uploads_artifacts(tmp_path: Path) -> None:
     assert [e.event for e in artifact_events(tmp_path)] == ["complete"]
 
 
-def test_sync_says_what_it_could_not(tmp_path: Path) -> None:
+def test_sync_reports_artifacts_it_could_not_upload(tmp_path: Path) -> None:
+    """`runwire sync` exits non-zero and names the reason."""
     (tmp_path / "objects").write_text("in the way")
     leave(tmp_path, b"here")
     told: list[str] = []
@@ -210,7 +215,7 @@ def test_sync_says_what_it_could_not(tmp_path: Path) -> None:
     assert any("1 artifacts" in line for line in told)
 
 
-def test_artifacts_can_be_sent_elsewhere(tmp_path: Path) -> None:
+def test_artifacts_can_be_rerouted_to_another_destination(tmp_path: Path) -> None:
     """`--to kafka` and back; what an agent works on stays."""
     request = leave(tmp_path, b"here", mode="offline")
     settings = Settings(dir=str(tmp_path), kafka_bootstrap_servers="k:9092")
@@ -223,21 +228,21 @@ def test_artifacts_can_be_sent_elsewhere(tmp_path: Path) -> None:
     assert names(tmp_path) == ["things:v0"]
 
 
-def test_heartbeats_go_on_while_an_upload_stands(
+def test_heartbeats_continue_while_an_upload_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that does not answer for a while holds up nothing but its own thread."""
-    from runwire_agent.upload.direct import DirectRoute
+    from runwire_agent.upload.direct import DirectTransport
     from runwire_schemas.events import Heartbeat
 
     held = threading.Event()
-    ship: Callable[..., None] = DirectRoute.ship
+    upload: Callable[..., None] = DirectTransport.upload
 
-    def standing(self: DirectRoute, *args: object) -> None:
+    def standing(self: DirectTransport, *args: object) -> None:
         held.wait(30.0)
-        ship(self, *args)
+        upload(self, *args)
 
-    monkeypatch.setattr(DirectRoute, "ship", standing)
+    monkeypatch.setattr(DirectTransport, "upload", standing)
     trainer(tmp_path)
     leave(tmp_path)
     made = elected_agent(tmp_path, heartbeat_s=0.05)
@@ -261,7 +266,7 @@ def state(settings: Settings | None, **uploads: object) -> AgentState:
     return AgentState(key="local", uploads={"store": s3.public() if s3 else {}, **uploads})
 
 
-def test_an_agent_without_our_keys_is_succeeded() -> None:
+def test_agent_without_the_keys_of_a_run_is_succeeded() -> None:
     """The successor gets the settings of the trainer that starts it."""
     in_file = replace(S3, s3_secret_key=None, s3_secret_key_file="/keys/secret")
     assert is_unfit(state(None), S3)

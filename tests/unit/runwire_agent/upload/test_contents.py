@@ -1,4 +1,4 @@
-"""Content by reference that is no file (any more): told, and never waited for."""
+"""Content by reference that is no longer a file: reported, and never waited for."""
 
 import os
 import threading
@@ -9,12 +9,14 @@ import pytest
 
 from runwire.outbox.ref import ArtifactRef
 from runwire.settings import Settings
-from runwire_disk.outbox.hashing import ContentGoneError, sha256_of
+from runwire_disk.outbox.hashing import ContentGoneError, hash_file
 from support.uploads import UploadRig, leave
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
-def test_a_reference_that_became_something_else(tmp_path: Path, kind: str) -> None:
+def test_reference_that_became_a_folder_or_pipe_fails_its_artifact(
+    tmp_path: Path, kind: str
+) -> None:
     """A pipe has no writer, /dev/zero has no end: the one thread of uploads would be lost."""
     rig, strange = UploadRig(tmp_path / "data"), tmp_path / "strange"
     if kind == "pipe":
@@ -36,13 +38,14 @@ def test_a_reference_that_became_something_else(tmp_path: Path, kind: str) -> No
     assert rig.manifest(other) is not None
 
 
-def test_a_pipe_has_no_digest(tmp_path: Path) -> None:
+def test_hashing_a_pipe_raises_content_gone(tmp_path: Path) -> None:
+    """A pipe in place of a file raises at once instead of blocking."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ContentGoneError):
-        sha256_of(tmp_path / "pipe", lambda _: None)
+        hash_file(tmp_path / "pipe", lambda _: None)
 
 
-def test_nobody_waits_for_what_has_failed(tmp_path: Path) -> None:
+def test_wait_returns_false_once_an_artifact_has_failed(tmp_path: Path) -> None:
     """Without a timeout too: it never comes."""
     rig = UploadRig(tmp_path)
     request = leave(rig.root, b"content")

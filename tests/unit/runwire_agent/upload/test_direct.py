@@ -1,4 +1,4 @@
-"""The direct route: what is in the store afterwards, and what becomes of trouble."""
+"""The transport of the direct route: the state of store and outbox, also after failures."""
 
 import os
 from dataclasses import replace
@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from runwire_agent.upload import direct
-from runwire_agent.upload.pace import Stopped
+from runwire_agent.upload.transport import Stopped
 from runwire_disk.outbox.request import RequestFile, content_path
 from runwire_store.catalog import Catalog
 from runwire_store.folder.store import FolderStore
 from runwire_store.layout import BLOBS, blob_key
 from runwire_store.manifest import CheckpointFacts
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.retention import Retention
 from runwire_store.store import StoreAway, StoreRefused
 from support.uploads import UploadRig, folder_of, leave, sha256, with_digests
@@ -24,7 +24,10 @@ def rig(tmp_path: Path) -> UploadRig:
     return UploadRig(tmp_path)
 
 
-def test_an_artifact_is_stored_told_and_gone_from_the_outbox(rig: UploadRig) -> None:
+def test_uploaded_artifact_is_published_recorded_and_removed_from_the_outbox(
+    rig: UploadRig,
+) -> None:
+    """Manifest and blobs are in the store, "complete" is recorded, the request is gone."""
     request = leave(rig.root, [b"one", b"two", b""], aliases=("good",), metadata={"a": 1})
     rig.work()
     manifest = rig.manifest(request)
@@ -47,13 +50,15 @@ def test_an_artifact_is_stored_told_and_gone_from_the_outbox(rig: UploadRig) -> 
     assert Catalog(rig.store).resolve("things:good", "p").manifest == manifest
 
 
-def test_one_file_is_found_at_its_blob(rig: UploadRig) -> None:
+def test_uri_of_a_single_file_is_its_blob(rig: UploadRig) -> None:
+    """The recorded address of an artifact of one file is the blob itself."""
     leave(rig.root, b"only")
     rig.work()
     assert rig.told[0].uri == f"{rig.store.uri}/{blob_key(sha256(b'only'))}"
 
 
-def test_what_is_by_reference_stays_where_it_is(rig: UploadRig, tmp_path: Path) -> None:
+def test_file_by_reference_is_published_without_a_blob(rig: UploadRig, tmp_path: Path) -> None:
+    """The manifest names path and digest; no content is uploaded."""
     there = tmp_path / "model.bin"
     there.write_bytes(b"weights")
     file = RequestFile(path="model.bin", index=0, size=7, source=str(there))
@@ -67,7 +72,8 @@ def test_what_is_by_reference_stays_where_it_is(rig: UploadRig, tmp_path: Path) 
     assert rig.told[0].uri == there.as_uri()
 
 
-def test_the_same_content_is_stored_once(rig: UploadRig) -> None:
+def test_equal_content_of_two_artifacts_is_uploaded_once(rig: UploadRig) -> None:
+    """The second upload finds the blob and skips it."""
     first = leave(rig.root, [b"same", b"same"])
     second = leave(rig.root, b"same")
     rig.work()
@@ -77,7 +83,7 @@ def test_the_same_content_is_stored_once(rig: UploadRig) -> None:
 
 
 @pytest.mark.parametrize("error", [StoreAway("no answer"), StoreRefused("no such bucket")])
-def test_trouble_is_told_and_the_request_waits(
+def test_store_failure_is_reported_and_the_request_stays(
     rig: UploadRig, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All requests of that store rest; it is opened anew and nothing is lost."""
@@ -87,7 +93,7 @@ def test_trouble_is_told_and_the_request_waits(
         if is_away:
             raise error
 
-    rig.store = MemoryStore(trouble=trouble)
+    rig.store = MemoryObjectStore(trouble=trouble)
     requests = [leave(rig.root, b"a"), leave(rig.root, b"b")]
     rig.work()
     said = rig.uploader.report()
@@ -131,7 +137,8 @@ def test_content_that_changed_fails_the_artifact(rig: UploadRig, content: bytes)
     assert list(rig.store.list(BLOBS)) == []
 
 
-def test_content_that_changes_during_the_upload_is_not_kept(rig: UploadRig) -> None:
+def test_content_changed_during_its_upload_is_deleted_from_the_store(rig: UploadRig) -> None:
+    """The blob would have a wrong name; the artifact fails."""
     request = leave(rig.root, b"right content")
     path = content_path(folder_of(rig.root, request), 0)
 
@@ -140,13 +147,14 @@ def test_content_that_changes_during_the_upload_is_not_kept(rig: UploadRig) -> N
             path.write_bytes(b"wrong content")
             os.utime(path, ns=(1, 1))
 
-    rig.store = MemoryStore(trouble=write)
+    rig.store = MemoryObjectStore(trouble=write)
     rig.work()
     assert rig.told[0].event == "failed"
     assert list(rig.store.list(BLOBS)) == []
 
 
-def test_a_damaged_request_is_set_aside(rig: UploadRig) -> None:
+def test_damaged_request_is_set_aside_with_its_reason(rig: UploadRig) -> None:
+    """An unreadable request leaves the outbox for people to look at."""
     request = leave(rig.root)
     (folder_of(rig.root, request) / "request.json").write_text('{"files": []}')
     rig.work()
@@ -155,7 +163,7 @@ def test_a_damaged_request_is_set_aside(rig: UploadRig) -> None:
     assert "damaged" in (aside / "reason.txt").read_text()
 
 
-def test_nothing_leaves_before_it_is_recorded(rig: UploadRig) -> None:
+def test_request_stays_in_the_outbox_until_its_events_are_recorded(rig: UploadRig) -> None:
     """A full disk: the store has it, the outbox too, until the event is written down."""
     request = leave(rig.root)
     rig.has_room = False
@@ -170,7 +178,7 @@ def test_nothing_leaves_before_it_is_recorded(rig: UploadRig) -> None:
     assert rig.uploader.is_settled
 
 
-def test_killed_before_the_word_the_next_agent_says_it(rig: UploadRig) -> None:
+def test_next_agent_records_completion_after_a_kill_before_the_record(rig: UploadRig) -> None:
     """The same version, told again: publishing is the same however often."""
     request = leave(rig.root)
     rig.has_room = False
@@ -187,12 +195,12 @@ def test_killed_before_the_word_the_next_agent_says_it(rig: UploadRig) -> None:
 def test_a_digest_is_computed_once(rig: UploadRig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store fails after hashing; the next agent finds the digest in the journal."""
     leave(rig.root, b"content")
-    rig.store = MemoryStore(trouble=_no_put)
+    rig.store = MemoryObjectStore(trouble=_no_put)
     rig.work()
     rig.uploader.close()
     read: list[int] = []
     monkeypatch.setattr(direct.Pace, "worked", lambda _, size: read.append(size))
-    rig.store = MemoryStore()
+    rig.store = MemoryObjectStore()
     rig.start()
     rig.work()
     assert rig.told[-1].event == "complete"
@@ -204,7 +212,8 @@ def _no_put(verb: str, key: str) -> None:
         raise StoreAway("gone")
 
 
-def test_an_agent_that_ends_stops_amid_a_transfer(rig: UploadRig, tmp_path: Path) -> None:
+def test_ending_agent_stops_in_the_middle_of_a_transfer(rig: UploadRig, tmp_path: Path) -> None:
+    """The transfer raises Stopped and the request stays in the outbox."""
     request = leave(rig.root, os.urandom(3 << 20))
     rig.stop.set()
     with pytest.raises(Stopped):
@@ -215,7 +224,8 @@ def test_an_agent_that_ends_stops_amid_a_transfer(rig: UploadRig, tmp_path: Path
     assert rig.manifest(request) is not None
 
 
-def test_a_folder_is_one_agent_s_at_a_time(rig: UploadRig) -> None:
+def test_request_claimed_by_one_agent_is_skipped_by_another(rig: UploadRig) -> None:
+    """Two agents never upload the same request at once."""
     leave(rig.root)
     rig.has_room = False
     rig.uploader.work()  # shipped, and held until it is recorded
@@ -235,7 +245,7 @@ def test_missing_blobs_are_stored_again(rig: UploadRig) -> None:
             swept.append(key)
             rig.store.delete([blob_key(sha256(b"swept"))])
 
-    rig.store = MemoryStore(trouble=sweep)
+    rig.store = MemoryObjectStore(trouble=sweep)
     rig.work()
     assert "blobs of 'things' are not in" in rig.uploader.report()["sentence"]
     rig.now_s += 2.0
@@ -251,7 +261,8 @@ def checkpoint(rig: UploadRig, step: int, **facts: object) -> str:
     return request.artifact
 
 
-def test_retention_deletes_and_tells(rig: UploadRig) -> None:
+def test_retention_deletes_expired_checkpoints_and_records_them(rig: UploadRig) -> None:
+    """Expired manifests are gone from the store and recorded as deleted."""
     first = checkpoint(rig, 1)
     second = checkpoint(rig, 2)
     assert [(e.event, e.artifact) for e in rig.told] == [
@@ -263,7 +274,7 @@ def test_retention_deletes_and_tells(rig: UploadRig) -> None:
     assert [c.step for c in Catalog(rig.store).checkpoints("p", "r1")] == [2]
 
 
-def test_what_retention_let_go_of_frees_its_room(
+def test_blobs_of_released_checkpoints_are_swept_from_the_folder_store(
     rig: UploadRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder of this machine is swept with the uploads: no worker does it."""
@@ -277,7 +288,7 @@ def test_what_retention_let_go_of_frees_its_room(
     assert blobs == [blob_key(sha256(b"3"))]
 
 
-def test_what_was_deleted_is_told_after_a_kill(rig: UploadRig) -> None:
+def test_next_agent_records_a_deletion_after_a_kill_before_the_record(rig: UploadRig) -> None:
     """Killed between the deletion and the word."""
     first = checkpoint(rig, 1)
     rig.has_room = False
@@ -296,6 +307,7 @@ def test_what_was_deleted_is_told_after_a_kill(rig: UploadRig) -> None:
 def test_rules_of_a_newer_runwire_delete_nothing(
     rig: UploadRig, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Rules with an unknown field keep every checkpoint."""
     checkpoint(rig, 1)
     about = CheckpointFacts(step=2, retention={"keep_last": 1, "keep_odd": True})
     leave(rig.root, b"2", type="checkpoint", checkpoint=about)
@@ -304,7 +316,8 @@ def test_rules_of_a_newer_runwire_delete_nothing(
     assert "keep_odd" in caplog.text
 
 
-def test_a_folder_store_gets_the_same(rig: UploadRig, tmp_path: Path) -> None:
+def test_folder_store_receives_manifest_and_blobs(rig: UploadRig, tmp_path: Path) -> None:
+    """The direct route works on a folder as on any other store."""
     rig.store = FolderStore(tmp_path / "objects")
     request = leave(rig.root, b"content")
     rig.work()
@@ -312,7 +325,7 @@ def test_a_folder_store_gets_the_same(rig: UploadRig, tmp_path: Path) -> None:
     assert rig.blob(b"content") == b"content"
 
 
-def test_another_store_s_requests_wait_without_holding_the_agent(rig: UploadRig) -> None:
+def test_requests_of_another_store_wait_without_keeping_the_agent_alive(rig: UploadRig) -> None:
     """Keys that this agent was not given: told, and not counted as its own."""
     store = {
         "endpoint": "http://s:9000",
@@ -328,7 +341,8 @@ def test_another_store_s_requests_wait_without_holding_the_agent(rig: UploadRig)
     assert rig.uploader.waiting() == []
 
 
-def test_keys_in_files_open_any_store(rig: UploadRig, tmp_path: Path) -> None:
+def test_key_files_give_access_to_a_store_of_another_run(rig: UploadRig, tmp_path: Path) -> None:
+    """A store whose keys are in files is opened; one with keys in an environment is not."""
     store = {
         "endpoint": "http://s:9000",
         "bucket": "b12",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from runwire_agent.upload.pace import Pace
-from runwire_store.memory import MemoryStore
+from runwire_agent.upload.transport import Pace
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.store import StoreAway
 from support.uploads import UploadRig, folder_of, leave
 
@@ -38,7 +38,7 @@ def test_trouble_is_forgotten_when_its_request_is_gone(tmp_path: Path, error: Ex
         raise error
 
     rig, request = UploadRig(tmp_path), leave(tmp_path)
-    rig.store = MemoryStore(trouble=trouble)
+    rig.store = MemoryObjectStore(trouble=trouble)
     rig.work()
     assert rig.uploader.report()["cause"] in ("store_away", "unexpected")
     folder_of(tmp_path, request).rename(tmp_path / request.artifact)

@@ -1,4 +1,4 @@
-"""What is noted beside a request: often enough, and not once per file."""
+"""The progress note of a request: saved often enough, and not once per file."""
 
 import itertools
 import time
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from runwire_agent.upload.progress_note import NOTE_SHARE, UploadJournal
+from runwire_agent.upload.progress_note import SAVE_SHARE, ProgressNote
 from runwire_disk.outbox.hashing import Signature
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.store import StoreAway
 from support.uploads import UploadRig, folder_of, for_kafka, leave
 
@@ -17,59 +17,61 @@ FOUND = Signature(3, 5, 7)
 
 @pytest.fixture
 def saves(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many files the journal named each time it was written."""
+    """How many files the note named each time it was written."""
     counted: list[int] = []
-    save = UploadJournal.save
+    save = ProgressNote.save
 
-    def counting(journal: UploadJournal) -> None:
-        counted.append(len(journal.digests))
-        save(journal)
+    def counting(note: ProgressNote) -> None:
+        counted.append(len(note.digests))
+        save(note)
 
-    monkeypatch.setattr(UploadJournal, "save", counting)
+    monkeypatch.setattr(ProgressNote, "save", counting)
     return counted
 
 
-def test_many_files_do_not_mean_many_journals(tmp_path: Path, saves: list[int]) -> None:
-    """One journal per file is quadratic: 2,000 files took 70 s, 100,000 would take two days."""
+def test_note_is_written_rarely_for_many_files(tmp_path: Path, saves: list[int]) -> None:
+    """A write per file is quadratic: 2,000 files took 70 s, 100,000 would take two days."""
     began = time.monotonic()
-    with UploadJournal.open(tmp_path) as journal:
+    with ProgressNote.open(tmp_path) as note:
         for number in range(2000):
-            journal.note_digest(str(number), "0" * 64, FOUND)
-            journal.note_acked(f"{number:064x}", 1)
+            note.note_digest(str(number), "0" * 64, FOUND)
+            note.note_acked(f"{number:064x}", 1)
     assert saves[0] == 1  # a single file's digest is there at once
     assert len(saves) <= 2 + 2 * (time.monotonic() - began)
 
 
-def test_a_slow_disk_is_not_kept_busy(
+def test_note_is_written_less_often_on_a_slow_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: list[int]
 ) -> None:
+    """At most a tenth of the time is spent writing the note."""
     clock = itertools.count(100, 2)
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
-    journal = UploadJournal.open(tmp_path)
+    note = ProgressNote.open(tmp_path)
     for number in range(100):
-        journal.note_digest(str(number), "0" * 64, FOUND)
+        note.note_digest(str(number), "0" * 64, FOUND)
     spent_s, passed_s = 2.0 * len(saves), float(next(clock)) - 100.0
-    assert spent_s <= NOTE_SHARE * passed_s + 2.0
+    assert spent_s <= SAVE_SHARE * passed_s + 2.0
 
 
 @pytest.mark.parametrize("route", ["direct", "kafka"])
-def test_what_is_broken_off_is_noted_whole(tmp_path: Path, route: str) -> None:
+def test_interrupted_upload_saves_its_whole_progress(tmp_path: Path, route: str) -> None:
     """The next agent computes no digest again, and sends no piece that arrived."""
     rig = UploadRig(tmp_path)
-    rig.store = MemoryStore(trouble=_no_put)
+    rig.store = MemoryObjectStore(trouble=_no_put)
     rig.cluster.denied.add("artifact")
     contents = [b"%d" % number for number in range(50)]
     request = leave(rig.root, contents, **(for_kafka() if route == "kafka" else {}))
     rig.work()
-    journal = UploadJournal.open(folder_of(rig.root, request))
-    assert len(journal.digests) == len(contents)
-    assert len(journal.acked) == (len(contents) if route == "kafka" else 0)
+    note = ProgressNote.open(folder_of(rig.root, request))
+    assert len(note.digests) == len(contents)
+    assert len(note.acked) == (len(contents) if route == "kafka" else 0)
 
 
-def test_what_cannot_be_read_counts_as_nothing(tmp_path: Path) -> None:
+def test_unreadable_note_counts_as_empty(tmp_path: Path) -> None:
+    """A damaged note, or one with other fields, is an empty note."""
     for text in ("", "[]", "{}", '{"digests": {}}'):
         (tmp_path / "upload.json").write_text(text)
-        assert UploadJournal.open(tmp_path).digests == {}
+        assert ProgressNote.open(tmp_path).digests == {}
 
 
 def _no_put(verb: str, key: str) -> None:

@@ -20,7 +20,7 @@ from support.uploads import folder_of, leave
 _CALLER = """
 import sys
 from pathlib import Path
-from runwire.outbox.staged import Staged
+from runwire.outbox.capture import Staged
 from runwire_disk.outbox.request import UploadRequest
 with Staged(Path(sys.argv[1]), 0) as staged:
     staged.stage(UploadRequest.read(Path(sys.argv[2])))

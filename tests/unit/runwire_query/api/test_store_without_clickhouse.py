@@ -14,7 +14,7 @@ from runwire_query.errors import QueryError
 from runwire_query.storage import find_artifact
 from runwire_query.text import artifact_page, checkpoint_table
 from runwire_store.catalog import Catalog
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from support.stored import put_artifact, put_checkpoint
 
 FILES = {"a/one.bin": b"1", "two.bin": b"22"}
@@ -27,7 +27,7 @@ def _no_clickhouse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_artifact_rows_have_unknown_users_and_the_reason(tmp_path: Path) -> None:
     """Versions are newest first; lineage is None rather than empty."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_artifact(store, 1, FILES, name="model", metadata={"lr": 0.1})
     put_artifact(store, 2, {"x": b"other"}, name="model")
     artifacts = list_artifacts(Catalog(store), str(tmp_path), name="model")
@@ -41,7 +41,7 @@ def test_artifact_rows_have_unknown_users_and_the_reason(tmp_path: Path) -> None
 
 def test_artifact_detail_has_content_and_prints_without_lineage(tmp_path: Path) -> None:
     """The page shows files and metadata, and leaves out the lines that nobody can fill."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_artifact(store, 1, FILES, name="evil\x1b[2J", project="p", metadata={"lr": 0.1})
     version = find_artifact(Catalog(store), "evil\x1b[2J:v0", "p")
     detail = read_artifact(version, str(tmp_path), store_uri="memory:")
@@ -60,7 +60,7 @@ def test_artifact_detail_has_content_and_prints_without_lineage(tmp_path: Path) 
 
 def test_checkpoint_rows_count_stored_attempts_and_mark_the_best(tmp_path: Path) -> None:
     """JSON has words where a metric is no number, because JSON knows no NaN."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     rules = {"keep_best": 1, "metric": "loss"}
     for number, loss in enumerate((2.0, 1.0, float("nan")), start=1):
         put_checkpoint(store, number, number * 10, metrics={"loss": loss}, retention=rules)
@@ -82,7 +82,7 @@ def test_checkpoint_rows_count_stored_attempts_and_mark_the_best(tmp_path: Path)
 
 def test_run_is_located_by_whole_id_only_without_clickhouse(tmp_path: Path) -> None:
     """Names and beginnings need the views; the error says so."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_checkpoint(store, 1, 10, run_id="run-1", project="p")
     catalog = Catalog(store)
     assert locate_run(catalog, str(tmp_path), "run-1", "p") == RunRef(project="p", run_id="run-1")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runwire_consumers.core.batch import decode_record
 from runwire_consumers.core.source import Record
-from runwire_consumers.objects.decoding import decode_lean
+from runwire_consumers.objects.sink import decode_lean
 from runwire_schemas import codec
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import Chunk
@@ -37,7 +37,8 @@ def record(value: bytes, stream: str = "chunk") -> Record:
         payload=st.binary(),
     )
 )
-def test_every_piece_comes_back(chunk: Chunk) -> None:
+def test_every_piece_is_decoded_equal_to_the_codec(chunk: Chunk) -> None:
+    """The lean decoder returns the same events as the codec."""
     found = decode_lean(record(codec.encode(chunk)))
     assert found == chunk == decode_record(record(codec.encode(chunk)))
     assert isinstance(found, Chunk)
@@ -64,7 +65,8 @@ def test_damage_is_refused_by_both_or_none(seed: int) -> None:
             assert verdicts[0] == verdicts[1]
 
 
-def test_other_streams_are_the_codecs() -> None:
+def test_other_streams_are_decoded_by_the_codec() -> None:
+    """Records of other kinds take the ordinary decoder."""
     one = shipped({})
     assert decode_lean(record(codec.encode(one.event), "artifact")) == one.event
     with pytest.raises(DecodeError, match="in the stream"):

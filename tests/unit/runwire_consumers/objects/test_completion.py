@@ -1,4 +1,4 @@
-"""Whatever happens to the workers, an artifact is absent or whole, and nothing is left behind."""
+"""Completion: an artifact is absent or whole and leaves no staging, with any kills of workers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from runwire_schemas.events import ArtifactEvent, Chunk
 from runwire_store.condemned import MARK_S, MARKS, NS
 from runwire_store.layout import RUNS, STAGING, blob_key
 from runwire_store.manifest import CheckpointFacts
-from runwire_store.memory import MemoryStore
-from runwire_store.part_uploads import MemoryUploads
+from runwire_store.memory import MemoryObjectStore
+from runwire_store.part_uploads import MemoryPartUploads
 from runwire_store.pieces import PIECE_BYTES
 from runwire_store.retention import Retention
 from runwire_store.store import StoreAway
@@ -43,8 +43,8 @@ class World:
         self.chosen = chosen
         self.now_ns = AT_NS
         self.told: list[ArtifactEvent] = []
-        self.store = MemoryStore(clock_ns=self.clock_ns, trouble=self._moment)
-        self.uploads = MemoryUploads(self.store) if has_uploads else None
+        self.store = MemoryObjectStore(clock_ns=self.clock_ns, trouble=self._moment)
+        self.uploads = MemoryPartUploads(self.store) if has_uploads else None
         self.deaths_left = self.guests_left = 0
         self.guest: Callable[[], None] | None = None
         self.worker = Worker(self)
@@ -72,7 +72,7 @@ class Worker:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.staging = Staging(world.store, uploads=world.uploads, puts=1)
+        self.staging = Staging(world.store, part_uploads=world.uploads, puts=1)
         self.completion = Completion(
             self.staging, world.told.extend, clock_ns=world.clock_ns, threads=1
         )
@@ -141,7 +141,9 @@ def some_artifact(chosen: random.Random, *, number: int = 1) -> Shipped:
 
 @pytest.mark.parametrize("has_uploads", [False, True], ids=["joined", "in parts"])
 @pytest.mark.parametrize("turn", range(8))
-def test_any_batches_any_deaths_any_guests(turn: int, seed: int, *, has_uploads: bool) -> None:
+def test_artifacts_complete_with_any_batches_kills_and_concurrent_workers(
+    turn: int, seed: int, *, has_uploads: bool
+) -> None:
     """Batches of any bounds, replays, repeats, the manifest at any time, workers dying and a second
     one doing the same at any moment: the same artifacts, and nothing else."""
     chosen = random.Random(seed * 100 + turn)
@@ -201,7 +203,10 @@ def _restarted(world: World) -> Worker:
             continue
 
 
-def test_pieces_before_and_after_the_manifest(world: World, chosen: random.Random) -> None:
+def test_artifact_completes_with_pieces_before_and_after_the_list(
+    world: World, chosen: random.Random
+) -> None:
+    """The order of pieces and list does not matter."""
     one = shipped({"a.bin": content(9 * MIB, chosen)})
     world.worker.write(one.chunks[:10])
     world.worker.write([], [one.event])
@@ -213,9 +218,10 @@ def test_pieces_before_and_after_the_manifest(world: World, chosen: random.Rando
     check(world, one)
 
 
-def test_pieces_that_come_again_after_the_artifact_is_there(
+def test_pieces_replayed_after_completion_leave_no_staging(
     world: World, chosen: random.Random
 ) -> None:
+    """Late copies of pieces are deleted from staging."""
     for facts in (None, CheckpointFacts(step=7)):
         number = 1 if facts is None else 2
         one = shipped({"a.bin": content(9 * MIB, chosen)}, number=number, checkpoint=facts)
@@ -230,9 +236,8 @@ def test_pieces_that_come_again_after_the_artifact_is_there(
         assert len(at) <= 2, "a repetition says when it was published first"
 
 
-def test_content_that_is_there_already_is_not_joined_again(
-    world: World, chosen: random.Random
-) -> None:
+def test_existing_content_is_not_joined_again(world: World, chosen: random.Random) -> None:
+    """A blob that the store has is used as it is."""
     data = content(9 * MIB, chosen)
     first, second = shipped({"a": data}), shipped({"b": data}, number=2, name="other")
     world.worker.write(first.chunks, [first.event])
@@ -244,7 +249,10 @@ def test_content_that_is_there_already_is_not_joined_again(
     check(world, first, second)
 
 
-def test_two_artifacts_whose_pieces_are_mixed(world: World, chosen: random.Random) -> None:
+def test_two_artifacts_with_interleaved_pieces_both_complete(
+    world: World, chosen: random.Random
+) -> None:
+    """Pieces of several artifacts in one batch are kept apart."""
     ours = [shipped({"a": content(9 * MIB + n, chosen)}, number=n) for n in (1, 2)]
     mixed = [chunk for pair in zip(ours[0].chunks, ours[1].chunks, strict=False) for chunk in pair]
     mixed += ours[1].chunks[len(ours[0].chunks) :]
@@ -253,14 +261,15 @@ def test_two_artifacts_whose_pieces_are_mixed(world: World, chosen: random.Rando
     check(world, *ours)
 
 
-def test_an_artifact_without_content_to_move(world: World) -> None:
+def test_artifact_without_content_completes_from_its_list_alone(world: World) -> None:
+    """References and empty files need no pieces."""
     one = shipped({"empty": b""})
     world.worker.write([], [one.event])
     world.worker.finish()
     check(world, one)
 
 
-def test_content_that_is_not_what_its_digest_says_is_never_published(
+def test_content_with_another_digest_is_never_published(
     world: World, chosen: random.Random
 ) -> None:
     """The file changed between hashing and sending: with and without a restart in between."""
@@ -282,9 +291,10 @@ def test_content_that_is_not_what_its_digest_says_is_never_published(
         assert list(world.store.list(STAGING)) == []
 
 
-def test_what_retention_lets_go_is_told_before_it_is_gone(
+def test_expired_checkpoint_is_announced_after_its_deletion(
     world: World, chosen: random.Random
 ) -> None:
+    """The event "deleted" is announced only once the manifest is gone from the store."""
     rules = Retention(keep_last=1).as_json()
     ours = [
         shipped(

@@ -1,4 +1,4 @@
-"""Manifests that are JSON and have the right names, and values that no manifest can have."""
+"""Manifests: JSON with the right names and impossible values is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def bent(part: str, **fields: Any) -> bytes:
     return json.dumps(said).encode()
 
 
-def test_a_good_one_is_read() -> None:
+def test_manifest_with_valid_types_is_read() -> None:
+    """The manifest that the other tests damage is valid itself."""
     known = Manifest.from_json(bent(""))
     assert (known.key, known.files) == (GOOD.key, GOOD.files)
 
@@ -73,12 +74,13 @@ def test_a_good_one_is_read() -> None:
         ("facts", {"duration_s": "x"}),
     ],
 )
-def test_values_of_other_types_are_refused(part: str, fields: dict[str, Any]) -> None:
+def test_manifest_with_values_of_other_types_is_refused(part: str, fields: dict[str, Any]) -> None:
     """Whoever reads it may rely on its annotations."""
     with pytest.raises(ManifestError, match="this is no manifest"):
         Manifest.from_json(bent(part, **fields))
 
 
-def test_json_without_end_is_refused() -> None:
+def test_deeply_nested_json_is_refused_as_a_manifest_error() -> None:
+    """JSON nested beyond the parser's depth raises ManifestError, not RecursionError."""
     with pytest.raises(ManifestError, match="this is no manifest"):
         Manifest.from_json(b"[" * 100_000)

@@ -1,4 +1,4 @@
-"""Large files as parts of an upload: what others put there never passes for the content."""
+"""Large files as part uploads: parts of other content are never published."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from runwire_consumers.objects.completion import Completion
 from runwire_consumers.objects.staging import Staging
 from runwire_schemas.events import ArtifactEvent, Chunk
-from runwire_store.layout import BLOBS, STAGING
-from runwire_store.memory import MemoryStore
-from runwire_store.part_uploads import MemoryUploads
-from runwire_store.pieces import PIECE_BYTES, RUN_PIECES
+from runwire_store.layout import BLOBS, STAGING, blob_key
+from runwire_store.memory import MemoryObjectStore
+from runwire_store.part_uploads import MemoryPartUploads
+from runwire_store.pieces import PIECE_BYTES, RANGE_PIECES
 from runwire_store.store import StoreAway
 from support.builders import AT_NS
 from support.shipments import Shipped, content, shipped
@@ -30,9 +30,9 @@ class Killed(BaseException):
 class Process:
     """One worker process on a store that outlives it."""
 
-    def __init__(self, store: MemoryStore, uploads: MemoryUploads) -> None:
+    def __init__(self, store: MemoryObjectStore, uploads: MemoryPartUploads) -> None:
         self.told: list[ArtifactEvent] = []
-        self.staging = Staging(store, uploads=uploads, puts=1)
+        self.staging = Staging(store, part_uploads=uploads, puts=1)
         self.completion = Completion(
             self.staging, self.told.extend, clock_ns=lambda: AT_NS + 10**9, threads=1
         )
@@ -46,13 +46,13 @@ class Process:
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
+def store() -> MemoryObjectStore:
+    return MemoryObjectStore()
 
 
 @pytest.fixture
-def uploads(store: MemoryStore) -> MemoryUploads:
-    return MemoryUploads(store)
+def uploads(store: MemoryObjectStore) -> MemoryPartUploads:
+    return MemoryPartUploads(store)
 
 
 @pytest.fixture
@@ -66,13 +66,13 @@ def variant(chunk: Chunk) -> Chunk:
     return replace(chunk, payload=payload, digest=hashlib.sha256(payload).digest())
 
 
-def is_whole(store: MemoryStore, one: Shipped) -> bool:
+def is_whole(store: MemoryObjectStore, one: Shipped) -> bool:
     key = f"{BLOBS}{one.manifest.files[0].sha256[:2]}/{one.manifest.files[0].sha256}"
     return store.stat(key) is not None and store.get(key) == one.contents["a.bin"]
 
 
 def test_nothing_is_joined_or_read_back_when_one_process_saw_it_all(
-    store: MemoryStore, uploads: MemoryUploads, one: Shipped
+    store: MemoryObjectStore, uploads: MemoryPartUploads, one: Shipped
 ) -> None:
     """Whatever the bounds of its batches: one part after the other, and that is all."""
     verbs: list[str] = []
@@ -85,16 +85,17 @@ def test_nothing_is_joined_or_read_back_when_one_process_saw_it_all(
     assert is_whole(store, one)
     assert list(store.list(STAGING)) == []
     assert len(uploads) == 0
-    parts = -(-len(one.chunks) // RUN_PIECES)
+    parts = -(-len(one.chunks) // RANGE_PIECES)
     assert [verb for verb in verbs if verb != "stat"] == [
         "begin", *["put_part"] * parts, "complete", "abandon",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("cut", [1, 15, 16, 17, 40, 60])
-def test_a_second_process_goes_on_where_the_first_one_died(
-    store: MemoryStore, uploads: MemoryUploads, one: Shipped, cut: int
+def test_second_process_resumes_the_upload_of_a_dead_one(
+    store: MemoryObjectStore, uploads: MemoryPartUploads, one: Shipped, cut: int
 ) -> None:
+    """Parts that a dead process sent are used, not sent again."""
     Process(store, uploads).add(one.chunks[:cut])
     process = Process(store, uploads)
     process.add(one.chunks[cut:])
@@ -104,9 +105,10 @@ def test_a_second_process_goes_on_where_the_first_one_died(
     assert len(uploads) == 0
 
 
-def test_a_third_one_finishes_what_two_have_sent(
-    store: MemoryStore, uploads: MemoryUploads, one: Shipped
+def test_third_process_completes_parts_sent_by_two_others(
+    store: MemoryObjectStore, uploads: MemoryPartUploads, one: Shipped
 ) -> None:
+    """Parts of several processes make one object."""
     Process(store, uploads).add(one.chunks[30:])
     Process(store, uploads).add(one.chunks[:30])
     assert Process(store, uploads).finish(one) == "complete"
@@ -115,14 +117,14 @@ def test_a_third_one_finishes_what_two_have_sent(
 
 
 @pytest.mark.parametrize("is_other_process", [False, True])
-def test_other_content_in_a_part_is_not_taken_for_the_one_that_was_seen(
-    store: MemoryStore, uploads: MemoryUploads, one: Shipped, *, is_other_process: bool
+def test_part_replaced_by_other_content_is_detected(
+    store: MemoryObjectStore, uploads: MemoryPartUploads, one: Shipped, *, is_other_process: bool
 ) -> None:
     """A forger sends valid pieces, then others of the same numbers: nothing wrong is published."""
     process = Process(store, uploads)
     process.add(one.chunks)
     forger = Process(store, uploads) if is_other_process else process
-    forger.add([variant(chunk) for chunk in one.chunks[:RUN_PIECES]])
+    forger.add([variant(chunk) for chunk in one.chunks[:RANGE_PIECES]])
     outcome = process.finish(one)
     if outcome == "complete":
         assert is_whole(store, one)
@@ -133,9 +135,10 @@ def test_other_content_in_a_part_is_not_taken_for_the_one_that_was_seen(
     assert list(store.list(STAGING)) == []
 
 
-def test_wrong_content_that_nobody_saw_whole_is_read_back_and_removed(
-    store: MemoryStore, uploads: MemoryUploads, one: Shipped
+def test_unproved_wrong_content_is_read_back_and_deleted(
+    store: MemoryObjectStore, uploads: MemoryPartUploads, one: Shipped
 ) -> None:
+    """Without a proof the object is read back; a wrong one fails the artifact."""
     Process(store, uploads).add([variant(chunk) for chunk in one.chunks[:32]])
     process = Process(store, uploads)
     process.add(one.chunks[32:])
@@ -145,8 +148,8 @@ def test_wrong_content_that_nobody_saw_whole_is_read_back_and_removed(
     assert list(store.list(STAGING)) == []
 
 
-def test_killed_while_it_reads_back(
-    store: MemoryStore, uploads: MemoryUploads, one: Shipped
+def test_worker_killed_while_reading_back_leaves_no_unverified_object(
+    store: MemoryObjectStore, uploads: MemoryPartUploads, one: Shipped
 ) -> None:
     """The next one reads it back again; meanwhile nobody publishes this content."""
     Process(store, uploads).add(one.chunks[:32])
@@ -175,13 +178,14 @@ def test_killed_while_it_reads_back(
     assert list(store.list(STAGING)) == []
 
 
-def test_an_upload_that_the_store_gave_up(
-    store: MemoryStore, uploads: MemoryUploads, one: Shipped
+def test_upload_forgotten_by_the_store_needs_its_pieces_again(
+    store: MemoryObjectStore, uploads: MemoryPartUploads, one: Shipped
 ) -> None:
-    """What was in it has to come again; agents send everything again after a day."""
+    """Pieces of the lost upload have to be sent again; agents do so after a day."""
     process = Process(store, uploads)
     process.add(one.chunks[:40])
-    uploads._uploads.clear()
+    uploads.abandon(blob_key(one.manifest.files[0].sha256), "u1")
+    assert len(uploads) == 0
     process.add(one.chunks[40:])
     assert process.finish(one) == ""
     process.add(one.chunks[:40])
@@ -190,8 +194,8 @@ def test_an_upload_that_the_store_gave_up(
     assert list(store.list(STAGING)) == []
 
 
-def test_many_files_at_once_stay_within_bounds(
-    store: MemoryStore, uploads: MemoryUploads, seed: int
+def test_pieces_of_many_files_held_in_memory_stay_within_one_part(
+    store: MemoryObjectStore, uploads: MemoryPartUploads, seed: int
 ) -> None:
     """Pieces of twelve files in turn: what is kept of them in memory is one part's worth."""
     chosen = random.Random(seed)
@@ -200,12 +204,11 @@ def test_many_files_at_once_stay_within_bounds(
         for n in range(1, 13)
     ]
     process = Process(store, uploads)
-    transfers = process.staging.transfers
-    assert transfers is not None
+    shared = process.staging.shared_uploads
+    assert shared is not None
     for index in range(19):
         process.add([one.chunks[index] for one in ours])
-        held = sum(len(p.payload) for t in transfers._known.values() for p in t.tail.values())
-        assert held <= RUN_PIECES * PIECE_BYTES
+        assert shared.held_bytes <= RANGE_PIECES * PIECE_BYTES
     for one in ours:
         assert process.finish(one) == "complete"
         assert is_whole(store, one)

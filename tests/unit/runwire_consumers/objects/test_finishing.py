@@ -1,21 +1,20 @@
-"""Who takes on what a dead worker left, when staging is given up, and finishing beside the loop."""
+"""Threads beside the loop: adopting artifacts of dead workers, failing overdue ones, retries."""
 
 from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.objects.completion import Completion
-from runwire_consumers.objects.finishing import Finishing, Upkeep
+from runwire_consumers.objects.finishing import Finishing, Tending, Upkeep
 from runwire_consumers.objects.staging import Staging
-from runwire_consumers.objects.tending import Tending
 from runwire_schemas.events import ArtifactEvent
 from runwire_store.layout import STAGING
-from runwire_store.memory import MemoryStore
+from runwire_store.memory import MemoryObjectStore
 from runwire_store.store import StoreAway
 from support.builders import AT_NS
 from support.shipments import Shipped, content, shipped
@@ -31,7 +30,7 @@ class Place:
         self.now_ns = AT_NS
         self.told: list[ArtifactEvent] = []
         self.finished: list[str] = []
-        self.store = MemoryStore(clock_ns=lambda: self.now_ns)
+        self.store = MemoryObjectStore(clock_ns=lambda: self.now_ns)
         self.staging = Staging(self.store, puts=1)
         self.completion = Completion(
             self.staging, self.told.extend, clock_ns=lambda: self.now_ns, threads=1
@@ -58,9 +57,10 @@ def one(seed: int) -> Shipped:
     return shipped({"a.bin": content(3 * MIB, random.Random(seed))})
 
 
-def test_a_start_takes_on_everything_later_looks_only_what_nobody_finishes(
+def test_first_look_adopts_all_artifacts_later_ones_only_abandoned(
     place: Place, one: Shipped
 ) -> None:
+    """After a start every unfinished artifact is adopted; later only those older than look_s."""
     place.ship(one, 6)
     tending = place.tending()
     tending.look()
@@ -72,7 +72,9 @@ def test_a_start_takes_on_everything_later_looks_only_what_nobody_finishes(
     assert place.finished == [one.artifact, one.artifact]
 
 
-def test_who_takes_over_takes_on_everything_once(place: Place, one: Shipped) -> None:
+def test_takeover_adopts_all_artifacts_once_also_after_a_failed_look(
+    place: Place, one: Shipped
+) -> None:
     """Also when the store was away at the first look."""
     tending = place.tending()
     tending.look()
@@ -93,7 +95,7 @@ def test_who_takes_over_takes_on_everything_once(place: Place, one: Shipped) -> 
     assert place.finished == [one.artifact]
 
 
-def test_upkeep_looks_when_it_is_told_to() -> None:
+def test_upkeep_looks_at_once_when_soon_is_called() -> None:
     """An hour is far; partitions of a dead worker come in between."""
     looks = threading.Semaphore(0)
     upkeep = Upkeep(looks.release, 3600.0)
@@ -104,7 +106,8 @@ def test_upkeep_looks_when_it_is_told_to() -> None:
     assert not looks.acquire(blocking=False)
 
 
-def test_what_is_old_and_whole_is_finished_what_is_not_fails(place: Place, one: Shipped) -> None:
+def test_overdue_artifact_completes_if_whole_and_fails_if_not(place: Place, one: Shipped) -> None:
+    """After staging_s a complete artifact is finished; one with missing pieces fails."""
     half = shipped({"b.bin": content(3 * MIB, random.Random(0))}, number=2, name="half")
     place.ship(one, 6)
     place.ship(half, 5)
@@ -117,9 +120,8 @@ def test_what_is_old_and_whole_is_finished_what_is_not_fails(place: Place, one: 
     assert list(place.store.list(STAGING)) == []
 
 
-def test_staging_without_a_manifest_and_content_that_nobody_names_are_swept(
-    place: Place, one: Shipped
-) -> None:
+def test_sweep_deletes_staging_without_a_list_and_unused_blobs(place: Place, one: Shipped) -> None:
+    """Old pieces without a list and blobs without a manifest are deleted."""
     place.staging.add(one.chunks[:3])
     place.store.put("blobs/aa/" + "aa" * 32, b"unnamed")
     tending = place.tending()
@@ -145,9 +147,10 @@ def start() -> Iterator[Callable[[Completion, SelfMetrics], Finishing]]:
         finishing.close(5.0)
 
 
-def test_finishing_tries_until_the_store_is_back(
+def test_finishing_retries_until_the_store_is_reachable(
     place: Place, one: Shipped, start: Callable[[Completion, SelfMetrics], Finishing]
 ) -> None:
+    """A store that is unreachable for a while only delays an artifact."""
     place.ship(one, 6)
     metrics = SelfMetrics()
     is_over = threading.Event()
@@ -158,14 +161,12 @@ def test_finishing_tries_until_the_store_is_back(
             raise StoreAway(troubles.pop())
 
     place.store.trouble = trouble
-    tell = place.told.extend
 
-    def told(events: list[ArtifactEvent]) -> None:
-        tell(events)
+    def announce(events: Sequence[ArtifactEvent]) -> None:
+        place.told.extend(events)
         is_over.set()
 
-    place.completion._announce = told  # type: ignore[assignment]
-    finishing = start(place.completion, metrics)
+    finishing = start(Completion(place.staging, announce, threads=1), metrics)
     finishing.add(one.artifact)
     assert is_over.wait(30)
     finishing.close(30.0)
@@ -174,9 +175,10 @@ def test_finishing_tries_until_the_store_is_back(
     assert metrics.value("runwire_worker_unfinished_artifacts") == 0
 
 
-def test_a_mistake_sets_one_artifact_aside_and_the_others_go_on(
+def test_unexpected_error_sets_one_artifact_aside_and_others_finish(
     place: Place, one: Shipped, start: Callable[[Completion, SelfMetrics], Finishing]
 ) -> None:
+    """An unexpected exception costs one artifact one attempt; the rest is finished."""
     other = shipped({"b.bin": content(3 * MIB, random.Random(0))}, number=2, name="other")
     place.ship(one, 6)
     place.ship(other, 6)

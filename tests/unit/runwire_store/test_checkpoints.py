@@ -1,14 +1,14 @@
-"""A step that was saved again: what was there before goes only when something good has come."""
+"""Checkpoints of a step that was saved again: the earlier save expires only after a good one."""
 
 from __future__ import annotations
 
 import math
 
 from runwire_store.catalog import Catalog
-from runwire_store.checkpoints import find, grouped, released
+from runwire_store.checkpoints import group_checkpoints, manifests_without
 from runwire_store.manifest import Manifest
-from runwire_store.memory import MemoryStore
-from runwire_store.retention import Retention, expired
+from runwire_store.memory import MemoryObjectStore
+from runwire_store.retention import Retention, expired, find_checkpoint
 from support.stored import AT_NS, SECOND, checkpoint, put_checkpoint, retire
 
 NAN = {"loss": math.nan}
@@ -26,19 +26,20 @@ def numbers(manifests: list[Manifest]) -> list[int]:
 
 def test_a_nan_does_not_take_the_place_of_the_only_good_one() -> None:
     """The same step with a metric that is NaN by now: both stay, and the good one is the best."""
-    store = MemoryStore()
+    store = MemoryObjectStore()
     put_checkpoint(store, 1, 10, metrics=good(0.5), is_best=True)
     put_checkpoint(store, 2, 10, metrics=NAN)
     assert retire(store, LAST, now_ns=LATE) == []
     known = Catalog(store).checkpoints("p", "r")
     assert [(view.step, view.is_good) for view in known] == [(10, True), (10, False)]
-    assert numbers(list(find(known, "best").manifests.values())) == [1]
+    assert numbers(list(find_checkpoint(known, "best").manifests.values())) == [1]
     for which in ("latest", 10):
-        assert numbers(list(find(known, which).manifests.values())) == [2]
+        assert numbers(list(find_checkpoint(known, which).manifests.values())) == [2]
 
 
-def test_it_obeys_the_rules_once_another_is_good() -> None:
-    store = MemoryStore()
+def test_superseded_good_save_expires_by_the_rules_once_another_is_good() -> None:
+    """With a newer good checkpoint the rules decide about the older good save alone."""
+    store = MemoryObjectStore()
     put_checkpoint(store, 1, 10, metrics=good(0.5))
     put_checkpoint(store, 2, 10, metrics=NAN)
     put_checkpoint(store, 3, 11, metrics=good(0.9))
@@ -50,16 +51,16 @@ def test_it_obeys_the_rules_once_another_is_good() -> None:
     assert numbers(retire(store, Retention(keep_last=1), now_ns=LATE)) == [1]
 
 
-def test_only_the_last_good_one_of_a_step_is_kept_beside_it() -> None:
+def test_only_the_last_good_save_of_a_step_is_kept_beside_the_newest() -> None:
     """Saved again and again, a step fills no disk, whatever its metrics are."""
     saved = [checkpoint(n, 0, metrics=good(n) if n % 2 else NAN) for n in range(1, 9)]
-    known = grouped(saved)
+    known = group_checkpoints(saved)
     assert [numbers(list(view.manifests.values())) for view in known] == [[7], [8]]
-    assert numbers(released(known, expired(known, LAST))) == [1, 2, 3, 4, 5, 6]
-    known = grouped([*saved, checkpoint(9, 0, metrics=good(9))])
-    assert numbers(released(known, expired(known, LAST))) == list(range(1, 9))
-    never = grouped([checkpoint(n, 0, metrics=NAN) for n in range(1, 4)])
-    assert numbers(released(never, expired(never, LAST))) == [1, 2]
+    assert numbers(manifests_without(known, expired(known, LAST))) == [1, 2, 3, 4, 5, 6]
+    known = group_checkpoints([*saved, checkpoint(9, 0, metrics=good(9))])
+    assert numbers(manifests_without(known, expired(known, LAST))) == list(range(1, 9))
+    never = group_checkpoints([checkpoint(n, 0, metrics=NAN) for n in range(1, 4)])
+    assert numbers(manifests_without(never, expired(never, LAST))) == [1, 2]
 
 
 def parts(*saved: tuple[int, float]) -> list[Manifest]:
@@ -71,19 +72,19 @@ def parts(*saved: tuple[int, float]) -> list[Manifest]:
     ]
 
 
-def test_ranks_that_save_again_one_after_the_other() -> None:
+def test_part_shared_by_two_checkpoints_is_kept_until_both_expire() -> None:
     """A part that the good checkpoint and the newest one share goes with neither alone."""
     saved = parts((0, 0.5), (1, 0.5), (0, math.nan), (1, math.nan))
-    half = grouped(saved[:3])
+    half = group_checkpoints(saved[:3])
     assert [numbers(list(view.manifests.values())) for view in half] == [[1, 2], [2, 3]]
-    assert released(half, half[:1]) == saved[:1]
-    whole = grouped(saved)
+    assert manifests_without(half, half[:1]) == saved[:1]
+    whole = group_checkpoints(saved)
     assert [numbers(list(view.manifests.values())) for view in whole] == [[1, 2], [3, 4]]
-    assert released(whole, expired(whole, LAST)) == []
+    assert manifests_without(whole, expired(whole, LAST)) == []
 
 
-def test_parts_that_come_late_find_those_that_were_replaced() -> None:
+def test_superseded_part_is_kept_while_its_missing_ranks_may_upload() -> None:
     """Rank 1's upload is slow: the part of rank 0 that it belongs to is still there."""
     saved = parts((0, 0.5), (1, 0.5), (0, math.nan), (1, math.nan))
-    without = grouped([saved[0], saved[2]])
-    assert released(without, expired(without, LAST)) == []
+    without = group_checkpoints([saved[0], saved[2]])
+    assert manifests_without(without, expired(without, LAST)) == []
