@@ -22,48 +22,19 @@ from house.rules import (
     wide_tuples,
 )
 
-# Per package or folder: the rules that it does not obey yet. No new file may rely on it.
-NOT_YET: dict[str, set[str]] = {
-    "benchmarks": {"long_figures"},
-    "native": {"question_docstring", "short_module"},
-    "runwire": {"circles", "question_docstring", "riddle_names", "shared_classes", "short_module"},
-    "runwire_agent": {"question_docstring", "riddle_names", "shared_classes", "short_module"},
-    "runwire_consumers": {
-        "question_docstring",
-        "riddle_names",
-        "shared_classes",
-        "shared_modules",
-        "short_module",
-        "wide_tuples",
-    },
-    "runwire_disk": {"question_docstring", "riddle_names", "shared_classes", "short_module"},
-    "runwire_query": {"question_docstring", "riddle_names", "short_module"},
-    "runwire_schemas": {"circles", "question_docstring", "short_module"},
-    "runwire_store": {
-        "circles",
-        "question_docstring",
-        "riddle_names",
-        "shared_classes",
-        "short_module",
-    },
-    "tests/e2e": {"fragment_tests"},
-    "tests/house": {"fragment_tests"},
-    "tests/integration": {"fragment_tests", "riddle_names"},
-    "tests/unit/runwire": {"fragment_tests", "question_docstring"},
-    "tests/unit/runwire_agent": {"fragment_tests", "question_docstring", "riddle_names"},
-    "tests/unit/runwire_consumers": {"fragment_tests", "question_docstring", "riddle_names"},
-    "tests/unit/runwire_disk": {"fragment_tests", "question_docstring"},
-    "tests/unit/runwire_schemas": {"fragment_tests", "riddle_names"},
-    "tests/unit/runwire_store": {"fragment_tests", "question_docstring"},
-}
-
 # Each list below only shrinks: its length is its maximum.
 # A module under 30 lines -> the reason why it is a file of its own.
-SHORT_MODULES: dict[str, str] = {}
-SHORT_MODULES_MAX = 0
+SHORT_MODULES = {
+    "deploy/native/servers.py": "checks the version of Python before it imports the package",
+    "producer/runwire/errors.py": "the two errors of the SDK, beside those it shows from below",
+    "producer/runwire/version.py": "asking the installed metadata costs every trainer 20 ms",
+}
+SHORT_MODULES_MAX = 3
 # A module over 400 lines -> the one noun that it is about.
-LONG_MODULES: dict[str, str] = {}
-LONG_MODULES_MAX = 0
+LONG_MODULES = {
+    "producer/runwire/checkpoints/saver.py": "the thread of a save, its interruptions and its end",
+}
+LONG_MODULES_MAX = 1
 # A public class name of several packages -> the reason why both need it.
 SHARED_CLASSES: dict[str, str] = {}
 SHARED_CLASSES_MAX = 0
@@ -71,8 +42,9 @@ SHARED_CLASSES_MAX = 0
 SHARED_MODULES = {
     "errors": "the branch of the error tree that the package raises",
     "settings": "the settings table of the package",
+    "state": "the state file of the package's process",
 }
-SHARED_MODULES_MAX = 2
+SHARED_MODULES_MAX = 3
 
 PACKAGES: tuple[str, ...] = tuple(
     tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"][
@@ -84,25 +56,12 @@ BAD_TEST = 'def test_it_works():\n    "It does."\n'
 GOOD_TEST = 'def test_it_works_when_cold():\n    "It does."\n'
 
 
-def part_of(name: str) -> str:
-    """The package or the folder of tests that a file belongs to, as NOT_YET names it."""
-    parts = Path(name).parts
-    if parts[0] != "tests":
-        return parts[1]
-    depth = 3 if parts[1] == "unit" else 2
-    return "/".join(parts[:depth] if len(parts) > depth else parts[:-1])
-
-
-def is_due(part: str, rule: str) -> bool:
-    return rule not in NOT_YET.get(part, ())
-
-
 def findings(folders: tuple[str, ...]) -> Iterator[str]:
     excepted = {short_module: SHORT_MODULES, long_module: LONG_MODULES}
     for path in python_files(ROOT, folders):
         name = str(path.relative_to(ROOT))
         for rule in rules_for(Path(name)):
-            if is_due(part_of(name), rule.__name__) and name not in excepted.get(rule, ()):
+            if name not in excepted.get(rule, ()):
                 yield from rule(path.read_text(), name)
 
 
@@ -125,23 +84,13 @@ def test_tests_obey_rules_about_names_and_prose() -> None:
 def test_class_name_is_used_in_one_package_only() -> None:
     """A reader who greps for a class finds one class."""
     shared = shared_classes((package, path.read_text()) for package, path in package_modules())
-    due = {
-        name: sorted(packages)
-        for name, packages in shared.items()
-        if sum(is_due(package, "shared_classes") for package in packages) > 1
-    }
-    assert {name: packages for name, packages in due.items() if name not in SHARED_CLASSES} == {}
+    assert {n: sorted(p) for n, p in shared.items() if n not in SHARED_CLASSES} == {}
 
 
 def test_module_name_is_used_in_two_packages_at_most() -> None:
     """A file name alone nearly says which file is meant."""
     shared = shared_modules((package, path.stem) for package, path in package_modules())
-    due = {
-        name: sorted(packages)
-        for name, packages in shared.items()
-        if sum(is_due(package, "shared_modules") for package in packages) > 2
-    }
-    assert {name: packages for name, packages in due.items() if name not in SHARED_MODULES} == {}
+    assert {n: sorted(p) for n, p in shared.items() if n not in SHARED_MODULES} == {}
 
 
 @pytest.mark.parametrize("folder", PACKAGES)
@@ -151,9 +100,8 @@ def test_package_has_no_circle_of_files_or_folders(folder: str) -> None:
     modules = read_modules([ROOT / folder.rpartition("/")[0]])
     graph = import_graph({m: text for m, text in modules.items() if m.startswith(f"{name}.")})
     assert graph
-    if is_due(name, "circles"):
-        assert file_circles(graph) == []
-        assert folder_circles(graph) == []
+    assert file_circles(graph) == []
+    assert folder_circles(graph) == []
 
 
 def test_packages_import_one_another_without_circles() -> None:
@@ -165,8 +113,7 @@ def test_packages_import_one_another_without_circles() -> None:
 
 def test_figures_in_results_have_three_significant_digits() -> None:
     """A tenth digit pretends that a measurement on two cores could be repeated."""
-    if is_due("benchmarks", "long_figures"):
-        assert list(long_figures(RESULTS.read_text(), "RESULTS.md")) == []
+    assert list(long_figures(RESULTS.read_text(), "RESULTS.md")) == []
 
 
 def test_lists_of_exceptions_only_shrink() -> None:

@@ -192,7 +192,7 @@ class QuietSource(ForwardingSource):
         self._is_paused = False
 
     def poll(self, timeout_s: float) -> list[Record]:
-        records = self._inner.poll(timeout_s)
+        records = self.inner.poll(timeout_s)
         if not records and not self._is_paused:
             self._clock.sleep(timeout_s)
             self._left -= 1
@@ -202,7 +202,7 @@ class QuietSource(ForwardingSource):
 
     def pause(self) -> None:
         self._is_paused = True
-        self._inner.pause()
+        self.inner.pause()
 
     def resume(self) -> None:
         self._is_paused = False

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from runwire_agent.upload.contents import contents_of, hash_entry, manifest_of
 from runwire_agent.upload.progress_note import ProgressNote
@@ -42,7 +42,6 @@ EXPIRE_S = 7 * 24 * 3600.0  # as the rules of a bucket that `runwire migrate` ma
 # Released content takes room on the trainer's own disk, so it is swept sooner than in a bucket.
 # Content that is swept before its publication is uploaded again.
 GRACE_S = 3600.0
-_FILE: Final = "file "
 OpenStore = Callable[[S3Settings | None, Path], ObjectStore]
 
 
@@ -89,29 +88,14 @@ class Stores:
         self._open.clear()
 
 
-def settings_of(public: Mapping[str, str], own: S3Settings | None) -> S3Settings | None:
+def settings_of(public: Mapping[str, Any], own: S3Settings | None) -> S3Settings | None:
     """Return the settings that have these public facts; None when a key is unknown.
 
     An agent knows its own settings, and those of other stores whose keys are in files.
     """
     if own is not None and own.public() == dict(public):
         return own
-    access, secret = public.get("access_key", ""), public.get("secret_key", "")
-    if not secret.startswith(_FILE) or access.startswith("environment "):
-        return None
-    is_file = access.startswith(_FILE)
-    try:
-        made = S3Settings(
-            endpoint=public.get("endpoint", ""),
-            bucket=public.get("bucket", ""),
-            region=public.get("region", ""),
-            access_key="" if is_file else access,
-            access_key_file=access.removeprefix(_FILE) if is_file else "",
-            secret_key_file=secret.removeprefix(_FILE),
-        )
-    except S3SettingsError:
-        return None
-    return made if made.public() == dict(public) else None
+    return S3Settings.from_public(public)
 
 
 class DirectTransport:

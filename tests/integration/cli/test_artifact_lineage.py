@@ -32,7 +32,7 @@ def until(answers, what: str):
     return found
 
 
-def listed(stack, *options: str):
+def list_artifacts(stack, *options: str):
     return json.loads(stack("artifact", "ls", "--json", *options).stdout)
 
 
@@ -40,13 +40,13 @@ def test_artifact_lineage_shows_producer_and_users(stack) -> None:
     """ls counts users; show names the producer, the users and the inputs."""
     stack.train(PRODUCE)
     until(
-        lambda: [row["state"] for row in listed(stack, "data")] == ["complete"],
+        lambda: [row["state"] for row in list_artifacts(stack, "data")] == ["complete"],
         "the artifact did not arrive",
     )
     stack.train(USE)
-    until(lambda: listed(stack, "data")[0]["used_by"] == ["user"], "the use did not arrive")
+    until(lambda: list_artifacts(stack, "data")[0]["used_by"] == ["user"], "the use did not arrive")
     until(
-        lambda: [row["state"] for row in listed(stack, "model")] == ["complete"],
+        lambda: [row["state"] for row in list_artifacts(stack, "model")] == ["complete"],
         "the model did not arrive",
     )
     page = json.loads(stack("artifact", "show", "p/model", "--json").stdout)
@@ -67,7 +67,7 @@ def test_an_artifact_that_waits_for_its_agent_is_listed_as_pending(stack) -> Non
     try:
         code = PRODUCE.replace('"maker"', '"slow"').replace('b"content"', 'b"other"')
         stack.train(code.replace('"data"', '"late"'))
-        (row,) = until(lambda: listed(stack, "late"), "what was logged did not arrive")
+        (row,) = until(lambda: list_artifacts(stack, "late"), "what was logged did not arrive")
         assert (row["run_id"], row["bytes"], row["state"]) == ("slow", 5, "pending")
         assert "pending" in stack("artifact", "ls", "--run", "slow").stdout
         assert "no artifact" in stack("artifact", "get", "p/late", check=False).stderr
@@ -75,6 +75,6 @@ def test_an_artifact_that_waits_for_its_agent_is_listed_as_pending(stack) -> Non
         for agent in agents:
             agent.resume()
     until(
-        lambda: [row["version"] for row in listed(stack, "late")] == [0],
+        lambda: [row["version"] for row in list_artifacts(stack, "late")] == [0],
         "the artifact did not arrive",
     )

@@ -85,14 +85,14 @@ def now() -> list[float]:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def reports() -> list[str]:
     return []
 
 
 @pytest.fixture
-def registry(address: str, now: list[float], said: list[str]) -> Registry:
+def registry(address: str, now: list[float], reports: list[str]) -> Registry:
     url = f"http://user:p%40ss@{address}/sub/"
-    return Registry(url, clock=lambda: now[0], say=said.append, timeout_s=5)
+    return Registry(url, clock=lambda: now[0], say=reports.append, timeout_s=5)
 
 
 def test_schema_is_requested_once_and_then_remembered(registry: Registry, script: Script) -> None:
@@ -161,7 +161,7 @@ def test_registry_that_does_not_answer_in_time_is_away(address: str, script: Scr
 
 
 def test_producers_use_bundled_ids_until_schemas_are_registered(
-    registry: Registry, script: Script, said: list[str], now: list[float]
+    registry: Registry, script: Script, reports: list[str], now: list[float]
 ) -> None:
     """Also while the registry is unreachable; each reason is logged once."""
     script.default = (503, b"")
@@ -177,7 +177,7 @@ def test_producers_use_bundled_ids_until_schemas_are_registered(
     asked = len(script.asked)
     assert registry.ids() == {**BUNDLED, "metric": 12}
     assert len(script.asked) == asked, "what was not found is not asked for at each batch"
-    away, lacking, fewer = said
+    away, lacking, fewer = reports
     assert "answers 503" in away
     assert "lacks the schemas of runwire.run.v1-value, " in lacking
     assert "`runwire migrate`" in lacking
@@ -186,12 +186,12 @@ def test_producers_use_bundled_ids_until_schemas_are_registered(
 
 @pytest.mark.parametrize("schema_id", [0, -1, codec.BUNDLED_ID_BASE, "7", None, True and 2**40])
 def test_id_outside_the_usable_range_is_not_used(
-    registry: Registry, script: Script, said: list[str], schema_id: object
+    registry: Registry, script: Script, reports: list[str], schema_id: object
 ) -> None:
     """The bundled ids are used instead, and the reason names the range."""
     script.default = (200, {"id": schema_id})
     assert registry.ids() == BUNDLED
-    assert "ids from 1 to 2130706431 can be used" in said[0]
+    assert "ids from 1 to 2130706431 can be used" in reports[0]
 
 
 def test_register_names_the_reason_of_a_refusal(registry: Registry, script: Script) -> None:

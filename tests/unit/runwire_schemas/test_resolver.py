@@ -27,8 +27,8 @@ def _fresh() -> Iterator[None]:
 
 
 @pytest.fixture
-def asked() -> list[int]:
-    """The ids asked for; a registry of three schemas answers."""
+def asked_ids() -> list[int]:
+    """The ids asked_ids for; a registry of three schemas answers."""
     texts = {
         1: json.dumps(json.loads(codec.schema_json("metric"))),
         2: json.dumps(NEWER),
@@ -48,7 +48,7 @@ def asked() -> list[int]:
 
 
 def test_the_same_schema_under_another_id_takes_the_fast_path(
-    asked: list[int],
+    asked_ids: list[int],
 ) -> None:
     """It goes by fingerprint, and each id is requested once."""
     message = codec.encode(metric_batch())
@@ -57,15 +57,15 @@ def test_the_same_schema_under_another_id_takes_the_fast_path(
         found = metric_decode.decode_fast(with_id(message, 1))
         assert found is not None
         assert np.array_equal(found.value, expected.value)
-    assert asked == [1]
+    assert asked_ids == [1]
 
 
-def test_newer_schema_is_read_in_the_present_shape(asked: list[int]) -> None:
+def test_newer_schema_is_read_in_the_present_shape(asked_ids: list[int]) -> None:
     """A field that this version does not have is skipped."""
     event = param_event()
     assert codec.decode(with_id(codec.encode(event), 2) + b"\x02m") == event
     assert codec.kind_of(with_id(codec.encode(event), 2)) == "param"
-    assert asked == [2]
+    assert asked_ids == [2]
 
 
 @pytest.mark.parametrize(
@@ -73,15 +73,15 @@ def test_newer_schema_is_read_in_the_present_shape(asked: list[int]) -> None:
     [(3, "no record of runwire"), (4, "no Avro schema"), (6, "id 6 is unknown")],
 )
 def test_schema_that_cannot_be_used_is_a_decode_error(
-    asked: list[int], schema_id: int, says: str
+    asked_ids: list[int], schema_id: int, says: str
 ) -> None:
     """Foreign records, broken schemas and unknown ids say that the message is bad."""
     with pytest.raises(DecodeError, match=says):
         codec.decode(with_id(codec.encode(param_event()), schema_id))
-    assert asked == [schema_id]
+    assert asked_ids == [schema_id]
 
 
-def test_missing_answer_of_the_registry_is_no_decode_error(asked: list[int]) -> None:
+def test_missing_answer_of_the_registry_is_no_decode_error(asked_ids: list[int]) -> None:
     """The message may be good: the reader must retry instead of setting it aside."""
     message = with_id(codec.encode(metric_batch()), 5)
     with pytest.raises(RegistryAway):
@@ -90,12 +90,12 @@ def test_missing_answer_of_the_registry_is_no_decode_error(asked: list[int]) -> 
         codec.decode(message)
 
 
-def test_bundled_id_is_never_requested_from_the_registry(asked: list[int]) -> None:
+def test_bundled_id_is_never_requested_from_the_registry(asked_ids: list[int]) -> None:
     """Also not one of a newer runwire: the range is reserved."""
     codec.decode(codec.encode(param_event()))
     with pytest.raises(DecodeError, match="unknown"):
         codec.decode(with_id(codec.encode(param_event()), codec.BUNDLED_ID_BASE + 99))
-    assert asked == []
+    assert asked_ids == []
 
 
 def test_dead_letter_about_the_largest_message_can_be_read() -> None:

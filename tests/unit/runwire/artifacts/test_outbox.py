@@ -83,7 +83,7 @@ def test_route_is_logged_once_per_run(
         run.log_artifact(b"2", "a")
     told = [record.message for record in caplog.records if "artifacts go" in record.message]
     (sentence,) = told
-    assert "through Kafka (127.0.0.1:1); files above 4 GiB stay where they are" in sentence
+    assert "through Kafka (127.0.0.1:1); files above 4 GiB are recorded by reference" in sentence
 
 
 def test_files_too_large_for_kafka_become_references(

@@ -1,4 +1,4 @@
-"""How a worker ends: one deadline, a second signal, handles released; all in memory."""
+"""Endings of a worker: one deadline, a second signal, handles released; all in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a writer accepted, a reader delivers: once, in order, exactly."""
+"""Round trip of a spool: a reader delivers every accepted record once, in order, exactly."""
 
 from __future__ import annotations
 
