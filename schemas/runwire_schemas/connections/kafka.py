@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Self
 
-from runwire_schemas.bounds import LETTER_BYTES_MAX
 from runwire_schemas.connections.secret import (
     PublicFacts,
     Secret,
@@ -27,8 +26,6 @@ SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # Kafka's own rule for topic names; 200 leaves room for kind and version below its 249.
 _TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,199}")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
-# The largest topic limit plus headers and framing.
-PRODUCER_BYTES_MAX: Final = LETTER_BYTES_MAX + (1 << 20)
 
 
 class KafkaSettingsError(ConfigError):
@@ -126,8 +123,12 @@ class KafkaSettings:
 
         The size limit only keeps librdkafka from refusing a message that its topic takes.
         """
+        from runwire_schemas.bounds import LETTER_BYTES_MAX  # 10 ms that no trainer needs
+
         durable = {"enable.idempotence": True, "acks": "all"}
-        return {**self.client_config(), **durable, "message.max.bytes": PRODUCER_BYTES_MAX}
+        # The largest topic limit plus headers and framing.
+        bytes_max = LETTER_BYTES_MAX + (1 << 20)
+        return {**self.client_config(), **durable, "message.max.bytes": bytes_max}
 
     def public(self) -> PublicFacts:
         """Return the facts that may be written down: addresses, and the places of secrets."""
