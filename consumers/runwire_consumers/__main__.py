@@ -13,6 +13,7 @@ from runwire_consumers.kafka.schema_ids import kafka_with_registry
 from runwire_consumers.settings import WorkerSettings
 from runwire_disk.paths import state_dir
 from runwire_schemas.connections import s3 as s3_settings
+from runwire_schemas.connections.clickhouse import ClickHouseSettings
 from runwire_schemas.errors import SchemaError
 from runwire_store.store import StoreError
 
@@ -98,7 +99,7 @@ def _clickhouse(arguments: argparse.Namespace) -> Callable[[], int]:
     if arguments.source == "kafka" and kafka is None:
         raise ValueError("--source kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers")
     root, url = state_dir(arguments.dir), arguments.url
-    url = url or os.environ.get(worker_settings.URL_VARIABLE) or None
+    url = url or ClickHouseSettings.from_environment(os.environ).url
     from runwire_consumers.compose.workers import clickhouse_parts, run_clickhouse
 
     def run() -> int:

@@ -15,7 +15,6 @@ from runwire_schemas.connections.table import (
 )
 
 PREFIX = "RUNWIRE_WORKER_"
-URL_VARIABLE = "RUNWIRE_CLICKHOUSE_URL"
 DEFAULT_METRICS_PORT = 9464  # Prometheus' registered port of OpenTelemetry exporters
 
 

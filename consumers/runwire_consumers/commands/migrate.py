@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from runwire_schemas.connections.clickhouse import ClickHouseSettings
 from runwire_schemas.errors import MISUSE, CommandError, RunwireError
 
 SUMMARY = "create or update tables, views, topics, schemas and the bucket on your servers"
@@ -104,7 +105,7 @@ def _configured_steps(args: argparse.Namespace) -> list[Step]:
         raise CommandError("--acls is about Kafka: name its brokers with --kafka host:port")
     if not has_clickhouse:
         _note("ClickHouse is skipped: neither --url nor RUNWIRE_CLICKHOUSE_URL is set")
-    if not has_kafka and (args.url or os.environ.get("RUNWIRE_CLICKHOUSE_URL")):
+    if not has_kafka and (args.url or ClickHouseSettings.from_environment(os.environ).url):
         # A user of the embedded stack has no Kafka and needs no note about it.
         _note("Kafka is skipped: neither --kafka nor RUNWIRE_KAFKA_BOOTSTRAP_SERVERS is set")
     steps = (

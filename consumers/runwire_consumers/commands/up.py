@@ -31,8 +31,9 @@ def run(args: argparse.Namespace) -> int:
     """Start, wait until everything answers, print the next commands."""
     from runwire_consumers.stack import agent, control, lock, state
     from runwire_disk import paths
+    from runwire_schemas.connections.clickhouse import ClickHouseSettings
 
-    if os.environ.get("RUNWIRE_CLICKHOUSE_URL"):
+    if ClickHouseSettings.from_environment(os.environ).url:
         print(
             "note: RUNWIRE_CLICKHOUSE_URL is set, so `runwire sql` queries that server and not the "
             "embedded one; unset it to see the runs logged here",

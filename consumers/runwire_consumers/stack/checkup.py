@@ -17,6 +17,7 @@ from runwire_consumers.stack.state import StackError
 from runwire_consumers.stack.survey import examine_parts
 from runwire_disk import paths
 from runwire_disk.survey import FAIL, OK, WARN, Finding, Section
+from runwire_schemas.connections.clickhouse import ClickHouseSettings
 
 DELAY_WARN_S = 30.0
 
@@ -73,7 +74,7 @@ def _answers(port: int) -> bool:
 
 def _running_parts(root: Path, parts: dict[str, Any]) -> Iterator[Finding]:
     """Yield the checks that need a running stack, or a server by URL."""
-    if not parts["supervisor"]["alive"] and not os.environ.get("RUNWIRE_CLICKHOUSE_URL"):
+    if not parts["supervisor"]["alive"] and not ClickHouseSettings.from_environment(os.environ).url:
         return
     yield _attempt("migrations", lambda: _migrations(root))
     yield _attempt("reader password", lambda: _reader(root))

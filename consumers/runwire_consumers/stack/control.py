@@ -16,6 +16,7 @@ import psutil
 from runwire_consumers.stack import lifeline, lock, logs, state
 from runwire_consumers.stack.state import StackError
 from runwire_disk import paths
+from runwire_schemas.connections.clickhouse import ClickHouseSettings
 
 POLL_S = 0.1
 READY_S = 180.0  # a cold 555 MB library on a slow disk takes most of a minute
@@ -164,7 +165,7 @@ def writer_url(root: Path) -> str:
 
     Raises: StackError when there is neither.
     """
-    url = os.environ.get("RUNWIRE_CLICKHOUSE_URL") or connection(root).get("url")
+    url = ClickHouseSettings.from_environment(os.environ).url or connection(root).get("url")
     if not isinstance(url, str):
         raise StackError(
             f"no ClickHouse is set up for {root}: start the embedded one with `runwire up`, or set "
