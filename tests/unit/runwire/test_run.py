@@ -219,7 +219,7 @@ def test_children_log_into_the_same_run(root: Path, method: str) -> None:
     child.start()
     child.join()
     if method == "spawn":
-        resource_tracker._resource_tracker._stop()  # multiprocessing keeps it for the next child
+        resource_tracker._resource_tracker._stop()  # multiprocessing keeps it for the next child  # noqa: SLF001 - no public call
     run.log({"from_parent": 2.0})
     run.finish()
     assert scalars(root) == {"from_parent": [1.0, 2.0], "from_child": [1.0, 2.0]}

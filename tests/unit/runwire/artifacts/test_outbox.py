@@ -246,7 +246,7 @@ def test_children_log_artifacts_under_their_own_writer(root: Path, method: str) 
     for child in children:
         child.join()
     if method == "spawn":
-        resource_tracker._resource_tracker._stop()  # multiprocessing keeps it for the next child
+        resource_tracker._resource_tracker._stop()  # multiprocessing keeps it for the next child  # noqa: SLF001 - no public call
     run.log_artifact(b"from parent", "parent")
     run.finish()
     found = requests(root)
