@@ -32,6 +32,7 @@ from runwire_consumers.core.sink import Sink
 from runwire_consumers.core.source import Record, Source, Span
 from runwire_consumers.kafka.schema_ids import kafka_with_registry
 from runwire_disk.paths import state_dir
+from runwire_schemas.connections.clickhouse import ClickHouseSettings
 from support.sources import ForwardingSource
 
 POINTS = (
@@ -189,7 +190,7 @@ def harness_parts(
 
     parts = clickhouse_parts(
         root,
-        os.environ.get(worker_settings.URL_VARIABLE) or None,
+        ClickHouseSettings.from_environment(os.environ).url,
         settings,
         kafka=kafka_with_registry(os.environ),
         open_sink=open_sink,

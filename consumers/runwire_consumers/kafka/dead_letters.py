@@ -19,6 +19,7 @@ from confluent_kafka import (
 
 from runwire_consumers.core.dead_letters import limit_reached
 from runwire_consumers.kafka.errors import retryable
+from runwire_consumers.kafka.headers import read_headers
 from runwire_consumers.kafka.producer import DurableProducer, OutgoingRecord
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings
@@ -180,7 +181,7 @@ def _outgoing(letter: DeadLetter, value: bytes | None, partition: int) -> Outgoi
 
 def _letter_id(message: Message) -> str:
     """Return the id: the header of a worker's letter, the id field of an agent's."""
-    header = dict(message.headers() or []).get(ID_HEADER)
+    header = read_headers(message).get(ID_HEADER)
     if header is not None:
         return header.decode(errors="replace") if isinstance(header, bytes) else header
     try:

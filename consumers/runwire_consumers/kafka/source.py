@@ -15,6 +15,7 @@ from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.kafka.group import Group, GroupSettings
+from runwire_consumers.kafka.headers import count_points
 from runwire_consumers.kafka.partition import Partition, intent_text
 from runwire_schemas.connections.kafka import KafkaSettings
 
@@ -161,8 +162,6 @@ class KafkaSource:
 
 def _record(partition: Partition, message: Message, clock: Clock) -> Record:
     kind, at_ms = message.timestamp()
-    headers = dict(message.headers() or [])
-    points = headers.get("points") or b""
     offset = message.offset()
     assert offset is not None  # None only for messages that are errors
     return Record(
@@ -173,5 +172,5 @@ def _record(partition: Partition, message: Message, clock: Clock) -> Record:
         append_at_ns=clock.unix_ns() if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1_000_000,
         value=message.value() or b"",
         key=message.key() or b"",
-        points=int(points) if points.isdigit() else 0,
+        points=count_points(message),
     )

@@ -99,11 +99,18 @@ class Feed:
             self._produce(name)
         self.flush()
 
-    def send_bad(self, values: Iterable[bytes], *, partition: int = 0) -> None:
-        """Send records that are no points, and wait."""
+    def send_bad(
+        self, values: Iterable[bytes], *, partition: int = 0, points: bytes | None = None
+    ) -> None:
+        """Send records that are no points, with this `points` header, and wait."""
         for bad in values:
             self._producer.produce(
-                self._topic, bad, b"somebody", partition, on_delivery=self._note_bad
+                self._topic,
+                bad,
+                b"somebody",
+                partition,
+                on_delivery=self._note_bad,
+                headers=[] if points is None else [("points", points)],
             )
         self.flush()
 

@@ -83,6 +83,18 @@ def test_dead_letters_are_stored_before_their_batch_is_written(
     finish(pipeline, "killed during the insert", POISON)
 
 
+def test_poison_headers_stop_no_worker(open_pipeline: OpenPipeline) -> None:
+    """A count of points that overflows, or is no number, changes nothing about a bad record."""
+    pipeline = open_pipeline(partitions=1)
+    worker = pipeline.start_worker()
+    for number, header in enumerate((b"9" * 21, b"-1", b"\xff", b"9" * 400)):
+        pipeline.feed.send_bad([POISON[number]], points=header)
+    pipeline.feed.send(10)
+    pipeline.wait_drained()
+    worker.stop()
+    finish(pipeline, "poison headers", POISON[:4])
+
+
 def test_worker_stops_at_the_limit_of_dead_letters(open_pipeline: OpenPipeline) -> None:
     """It ends with a sentence and commits nothing of the batch; with a higher limit it
     continues."""
