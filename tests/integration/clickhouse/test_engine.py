@@ -89,7 +89,7 @@ def test_failed_start_shows_the_end_of_the_log(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error of a failed start contains the last lines of the engine's log."""
-    monkeypatch.setattr(engine_module, "write_config", lambda folder, **_: _broken(folder))
+    monkeypatch.setattr(engine_module, "write_config", lambda folder, _access: _broken(folder))
     engine.start()
     with pytest.raises(EngineError, match=r"(?s)ended.*engine\.log.*SAXParse"):
         engine.wait_ready()

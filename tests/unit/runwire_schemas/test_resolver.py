@@ -28,7 +28,7 @@ def _fresh() -> Iterator[None]:
 
 @pytest.fixture
 def asked_ids() -> list[int]:
-    """The ids asked_ids for; a registry of three schemas answers."""
+    """The ids asked for; a registry of three schemas answers."""
     texts = {
         1: json.dumps(json.loads(codec.schema_json("metric"))),
         2: json.dumps(NEWER),
