@@ -9,10 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runwire_consumers.clickhouse.client import connect
-from runwire_consumers.clickhouse.sink import ClickHouseSink
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits
-from runwire_consumers.core.clock import SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
 from runwire_consumers.core.errors import Retryable, RowsRejected
 from runwire_consumers.core.source import Record
@@ -97,6 +93,7 @@ def replay(
     changes nothing. A letter is deleted only after its rows are stored.
     Raises: Retryable when ClickHouse does not answer; stored letters are deleted before.
     """
+    from runwire_consumers.clickhouse.sink import ClickHouseSink
     from runwire_consumers.core.clock import Deadline
 
     sink = ClickHouseSink(url)
@@ -119,7 +116,8 @@ def replay(
 
 def batch_of(letter: DeadLetter) -> Batch:
     """Return the batch that stores this letter's record. Raises: DecodeError."""
-    from runwire_consumers.core.batch import decode_record
+    from runwire_consumers.core.batch import BatchBuilder, BatchLimits, decode_record
+    from runwire_consumers.core.clock import SystemClock
 
     if not letter.value:
         raise DecodeError("the record's bytes are damaged beyond its schema: nothing is left")
@@ -139,6 +137,7 @@ def batch_of(letter: DeadLetter) -> Batch:
 
 
 def _delete(url: str, kept: DeadLetters, stored: list[str]) -> None:
+    from runwire_consumers.clickhouse.client import connect
 
     try:
         client = connect(url)

@@ -187,7 +187,7 @@ def test_agent_resumes_by_itself_once_the_store_disk_has_room(open_rig: OpenRig)
             rig,
             lambda: None,
             lambda: mounted("-o", "remount,size=900m", str(folder)) and None,
-            "full",
+            "no room for",
             word="disk full",
         )
     finally:
