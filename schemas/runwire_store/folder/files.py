@@ -7,8 +7,9 @@ import hashlib
 import io
 import json
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -136,10 +137,12 @@ def make_folder(folder: Path) -> None:
         try:
             made.mkdir(mode=_FOLDER_MODE)
         except FileExistsError:
-            # Another process made it and may have removed it again, which `exist_ok` would take for
-            # a file in the way. The caller then finds the folder missing and tries again.
-            if made.exists() and not made.is_dir():
-                raise
+            # Another process made it and may remove it again at any moment, which `exist_ok` would
+            # take for a file in the way: one look decides. The caller then finds the folder missing
+            # and tries again.
+            with suppress(FileNotFoundError):
+                if not stat.S_ISDIR(made.stat().st_mode):
+                    raise
         sync_folder(made.parent)
 
 
