@@ -19,6 +19,7 @@ from runwire_store.retention import (
     best_of,
     expired,
 )
+from support.effort import examples
 from support.stored import AT_NS, SECOND, checkpoint, put_checkpoint, retire
 
 HOUR = 3600 * SECOND
@@ -78,7 +79,7 @@ def kept(saved: list[CheckpointView], rules: Retention) -> list[CheckpointView]:
     return sorted((s for s in saved if s not in gone), key=lambda s: s.saved_at_ns)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(LISTS, RULES)
 def test_retention_keeps_the_newest_good_and_the_newest_marked_checkpoint(
     saved: list[CheckpointView], rules: Retention
@@ -91,7 +92,7 @@ def test_retention_keeps_the_newest_good_and_the_newest_marked_checkpoint(
     assert set(map(id, marked[-1:])) <= set(map(id, left))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(LISTS, RULES)
 def test_retention_keeps_the_last_n_and_every_mth_step(
     saved: list[CheckpointView], rules: Retention
@@ -105,7 +106,7 @@ def test_retention_keeps_the_last_n_and_every_mth_step(
         assert all(s in left for s in complete if s.step % rules.keep_every == 0)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(LISTS, RULES)
 def test_retention_keeps_the_k_best_by_metric(
     saved: list[CheckpointView], rules: Retention
@@ -121,7 +122,7 @@ def test_retention_keeps_the_k_best_by_metric(
     assert stayed[: rules.keep_best] == values[: rules.keep_best]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(LISTS, RULES)
 def test_retention_keeps_nothing_beyond_its_rules(
     saved: list[CheckpointView], rules: Retention
@@ -137,7 +138,7 @@ def test_retention_keeps_nothing_beyond_its_rules(
     assert len(left) <= rules.keep_last + rules.keep_best + len(multiples) + 3
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(LISTS, RULES)
 def test_retention_applied_again_deletes_nothing_more(
     saved: list[CheckpointView], rules: Retention
@@ -146,7 +147,7 @@ def test_retention_applied_again_deletes_nothing_more(
     assert expired(kept(saved, rules), rules) == []
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(LISTS, RULES)
 def test_incomplete_checkpoint_expires_only_if_it_would_when_complete(
     saved: list[CheckpointView], rules: Retention
@@ -165,7 +166,7 @@ def test_a_nan_tail_does_not_push_out_the_last_good_one() -> None:
     assert [s.step for s in kept(saved, Retention(keep_last=2))] == [10, 14, 15]
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(LISTS, RULES)
 def test_retention_keeps_the_newest_complete_checkpoint_good_or_not(
     saved: list[CheckpointView], rules: Retention

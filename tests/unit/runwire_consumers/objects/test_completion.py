@@ -24,6 +24,7 @@ from runwire_store.pieces import PIECE_BYTES
 from runwire_store.retention import Retention
 from runwire_store.store import StoreAway
 from support.builders import AT_NS
+from support.effort import IS_QUICK
 from support.shipments import Shipped, content, shipped
 
 MIB = 1024 * 1024
@@ -140,7 +141,7 @@ def some_artifact(chosen: random.Random, *, number: int = 1) -> Shipped:
 
 
 @pytest.mark.parametrize("has_uploads", [False, True], ids=["joined", "in parts"])
-@pytest.mark.parametrize("turn", range(8))
+@pytest.mark.parametrize("turn", range(2 if IS_QUICK else 8))
 def test_artifacts_complete_with_any_batches_kills_and_concurrent_workers(
     turn: int, seed: int, *, has_uploads: bool
 ) -> None:
