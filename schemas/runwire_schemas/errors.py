@@ -42,6 +42,7 @@ RunwireError
 │   └── NotNow                       it cannot be uploaded at the moment
 └── WorkerError                      runwire_consumers.core: what the worker acts on
     ├── Retryable, RowsRejected      see the table in `core/errors.py`
+    │   └── MessageTooLarge          a Retryable: its topic does not take the record
     ├── DamagedContent               pieces do not make the content they claim to be
     └── Fatal                        a person has to act
         └── DeadLetterLimit, AlreadyRunning, NotAuthorized

@@ -2,17 +2,20 @@
 
 A letter's id follows from its coordinates, so putting it twice changes nothing. The limit
 counts the letters kept, so it survives a restart; when it is reached the worker stops, because
-a flood of bad records is a broken deploy and not an accident.
+a flood of bad records is a broken deploy and not an accident. Where a whole record does not fit,
+a cut letter has its beginning, its size and its SHA-256: no record is too large to be set aside.
 """
 
 import base64
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from runwire_consumers.core.errors import DeadLetterLimit
 from runwire_consumers.core.source import Record
@@ -23,6 +26,10 @@ from runwire_store.folder.files import sync_folder
 
 LETTERS_FILE = "letters.jsonl"
 LOCK_FILE = "letters.lock"
+# Texts of a cut letter: enough for a writer's id and a sentence, whatever limit its place has.
+_CUT_KEY_BYTES_MAX = 256
+_CUT_REASON_CHARACTERS_MAX = 1000
+_BYTES_FIELDS = frozenset(("key", "value"))
 
 
 def letter_of(record: Record, reason: str, *, at_ns: int) -> DeadLetter:
@@ -34,6 +41,7 @@ def letter_of(record: Record, reason: str, *, at_ns: int) -> DeadLetter:
             first=record.offset,
             last=record.last_offset,
             index=record.index,
+            topic_id=record.topic_id,
         ),
         stream=record.stream,
         partition=record.partition,
@@ -44,6 +52,19 @@ def letter_of(record: Record, reason: str, *, at_ns: int) -> DeadLetter:
         points=record.points,
         key=record.key,
         value=record.value,
+        topic_id=record.topic_id,
+    )
+
+
+def cut_letter(letter: DeadLetter, head_bytes: int) -> DeadLetter:
+    """Return the letter with the first `head_bytes` of its value, and the size and hash of all."""
+    return replace(
+        letter,
+        key=letter.key[:_CUT_KEY_BYTES_MAX],
+        reason=letter.reason[:_CUT_REASON_CHARACTERS_MAX],
+        value=letter.value[:head_bytes],
+        value_bytes=len(letter.value),
+        value_sha256=hashlib.sha256(letter.value).hexdigest(),
     )
 
 
@@ -72,7 +93,14 @@ class DeadLetters(Protocol):
         ...
 
     def remove(self, ids: set[str]) -> int:
-        """Delete these letters, after a replay; return how many there were."""
+        """Delete these letters, after a replay or on request; return how many there were."""
+        ...
+
+    def read_original(self, letter: DeadLetter) -> bytes | None:
+        """Return the whole value of a cut letter's record; None when it is gone.
+
+        Raises: Retryable.
+        """
         ...
 
 
@@ -81,7 +109,8 @@ def limit_reached(limit: int, place: str) -> DeadLetterLimit:
     return DeadLetterLimit(
         f"{limit} records could not be stored and are kept in {place}: the limit is reached. "
         "Nothing was dropped and nothing more is read. List them with `runwire dead-letters ls`, "
-        "replay or remove them, or raise RUNWIRE_WORKER_DEAD_LETTERS_MAX, and start again."
+        "store them with `runwire dead-letters replay` or delete them with `runwire dead-letters "
+        "rm`, or raise RUNWIRE_WORKER_DEAD_LETTERS_MAX, and start again."
     )
 
 
@@ -121,6 +150,10 @@ class MemoryDeadLetters:
         for gone in kept:
             del self.letters[gone]
         return len(kept)
+
+    def read_original(self, letter: DeadLetter) -> bytes | None:
+        """Return None: there is no log behind these letters."""
+        return None
 
 
 class FileDeadLetters:
@@ -173,12 +206,16 @@ class FileDeadLetters:
         return list(letters.values())
 
     def remove(self, ids: set[str]) -> int:
-        """Delete these letters, after a replay; return how many there were."""
+        """Delete these letters; return how many there were. Blocks: for one fsync."""
         with self._locked():
             letters = self.read()
             kept = [letter for letter in letters if letter.id not in ids]
             replace_bytes(self._path, b"".join(map(_line, kept)), sync=True)
         return len(letters) - len(kept)
+
+    def read_original(self, letter: DeadLetter) -> bytes | None:
+        """Return None: a file takes whole records, so none of its letters is cut."""
+        return None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -214,23 +251,19 @@ class FileDeadLetters:
 
 
 def _line(letter: DeadLetter) -> bytes:
-    fields = {
-        name: getattr(letter, name)
-        for name in (
-            *("id", "stream", "partition", "offset", "last_offset"),
-            *("at_ns", "reason", "points", "project", "run_id"),
-        )
-    }
-    fields["key"] = base64.b64encode(letter.key).decode()
-    fields["value"] = base64.b64encode(letter.value).decode()
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    values: dict[str, Any] = {}
+    for field in fields(letter):
+        value = getattr(letter, field.name)
+        is_bytes = field.name in _BYTES_FIELDS
+        values[field.name] = base64.b64encode(value).decode() if is_bytes else value
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
 def _parse(line: bytes) -> DeadLetter | None:
     try:
-        fields = json.loads(line)
-        fields["key"] = base64.b64decode(fields["key"])
-        fields["value"] = base64.b64decode(fields["value"])
-        return DeadLetter(**fields)
+        values = json.loads(line)
+        for name in _BYTES_FIELDS:
+            values[name] = base64.b64decode(values[name])
+        return DeadLetter(**values)
     except (ValueError, KeyError, TypeError):
         return None

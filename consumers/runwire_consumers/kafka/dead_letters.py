@@ -4,9 +4,15 @@ A letter is a record with its id as a header; a record without a value removes a
 partition of the letter. Workers write to partition 0 only, so that puts and removals of one letter
 keep their order; agents write to the partition of their key. The topic is read from its start at
 the first need and followed from there: with the limit in force it has a few thousand records.
+
+No record is too large to be set aside: of one that the topic does not take whole, a cut letter
+keeps the beginning, and the rest can be read from its own topic until it expires there.
 """
 
+import hashlib
+import logging
 from collections.abc import Iterator
+from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -16,12 +22,16 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
+from confluent_kafka.admin import AdminClient
 
-from runwire_consumers.core.dead_letters import limit_reached
+from runwire_consumers.core.dead_letters import cut_letter, limit_reached
+from runwire_consumers.core.errors import Retryable
 from runwire_consumers.kafka.errors import retryable
 from runwire_consumers.kafka.headers import read_headers
-from runwire_consumers.kafka.producer import DurableProducer, OutgoingRecord
+from runwire_consumers.kafka.partition import TopicIds
+from runwire_consumers.kafka.producer import DurableProducer, MessageTooLarge, OutgoingRecord
 from runwire_schemas import codec
+from runwire_schemas.bounds import LETTER_BYTES_MAX
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
@@ -30,6 +40,14 @@ from runwire_schemas.topics import topic_name
 ID_HEADER = "letter"
 LETTER_REQUEST_S = 10.0
 CONSUME_S = 0.1  # longest wait for a full list of messages
+ORIGINAL_S = 30.0  # longest wait for one record of the largest size
+# Beginnings of a value to keep, the largest that its topic takes: the first fits into Kafka's
+# default limit of 1 MiB, the last into any limit that takes records of ours at all.
+HEADS_BYTES = (256 * 1024, 4 * 1024, 0)
+# Readers refuse larger letters; the texts beside key and value fit into the difference.
+_WHOLE_BYTES_MAX = LETTER_BYTES_MAX - 64 * 1024
+
+_log = logging.getLogger("runwire.kafka")
 
 
 class KafkaDeadLetters:
@@ -64,11 +82,49 @@ class KafkaDeadLetters:
         new = {letter.id: letter for letter in waiting if letter.id not in self._ids}
         room = max(0, self._limit - len(self._ids))
         chosen = list(new.values())[:room]
-        self._producer.send(_outgoing(letter, codec.encode(letter), 0) for letter in chosen)
+        self._keep(chosen)
         self._ids.update(letter.id for letter in chosen)
         if len(new) > room:
             raise limit_reached(self._limit, f"topic {self._topic}")
         return len(new)
+
+    def _keep(self, letters: list[DeadLetter]) -> None:
+        try:
+            self._send(letters)
+        except MessageTooLarge:
+            # One of them, or a batch of several: each is sent alone to find out.
+            for letter in letters:
+                self._keep_alone(letter)
+
+    def _keep_alone(self, letter: DeadLetter) -> None:
+        """Send the letter whole, else as much of it as the topic takes."""
+        for head_bytes in (None, *HEADS_BYTES):
+            try:
+                self._send([letter if head_bytes is None else cut_letter(letter, head_bytes)])
+            except MessageTooLarge:
+                continue
+            if head_bytes is not None:
+                _log.warning(
+                    "the record at %s %d has %d bytes, more than topic %s takes: the first %d are "
+                    "kept; `runwire dead-letters replay` reads the rest from its own topic",
+                    letter.partition,
+                    letter.offset,
+                    len(letter.value),
+                    self._topic,
+                    head_bytes,
+                )
+            return
+        raise Retryable(
+            5.0,
+            f"topic {self._topic} takes no dead letter at all: raise its max.message.bytes with "
+            "`runwire migrate --fix`",
+        )
+
+    def _send(self, letters: list[DeadLetter]) -> None:
+        for letter in letters:
+            if len(letter.value) + len(letter.key) > _WHOLE_BYTES_MAX:
+                raise MessageTooLarge(1.0, f"a letter of {len(letter.value)} bytes")
+        self._producer.send(_outgoing(letter, codec.encode(letter), 0) for letter in letters)
 
     def count(self) -> int:
         """Return how many letters are kept. Raises: Retryable."""
@@ -101,11 +157,40 @@ class KafkaDeadLetters:
         return [(letter, number) for _, letter, number in oldest_first]
 
     def remove(self, ids: set[str]) -> int:
-        """Delete these letters, after a replay; return how many there were."""
+        """Delete these letters; return how many there were. Raises: Retryable."""
         letters = [(letter, number) for letter, number in self._read() if letter.id in ids]
         self._producer.send(_outgoing(letter, None, number) for letter, number in letters)
         self._ids -= ids
         return len(letters)
+
+    def read_original(self, letter: DeadLetter) -> bytes | None:
+        """Read a cut letter's record from its own topic; None when it is gone or another one.
+
+        Blocks: up to `ORIGINAL_S`. Raises: Retryable.
+        """
+        topic, _, number = letter.partition.rpartition("/")
+        consumer = self._open()
+        try:
+            place = TopicPartition(topic, int(number), letter.offset)
+            # Without the topic this is Retryable: nobody knows whether it comes back.
+            ids = TopicIds(AdminClient(self._quiet()), [topic], self._kafka.bootstrap_servers)
+            if ids.read()[topic] != letter.topic_id:
+                return None
+            low, end = consumer.get_watermark_offsets(place, timeout=LETTER_REQUEST_S)
+            if not low <= letter.offset < end:
+                return None
+            consumer.assign([place])
+            messages = consumer.consume(1, ORIGINAL_S)
+            if not messages:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+        except KafkaException as error:
+            raise retryable(error.args[0], self._kafka.bootstrap_servers) from error
+        for message in messages:
+            value = message.value()
+            if message.error() is None and message.offset() == letter.offset and value is not None:
+                is_same = hashlib.sha256(value).hexdigest() == letter.value_sha256
+                return value if is_same else None
+        return None
 
     def close(self) -> None:
         """Release the connections."""
@@ -164,8 +249,7 @@ class KafkaDeadLetters:
         if self._consumer is None:
             self._consumer = Consumer(
                 {
-                    **self._kafka.client_config(),
-                    "log_level": 3,
+                    **self._quiet(),
                     "group.id": f"{self._topic}.readers",  # the client needs one, none is joined
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
@@ -173,6 +257,9 @@ class KafkaDeadLetters:
                 }
             )
         return self._consumer
+
+    def _quiet(self) -> dict[str, Any]:
+        return {**self._kafka.client_config(), "log_level": 3}
 
 
 def _outgoing(letter: DeadLetter, value: bytes | None, partition: int) -> OutgoingRecord:

@@ -6,6 +6,7 @@ Everything but the replay works with the base dependencies, so imports of driver
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,8 @@ def replay(
     """Store the letters that can be stored now; ids stored, and id -> reason of the others.
 
     The insert token is made of the letter's id, and rows carry their natural key, so a repeat
-    changes nothing. A letter is deleted only after its rows are stored.
+    changes nothing. A letter is deleted only after its rows are stored. The rest of a cut letter is
+    read from the record's own topic.
     Raises: Retryable when ClickHouse does not answer; stored letters are deleted before.
     """
     from runwire_consumers.clickhouse.sink import ClickHouseSink
@@ -103,7 +105,7 @@ def replay(
         sink.check()
         for letter in letters:
             try:
-                sink.write(batch_of(letter))
+                sink.write(batch_of(_whole(kept, letter)))
                 stored.append(letter.id)
             except (DecodeError, RowsRejected) as error:
                 failed[letter.id] = str(error)
@@ -112,6 +114,28 @@ def replay(
         if stored:
             _delete(url, kept, stored)
     return stored, failed
+
+
+def _whole(kept: DeadLetters, letter: DeadLetter) -> DeadLetter:
+    """Return the letter with its whole value. Raises: DecodeError when the rest is gone."""
+    if not letter.is_cut:
+        return letter
+    try:
+        value = kept.read_original(letter)
+    except Retryable as error:
+        raise DecodeError(
+            f"{_cut_sentence(letter)}, and the rest cannot be read: {error}"
+        ) from error
+    if value is None:
+        raise DecodeError(
+            f"{_cut_sentence(letter)}, and the record is no longer at offset {letter.offset} of "
+            f"{letter.partition}: it can only be deleted, with `runwire dead-letters rm`"
+        )
+    return replace(letter, value=value, value_bytes=0, value_sha256="")
+
+
+def _cut_sentence(letter: DeadLetter) -> str:
+    return f"only the first {len(letter.value):,} of {letter.whole_bytes:,} bytes are kept"
 
 
 def batch_of(letter: DeadLetter) -> Batch:
