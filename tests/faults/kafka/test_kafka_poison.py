@@ -95,6 +95,38 @@ def test_poison_headers_stop_no_worker(open_pipeline: OpenPipeline) -> None:
     finish(pipeline, "poison headers", POISON[:4])
 
 
+def test_record_too_large_for_the_dead_letter_topic_stops_no_partition(
+    open_pipeline: OpenPipeline,
+) -> None:
+    """40 MiB of zeros are 2 kB on the wire: the letter is cut, and everything behind is stored."""
+    pipeline = open_pipeline(partitions=2)
+    worker = pipeline.start_worker()
+    pipeline.feed.send_bad([bytes(40 << 20)])
+    pipeline.feed.send(10)
+    pipeline.wait_drained()
+    worker.stop()
+    (kept,) = letters(pipeline)
+    assert kept
+    assert not any(kept)
+    finish(pipeline, "a record of 40 MiB", [kept])
+
+
+def test_bad_record_of_a_recreated_topic_is_kept_too(open_pipeline: OpenPipeline) -> None:
+    """The second topic has a bad record at the same offset: both letters are kept."""
+    pipeline = open_pipeline(partitions=1)
+    worker = pipeline.start_worker()
+    for bad in POISON[1:3]:
+        pipeline.feed.send_bad([bad])
+        pipeline.wait("the letter", lambda bad=bad: bad in letters(pipeline))
+        pipeline.drop_topic()
+        pipeline.make_topics(["metric"])
+        pipeline.feed.renew()
+    pipeline.feed.send(10)
+    pipeline.wait_drained()
+    worker.stop()
+    finish(pipeline, "at the same offset of a topic made anew", POISON[1:3])
+
+
 def test_worker_stops_at_the_limit_of_dead_letters(open_pipeline: OpenPipeline) -> None:
     """It ends with a sentence and commits nothing of the batch; with a higher limit it
     continues."""
