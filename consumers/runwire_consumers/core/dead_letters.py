@@ -29,6 +29,7 @@ LOCK_FILE = "letters.lock"
 # Texts of a cut letter: enough for a writer's id and a sentence, whatever limit its place has.
 _CUT_KEY_BYTES_MAX = 256
 _CUT_REASON_CHARACTERS_MAX = 1000
+_REMOVED = "removed"  # key of a line about a letter that was removed for good
 _BYTES_FIELDS = frozenset(("key", "value"))
 
 
@@ -92,8 +93,13 @@ class DeadLetters(Protocol):
         """Return the letters kept, oldest first."""
         ...
 
-    def remove(self, ids: set[str]) -> int:
-        """Delete these letters, after a replay or on request; return how many there were."""
+    def remove(self, ids: set[str], *, is_final: bool = False) -> int:
+        """Delete these letters; return how many there were. Raises: Retryable.
+
+        After a replay a letter is kept again when its record fails again. A final removal is
+        remembered: the batch that was being written when the limit was reached is written again,
+        and its letters must not reach the limit a second time.
+        """
         ...
 
     def read_original(self, letter: DeadLetter) -> bytes | None:
@@ -115,10 +121,17 @@ def limit_reached(limit: int, place: str) -> DeadLetterLimit:
 
 
 class MemoryDeadLetters:
-    """Letters in a dictionary; pass the same dictionary to simulate a restart."""
+    """Letters in a dictionary; pass the same dictionary and set to simulate a restart."""
 
-    def __init__(self, letters: dict[str, DeadLetter] | None = None, *, limit: int = 1000) -> None:
+    def __init__(
+        self,
+        letters: dict[str, DeadLetter] | None = None,
+        *,
+        limit: int = 1000,
+        removed: set[str] | None = None,
+    ) -> None:
         self.letters = {} if letters is None else letters
+        self._removed = set() if removed is None else removed
         self._limit = limit
         self._waiting: list[DeadLetter] = []
 
@@ -129,7 +142,8 @@ class MemoryDeadLetters:
     def flush(self) -> int:
         """Keep every letter put so far."""
         waiting, self._waiting = self._waiting, []
-        new = {letter.id: letter for letter in waiting if letter.id not in self.letters}
+        known = self.letters.keys() | self._removed
+        new = {letter.id: letter for letter in waiting if letter.id not in known}
         room = self._limit - len(self.letters)
         self.letters.update(list(new.items())[: max(0, room)])
         if len(new) > room:
@@ -144,9 +158,11 @@ class MemoryDeadLetters:
         """Return the letters kept, oldest first."""
         return list(self.letters.values())
 
-    def remove(self, ids: set[str]) -> int:
+    def remove(self, ids: set[str], *, is_final: bool = False) -> int:
         """Delete these letters."""
         kept = self.letters.keys() & ids
+        if is_final:
+            self._removed |= kept
         for gone in kept:
             del self.letters[gone]
         return len(kept)
@@ -170,6 +186,7 @@ class FileDeadLetters:
         self._waiting: list[DeadLetter] = []
         self._seen: tuple[int, int] | None = None
         self._ids: set[str] = set()
+        self._removed: set[str] = set()
 
     def put(self, letter: DeadLetter) -> None:
         """Take a letter."""
@@ -182,7 +199,8 @@ class FileDeadLetters:
         waiting, self._waiting = self._waiting, []
         with self._locked():
             self._refresh()
-            new = {letter.id: letter for letter in waiting if letter.id not in self._ids}
+            known = self._ids | self._removed
+            new = {letter.id: letter for letter in waiting if letter.id not in known}
             room = max(0, self._limit - len(self._ids))
             self._append(list(new.values())[:room])
             if len(new) > room:
@@ -197,25 +215,35 @@ class FileDeadLetters:
 
     def read(self) -> list[DeadLetter]:
         """Return the letters kept, oldest first; a torn last line is ignored."""
-        letters: dict[str, DeadLetter] = {}
-        if self._path.exists():
-            for line in self._path.read_bytes().split(b"\n"):
-                letter = _parse(line)
-                if letter is not None:
-                    letters.setdefault(letter.id, letter)
-        return list(letters.values())
+        return self._read()[0]
 
-    def remove(self, ids: set[str]) -> int:
+    def remove(self, ids: set[str], *, is_final: bool = False) -> int:
         """Delete these letters; return how many there were. Blocks: for one fsync."""
         with self._locked():
-            letters = self.read()
+            letters, removed = self._read()
             kept = [letter for letter in letters if letter.id not in ids]
-            replace_bytes(self._path, b"".join(map(_line, kept)), sync=True)
+            if is_final:
+                removed |= {letter.id for letter in letters} & ids
+            lines = [*map(_line, kept), *map(_removed_line, sorted(removed))]
+            replace_bytes(self._path, b"".join(lines), sync=True)
         return len(letters) - len(kept)
 
     def read_original(self, letter: DeadLetter) -> bytes | None:
         """Return None: a file takes whole records, so none of its letters is cut."""
         return None
+
+    def _read(self) -> tuple[list[DeadLetter], set[str]]:
+        """Return the letters kept, and the ids of those removed for good."""
+        letters: dict[str, DeadLetter] = {}
+        removed: set[str] = set()
+        if self._path.exists():
+            for line in self._path.read_bytes().split(b"\n"):
+                parsed = _parse(line)
+                if isinstance(parsed, str):
+                    removed.add(parsed)
+                elif parsed is not None:
+                    letters.setdefault(parsed.id, parsed)
+        return list(letters.values()), removed
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -229,7 +257,8 @@ class FileDeadLetters:
             sync_folder(self._folder)
         now = self._stat()
         if now != self._seen:
-            self._ids = {letter.id for letter in self.read()}
+            letters, self._removed = self._read()
+            self._ids = {letter.id for letter in letters}
             self._seen = now
 
     def _stat(self) -> tuple[int, int]:
@@ -259,9 +288,16 @@ def _line(letter: DeadLetter) -> bytes:
     return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
-def _parse(line: bytes) -> DeadLetter | None:
+def _removed_line(letter_id: str) -> bytes:
+    return json.dumps({_REMOVED: letter_id}).encode() + b"\n"
+
+
+def _parse(line: bytes) -> DeadLetter | str | None:
+    """Return the letter of a line, or the id that it says was removed for good."""
     try:
         values = json.loads(line)
+        if _REMOVED in values:
+            return str(values[_REMOVED])
         for name in _BYTES_FIELDS:
             values[name] = base64.b64decode(values[name])
         return DeadLetter(**values)

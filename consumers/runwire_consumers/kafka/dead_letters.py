@@ -1,9 +1,10 @@
 """Dead letters in a topic: every worker of a cluster sees all of them, by id.
 
 A letter is a record with its id as a header; a record without a value removes a letter, in the
-partition of the letter. Workers write to partition 0 only, so that puts and removals of one letter
-keep their order; agents write to the partition of their key. The topic is read from its start at
-the first need and followed from there: with the limit in force it has a few thousand records.
+partition of the letter, and with a further header for good. Workers write to partition 0 only, so
+that puts and removals of one letter keep their order; agents write to the partition of their key.
+The topic is read from its start at the first need and followed from there: with the limit in force
+it has a few thousand records.
 
 No record is too large to be set aside: of one that the topic does not take whole, a cut letter
 keeps the beginning, and the rest can be read from its own topic until it expires there.
@@ -38,6 +39,7 @@ from runwire_schemas.events import DeadLetter
 from runwire_schemas.topics import topic_name
 
 ID_HEADER = "letter"
+FINAL_HEADER = "removed"
 LETTER_REQUEST_S = 10.0
 CONSUME_S = 0.1  # longest wait for a full list of messages
 ORIGINAL_S = 30.0  # longest wait for one record of the largest size
@@ -62,6 +64,7 @@ class KafkaDeadLetters:
         self._limit = limit
         self._waiting: list[DeadLetter] = []
         self._ids: set[str] = set()
+        self._removed: set[str] = set()
         self._positions: dict[int, int] = {}
         self._consumer: Consumer | None = None
         self._producer = DurableProducer(kafka, self._topic)
@@ -79,7 +82,8 @@ class KafkaDeadLetters:
             return 0
         self._follow()
         waiting, self._waiting = self._waiting, []
-        new = {letter.id: letter for letter in waiting if letter.id not in self._ids}
+        known = self._ids | self._removed
+        new = {letter.id: letter for letter in waiting if letter.id not in known}
         room = max(0, self._limit - len(self._ids))
         chosen = list(new.values())[:room]
         self._keep(chosen)
@@ -124,7 +128,10 @@ class KafkaDeadLetters:
         for letter in letters:
             if len(letter.value) + len(letter.key) > _WHOLE_BYTES_MAX:
                 raise MessageTooLarge(1.0, f"a letter of {len(letter.value)} bytes")
-        self._producer.send(_outgoing(letter, codec.encode(letter), 0) for letter in letters)
+        self._producer.send(
+            OutgoingRecord(letter.key, codec.encode(letter), 0, {ID_HEADER: letter.id.encode()})
+            for letter in letters
+        )
 
     def count(self) -> int:
         """Return how many letters are kept. Raises: Retryable."""
@@ -141,6 +148,7 @@ class KafkaDeadLetters:
         self._ids.clear()
         entries: dict[str, tuple[int, DeadLetter, int]] = {}
         for letter_id, message in self._news():
+            self._note(letter_id, message)
             value = message.value()
             if value is None:
                 entries.pop(letter_id, None)
@@ -156,11 +164,14 @@ class KafkaDeadLetters:
         oldest_first = sorted(entries.values(), key=lambda entry: entry[0])
         return [(letter, number) for _, letter, number in oldest_first]
 
-    def remove(self, ids: set[str]) -> int:
+    def remove(self, ids: set[str], *, is_final: bool = False) -> int:
         """Delete these letters; return how many there were. Raises: Retryable."""
         letters = [(letter, number) for letter, number in self._read() if letter.id in ids]
-        self._producer.send(_outgoing(letter, None, number) for letter, number in letters)
-        self._ids -= ids
+        final = {FINAL_HEADER: b"1"} if is_final else {}
+        self._producer.send(
+            OutgoingRecord(letter.key, None, number, {ID_HEADER: letter.id.encode(), **final})
+            for letter, number in letters
+        )
         return len(letters)
 
     def read_original(self, letter: DeadLetter) -> bytes | None:
@@ -201,13 +212,21 @@ class KafkaDeadLetters:
 
     def _follow(self) -> None:
         for letter_id, message in self._news():
-            if message.value() is None:
-                self._ids.discard(letter_id)
-            else:
-                self._ids.add(letter_id)
+            self._note(letter_id, message)
+
+    def _note(self, letter_id: str, message: Message) -> None:
+        if message.value() is not None:
+            self._ids.add(letter_id)
+            return
+        self._ids.discard(letter_id)
+        if FINAL_HEADER in read_headers(message):
+            self._removed.add(letter_id)
 
     def _news(self) -> Iterator[tuple[str, Message]]:
-        """Yield the messages from the positions to the ends of the topic's partitions."""
+        """Yield the letters' messages from the positions to the ends of the topic's partitions.
+
+        Foreign messages are passed over: nobody could remove them, so none may count.
+        """
         consumer = self._open()
         try:
             ends = self._ends(consumer)
@@ -224,7 +243,9 @@ class KafkaDeadLetters:
                     problem = message.error()
                     if problem is None:
                         offset += 1
-                        yield _letter_id(message), message
+                        letter_id = _letter_id(message)
+                        if letter_id is not None:
+                            yield letter_id, message
                     elif problem.code() != KafkaError._PARTITION_EOF:
                         raise KafkaException(problem)
                     self._positions[number] = offset
@@ -262,17 +283,13 @@ class KafkaDeadLetters:
         return {**self._kafka.client_config(), "log_level": 3}
 
 
-def _outgoing(letter: DeadLetter, value: bytes | None, partition: int) -> OutgoingRecord:
-    return OutgoingRecord(letter.key, value, partition, {ID_HEADER: letter.id.encode()})
-
-
-def _letter_id(message: Message) -> str:
-    """Return the id: the header of a worker's letter, the id field of an agent's."""
+def _letter_id(message: Message) -> str | None:
+    """Return the id: the header of a worker's letter, the id field of an agent's; else None."""
     header = read_headers(message).get(ID_HEADER)
     if header is not None:
         return header.decode(errors="replace") if isinstance(header, bytes) else header
     try:
         event = codec.decode(message.value() or b"")
     except DecodeError:
-        return f"{message.partition()}:{message.offset()}"
-    return event.id if isinstance(event, DeadLetter) else ""
+        return None
+    return event.id if isinstance(event, DeadLetter) else None

@@ -5,8 +5,10 @@ Everything but the replay works with the base dependencies, so imports of driver
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +18,10 @@ from runwire_consumers.core.source import Record
 from runwire_consumers.kafka.schema_ids import kafka_with_registry
 from runwire_disk.paths import letters_dir
 from runwire_disk.spool.format import LOCAL, OVERSIZED_GLOB, SpoolError, destination_of
+from runwire_disk.spool.letters import LOSS_INDEX, letter_id
 from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_disk.survey import OK, WARN, Finding, Section, labelled
+from runwire_schemas import codec
 from runwire_schemas.connections.kafka import DEFAULT_TOPIC_PREFIX
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
@@ -65,9 +69,58 @@ def open_letters(root: Path, environ: Mapping[str, str]) -> tuple[DeadLetters | 
     return KafkaDeadLetters(kafka), f"topic {topic} at {kafka.bootstrap_servers}"
 
 
-def oversized_records(root: Path) -> list[Path]:
-    """Return the files of records that are larger than their topics accept."""
-    return sorted(path for folder in list_folders(root) for path in folder.glob(OVERSIZED_GLOB))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OversizedRecord:
+    """A file with a record that no broker takes; its letter is as the agent sent it, if it could.
+
+    `size` is the size of the file; the letter has none of its bytes.
+    """
+
+    path: Path
+    size: int
+    letter: DeadLetter
+
+
+def oversized_records(root: Path) -> list[OversizedRecord]:
+    """Return the records of this node that are larger than their topics accept."""
+    records = []
+    for folder in list_folders(root):
+        for path in sorted(folder.glob(OVERSIZED_GLOB)):
+            try:
+                records.append(_oversized(folder, path))
+            except FileNotFoundError:
+                continue  # removed meanwhile
+    return records
+
+
+def _oversized(folder: Path, path: Path) -> OversizedRecord:
+    writer, project, run_id = folder.name, "", ""
+    with contextlib.suppress(SpoolError, OSError):
+        meta = read_meta(folder)
+        writer, project, run_id = meta.writer, meta.project, meta.run_id
+    with path.open("rb") as file:
+        head = file.read(codec.HEADER_BYTES)
+        info = os.fstat(file.fileno())
+    stream = ""
+    with contextlib.suppress(DecodeError):  # the spool has bundled ids: no registry is asked
+        stream = codec.kind_of(head)
+    _, series, seq = path.stem.split("-", 2)
+    partition, first = f"{writer}/{series}", int(seq) if seq.isdecimal() else 0
+    letter = DeadLetter(
+        id=letter_id(stream=stream, partition=partition, first=first, last=first, index=LOSS_INDEX),
+        stream=stream,
+        partition=partition,
+        offset=first,
+        last_offset=first,
+        at_ns=info.st_mtime_ns,
+        reason="a record larger than its topic accepts",
+        points=0,
+        key=writer.encode(),
+        value=b"",
+        project=project,
+        run_id=run_id,
+    )
+    return OversizedRecord(path=path, size=info.st_size, letter=letter)
 
 
 def letter_topics(root: Path) -> list[str]:

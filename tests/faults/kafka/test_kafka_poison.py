@@ -14,6 +14,7 @@ from faults.kafka.gate import Gate
 from faults.kafka.pipeline import Pipeline
 from faults.kafka.verdict import judge
 from faults.verdict import assert_exactly_once
+from runwire import cli
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
 
 pytestmark = pytest.mark.engine
@@ -151,3 +152,26 @@ def test_worker_stops_at_the_limit_of_dead_letters(open_pipeline: OpenPipeline) 
     pipeline.wait_drained()
     worker.stop()
     finish(pipeline, "the limit, then a higher one", POISON)
+
+
+def test_worker_at_the_limit_goes_on_after_its_letters_were_deleted(
+    open_pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dead-letters rm` is a way out, also of a batch with more bad records than the limit."""
+    pipeline = open_pipeline(partitions=1)
+    pipeline.feed.send_bad(POISON)
+    pipeline.feed.send(10)
+    worker = pipeline.start_worker(dead_letters_max=3)
+    assert worker.wait_for_end() == 1
+    assert "runwire dead-letters rm" in worker.log_text
+    for name, value in pipeline.kafka.environment().items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["dead-letters", "rm", "--all", "--yes"]) == 0
+    assert letters(pipeline) == []
+    worker = pipeline.start_worker(dead_letters_max=3)
+    pipeline.wait_drained()
+    worker.stop()
+    verdict = judge(pipeline, pipeline.feed.accepted)
+    report.note("poison", "the limit, then `dead-letters rm`", pipeline, verdict)
+    assert (verdict.dead_letters, len(letters(pipeline))) == (len(POISON), len(POISON) - 3)
+    assert_exactly_once(replace(verdict, dead_letters=0))

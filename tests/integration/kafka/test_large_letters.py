@@ -1,4 +1,4 @@
-"""Dead letters larger than their topic: kept in part, and read again from the record's own topic."""
+"""Dead letters larger than their topic: kept in part, the rest read from the record's own topic."""
 
 from __future__ import annotations
 
@@ -141,3 +141,17 @@ def test_replay_refuses_a_cut_letter_whose_record_is_gone(
     assert "`runwire dead-letters rm`" in failed[letters[0].id]
     assert kept.count() == 1
     kept.close()
+
+
+def test_foreign_message_in_the_topic_of_letters_does_not_count(settings: KafkaSettings) -> None:
+    """What cannot be listed and removed takes no room below the limit."""
+    topic = topic_name("deadletter", settings.topic_prefix)
+    producer = Producer(settings.client_config())
+    for value in (b"foreign", b"", codec.encode(metric_batch()), None):
+        producer.produce(topic, value, b"key")
+    assert producer.flush(30) == 0
+    letters = KafkaDeadLetters(settings, limit=1)
+    assert letters.count() == 0
+    letters.put(letter_of(produce(settings, b"bad"), "cannot be decoded", at_ns=AT_NS))
+    assert letters.flush() == 1
+    letters.close()
