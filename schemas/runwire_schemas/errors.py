@@ -44,6 +44,7 @@ RunwireError
     ├── Retryable, RowsRejected      see the table in `core/errors.py`
     │   └── MessageTooLarge          a Retryable: its topic does not take the record
     ├── DamagedContent               pieces do not make the content they claim to be
+    ├── LifecycleError               rules of a bucket have a form that we do not know
     └── Fatal                        a person has to act
         └── DeadLetterLimit, AlreadyRunning, NotAuthorized
 ```
