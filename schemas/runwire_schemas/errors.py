@@ -42,7 +42,9 @@ RunwireError
 │   └── NotNow                       it cannot be uploaded at the moment
 └── WorkerError                      runwire_consumers.core: what the worker acts on
     ├── Retryable, RowsRejected      see the table in `core/errors.py`
+    │   └── MessageTooLarge          a Retryable: its topic does not take the record
     ├── DamagedContent               pieces do not make the content they claim to be
+    ├── LifecycleError               rules of a bucket have a form that we do not know
     └── Fatal                        a person has to act
         └── DeadLetterLimit, AlreadyRunning, NotAuthorized
 ```

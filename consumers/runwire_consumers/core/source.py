@@ -20,7 +20,8 @@ class Record:
     `stream` is the topic kind ("metric"), `offset` and `last_offset` the inclusive range of
     source positions it covers, `points` the number its producer declared (0: unknown or none).
     `damage` is the reason why the source could not read it: such a record becomes a dead letter
-    without being decoded. `index` distinguishes records with the same range.
+    without being decoded. `index` distinguishes records with the same range. `topic_id` sets a
+    Kafka topic apart from a deleted one of the same name.
     """
 
     stream: str
@@ -33,6 +34,7 @@ class Record:
     points: int = 0
     damage: str = ""
     index: int = 0
+    topic_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

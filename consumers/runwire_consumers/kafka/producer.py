@@ -8,7 +8,7 @@ from typing import NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from runwire_consumers.core.errors import Retryable
-from runwire_consumers.kafka.errors import retryable
+from runwire_consumers.kafka.errors import explain, retryable
 from runwire_schemas.connections.kafka import KafkaSettings
 
 DELIVERY_S = 20.0  # librdkafka retries this long before it reports a message as failed
@@ -25,6 +25,10 @@ class OutgoingRecord(NamedTuple):
     headers: Mapping[str, bytes] = {}
 
 
+class MessageTooLarge(Retryable):
+    """A record is larger than its topic takes; sent alone or in part it may fit."""
+
+
 class DurableProducer:
     """Produces to one topic and waits for all in-sync replicas. Threads: one at a time."""
 
@@ -36,7 +40,8 @@ class DurableProducer:
         """Produce the records; return when all in-sync replicas have them.
 
         Blocks: up to `ACKNOWLEDGED_S`.
-        Raises: Retryable when one was refused or not acknowledged; the others may be stored.
+        Raises: MessageTooLarge, or Retryable when one was refused for another reason or was not
+        acknowledged; the others may be stored.
         """
         producer = self._open()
         failures: list[KafkaError] = []
@@ -56,12 +61,16 @@ class DurableProducer:
                     headers=list(record.headers.items()),
                 )
             except KafkaException as error:
-                raise retryable(error.args[0], self._kafka.bootstrap_servers) from error
+                failures.append(error.args[0])
+                break
             except BufferError as error:
                 full = KafkaError(KafkaError._QUEUE_FULL)
                 raise retryable(full, self._kafka.bootstrap_servers) from error
             producer.poll(0)
         left = producer.flush(ACKNOWLEDGED_S)
+        for failure in failures:
+            if failure.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise MessageTooLarge(1.0, explain(failure, self._kafka.bootstrap_servers))
         if failures:
             raise retryable(failures[0], self._kafka.bootstrap_servers)
         if left:

@@ -173,4 +173,5 @@ def _record(partition: Partition, message: Message, clock: Clock) -> Record:
         value=message.value() or b"",
         key=message.key() or b"",
         points=count_points(message),
+        topic_id=partition.topic_id,
     )
