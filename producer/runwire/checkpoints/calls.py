@@ -57,7 +57,7 @@ class CheckpointCalls(SessionCalls):
             objects = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
             return self._session.part(Saver).save(step, objects, extra, wishes)
         except Exception as error:
-            report("save_checkpoint", error)
+            self.guard.report_loss("save_checkpoint", _checkpoint(step), error)
             return Saved.not_here(-1, str(error))
 
     def log_checkpoint(
@@ -91,7 +91,7 @@ class CheckpointCalls(SessionCalls):
             saver = self._session.part(Saver)
             return log_foreign(self._session, saver, Path(path), step=step, wishes=wishes)
         except Exception as error:
-            report("log_checkpoint", error)
+            self.guard.report_loss("log_checkpoint", _checkpoint(step), error)
             return refused()
 
     def load_checkpoint(
@@ -139,3 +139,11 @@ class CheckpointCalls(SessionCalls):
         if not is_own:
             session.emit("artifact", loaded.used_fields())
         return checkpoint
+
+
+def _checkpoint(step: object) -> str:
+    """Return the name of a checkpoint in messages, whatever was given as its step."""
+    try:
+        return f"the checkpoint of step {step!s:.100}"
+    except Exception:  # objects of users may do anything
+        return f"the checkpoint of a step that is a {type(step).__name__}"

@@ -120,7 +120,7 @@ class Saver:
         self._latest = CheckpointFacts(step=-1, kind="")
         self._thread: _SavingThread | None = None
         self._is_joining = False
-        self._failure: Exception | None = None
+        self._failure: tuple[int, Exception] | None = None
         self.local = LocalCheckpoints.of(session.settings, session.meta)
 
     def finish(self) -> None:
@@ -129,7 +129,9 @@ class Saver:
             self._join()
         failure, self._failure = self._failure, None
         if failure is not None:
-            self._guard.report("asynchronous save_checkpoint", failure)
+            step, error = failure
+            name = f"the checkpoint of step {step}"
+            self._guard.report_loss("asynchronous save_checkpoint", name, error)
 
     def save(self, step: int, objects: Mapping[str, Any], extra: Any, wishes: Wishes) -> Saved:
         """Save now or later. Raises: CheckpointError, OSError, with nothing left behind."""
@@ -216,23 +218,27 @@ class Saver:
                 self._write(job)
             except Exception as error:
                 job.saved.error = str(error)
-                self._failure = error
+                self._failure = (job.saved.step, error)
             finally:
                 job.saved.settle()  # also after an exception that no clause catches
 
         with self._lock:
             self._join()
-            thread = _SavingThread(work)
+            # Known before it runs: an exception of a signal handler must not leave it unnoticed.
+            thread = self._thread = _SavingThread(work)
             try:
                 thread.start()
             except RuntimeError:  # no more threads, or the interpreter is about to end
+                self._thread = None
                 work()
             else:
-                self._thread = thread
+                self._thread = self._thread or thread  # a handler in between saw it not begun
 
     def _join(self) -> None:
         while (thread := self._thread) is not None:
-            if self._is_joining:
+            if thread.ident is None:  # a signal handler raised before it began
+                self._thread = None
+            elif self._is_joining:
                 # A signal handler that interrupted the join below: another one may never return.
                 while not thread.is_over:
                     time.sleep(_POLL_S)
