@@ -130,7 +130,7 @@ class CheckpointCalls(SessionCalls):
             return None
         checkpoint = loaded.checkpoint
         if resumes:
-            from runwire.checkpoints.snapshot import restore_rng
+            from runwire.checkpoints.random_states import restore_rng
 
             saver.follow(checkpoint.saved_at_ns)
             for problem in restore_rng(loaded.rng):
