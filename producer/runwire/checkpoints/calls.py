@@ -111,8 +111,9 @@ class CheckpointCalls(SessionCalls):
         With an `optimizer`, or `resume=True`, the run continues from it: random generators, the
         step of the next `log` without one, and the mark that later points of earlier attempts are
         abandoned. `run_id` names another run of this project to start from.
-        Raises: CheckpointError, also when it is unknown whether there is one; torch's own error for
-        states that do not fit. Blocks: reads it twice, the first time for its SHA-256.
+        Raises: CheckpointError, also for a run that is not known, and when it is unknown whether
+        there is a checkpoint; torch's own error for states that do not fit. Blocks: reads it twice,
+        the first time for its SHA-256.
         """
         from runwire.checkpoints.finding import finder_for
         from runwire.checkpoints.loading import load
