@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from runwire.interrupts import interrupt_of
 
 __all__ = ["Guard", "guarded"]
 
@@ -19,6 +22,7 @@ T = TypeVar("T")
 _log = logging.getLogger("runwire")
 # Kinds beyond this share one counter: a caller that builds kinds from data must not grow memory.
 KINDS_MAX = 256
+_ADVICE = "Training continues; set RUNWIRE_STRICT=1 to raise here instead."
 
 
 class Guard:
@@ -35,8 +39,29 @@ class Guard:
     def report(self, kind: str, exc: BaseException, *, hint: str = "") -> None:
         """Count a failure; log the first of its kind with what to do.
 
-        Raises: `exc` itself in strict mode.
+        Raises: `exc` itself in strict mode; an exception of the user's own signal handler.
         """
+        if self._count(kind, exc):
+            # Outside the lock: a user's log handler may call runwire again.
+            _log.warning(
+                "runwire: %s failed: %s (further ones are only counted). %s",
+                kind,
+                _describe(exc),
+                hint or _ADVICE,
+            )
+
+    def report_loss(self, kind: str, name: str, exc: BaseException) -> None:
+        """Count a lost checkpoint or artifact and log it by its name, every time.
+
+        Raises: as `report`.
+        """
+        self._count(kind, exc)
+        _log.warning("runwire: %s failed, %s is lost: %s. %s", kind, name, _describe(exc), _ADVICE)
+
+    def _count(self, kind: str, exc: BaseException) -> bool:
+        """Count a failure; return whether it is the first of its kind. Raises: as `report`."""
+        if (interrupt := interrupt_of(exc)) is not None:
+            raise interrupt
         if self.strict:
             raise exc
         with self._lock:
@@ -44,15 +69,7 @@ class Guard:
                 kind = "other"
             first = kind not in self.counts
             self.counts[kind] = self.counts.get(kind, 0) + 1
-        if first:
-            advice = hint or "Training continues; set RUNWIRE_STRICT=1 to raise here instead."
-            # Outside the lock: a user's log handler may call runwire again.
-            _log.warning(
-                "runwire: %s failed: %s (further ones are only counted). %s",
-                kind,
-                _describe(exc),
-                advice,
-            )
+        return first
 
     @contextmanager
     def catching(self, kind: str, *, hint: str = "") -> Iterator[None]:
@@ -76,11 +93,12 @@ S = TypeVar("S", bound=_Guarded)
 
 
 def guarded(
-    kind: str, *, default: Callable[[], Any] | None = None
+    kind: str, *, default: Callable[[], Any] | None = None, loses: Sequence[str] = ()
 ) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T]]:
     """Make a method of an object with a `guard` report instead of raise.
 
-    A failed call returns `default()`, or None without one.
+    A failed call returns `default()`, or None without one. With `loses` it loses what the first of
+    these parameters with a value names, and is reported every time.
     """
 
     def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
@@ -89,13 +107,30 @@ def guarded(
             try:
                 return method(self, *args, **kwargs)
             except Exception as exc:
-                self.guard.report(kind, exc)
+                if loses:
+                    self.guard.report_loss(kind, _name_of(method, loses, args, kwargs), exc)
+                else:
+                    self.guard.report(kind, exc)
                 fallback: Any = default() if default is not None else None
                 return fallback  # type: ignore[no-any-return]
 
         return call
 
     return decorate
+
+
+def _name_of(method: Any, names: Sequence[str], args: Sequence[Any], kwargs: Any) -> str:
+    """Return the first value that a call gave for these parameters, as people read it."""
+    order = method.__code__.co_varnames[1:]  # without self
+    given = {**dict(zip(order, args, strict=False)), **kwargs}
+    values = (given[name] for name in names if given.get(name) is not None)
+    value: Any = next(values, None)
+    try:
+        if not isinstance(value, (str, os.PathLike)):
+            value = value.name
+        return f"{os.fspath(value)!r:.300}"
+    except Exception:  # objects of users may do anything
+        return f"a {type(value).__name__}"
 
 
 def _describe(exc: BaseException) -> str:

@@ -87,15 +87,17 @@ def try_lock(fd: int) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a process holds a file's lock; a file that cannot be opened has no holder.
+    """Tell whether a process holds a file's lock; a missing or forbidden file has no holder.
 
-    The probe takes a shared lock for microseconds, so that two probes do not see each other. A
-    file system that cannot tell counts as locked.
+    The probe takes a shared lock for microseconds, so that two probes do not see each other. Where
+    it cannot be told it counts as locked: a file system without locks, no descriptors left.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
+    except OSError:  # else a living writer would be recorded as dead, and its files deleted
+        return True
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:

@@ -36,7 +36,8 @@ RunwireError
 │   └── PublishError                 content that the manifest names is missing
 ├── ArtifactError                    runwire: an artifact could not be kept or brought back
 ├── CheckpointError                  runwire: a checkpoint cannot be saved, found or loaded
-│   └── DamagedCheckpoint            what is on this disk is not what was saved
+│   ├── DamagedCheckpoint            what is on this disk is not what was saved
+│   └── UnstorableValue              a value that the safe loader would refuse, with its place
 ├── UploadError                      runwire_agent.upload: why a request stays or leaves
 │   ├── UploadFailed                 it can never be uploaded
 │   └── NotNow                       it cannot be uploaded at the moment

@@ -34,7 +34,7 @@ class ArtifactCalls(SessionCalls):
     Each image, figure and table is an artifact of its own: log them now and then, not every step.
     """
 
-    @guarded("log_artifact", default=_refused)
+    @guarded("log_artifact", default=_refused, loses=("name", "path"))
     def log_artifact(
         self,
         path: str | os.PathLike[str] | bytes | Artifact,
@@ -62,7 +62,7 @@ class ArtifactCalls(SessionCalls):
             metadata=merge_metadata(artifact.metadata, metadata),
         )
 
-    @guarded("log_image", default=_refused)
+    @guarded("log_image", default=_refused, loses=("name",))
     def log_image(self, img: Any, name: str, step: int | None = None) -> ArtifactRef:
         """Keep an image: a path, PIL image, array or CPU tensor, all but the first as PNG.
 
@@ -72,14 +72,14 @@ class ArtifactCalls(SessionCalls):
 
         return self._keep("image", name, step, lambda: image_content(img))
 
-    @guarded("log_figure", default=_refused)
+    @guarded("log_figure", default=_refused, loses=("name",))
     def log_figure(self, fig: Any, name: str, step: int | None = None) -> ArtifactRef:
         """Keep a matplotlib figure as PNG."""
         from runwire.artifacts.media import figure_png
 
         return self._keep("image", name, step, lambda: (figure_png(fig), ".png"))
 
-    @guarded("log_table", default=_refused)
+    @guarded("log_table", default=_refused, loses=("name",))
     def log_table(self, rows: Any, name: str) -> ArtifactRef:
         """Keep a table as JSON Lines: rows as mappings, columns as lists, or a data frame."""
         from runwire.artifacts.media import table_jsonl

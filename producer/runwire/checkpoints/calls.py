@@ -57,7 +57,7 @@ class CheckpointCalls(SessionCalls):
             objects = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
             return self._session.part(Saver).save(step, objects, extra, wishes)
         except Exception as error:
-            report("save_checkpoint", error)
+            self.guard.report_loss("save_checkpoint", _checkpoint(step), error)
             return Saved.not_here(-1, str(error))
 
     def log_checkpoint(
@@ -91,7 +91,7 @@ class CheckpointCalls(SessionCalls):
             saver = self._session.part(Saver)
             return log_foreign(self._session, saver, Path(path), step=step, wishes=wishes)
         except Exception as error:
-            report("log_checkpoint", error)
+            self.guard.report_loss("log_checkpoint", _checkpoint(step), error)
             return refused()
 
     def load_checkpoint(
@@ -111,8 +111,9 @@ class CheckpointCalls(SessionCalls):
         With an `optimizer`, or `resume=True`, the run continues from it: random generators, the
         step of the next `log` without one, and the mark that later points of earlier attempts are
         abandoned. `run_id` names another run of this project to start from.
-        Raises: CheckpointError, also when it is unknown whether there is one; torch's own error for
-        states that do not fit. Blocks: reads it twice, the first time for its SHA-256.
+        Raises: CheckpointError, also for a run that is not known, and when it is unknown whether
+        there is a checkpoint; torch's own error for states that do not fit. Blocks: reads it twice,
+        the first time for its SHA-256.
         """
         from runwire.checkpoints.finding import finder_for
         from runwire.checkpoints.loading import load
@@ -130,7 +131,7 @@ class CheckpointCalls(SessionCalls):
             return None
         checkpoint = loaded.checkpoint
         if resumes:
-            from runwire.checkpoints.snapshot import restore_rng
+            from runwire.checkpoints.random_states import restore_rng
 
             saver.follow(checkpoint.saved_at_ns)
             for problem in restore_rng(loaded.rng):
@@ -139,3 +140,11 @@ class CheckpointCalls(SessionCalls):
         if not is_own:
             session.emit("artifact", loaded.used_fields())
         return checkpoint
+
+
+def _checkpoint(step: object) -> str:
+    """Return the name of a checkpoint in messages, whatever was given as its step."""
+    try:
+        return f"the checkpoint of step {step!s:.100}"
+    except Exception:  # objects of users may do anything
+        return f"the checkpoint of a step that is a {type(step).__name__}"

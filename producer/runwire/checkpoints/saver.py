@@ -12,12 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart
-from runwire.checkpoints.snapshot import Snapshot, capture_rng, check_collective, state_of
-from runwire.checkpoints.state_file import explain_failure, import_torch, write_state, zstd_module
+from runwire.checkpoints.random_states import capture_rng
+from runwire.checkpoints.snapshot import Snapshot, check_collective
+from runwire.checkpoints.state_file import (
+    LEFT_OUT,
+    describe_left_out,
+    explain_failure,
+    import_torch,
+    write_state,
+    zstd_module,
+)
 from runwire.errors import CheckpointError
 from runwire.metrics.values import Unloggable, to_float, whole_step
 from runwire.outbox.arguments import Entry
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["Saved", "Saver", "Wishes", "check_step", "event_fields"]
 
 _POLL_S = 0.002
+# Names in a message; the checkpoint has them all.
+_NAMES_MAX = 3
 
 
 @dataclass(kw_only=True)
@@ -120,7 +131,7 @@ class Saver:
         self._latest = CheckpointFacts(step=-1, kind="")
         self._thread: _SavingThread | None = None
         self._is_joining = False
-        self._failure: Exception | None = None
+        self._failure: tuple[int, Exception] | None = None
         self.local = LocalCheckpoints.of(session.settings, session.meta)
 
     def finish(self) -> None:
@@ -129,7 +140,9 @@ class Saver:
             self._join()
         failure, self._failure = self._failure, None
         if failure is not None:
-            self._guard.report("asynchronous save_checkpoint", failure)
+            step, error = failure
+            name = f"the checkpoint of step {step}"
+            self._guard.report_loss("asynchronous save_checkpoint", name, error)
 
     def save(self, step: int, objects: Mapping[str, Any], extra: Any, wishes: Wishes) -> Saved:
         """Save now or later. Raises: CheckpointError, OSError, with nothing left behind."""
@@ -169,20 +182,27 @@ class Saver:
     def _capture(
         self, objects: Mapping[str, Any], extra: Any, facts: CheckpointFacts, *, copy: bool
     ) -> dict[str, Any]:
-        snapshot = Snapshot(copy=copy)
+        snapshot = Snapshot(copy=copy, strict=self._guard.strict)
         generators, problems = capture_rng()
         for problem in problems:
             self._guard.report("random states of a checkpoint", CheckpointError(problem))
+        state = {
+            name: snapshot.take(thing, name, is_needed=True)
+            for name, thing in objects.items()
+            if thing is not None
+        }
+        kept = snapshot.take(extra, "extra")
+        if snapshot.left_out:
+            state[LEFT_OUT] = snapshot.left_out
+            names = ", ".join(islice(snapshot.left_out, _NAMES_MAX))
+            problem = describe_left_out(facts.step, snapshot.left_out)
+            self._guard.report(f"saving {names} in a checkpoint", CheckpointError(problem))
         return {
             "step": facts.step,
             "metrics": dict(facts.metrics),
-            "extra": snapshot.take(state_of(extra, "extra"), "extra"),
+            "extra": kept,
             "rng": generators,
-            **{
-                name: snapshot.take(state_of(thing, name), name)
-                for name, thing in objects.items()
-                if thing is not None
-            },
+            **state,
         }
 
     def facts(self, step: int, wishes: Wishes) -> CheckpointFacts:
@@ -216,23 +236,27 @@ class Saver:
                 self._write(job)
             except Exception as error:
                 job.saved.error = str(error)
-                self._failure = error
+                self._failure = (job.saved.step, error)
             finally:
                 job.saved.settle()  # also after an exception that no clause catches
 
         with self._lock:
             self._join()
-            thread = _SavingThread(work)
+            # Known before it runs: an exception of a signal handler must not leave it unnoticed.
+            thread = self._thread = _SavingThread(work)
             try:
                 thread.start()
             except RuntimeError:  # no more threads, or the interpreter is about to end
+                self._thread = None
                 work()
             else:
-                self._thread = thread
+                self._thread = self._thread or thread  # a handler in between saw it not begun
 
     def _join(self) -> None:
         while (thread := self._thread) is not None:
-            if self._is_joining:
+            if thread.ident is None:  # a signal handler raised before it began
+                self._thread = None
+            elif self._is_joining:
                 # A signal handler that interrupted the join below: another one may never return.
                 while not thread.is_over:
                     time.sleep(_POLL_S)

@@ -14,6 +14,7 @@ import os
 import pickle
 import tempfile
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -23,10 +24,12 @@ from runwire_store.manifest import FileEntry
 
 __all__ = [
     "FORMAT",
+    "LEFT_OUT",
     "PACKED_STATE_FILE",
     "STATE_FILE",
     "compress_file",
     "decompressed",
+    "describe_left_out",
     "digest_of",
     "explain_failure",
     "import_torch",
@@ -40,12 +43,15 @@ SUFFIX: Final = ".zst"
 PACKED_STATE_FILE: Final = STATE_FILE + SUFFIX
 # Under "runwire" in the saved mapping: marks it as ours and gives its format.
 FORMAT: Final = 1
+# Under this key: what could not be stored, by its place. Only in a checkpoint that lacks something.
+LEFT_OUT: Final = "left_out"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 # With less space left than this, a failed write of torch was a full disk.
 _NEARLY_FULL_BYTES: Final = 16 * 1024 * 1024
 # zstd's own default; on weights higher levels cost time and save nothing (see the benchmark).
 LEVEL: Final = 3
 _PIECE_BYTES: Final = 1024 * 1024
+_PLACES_MAX: Final = 10  # in a sentence
 # Space that a temporary file leaves free on its disk for everything else.
 _ROOM_BYTES: Final = 256 * 1024 * 1024
 
@@ -120,6 +126,17 @@ def _load_safely(file: IO[bytes], path: Path, map_location: Any) -> Any:
     except Exception as error:  # a damaged pickle can fail with any of Python's errors
         why = str(error) or type(error).__name__
         raise CheckpointError(f"{path} is not a file that torch can load: {why}") from error
+
+
+def describe_left_out(step: int, left_out: Mapping[str, str]) -> str:
+    """Return a sentence about the values that a checkpoint lacks."""
+    parts = [f"{place} ({what})" for place, what in islice(left_out.items(), _PLACES_MAX)]
+    more = len(left_out) - len(parts)
+    last = f" and {more} more values" if more else ""
+    return (
+        f"checkpoint {step} was saved without {', '.join(parts)}{last}: it holds only tensors, "
+        "numbers, texts and containers"
+    )
 
 
 def explain_failure(folder: Path, error: Exception) -> str:

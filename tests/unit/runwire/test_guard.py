@@ -38,6 +38,34 @@ def test_strict_guard_raises_the_original_error() -> None:
     assert caught.value is error
 
 
+def test_every_loss_is_logged_by_its_name_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Five lost artifacts are five lines: the name of a lost one is the news."""
+
+    class Keeper:
+        def __init__(self) -> None:
+            self.guard = Guard()
+
+        @guarded("keep", loses=("name", "path"))
+        def keep(self, path: object, name: str | None = None) -> None:
+            raise OSError("disk")
+
+    class Nameless:
+        @property
+        def name(self) -> str:
+            raise RuntimeError
+
+    keeper = Keeper()
+    keeper.keep("a.bin")
+    keeper.keep("b.bin", "weights")
+    keeper.keep(path="c.bin", name=None)
+    keeper.keep(b"bytes")
+    keeper.keep(Nameless())
+    assert keeper.guard.counts == {"keep": 5}
+    lost = [record.getMessage().partition(" is lost")[0] for record in caplog.records]
+    names = ["'a.bin'", "'weights'", "'c.bin'", "a bytes", "a Nameless"]
+    assert lost == [f"runwire: keep failed, {name}" for name in names]
+
+
 @pytest.mark.parametrize("exc", [KeyboardInterrupt(), SystemExit(3)])
 def test_keyboard_interrupt_and_exit_pass_the_guard(exc: BaseException) -> None:
     """Leaving the program is not a failure of the call."""

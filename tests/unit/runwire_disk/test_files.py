@@ -128,3 +128,18 @@ def test_file_system_without_locks_counts_as_locked(
     assert is_locked(path)
     with path.open("rb") as file, pytest.raises(OSError, match="no locks"):
         try_lock(file.fileno())
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EIO])
+def test_probe_that_cannot_open_the_file_counts_as_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """An agent without descriptors neither ends a living run nor deletes what it captures."""
+
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    path = tmp_path / "writer.lock"
+    path.touch()
+    monkeypatch.setattr(os, "open", fail)
+    assert is_locked(path)
