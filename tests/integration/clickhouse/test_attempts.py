@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from runwire_schemas.events import MetricBatch
-from support.builders import AT_NS, checkpoint_event, heartbeat, log_event, run_event
+from support.builders import (
+    AT_NS,
+    checkpoint_event,
+    heartbeat,
+    log_event,
+    param_event,
+    run_event,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -25,7 +32,7 @@ SERIES = "SELECT metric, step, value FROM v_series ORDER BY metric, step"
 
 @dataclass
 class Attempt:
-    """One start of the run. Units: `starts_s` and `ends_s` true seconds, `clock_s` the clock's error."""
+    """One start of the run. Units: true seconds; `clock_s` is the error of its clock."""
 
     number: int
     starts_s: int
@@ -40,7 +47,7 @@ class Attempt:
 
 
 class History:
-    """Attempts that follow each other or live at the same time, each metric on an axis of its own."""
+    """Attempts one after the other or at the same time, each metric on an axis of its own."""
 
     def __init__(self, rng: random.Random) -> None:
         self.ranks = rng.choice([1, 1, 2])
@@ -133,7 +140,7 @@ class History:
 def test_attempts_match_plain_python_for_random_histories(
     feed: Any, seed: int, round_number: int
 ) -> None:
-    """Numbers, abandoned points and curves agree over attempts x metrics x ranks x axes x clocks."""
+    """Numbers, abandoned points and curves agree, over metrics, ranks, axes and clocks."""
     rng = random.Random(seed * 100 + round_number)
     history = History(rng)
     for true_s, events in history.writes(rng, counted=rng.random() < 0.5):
@@ -150,3 +157,121 @@ def test_attempts_match_plain_python_for_random_histories(
     for number, counts_to_step in limits:
         bad = [row[4] for row in history.metrics() if row[2] == number and row[5]]
         assert counts_to_step < min(bad, default=2**63)
+
+
+def test_curve_on_another_axis_survives_a_resume(feed: Any, points: Points) -> None:
+    """Loss at the global step stays whole when the resumed attempt counts epochs elsewhere."""
+    feed.write(run_event(**A1), points([(i, i, float(i)) for i in range(100)], **A1))
+    feed.write(points([(i, i, 0.5) for i in range(100, 105)], name="val/acc", **A1))
+    start = run_event(**A2, at_ns=AT_NS + 60 * SECOND)
+    resumed = run_event(**A2, seq=1, event="updated", status=None, resumed_from_step=4)
+    feed.write(start, resumed, append_at_ns=AT_NS + 60 * SECOND)
+    feed.write(points([(0, 100, 100.0)], **A2), points([(1, 5, 0.6)], name="val/acc", **A2))
+    assert feed.row("SELECT count(), sum(is_abandoned) FROM v_metrics WHERE metric = 'loss'") == (
+        101,
+        0,
+    )
+    assert feed.row("SELECT count() FROM v_series WHERE metric = 'loss'") == (101,)
+
+
+def test_evaluation_job_that_resumes_a_finished_run_hides_nothing(
+    feed: Any, points: Points
+) -> None:
+    """Test/acc at step 0, logged by a later attempt, leaves the training curve alone."""
+    end = run_event(**A1, seq=9, event="finished", status="finished", at_ns=AT_NS + SECOND)
+    feed.write(run_event(**A1), points([(i, i, float(i)) for i in range(10)], **A1), end)
+    start = run_event(**A2, at_ns=AT_NS + 60 * SECOND, resumed_from_step=9)
+    feed.write(start, points([(0, 0, 0.9)], name="test/acc", **A2))
+    assert feed.row("SELECT count(), sum(is_abandoned) FROM v_metrics") == (11, 0)
+    assert feed.row("SELECT count() FROM v_series WHERE metric = 'loss'") == (10,)
+
+
+def test_second_writer_of_a_living_run_hides_nothing_and_is_shown(
+    feed: Any, points: Points
+) -> None:
+    """The trainer that was there first keeps its curve and its status; v_runs counts the second."""
+    feed.write(run_event(**A1), points([(i, i, 1.0) for i in range(5)], **A1))
+    later_ns = AT_NS + 10 * SECOND
+    feed.write(run_event(**A2, at_ns=later_ns), append_at_ns=later_ns)
+    late = points([(0, 0, 2.0), (1, 3, 2.0)], **A2, call_at_ms=[later_ns // MS] * 2)
+    done = run_event(**A2, seq=9, event="finished", status="finished", at_ns=later_ns + SECOND)
+    feed.write(late, done, append_at_ns=later_ns + SECOND)
+    beat_ns = later_ns + 5 * SECOND
+    feed.write(heartbeat(**A1, at_ns=beat_ns), append_at_ns=beat_ns)
+    assert feed.row("SELECT sum(is_abandoned) FROM v_metrics") == (0,)
+    assert feed.rows(SERIES) == [("loss", step, 1.0) for step in range(5)]
+    assert feed.row("SELECT status, second_writers FROM v_runs") == ("running", 1)
+    assert feed.rows("SELECT attempt, is_beside FROM v_attempts ORDER BY attempt") == [
+        (1, 0),
+        (2, 1),
+    ]
+
+
+def test_clock_behind_at_a_resume_does_not_reorder_attempts(feed: Any, points: Points) -> None:
+    """Param, name, latest value and curve are those of the attempt that was counted later."""
+    hour_ns = 3600 * SECOND
+    counts = {"first_attempt": "attempt-1"}
+    old = run_event(**A1, name="old", attempt_number=1, **counts)
+    new = run_event(**A2, name="new", attempt_number=2, **counts, at_ns=AT_NS - hour_ns)
+    for start, value, at_ns in ((new, 2.0, AT_NS - hour_ns), (old, 1.0, AT_NS)):
+        who = {"attempt": start.attempt, "writer": start.writer}
+        batch = points([(0, 3, value)], call_at_ms=[at_ns // MS], **who)
+        feed.write(start, param_event(value=str(value), at_ns=at_ns, **who), batch)
+    assert feed.rows(METRICS) == [("loss", 1, 3, 1), ("loss", 2, 3, 0)]
+    assert feed.rows(SERIES) == [("loss", 3, 2.0)]
+    assert feed.row("SELECT value FROM v_latest") == (2.0,)
+    assert feed.row("SELECT value FROM v_params") == ("2.0",)
+    assert feed.row("SELECT name, attempt FROM v_runs") == ("new", 2)
+
+
+def test_clock_that_steps_back_does_not_bring_back_older_words(feed: Any, points: Points) -> None:
+    """Within a writer its own count decides: name, param, summary and latest value are the last."""
+    early_ns = AT_NS - 3600 * SECOND
+    feed.write(run_event(name="old", summary='{"a": 1}'), param_event(value="1"))
+    feed.write(points([(0, 0, 1.0)]))
+    feed.write(
+        run_event(seq=2, event="updated", status=None, name="new", summary='{"a": 2}',
+                  at_ns=early_ns),
+        param_event(seq=3, value="2", at_ns=early_ns),
+    )  # fmt: skip
+    steps_back = points([(1, 1, 2.0), (2, 2, 3.0)], call_at_ms=[AT_NS // MS, early_ns // MS])
+    feed.write(steps_back)
+    assert feed.row("SELECT name, summary FROM v_runs") == ("new", '{"a": 2}')
+    assert feed.row("SELECT value FROM v_params") == ("2",)
+    assert feed.row("SELECT value FROM v_latest") == (3.0,)
+
+
+def test_checkpoint_is_abandoned_from_where_a_later_attempt_went_back(feed: Any) -> None:
+    """Resumed from checkpoint 20: 30 is abandoned at once; 20 when it is saved again."""
+    feed.write(run_event(**A1))
+    for number, step in enumerate((10, 20, 30)):
+        feed.write(checkpoint_event(**A1, step=step, artifact=f"{number:032x}"))
+    feed.write(run_event(**A2, at_ns=AT_NS + 60 * SECOND))
+    states = "SELECT attempt, step, is_abandoned FROM v_checkpoints ORDER BY attempt, step"
+    assert feed.rows(states) == [(1, 10, 0), (1, 20, 0), (1, 30, 0)]
+    for resumed, expected in ((7, [0, 0, 0]), (20, [0, 0, 1])):
+        event = run_event(**A2, seq=resumed, event="updated", resumed_from_step=resumed)
+        feed.write(event)
+        assert [row[2] for row in feed.rows(states)] == expected, resumed
+    feed.write(checkpoint_event(**A2, step=20, artifact="f" * 32))
+    assert feed.rows(states) == [(1, 10, 0), (1, 20, 1), (1, 30, 1), (2, 20, 0)]
+
+
+def test_histograms_are_abandoned_by_name_from_where_they_come_again(feed: Any) -> None:
+    """A later attempt's histogram of one layer leaves those of other layers alone."""
+    text = '{"edges": [0, 1], "counts": [1]}'
+
+    def layer(name: str, step: int, seq: int, **who: Any) -> Any:
+        return log_event(stream="histogram", name=name, step=step, seq=seq, text=text, **who)
+
+    feed.write(run_event(**A1), run_event(**A2, at_ns=AT_NS + 60 * SECOND))
+    feed.write(*(layer("w0", step, step, **A1) for step in range(3)))
+    feed.write(*(layer("w1", step, step + 3, **A1) for step in range(3)))
+    feed.write(layer("w0", 1, 9, **A2))
+    found = (
+        "SELECT name, attempt, step, is_abandoned FROM v_histograms ORDER BY name, attempt, step"
+    )
+    assert feed.rows(found) == [
+        ("w0", 1, 0, 0), ("w0", 1, 1, 1), ("w0", 1, 2, 1), ("w0", 2, 1, 0),
+        ("w1", 1, 0, 0), ("w1", 1, 1, 0), ("w1", 1, 2, 0),
+    ]  # fmt: skip
