@@ -69,8 +69,11 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
         first_step=first_step,
         values_wanted=all_ranks or identity.ranks.rank == 0,
     )
-    about = {"name": name, "group": group, "job_type": job_type, "notes": notes}
+    about: dict[str, Any] = {"name": name, "group": group, "job_type": job_type, "notes": notes}
     about["parent_run_id"] = parent.id if isinstance(parent, Run) else parent
+    if resolved.mode != "disabled" and identity.ranks.rank == 0:
+        known = known_runs.read(resolved.root, identity.project, identity.run_id)
+        about |= known_runs.attempt_count(known)
     run = Run(session, tags=_named_tags(tags), about=about)
     if config is not None:
         run.config.update(config)

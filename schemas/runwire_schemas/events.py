@@ -42,6 +42,8 @@ class RunEvent:
     environment: dict[str, str] | None = None
     summary: str | None = None
     metric_defs: str | None = None
+    attempt_number: int | None = None
+    first_attempt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,7 +55,7 @@ class Topic:
 _ROWS = (
     Topic(
         kind="run",
-        schema="run.v1",
+        schema="run.v2",
         key="writer",
         partitions=3,
         retention_ms=30 * _DAY_MS,

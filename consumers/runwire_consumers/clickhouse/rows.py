@@ -104,14 +104,16 @@ def batch_rows(
     return native.block(columns)
 
 
-def rollup_rows(batches: Sequence[MetricColumns]) -> bytes:
+def rollup_rows(batches: Sequence[MetricColumns], append_at_ns: int) -> bytes:
     """Build the block for `metric_rollup`: one row per series of the batches."""
     rolled = roll_up(batches)
     projects, runs, ranks, attempts, names = zip(*rolled.series, strict=True)
     keys, key = _dictionary(list(zip(projects, runs, strict=True)))
-    last = [
-        native.numbers("at", "DateTime64(3)", rolled.at_ms),
+    newest = [
+        instants("append_at", [append_at_ns] * len(rolled.series)),
+        native.numbers("place_at", "DateTime64(3)", rolled.place_ms),
         native.numbers("seq", "Int64", rolled.seq),
+        native.numbers("at", "DateTime64(3)", rolled.at_ms),
         native.numbers("step", "Int64", rolled.step),
         native.numbers("value", "Float64", rolled.value),
     ]
@@ -126,7 +128,7 @@ def rollup_rows(batches: Sequence[MetricColumns]) -> bytes:
             native.numbers("attempt", "UInt64", [attempt_key(name) for name in attempts]),
             native.numbers("first_step", "Int64", rolled.first_step),
             native.numbers("last_step", "Int64", rolled.last_step),
-            native.tuples("last", last),
+            native.tuples("newest", newest),
             native.nullable_floats("min", rolled.min),
             native.nullable_floats("max", rolled.max),
         ]
@@ -139,12 +141,16 @@ def run_rows(events: Sequence[RunEvent], append_at_ns: int) -> bytes:
         *("status", "status_reason", "name", "group", "job_type", "notes", "parent_run_id"),
         *("summary", "metric_defs"),
     )
-    numbers = ("exit_code", "world_size", "last_step", "resumed_from_step", "accepted")
+    numbers = (
+        *("exit_code", "world_size", "last_step", "resumed_from_step", "accepted"),
+        "attempt_number",
+    )
     columns = event_columns(events, append_at_ns)
     columns += [
         native.strings("attempt_name", [e.attempt for e in events]),
         native.strings("writer_name", [e.writer for e in events]),
         native.strings("reporter", [e.reporter or "" for e in events]),
+        native.strings("first_attempt", [e.first_attempt or "" for e in events]),
         native.strings("event", [e.event for e in events]),
         native.numbers("has_tags", "Bool", [e.tags is not None for e in events]),
         native.string_maps("tags", [e.tags or {} for e in events]),
@@ -284,12 +290,14 @@ class Rollup:
     """Aggregates of the points of each series.
 
     Shapes: all arrays [series]. `min` and `max` are of finite values, NaN where there is none.
-    The newest point has the greatest (at_ms, seq, step, value).
+    The newest point has the greatest (place_ms, seq, at_ms, step, value); `place_ms` is the time of
+    the call, or of an earlier call of its writer where the clock stepped back in between.
     """
 
     series: list[Series]
     first_step: Array
     last_step: Array
+    place_ms: Array
     at_ms: Array
     seq: Array
     step: Array
@@ -310,16 +318,18 @@ def roll_up(batches: Sequence[MetricColumns]) -> Rollup:
         np.concatenate([getattr(batch, field) for batch in batches])[order]
         for field in ("step", "seq", "at_ms", "value")
     )
+    place_ms = np.concatenate([_rising(batch) for batch in batches])[order]
     finite = np.isfinite(value)
     least = np.minimum.reduceat(np.where(finite, value, np.inf), starts)
     greatest = np.maximum.reduceat(np.where(finite, value, -np.inf), starts)
     empty = ~np.logical_or.reduceat(finite, starts)
-    last = _newest(group, starts, (at_ms, seq, step, value))
+    last = _newest(group, starts, (place_ms, seq, at_ms, step, value))
     series = list(places)
     return Rollup(
         series=[series[number] for number in group[starts].tolist()],
         first_step=np.minimum.reduceat(step, starts),
         last_step=np.maximum.reduceat(step, starts),
+        place_ms=place_ms[last],
         at_ms=at_ms[last],
         seq=seq[last],
         step=step[last],
@@ -336,11 +346,21 @@ def _groups(places: dict[Series, int], batch: MetricColumns) -> Array:
     return np.array(numbers, "i8")[batch.name_idx]
 
 
+def _rising(batch: MetricColumns) -> Array:
+    """Return the times of the points, each at least that of every earlier call of the batch."""
+    if bool(np.all(np.diff(batch.at_ms) >= 0)) and bool(np.all(np.diff(batch.seq) >= 0)):
+        return batch.at_ms
+    order = np.argsort(batch.seq, kind="stable")
+    rising = np.empty_like(batch.at_ms)
+    rising[order] = np.maximum.accumulate(batch.at_ms[order])
+    return rising
+
+
 def _newest(group: Array, starts: Array, keys: tuple[Array, ...]) -> Array:
     """Return the place of the newest point of each group; only points of its last instant sort."""
-    at_ms = keys[0]
+    place_ms = keys[0]
     lengths = np.diff(starts, append=len(group))
-    latest = np.flatnonzero(at_ms == np.repeat(np.maximum.reduceat(at_ms, starts), lengths))
+    latest = np.flatnonzero(place_ms == np.repeat(np.maximum.reduceat(place_ms, starts), lengths))
     ranked = latest[np.lexsort([key[latest] for key in (*reversed(keys), group)])]
     ends = np.flatnonzero(np.diff(group[ranked], append=-1))
     newest: Array = ranked[ends]

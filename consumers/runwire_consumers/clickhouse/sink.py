@@ -138,8 +138,9 @@ class ClickHouseSink:
         metrics = self._alive("metric", [m for m in batch.metrics if m.points])
         untidy = self._tidiness.judge(metrics)
         if metrics:
+            # First the rollup: the views find in it which points are abandoned.
+            blocks.append(("metric_rollup", rows.rollup_rows(metrics, batch.append_at_ns)))
             blocks.append(("metrics", rows.metric_rows(metrics)))
-            blocks.append(("metric_rollup", rows.rollup_rows(metrics)))
             blocks.append(("batches", rows.batch_rows(metrics, batch.append_at_ns, untidy=untidy)))
         # One block of both: a second one would carry the same token and be dropped.
         letters = [*batch.dead, *batch.events.get(DEAD_LETTER, ())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,12 +24,28 @@ def read(root: Path, project: str, run_id: str) -> dict[str, Any]:
 
 
 def remember(root: Path, project: str, run_id: str, *, attempt: str, last_step: int | None) -> None:
-    """Remember the last step of a run. Raises: OSError."""
+    """Remember the last step of a run, and count its attempts. Raises: OSError."""
     path = _path(root, project, run_id)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    steps = [s for s in (read(root, project, run_id).get("last_step"), last_step) if s is not None]
+    known = read(root, project, run_id)
+    steps = [s for s in (known.get("last_step"), last_step) if s is not None]
+    count = attempt_count(known)
+    if known and known.get("attempt") != attempt:
+        count["attempt_number"] += 1
     state = {"project": project, "run_id": run_id, "attempt": attempt}
-    replace_json(path, {**state, "last_step": max(steps, default=None)})
+    count = {"first_attempt": attempt} | count
+    replace_json(path, {**state, **count, "last_step": max(steps, default=None)})
+
+
+def attempt_count(known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a start event that say how many attempts this root has counted.
+
+    The views order attempts by this count, because the clock of a trainer may be behind.
+    """
+    if not known:
+        return {"attempt_number": 1}
+    first = known.get("first_attempt") or known.get("attempt")
+    return {"attempt_number": known.get("attempt_number") or 1, "first_attempt": first}
 
 
 def names(root: Path, project: str) -> list[str]:

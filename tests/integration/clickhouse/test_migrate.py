@@ -101,10 +101,10 @@ def test_statement_splitter_ignores_semicolons_in_strings_and_comments() -> None
 
 
 def test_every_table_has_a_deduplication_window_and_cluster_words() -> None:
-    """Each table of each migration has a deduplication window and both cluster words."""
+    """Each table has a deduplication window, each definition the cluster words; rows replicate."""
     for migration in migrate.migrations():
         for statement in migrate.statements(migration.text):
-            assert "{on_cluster}" in statement, statement[:80]
+            assert "{on_cluster}" in statement or statement.startswith("INSERT"), statement[:80]
             if statement.startswith("CREATE TABLE"):
                 assert "non_replicated_deduplication_window = 10000" in statement
                 assert "ENGINE = {replicated}" in statement

@@ -1,0 +1,433 @@
+-- Attempts in the order in which their trainers counted them, never in the order of trainers' clocks,
+-- and points abandoned per metric and rank. See 0001 for the rules of tables, 0003 for those of views.
+-- Run on the embedded engine 26.9; written for ClickHouse server 26.8, not run there yet.
+
+ALTER TABLE {database}.run_events {on_cluster}
+    ADD COLUMN IF NOT EXISTS attempt_number Nullable(Int64),
+    ADD COLUMN IF NOT EXISTS first_attempt String;
+
+-- `attempt_number` counts from 1 at `first_attempt`, which is '' where the trainer knew no earlier one.
+-- `heard_at` and `heard_to` are by the pipeline's clock, `active_to` by the trainer's: what its own
+-- processes said last.
+ALTER TABLE {database}.attempts {on_cluster}
+    ADD COLUMN IF NOT EXISTS attempt_number SimpleAggregateFunction(max, Nullable(Int64)),
+    ADD COLUMN IF NOT EXISTS first_attempt SimpleAggregateFunction(max, String),
+    ADD COLUMN IF NOT EXISTS heard_at SimpleAggregateFunction(min, Nullable(DateTime64(3, 'UTC'))),
+    ADD COLUMN IF NOT EXISTS heard_to SimpleAggregateFunction(max, Nullable(DateTime64(3, 'UTC'))),
+    ADD COLUMN IF NOT EXISTS active_to SimpleAggregateFunction(max, Nullable(DateTime64(3, 'UTC')));
+
+ALTER TABLE {database}.attempts_of_events_mv {on_cluster} MODIFY QUERY
+SELECT
+    any(project) AS project, run_key, any(run_id) AS run_id, attempt, max(attempt_name) AS attempt_name,
+    minOrNullIf(at, event = 'started') AS started_at,
+    min(toNullable(at)) AS first_at,
+    max(resumed_from_step) AS resumed_from_step,
+    max(attempt_number) AS attempt_number,
+    max(first_attempt) AS first_attempt,
+    min(toNullable(append_at)) AS heard_at,
+    max(toNullable(append_at)) AS heard_to,
+    maxOrNullIf(at, reporter = '') AS active_to
+FROM {database}.run_events
+GROUP BY run_key, attempt;
+
+ALTER TABLE {database}.attempts_of_batches_mv {on_cluster} MODIFY QUERY
+SELECT
+    any(project) AS project, run_key, any(run_id) AS run_id, attempt,
+    min(toNullable(first_at)) AS first_at,
+    min(toNullable(first_step)) AS first_step,
+    max(toNullable(last_step)) AS last_step,
+    min(toNullable(append_at)) AS heard_at,
+    max(toNullable(append_at)) AS heard_to,
+    max(toNullable(last_at)) AS active_to
+FROM {database}.batches
+GROUP BY run_key, attempt;
+
+-- What was stored before this migration; a repeat changes no aggregate.
+INSERT INTO {database}.attempts (project, run_key, run_id, attempt, heard_at, heard_to, active_to)
+SELECT
+    any(project), run_key, any(run_id), attempt,
+    min(toNullable(append_at)), max(toNullable(append_at)), maxOrNullIf(at, reporter = '')
+FROM {database}.run_events
+GROUP BY run_key, attempt;
+
+INSERT INTO {database}.attempts (project, run_key, run_id, attempt, heard_at, heard_to, active_to)
+SELECT
+    any(project), run_key, any(run_id), attempt,
+    min(toNullable(append_at)), max(toNullable(append_at)), max(toNullable(last_at))
+FROM {database}.batches
+GROUP BY run_key, attempt;
+
+-- The newest point of a series: the one the pipeline heard last; `place_at` never steps back within the
+-- calls of a writer, whose clock may.
+ALTER TABLE {database}.metric_rollup {on_cluster}
+    ADD COLUMN IF NOT EXISTS newest
+        SimpleAggregateFunction(max, Tuple(
+            append_at DateTime64(3, 'UTC'), place_at DateTime64(3, 'UTC'), seq Int64, at DateTime64(3, 'UTC'),
+            step Int64, value Float64))
+        DEFAULT (last.1, last.1, last.2, last.1, last.3, last.4);
+
+-- Runs of which the views have to number attempts and find abandoned points; all others have one.
+CREATE OR REPLACE VIEW {database}.restarted_runs {on_cluster} AS
+SELECT run_key FROM {database}.attempts GROUP BY run_key HAVING uniqExact(attempt) > 1;
+
+-- Attempts are numbered in the order in which the pipeline heard of them; of attempts that a trainer
+-- counted itself, a later one comes after an earlier one whatever arrived first.
+-- `replaced_by` is the first later attempt that started when this one had ended: from there on later
+-- attempts abandon points of this one. 0: there is none, so all that was logged counts. An attempt that
+-- was active (by its own clock, and as the pipeline heard it) after another's start was alive beside it.
+CREATE OR REPLACE VIEW {database}.v_attempts {on_cluster} AS
+SELECT
+    project, run_id, run_key, attempt_key, attempt_name, attempt, started_at, resumed_from_step,
+    first_step, last_step,
+    -- No point up to this step is abandoned; v_metrics says it for each point beyond.
+    ifNull(replacement.4 - 1, 9223372036854775807) AS counts_to_step,
+    replacement.1 AS replaced_by,
+    active_before > started_at AND heard_before > heard_at AS is_beside
+FROM
+(
+    SELECT
+        *,
+        arrayFirst(other -> NOT (active_to > other.2 AND heard_to > other.3), later) AS replacement
+    FROM
+    (
+        SELECT
+            *,
+            -- More than 64 that started while one lived are helpers of it: they replace nothing.
+            groupArray((attempt, started_at, heard_at, first_step_from)) OVER (
+                PARTITION BY project, run_id, run_key ORDER BY attempt
+                ROWS BETWEEN 1 FOLLOWING AND 64 FOLLOWING) AS later,
+            max(active_to) OVER before AS active_before,
+            max(heard_to) OVER before AS heard_before
+        FROM
+        (
+            SELECT
+                *,
+                min(first_step) OVER (
+                    PARTITION BY project, run_id, run_key ORDER BY attempt
+                    ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) AS first_step_from
+            FROM
+            (
+                SELECT
+                    *,
+                    toInt32(row_number() OVER (
+                        PARTITION BY project, run_id, run_key
+                        ORDER BY place_at, chain_started_at, chain, number, started_at, attempt_key)) AS attempt
+                FROM
+                (
+                    SELECT
+                        *,
+                        max(heard_at) OVER (
+                            PARTITION BY project, run_id, run_key, chain ORDER BY number) AS place_at,
+                        min(started_at) OVER (PARTITION BY project, run_id, run_key, chain) AS chain_started_at
+                    FROM
+                    (
+                        SELECT
+                            project, run_id, run_key, attempt_key,
+                            max(a.attempt_name) AS attempt_name,
+                            multiIf(max(a.first_attempt) != '', max(a.first_attempt),
+                                attempt_name != '', attempt_name, toString(attempt_key)) AS chain,
+                            ifNull(max(a.attempt_number), 1) AS number,
+                            ifNull(ifNull(min(a.started_at), min(a.first_at)), toDateTime64(0, 3, 'UTC')) AS started_at,
+                            ifNull(min(a.heard_at), started_at) AS heard_at,
+                            ifNull(max(a.heard_to), started_at) AS heard_to,
+                            ifNull(max(a.active_to), started_at) AS active_to,
+                            max(a.resumed_from_step) AS resumed_from_step,
+                            min(a.first_step) AS first_step,
+                            max(a.last_step) AS last_step
+                        FROM
+                        (
+                            SELECT
+                                project, run_id, run_key, attempt AS attempt_key, attempt_name, first_attempt,
+                                attempt_number, started_at, first_at, heard_at, heard_to, active_to,
+                                resumed_from_step, first_step, last_step
+                            FROM {database}.attempts
+                            UNION ALL
+                            -- A heartbeat proves that its writer lived, also where that logs nothing.
+                            SELECT
+                                project, run_id, run_key, attempt, '', '', NULL, NULL, NULL, NULL,
+                                append_at, at, NULL, NULL, NULL
+                            FROM {database}.heartbeat_last
+                            WHERE phase != 'ended' AND (run_key, attempt) IN (
+                                SELECT run_key, attempt FROM {database}.attempts
+                                WHERE run_key IN (SELECT run_key FROM {database}.restarted_runs))
+                        ) AS a
+                        WHERE run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
+                        GROUP BY project, run_id, run_key, attempt_key
+                    )
+                )
+            )
+        )
+        WINDOW before AS (
+            PARTITION BY project, run_id, run_key ORDER BY attempt
+            ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    )
+);
+
+-- Number and successor of each attempt of restarted runs; an attempt that is not listed is the only one.
+CREATE OR REPLACE VIEW {database}.restarted_attempts {on_cluster} AS
+SELECT project, run_id, run_key, attempt_key, attempt, replaced_by
+FROM {database}.v_attempts
+WHERE run_key IN (SELECT run_key FROM {database}.restarted_runs);
+
+-- From `limit_step` on, the points of a series that this attempt logged are abandoned: the first step
+-- at which an attempt from `replaced_by` on logged the same metric of the same rank. NULL: nowhere.
+-- Each attempt is in the window twice, with its own first step and, to read the limit, at its successor.
+CREATE OR REPLACE VIEW {database}.series_limits {on_cluster} AS
+SELECT project, run_id, run_key, metric, metric_id, rank, attempt_key, attempt, limit_step
+FROM
+(
+    SELECT
+        project, run_id, run_key, metric, metric_id, rank, attempt_key, attempt, entry.2 IS NULL AS is_question,
+        min(entry.2) OVER (
+            PARTITION BY project, run_id, run_key, metric, metric_id, rank ORDER BY entry.1 DESC) AS limit_step
+    FROM
+    (
+        SELECT
+            r.project AS project, r.run_id AS run_id, r.run_key AS run_key, r.metric AS metric,
+            r.metric_id AS metric_id, r.rank AS rank, r.attempt_key AS attempt_key, a.attempt AS attempt,
+            arrayJoin([
+                (a.attempt, toNullable(r.first_step)),
+                (if(a.replaced_by = 0, 2147483647, a.replaced_by), NULL)]) AS entry
+        FROM
+        (
+            SELECT
+                project, run_id, run_key, metric, metric_id, rank, attempt AS attempt_key,
+                min(s.first_step) AS first_step
+            FROM {database}.metric_rollup AS s
+            WHERE run_key IN (SELECT run_key FROM {database}.restarted_runs)
+            GROUP BY project, run_id, run_key, metric, metric_id, rank, attempt_key
+        ) AS r
+        INNER JOIN {database}.restarted_attempts AS a
+            ON a.project = r.project AND a.run_id = r.run_id AND a.run_key = r.run_key
+            AND a.attempt_key = r.attempt_key
+    )
+)
+WHERE is_question;
+
+-- Every accepted point once. Only writers that the sink noted in untidy_writers, all those of
+-- restarted runs among them, can have an attempt other than 1 and abandoned points.
+CREATE OR REPLACE VIEW {database}.v_metrics {on_cluster} AS
+SELECT
+    project, run_id, metric, rank, toInt32(1) AS attempt, step, seq, at, value, toUInt8(0) AS is_abandoned,
+    run_key, metric_id, attempt AS attempt_key, writer AS writer_key
+FROM {database}.metrics FINAL
+WHERE run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
+    AND writer NOT IN (SELECT writer FROM {database}.untidy_writers)
+SETTINGS use_skip_indexes_if_final_exact_mode = 0
+UNION ALL
+SELECT
+    m.project AS project, m.run_id AS run_id, m.metric AS metric, m.rank AS rank,
+    toInt32(greatest(l.attempt, 1)) AS attempt, m.step AS step, m.seq AS seq, m.at AS at, m.value AS value,
+    ifNull(m.step >= l.limit_step, 0) AS is_abandoned,
+    m.run_key AS run_key, m.metric_id AS metric_id, m.attempt AS attempt_key, m.writer AS writer_key
+FROM {database}.metrics AS m FINAL
+LEFT JOIN {database}.series_limits AS l
+    ON l.project = m.project AND l.run_id = m.run_id AND l.run_key = m.run_key AND l.metric = m.metric
+    AND l.metric_id = m.metric_id AND l.rank = m.rank AND l.attempt_key = m.attempt
+WHERE m.run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
+    AND m.run_key IN (SELECT run_key FROM {database}.untidy_writers)
+    AND m.writer IN (SELECT writer FROM {database}.untidy_writers)
+SETTINGS use_skip_indexes_if_final_exact_mode = 0;
+
+-- One value per step: of the points that are not abandoned, the last written one. Two attempts have a
+-- step in common only where they lived beside each other: there the earlier one is shown.
+CREATE OR REPLACE VIEW {database}.v_series {on_cluster} AS
+SELECT project, run_id, metric, rank, step, value, at, toInt32(1) AS attempt, run_key, metric_id
+FROM {database}.metrics FINAL
+WHERE run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
+    AND writer NOT IN (SELECT writer FROM {database}.untidy_writers)
+SETTINGS use_skip_indexes_if_final_exact_mode = 0
+UNION ALL
+SELECT
+    project, run_id, metric, rank, step, written.1 AS value, written.2 AS at, written.3 AS attempt, run_key, metric_id
+FROM
+(
+    SELECT
+        m.project AS project, m.run_id AS run_id, m.metric AS metric, m.rank AS rank, m.step AS step,
+        m.run_key AS run_key, m.metric_id AS metric_id,
+        argMax((m.value, m.at, toInt32(greatest(l.attempt, 1))), (-l.attempt, m.seq, m.at)) AS written
+    FROM {database}.metrics AS m FINAL
+    LEFT JOIN {database}.series_limits AS l
+        ON l.project = m.project AND l.run_id = m.run_id AND l.run_key = m.run_key AND l.metric = m.metric
+        AND l.metric_id = m.metric_id AND l.rank = m.rank AND l.attempt_key = m.attempt
+    WHERE m.run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
+        AND m.run_key IN (SELECT run_key FROM {database}.untidy_writers)
+        AND m.writer IN (SELECT writer FROM {database}.untidy_writers)
+        AND NOT ifNull(m.step >= l.limit_step, 0)
+    GROUP BY project, run_id, metric, rank, run_key, metric_id, step
+    SETTINGS use_skip_indexes_if_final_exact_mode = 0
+);
+
+-- The newest point, and the extremes of the finite ones, over all attempts.
+CREATE OR REPLACE VIEW {database}.v_latest {on_cluster} AS
+SELECT
+    r.project AS project, r.run_id AS run_id, r.metric AS metric, r.rank AS rank,
+    max((a.attempt, r.newest)) AS latest,
+    latest.2.5 AS step, latest.2.4 AS at, latest.2.6 AS value,
+    min(r.min) AS min, max(r.max) AS max,
+    min(r.first_step) AS first_step, max(r.last_step) AS last_step,
+    r.run_key AS run_key, r.metric_id AS metric_id
+FROM {database}.metric_rollup AS r
+LEFT JOIN {database}.restarted_attempts AS a
+    ON a.project = r.project AND a.run_id = r.run_id AND a.run_key = r.run_key AND a.attempt_key = r.attempt
+WHERE r.run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
+GROUP BY project, run_id, run_key, metric, metric_id, rank;
+
+-- The last value that was logged: by the latest attempt, in the order in which its writer counted.
+CREATE OR REPLACE VIEW {database}.v_params {on_cluster} AS
+SELECT
+    w.project AS project, w.run_id AS run_id, w.key AS key,
+    argMax(w.said.1, (a.attempt, w.said.2, w.said.3)) AS value,
+    max(w.said.3) AS at, w.run_key AS run_key
+FROM
+(
+    SELECT
+        project, run_id, run_key, key, attempt AS attempt_key, argMax((p.value, p.append_at, p.at), p.seq) AS said
+    FROM {database}.params AS p
+    WHERE run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
+    GROUP BY project, run_id, run_key, key, attempt_key, writer
+) AS w
+LEFT JOIN {database}.restarted_attempts AS a
+    ON a.project = w.project AND a.run_id = w.run_id AND a.run_key = w.run_key AND a.attempt_key = w.attempt_key
+GROUP BY project, run_id, run_key, key;
+
+-- Like series_limits: a checkpoint is abandoned where a later attempt saved that step or an earlier one,
+-- or resumed from an earlier checkpoint.
+CREATE OR REPLACE VIEW {database}.checkpoint_limits {on_cluster} AS
+SELECT project, run_id, run_key, attempt_key, attempt, limit_step
+FROM
+(
+    SELECT
+        project, run_id, run_key, attempt_key, attempt, entry.1 = question AS is_question,
+        min(entry.2) OVER (PARTITION BY project, run_id, run_key ORDER BY entry.1 DESC) AS limit_step
+    FROM
+    (
+        SELECT
+            a.project AS project, a.run_id AS run_id, a.run_key AS run_key, a.attempt_key AS attempt_key,
+            a.attempt AS attempt, if(a.replaced_by = 0, 2147483647, a.replaced_by) AS question,
+            arrayJoin([
+                (a.attempt, if(c.steps = 0, NULL, toNullable(c.first_step))),
+                (a.attempt, if((a.run_key, a.resumed_from_step) IN (
+                    SELECT run_key, toNullable(step) FROM {database}.checkpoints), a.resumed_from_step + 1, NULL)),
+                (question, NULL)]) AS entry
+        FROM {database}.v_attempts AS a
+        LEFT JOIN
+        (
+            SELECT project, run_id, run_key, attempt AS attempt_key, min(step) AS first_step, count() AS steps
+            FROM {database}.checkpoints
+            GROUP BY project, run_id, run_key, attempt_key
+        ) AS c ON c.project = a.project AND c.run_id = a.run_id AND c.run_key = a.run_key
+            AND c.attempt_key = a.attempt_key
+        WHERE a.run_key IN (SELECT run_key FROM {database}.restarted_runs)
+    )
+)
+WHERE is_question;
+
+-- One row per checkpoint: what all its ranks saved after one step of one attempt; see 0005.
+CREATE OR REPLACE VIEW {database}.v_checkpoints {on_cluster} AS
+SELECT
+    run_id, project, attempt, step, uri, bytes, sha256, state, metrics,
+    may_be_best AND state = 'complete'
+        AND saved_at = maxIf(saved_at, may_be_best AND state = 'complete') OVER (PARTITION BY project, run_id, run_key)
+        AS is_best,
+    saved_at, duration_s,
+    is_abandoned, kind, world_size, ranks, blocked_s, raw_bytes, local_uri, reason, artifacts, run_key
+FROM
+(
+    SELECT
+        c.project AS project, c.run_id AS run_id, c.run_key AS run_key, toInt32(greatest(t.attempt, 1)) AS attempt, c.step AS step,
+        argMin(ifNull(nullIf(a.uri, ''), c.newest.4), c.rank) AS uri,
+        sum(c.newest.5) AS bytes,
+        -- Of files that others wrote the agent computes it.
+        if(count() = 1, any(ifNull(nullIf(c.newest.3, ''), a.sha256)), '') AS sha256,
+        multiIf(
+            countIf(a.state = 'deleted') > 0, 'deleted',
+            countIf(a.state = 'failed') > 0, 'failed',
+            countIf(a.state = 'complete') >= if(any(c.newest.2) = 'sharded', max(c.newest.11), 1), 'complete',
+            'pending') AS state,
+        argMin(c.newest.9, c.rank) AS metrics,
+        max(c.newest.10) AND arrayAll(value -> isFinite(value), mapValues(metrics)) AS may_be_best,
+        max(c.saved_at) AS saved_at,
+        max(c.newest.7) AS duration_s,
+        any(ifNull(c.step >= t.limit_step, 0)) AS is_abandoned,
+        any(c.newest.2) AS kind,
+        toInt32(max(c.newest.11)) AS world_size,
+        toInt32(count()) AS ranks,
+        max(c.newest.8) AS blocked_s,
+        sum(c.newest.6) AS raw_bytes,
+        argMin(c.newest.4, c.rank) AS local_uri,
+        anyIf(a.reason, a.reason IS NOT NULL) AS reason,
+        groupArray(c.newest.1) AS artifacts
+    FROM
+    (
+        -- A step that was saved again replaces what its rank had saved before.
+        SELECT
+            project, run_id, run_key, attempt AS attempt_key, step, rank, max(s.at) AS saved_at,
+            argMax((s.artifact, s.kind, s.sha256, s.uri, s.bytes, s.raw_bytes, s.duration_s, s.blocked_s,
+                s.metrics, s.is_best, s.world_size), (s.at, s.artifact)) AS newest
+        FROM {database}.checkpoints AS s FINAL
+        WHERE run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
+        GROUP BY project, run_id, run_key, attempt_key, step, rank
+    ) AS c
+    LEFT JOIN {database}.checkpoint_limits AS t
+        ON t.project = c.project AND t.run_id = c.run_id AND t.run_key = c.run_key AND t.attempt_key = c.attempt_key
+    LEFT JOIN {database}.v_artifacts AS a ON a.run_key = c.run_key AND a.artifact = c.newest.1
+    GROUP BY project, run_id, run_key, attempt, step
+);
+
+CREATE OR REPLACE VIEW {database}.v_logs {on_cluster} AS
+SELECT
+    l.project AS project, l.run_id AS run_id, l.rank AS rank, toInt32(greatest(a.attempt, 1)) AS attempt, l.at AS at,
+    l.step AS step, l.stream AS stream, l.level AS level, l.name AS name, l.text AS text, l.seq AS seq,
+    l.run_key AS run_key
+FROM {database}.logs AS l FINAL
+LEFT JOIN {database}.restarted_attempts AS a
+    ON a.project = l.project AND a.run_id = l.run_id AND a.run_key = l.run_key AND a.attempt_key = l.attempt
+WHERE l.stream != 'histogram' AND l.run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
+SETTINGS use_skip_indexes_if_final_exact_mode = 0;
+
+-- Like series_limits, of histograms.
+CREATE OR REPLACE VIEW {database}.histogram_limits {on_cluster} AS
+SELECT project, run_id, run_key, name, rank, attempt_key, attempt, limit_step
+FROM
+(
+    SELECT
+        project, run_id, run_key, name, rank, attempt_key, attempt, entry.2 IS NULL AS is_question,
+        min(entry.2) OVER (
+            PARTITION BY project, run_id, run_key, name, rank ORDER BY entry.1 DESC) AS limit_step
+    FROM
+    (
+        SELECT
+            l.project AS project, l.run_id AS run_id, l.run_key AS run_key, l.name AS name, l.rank AS rank,
+            l.attempt_key AS attempt_key, a.attempt AS attempt,
+            arrayJoin([
+                (a.attempt, l.first_step),
+                (if(a.replaced_by = 0, 2147483647, a.replaced_by), NULL)]) AS entry
+        FROM
+        (
+            SELECT project, run_id, run_key, name, rank, attempt AS attempt_key, min(step) AS first_step
+            FROM {database}.logs
+            WHERE stream = 'histogram' AND step IS NOT NULL
+                AND run_key IN (SELECT run_key FROM {database}.restarted_runs)
+            GROUP BY project, run_id, run_key, name, rank, attempt_key
+        ) AS l
+        INNER JOIN {database}.restarted_attempts AS a
+            ON a.project = l.project AND a.run_id = l.run_id AND a.run_key = l.run_key
+            AND a.attempt_key = l.attempt_key
+    )
+)
+WHERE is_question;
+
+CREATE OR REPLACE VIEW {database}.v_histograms {on_cluster} AS
+SELECT
+    l.project AS project, l.run_id AS run_id, l.rank AS rank, toInt32(greatest(a.attempt, 1)) AS attempt, l.name AS name,
+    l.step AS step, l.at AS at,
+    JSONExtract(l.text, 'edges', 'Array(Float64)') AS edges,
+    JSONExtract(l.text, 'counts', 'Array(Float64)') AS counts,
+    ifNull(l.step >= a.limit_step, 0) AS is_abandoned, l.run_key AS run_key
+FROM {database}.logs AS l FINAL
+LEFT JOIN {database}.histogram_limits AS a
+    ON a.project = l.project AND a.run_id = l.run_id AND a.run_key = l.run_key AND a.name = l.name
+    AND a.rank = l.rank AND a.attempt_key = l.attempt
+WHERE l.stream = 'histogram' AND l.run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
+SETTINGS use_skip_indexes_if_final_exact_mode = 0;
