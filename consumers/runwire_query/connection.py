@@ -18,12 +18,12 @@ from runwire_schemas.connections.clickhouse import (
     ClickHouseAddress,
     ClickHouseSettings,
     ClickHouseSettingsError,
-    ClickHouseTrouble,
     error_code,
     error_sentence,
     explain_error,
     trouble_of,
 )
+from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble
 
 __all__ = ["Reader", "columns_of", "connect", "find_address", "translate_error"]
 
@@ -36,7 +36,12 @@ STREAM_SETTINGS: Final = {
 _STREAM_PIECE_BYTES: Final = 1 << 16
 _UNKNOWN_TABLE: Final = 60
 # The statement is the user's own: the server's sentence says more about it than ours.
-_OF_STATEMENT: Final = (ClickHouseTrouble.SCHEMA, ClickHouseTrouble.REFUSED)
+_OF_STATEMENT: Final = (
+    ClickHouseTrouble.SCHEMA,
+    ClickHouseTrouble.REFUSED,
+    ClickHouseTrouble.ROWS,
+    ClickHouseTrouble.TOO_LARGE,
+)
 
 RowT = TypeVar("RowT")
 

@@ -11,10 +11,10 @@ from runwire_consumers.core.errors import Fatal, Retryable, WorkerError
 from runwire_schemas.connections.clickhouse import (
     ClickHouseAddress,
     ClickHouseSettingsError,
-    ClickHouseTrouble,
     explain_error,
     trouble_of,
 )
+from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble
 
 # What any client call can raise; requests outside of urllib3 do not exist.
 CALL_ERRORS = (ClickHouseError, HTTPError, OSError)
@@ -27,6 +27,9 @@ _CONNECT_S = 10
 _RETRY_AFTER_S = {
     ClickHouseTrouble.UNREACHABLE: 1.0,
     ClickHouseTrouble.PASSING: 1.0,
+    ClickHouseTrouble.TOO_LARGE: 1.0,
+    ClickHouseTrouble.UNKNOWN: 5.0,
+    ClickHouseTrouble.UNTRUSTED: 10.0,
     ClickHouseTrouble.DISK_FULL: 10.0,
 }
 
@@ -54,6 +57,8 @@ def connect(url: str, *, create: bool = False) -> Client:
         exists = client.command(f"EXISTS DATABASE `{address.database}`")
     except CALL_ERRORS as error:
         raise explain(error, url) from error
+    except TypeError as error:  # the driver's own words for an argument that it does not have
+        raise Fatal(f"{address.source} has an option that cannot be used: {error}") from error
     if not exists:
         raise Fatal(ClickHouseTrouble.DATABASE.sentence(address))
     client.database = address.database

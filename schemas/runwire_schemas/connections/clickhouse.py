@@ -1,4 +1,4 @@
-"""Connection to ClickHouse: its settings, its address, and the meaning of its error codes.
+"""Connection to ClickHouse: its settings, its address, and the meaning of its errors.
 
 Workers, migrations and the read side share this module; nothing here imports a driver.
 """
@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from http import HTTPStatus
 from typing import Any, ClassVar, Final, Self
 from urllib.parse import unquote, urlsplit
 
+from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble, troubles_by_code
 from runwire_schemas.connections.table import SECRET, setting, table_values
 from runwire_schemas.errors import ConfigError
 
@@ -20,7 +21,6 @@ __all__ = [
     "ClickHouseAddress",
     "ClickHouseSettings",
     "ClickHouseSettingsError",
-    "ClickHouseTrouble",
     "error_code",
     "error_sentence",
     "explain_error",
@@ -33,6 +33,12 @@ DEFAULT_USER: Final = "default"
 _PORTS: Final = {"http": 8123, "https": 8443}
 # Server messages can hold whole statements; longer ones do not fit a log line.
 _SENTENCE_CHARS_MAX: Final = 300
+# clickhouse-connect's texts where the server gave no code: a status that a proxy answered, a
+# setting that the driver knows to be fixed, a request that did not reach its end.
+_PROXY_STATUS = re.compile(r"received HTTP status (\d{3})")
+_DRIVER_SETTING = re.compile(r"[Ss]etting \S+ is (?:readonly|unknown)|readonly setting")
+_TRANSPORT = re.compile(r"executing HTTP request|Connection|[Tt]imeout|timed out|\[Errno -?\d+\]")
+_PASSING_STATUSES: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class ClickHouseSettingsError(ConfigError):
@@ -125,69 +131,6 @@ def _malformed(scheme: str, source: str) -> ClickHouseSettingsError:
     )
 
 
-class ClickHouseTrouble(Enum):
-    """What a failed request means, by what ends it; the value is the sentence for people."""
-
-    UNREACHABLE = (
-        "ClickHouse at {shown} does not answer ({detail}): start it (the embedded one with "
-        "`runwire up`) or correct {source}; `runwire doctor` looks closer"
-    )
-    PASSWORD = (
-        "ClickHouse at {shown} refused the password of user `{user}`: correct {source} "
-        "(http://user:password@host:port/database); for the embedded engine `runwire down` and "
-        "`runwire up` write a fresh one"
-    )
-    RIGHTS = "user `{user}` may not do this on {shown}: {detail}"
-    DATABASE = (
-        "ClickHouse at {shown} has no database `{database}` (or this user may not see it): create "
-        "it with `runwire migrate`, or correct {source}"
-    )
-    SCHEMA = (
-        "ClickHouse at {shown} lacks a table or column this version needs: run `runwire migrate` "
-        "({detail})"
-    )
-    DISK_FULL = "the disk of ClickHouse at {shown} is full: free space on it"
-    PASSING = "ClickHouse at {shown} cannot do it now: {detail}"
-    REFUSED = "ClickHouse at {shown} refused a request: {detail}"
-
-    def sentence(self, address: ClickHouseAddress, detail: str = "") -> str:
-        """Return the sentence about this address, without the password."""
-        template: str = self.value
-        return template.format(
-            shown=address.shown,
-            user=address.username,
-            database=address.database,
-            source=address.source,
-            detail=detail,
-        )
-
-
-# Codes of src/Common/ErrorCodes.cpp; a code without a row is REFUSED.
-_TROUBLES: Final = {
-    code: trouble
-    for trouble, codes in {
-        # UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, AUTHENTICATION_FAILED
-        ClickHouseTrouble.PASSWORD: (192, 193, 194, 516),
-        # READONLY, ACCESS_DENIED
-        ClickHouseTrouble.RIGHTS: (164, 497),
-        # UNKNOWN_DATABASE
-        ClickHouseTrouble.DATABASE: (81,),
-        # NOT_FOUND_COLUMN_IN_BLOCK, NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_TABLE
-        ClickHouseTrouble.SCHEMA: (10, 16, 47, 60),
-        # NOT_ENOUGH_SPACE
-        ClickHouseTrouble.DISK_FULL: (243,),
-        # TIMEOUT_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR,
-        # MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED,
-        # quorum (285, 286), UNKNOWN_STATUS_OF_INSERT, QUERY_WAS_CANCELLED, S3_ERROR,
-        # KEEPER_EXCEPTION
-        ClickHouseTrouble.PASSING: (
-            *(159, 202, 209, 210, 241, 242, 252, 279, 285, 286, 319, 394, 499, 999),
-        ),
-    }.items()
-    for code in codes
-}
-
-
 def error_code(error: BaseException) -> int | None:
     """Return ClickHouse's numeric error code; None when the error is not the server's."""
     code = getattr(error, "code", None)
@@ -198,11 +141,36 @@ def error_code(error: BaseException) -> int | None:
 
 
 def trouble_of(error: BaseException) -> ClickHouseTrouble:
-    """Return what a failed request means; an error without a server code is UNREACHABLE."""
-    code = error_code(error)
-    if code is None:
+    """Return what a failed request means.
+
+    An error without the server's code comes from a proxy, from the driver or from the network.
+    """
+    if (status := _PROXY_STATUS.search(str(error))) is not None:
+        return _of_status(int(status[1]))
+    if (code := error_code(error)) is not None:
+        return troubles_by_code().get(code, ClickHouseTrouble.UNKNOWN)
+    text = str(error)
+    if _DRIVER_SETTING.search(text):
+        return ClickHouseTrouble.SETTING
+    if "certificate verify failed" in text.lower() or "SSLError" in text:
+        return ClickHouseTrouble.UNTRUSTED
+    is_network = isinstance(error, OSError) or type(error).__module__.startswith("urllib3")
+    if is_network or _TRANSPORT.search(text):
         return ClickHouseTrouble.UNREACHABLE
-    return _TROUBLES.get(code, ClickHouseTrouble.REFUSED)
+    return ClickHouseTrouble.UNKNOWN
+
+
+def _of_status(status: int) -> ClickHouseTrouble:
+    """Return what an HTTP status without a code of ClickHouse means: a proxy answered."""
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return ClickHouseTrouble.TOO_LARGE
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED):
+        return ClickHouseTrouble.PASSWORD
+    if status == HTTPStatus.FORBIDDEN:
+        return ClickHouseTrouble.RIGHTS
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUSES:
+        return ClickHouseTrouble.PASSING
+    return ClickHouseTrouble.UNKNOWN
 
 
 def explain_error(error: BaseException, address: ClickHouseAddress) -> str:

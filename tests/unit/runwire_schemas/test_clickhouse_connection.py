@@ -8,10 +8,14 @@ from runwire_schemas.connections.clickhouse import (
     ClickHouseAddress,
     ClickHouseSettings,
     ClickHouseSettingsError,
-    ClickHouseTrouble,
     error_sentence,
     explain_error,
     trouble_of,
+)
+from runwire_schemas.connections.clickhouse_troubles import (
+    ClickHouseTrouble,
+    code_names,
+    troubles_by_code,
 )
 
 
@@ -60,13 +64,30 @@ def test_address_shows_neither_password_nor_options() -> None:
     ("text", "trouble"),
     [
         ("Code: 516. DB::Exception: no", ClickHouseTrouble.PASSWORD),
-        ("received ClickHouse error code 164", ClickHouseTrouble.RIGHTS),
+        ("received ClickHouse error code 164", ClickHouseTrouble.SETTING),
         ("Code: 81.", ClickHouseTrouble.DATABASE),
         ("Code: 60.", ClickHouseTrouble.SCHEMA),
         ("Code: 243.", ClickHouseTrouble.DISK_FULL),
-        ("Code: 241.", ClickHouseTrouble.PASSING),
+        ("Code: 497.", ClickHouseTrouble.RIGHTS),
+        ("Code: 241.", ClickHouseTrouble.TOO_LARGE),
+        ("Code: 201.", ClickHouseTrouble.PASSING),
+        ("Code: 225.", ClickHouseTrouble.PASSING),
+        ("Code: 745.", ClickHouseTrouble.PASSING),
+        ("Code: 469.", ClickHouseTrouble.ROWS),
+        ("Code: 987654.", ClickHouseTrouble.UNKNOWN),
         ("Code: 62.", ClickHouseTrouble.REFUSED),
         ("Connection refused", ClickHouseTrouble.UNREACHABLE),
+        ("Setting async_insert is readonly", ClickHouseTrouble.SETTING),
+        (
+            "HTTP driver received HTTP status 413, server response: code 7",
+            ClickHouseTrouble.TOO_LARGE,
+        ),
+        ("HTTP driver received HTTP status 401", ClickHouseTrouble.PASSWORD),
+        ("HTTP driver received HTTP status 403", ClickHouseTrouble.RIGHTS),
+        ("HTTP driver received HTTP status 502", ClickHouseTrouble.PASSING),
+        ("HTTP driver received HTTP status 404", ClickHouseTrouble.UNKNOWN),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", ClickHouseTrouble.UNTRUSTED),
+        ("a driver's new sentence", ClickHouseTrouble.UNKNOWN),
     ],
 )
 def test_error_code_means_one_trouble_with_a_sentence(
@@ -78,6 +99,21 @@ def test_error_code_means_one_trouble_with_a_sentence(
     assert trouble_of(error) is trouble
     assert "geheim" not in explain_error(error, address)
     assert "{" not in explain_error(error, address)
+
+
+@pytest.mark.parametrize("text", ["Code: 987654. DB::Exception: new", "a driver's new sentence"])
+def test_unknown_error_is_reported_in_its_own_words(text: str) -> None:
+    """Neither a code of a newer server nor a driver's new error ends as "does not answer"."""
+    address = ClickHouseAddress.parse("http://me:geheim@h:99/d")
+    sentence = explain_error(RuntimeError(text), address)
+    assert error_sentence(text) in sentence
+    assert "answer" not in sentence
+
+
+def test_table_of_codes_has_each_code_once() -> None:
+    """No code is sorted twice: the two views of the table agree on their number."""
+    assert len(code_names()) == len(troubles_by_code())
+    assert len(set(code_names().values())) == len(code_names())
 
 
 def test_error_sentence_loses_the_decoration_of_driver_and_server() -> None:
