@@ -87,7 +87,7 @@ def adopted_run(
     parts = environ.get(LAUNCH_VARIABLE, "").split(":", 3)
     if ranks.launcher != "subprocess" or len(parts) != 4:
         return None
-    launcher = find_launcher(ranks.marker, proc=proc)
+    launcher = find_launcher(ranks.marker, proc=proc, itself=True)
     if launcher is None or (str(launcher.pid), launcher.start) != (parts[0], parts[1]):
         return None
     return parts[3], parts[2]
