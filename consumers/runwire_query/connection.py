@@ -25,7 +25,7 @@ from runwire_schemas.connections.clickhouse import (
 )
 from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble
 
-__all__ = ["Reader", "columns_of", "connect", "find_address", "translate_error"]
+__all__ = ["Reader", "columns_of", "connect", "find_address", "has_address", "translate_error"]
 
 CONNECT_TIMEOUT_S: Final = 5
 QUERY_TIMEOUT_S: Final = 300
@@ -44,6 +44,15 @@ _OF_STATEMENT: Final = (
 )
 
 RowT = TypeVar("RowT")
+
+
+def has_address(root: Path) -> bool:
+    """Return whether this process or data root names a ClickHouse. Raises: QueryError."""
+    try:
+        url = ClickHouseSettings.from_environment(os.environ).url
+    except ClickHouseSettingsError as error:
+        raise QueryError(str(error)) from error
+    return bool(url) or paths.connection_file(root).exists()
 
 
 def find_address(root: Path) -> ClickHouseAddress:

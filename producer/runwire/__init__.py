@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from runwire.current import active_run, current
 from runwire.errors import ArtifactError, CheckpointError, ConfigError, RunwireError
 from runwire.metrics.flush import FlushReport
 from runwire.run import Run
 from runwire.settings import Settings
-from runwire.start import active_run, current, init, start_run
+from runwire.start import init, start_run
 from runwire.version import __version__
+from runwire_disk.paths import pin_state_dir
 from runwire_disk.spool.format import SpoolError
 
 if TYPE_CHECKING:
@@ -204,6 +206,9 @@ def finish(
     run = active_run()
     return run.finish(status, exit_code, timeout) if run is not None else FlushReport()
 
+
+# Before a framework changes the working folder (Hydra does so before the user's function runs).
+pin_state_dir(os.environ)
 
 # `runwire.run`, `.config` and `.summary` are those of the current run, as wandb users expect. The
 # module `runwire.run` stays importable; only the package's attribute of that name is removed.

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from runwire.artifacts.calls import ArtifactCalls
 from runwire.checkpoints.calls import CheckpointCalls
+from runwire.errors import RunwireError
 from runwire.guard import Guard, guarded
 from runwire.metrics.flush import FlushReport
 from runwire.params.config import Config
 from runwire.params.summary import Summary
 from runwire.process.exits import Outcome, outcome_of
-from runwire.session import TEXT_CHARS_MAX, Session
+from runwire.session import Session
 from runwire.settings import Settings
+from runwire.tags import Tags
 from runwire_disk import fork
 from runwire_disk.spool.format import Meta
 
 _STATUSES = ("finished", "failed", "preempted", "interrupted")
+_PLAIN = ("log", "guard")  # attributes that are set by the session and by `__init__`
 _SUMMARIES = ("last", "min", "max", "mean", "best", "none")
 
 
@@ -43,30 +48,114 @@ class Run(ArtifactCalls, CheckpointCalls):
         """Bind a session; with `about`, this process owns the run and records its start."""
         self._session = session
         self._metric_defs: dict[str, dict[str, Any]] = {}
-        self.name: str = (about or {}).get("name") or session.meta.run_id
+        self._about: dict[str, Any] = dict(about or {})
         self.guard: Guard = session.guard
-        self.tags: dict[str, str] = dict(tags or {})
-        self.config: Config = session.config
-        self.summary: Summary = session.summary
+        self._tags = Tags(tags or {}, self._emit_tags, session.guard)
+        self._config: Config = session.config
+        self._summary: Summary = session.summary
         session.bind(self)
         if about is not None:
-            session.emit("run", self._started(about))
+            _owned[_handle_key(session)] = self
+            session.emit("run", self._started())
 
     @classmethod
     def attached(cls, session: Session) -> Self:
         """Return a run that another process owns: it logs as a worker and never ends it."""
         return cls(session)
 
-    def _started(self, about: Mapping[str, Any]) -> dict[str, Any]:
+    def _started(self) -> dict[str, Any]:
         return {
             "event": "started",
             "status": "running",
-            "tags": self.tags,
+            "tags": dict(self._tags),
             "world_size": self._session.meta.world_size,
             "environment": self._session.environment,
-            **about,
+            **self._about,
             "name": self.name,
         }
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Record the attributes that a run has; report others, which are recorded nowhere."""
+        kind = getattr(type(self), name, None)
+        if isinstance(kind, property) and kind.fset is None:
+            refusal = f"run.{name} cannot be changed; it is set by init() and the calls of the run"
+            self.guard.report(f"run.{name}", RunwireError(refusal))
+            return
+        is_ours = name.startswith("_") or name in _PLAIN or isinstance(kind, property)
+        if not is_ours and not callable(value):
+            refusal = (
+                f"run.{name} is recorded nowhere: use run.config[{name!r}], run.summary[{name!r}] "
+                f"or run.set_tag({name!r}, ...)"
+            )
+            self.guard.report(f"run.{name}", RunwireError(refusal))
+        object.__setattr__(self, name, value)
+
+    @property
+    def name(self) -> str:
+        """Name of the run, its id without one; setting it renames the run."""
+        return self._about.get("name") or self.id
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._change("name", value)
+
+    @property
+    def notes(self) -> str | None:
+        """Notes about the run."""
+        return self._about.get("notes")
+
+    @notes.setter
+    def notes(self, value: str) -> None:
+        self._change("notes", value)
+
+    @property
+    def group(self) -> str | None:
+        """Group of the run."""
+        return self._about.get("group")
+
+    @group.setter
+    def group(self, value: str) -> None:
+        self._change("group", value)
+
+    @property
+    def tags(self) -> Tags:
+        """Tags by name; changes are recorded."""
+        return self._tags
+
+    @tags.setter
+    def tags(self, value: Mapping[str, Any] | Iterable[str]) -> None:
+        self._tags.add(value)
+
+    @property
+    def config(self) -> Config:
+        """Parameters of the run; assigning a mapping sets all of its keys."""
+        return self._config
+
+    @config.setter
+    def config(self, value: Any) -> None:
+        self._config.update(value)
+
+    @property
+    def summary(self) -> Summary:
+        """Final values of the run; assigning a mapping sets all of its keys."""
+        return self._summary
+
+    @summary.setter
+    def summary(self, value: Any) -> None:
+        self._summary.update(value)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the run takes records: from `init` to `finish`."""
+        return self._session.is_live
+
+    def _change(self, name: str, value: Any) -> None:
+        with self.guard.catching(f"run.{name}"):
+            self._about[name] = None if value is None else str(value)
+            self._session.emit("run", {"event": "updated", name: self._about[name]})
+
+    def _emit_tags(self, tags: dict[str, str]) -> None:
+        self._session.emit("run", {"event": "updated", "tags": tags})
 
     @property
     def id(self) -> str:
@@ -116,18 +205,17 @@ class Run(ArtifactCalls, CheckpointCalls):
     @guarded("set_tag")
     def set_tag(self, key: str, value: Any) -> None:
         """Set one tag; the last value wins."""
-        self.set_tags({key: value})
+        self._tags.add({key: value})
 
     @guarded("set_tags")
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set several tags; the last values win."""
-        self.tags.update({str(k): str(v)[:TEXT_CHARS_MAX] for k, v in tags.items()})
-        self._session.emit("run", {"event": "updated", "tags": self.tags})
+        self._tags.add(tags)
 
     @guarded("add_tags")
     def add_tags(self, *names: str) -> None:
         """Add tags that have no value."""
-        self.set_tags(dict.fromkeys(names, ""))
+        self._tags.add(names)
 
     @guarded("define_metric")
     def define_metric(
@@ -186,7 +274,8 @@ class Run(ArtifactCalls, CheckpointCalls):
     ) -> FlushReport:
         """End the run; later calls log nothing. Safe to call twice.
 
-        Blocks: one fdatasync, and at most `timeout` seconds (0 when None) until it is stored.
+        Blocks: one fdatasync, and at most `timeout` seconds (`finish_timeout_s` when None) until
+        it is stored.
         """
         if status is not None and status not in _STATUSES:
             problem = ValueError(f"finish(status={status!r}): use one of {', '.join(_STATUSES)}")
@@ -197,9 +286,10 @@ class Run(ArtifactCalls, CheckpointCalls):
             word = status or "failed"
             reason = None if status else f"finish(exit_code={exit_code})"
             outcome = Outcome(status=word, reason=reason, exit_code=exit_code)
-        return self._session.end(outcome, timeout or 0.0)
+        return self._session.end(outcome, timeout)
 
     def __enter__(self) -> Self:
+        self._session.is_block = True
         return self
 
     def __exit__(
@@ -210,13 +300,39 @@ class Run(ArtifactCalls, CheckpointCalls):
     def __reduce__(self) -> tuple[Any, ...]:
         return attach, (self._session.settings, self._session.meta)
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Self:
+        """Return the run itself: a copy of a callback or estimator logs through one writer."""
+        return self
+
     def __repr__(self) -> str:
         return f"<runwire.Run {self.project}/{self.id} rank {self.rank}>"
 
 
 def attach(settings: Settings, meta: Meta) -> Run:
-    """Return a handle on a run of another process; pickled runs become one in spawned workers."""
+    """Return this process's one object of a run: the run itself, or a handle on another process's.
+
+    Pickled runs become one in workers. A handle stays open until the process ends: a pool
+    unpickles one for every task.
+    """
     session = Session.attached(settings, meta, Guard(strict=settings.strict))
-    run = Run.attached(session)
-    fork.register(session)
+    key = _handle_key(session)
+    known = _owned.get(key) or _handles.get(key)
+    if known is not None:
+        return known
+    run = _handles.setdefault(key, Run.attached(session))
+    fork.register(run._session)  # noqa: SLF001 - our own
     return run
+
+
+# Runs of this process, and handles on those of others, by what all their writers share.
+_HandleKey = tuple[Path, str, str, str, int]
+_owned: weakref.WeakValueDictionary[_HandleKey, Run] = weakref.WeakValueDictionary()
+_handles: dict[_HandleKey, Run] = {}
+
+
+def _handle_key(session: Session) -> _HandleKey:
+    meta = session.meta
+    return session.settings.root, meta.project, meta.run_id, meta.attempt, meta.rank

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from runwire.announcements import say_finished
 from runwire.errors import RunwireError
 from runwire.guard import Guard
-from runwire.job import known_runs
 from runwire.metrics.flush import FlushReport, report_of, wait_stored
 from runwire.metrics.log import MetricLog
 from runwire.params.config import Config
@@ -21,9 +21,11 @@ from runwire.params.summary import Summary
 from runwire.process import exits, notebook
 from runwire.process.exits import Outcome
 from runwire.process.late_writer import LateWriter
+from runwire.recorded_ranks import RecordedRanks
 from runwire.safe_text import redact_text
 from runwire.settings import Settings
 from runwire_disk.spool.format import KIND_SERIES, Meta
+from runwire_disk.spool.run_notes import write_note
 from runwire_disk.spool.writer import SpoolWriter
 
 if TYPE_CHECKING:
@@ -62,7 +64,6 @@ class Session:
         *,
         environment: Mapping[str, str] | None = None,
         first_step: int = 0,
-        values_wanted: bool = True,
         owner: bool = True,
     ) -> None:
         self.settings, self.meta, self.guard = settings, meta, guard
@@ -71,10 +72,11 @@ class Session:
         self.summary = Summary(self._emit_summary, self.last_values, guard)
         self.log: Callable[..., None] = _ignore
         self.noted: Outcome | None = None
+        self.is_block = False  # a `with` statement ends the run; another `init` does not
         self._holder: Callable[[], LogHolder | None] = _no_holder
         self._first_step = first_step
         self._has_resumed = False
-        self._values_wanted = values_wanted
+        self._recorded = RecordedRanks(settings.ranks)
         self._preempted: str | None = None
         self._ended: Outcome | None = None
         self._is_closed = False
@@ -117,14 +119,9 @@ class Session:
             first_step=self._first_step,
         )
         log = self._metrics.log
-        if self._values_wanted:
+        if self._recorded.includes(self.meta.rank):
             return log
-
-        def progress_only(_: Mapping[str, Any], step: int | None = None, **__: Any) -> None:
-            """Metrics come from rank 0; this rank only shows its progress."""
-            log({}, step)
-
-        return progress_only
+        return self._recorded.progress_only(log, self._writer.count_dropped, self.meta.rank)
 
     def _log_late(self) -> Callable[..., None]:
         """Return a function that opens a writer of this process when it is first called."""
@@ -133,6 +130,11 @@ class Session:
             return _ignore
         self._late = LateWriter(self, is_forbidden=policy == "raise")
         return self._late.log
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run takes records: from its start to its end."""
+        return self._ended is None
 
     @property
     def step(self) -> int:
@@ -237,10 +239,11 @@ class Session:
         """Return the points that are spooled, stored, waiting and dropped."""
         return self._closed if self._writer is None else report_of(self._writer)
 
-    def end(self, outcome: Outcome, timeout: float) -> FlushReport:
+    def end(self, outcome: Outcome, timeout: float | None = None) -> FlushReport:
         """Record the end of the run and close; does nothing in a process that does not own it.
 
-        Blocks: one fdatasync, and at most `timeout` seconds until everything is stored.
+        Blocks: one fdatasync, and at most `timeout` seconds (`finish_timeout_s` when None) until
+        everything is stored.
         """
         if self._ended is not None or self.is_foreign():
             return self.report()
@@ -253,11 +256,14 @@ class Session:
         with self.guard.catching("finish"):
             self.drain()
             self.emit("run", {"event": "finished", **outcome.as_fields(), **self.counts()})
-            report = self.wait_stored(timeout)
+            report = self.wait_stored(
+                self.settings.finish_timeout_s if timeout is None else timeout
+            )
         with self.guard.catching("finish"):
             exits.uninstall(self)
             notebook.uninstall(self)
             self._close()
+        say_finished(self.settings, self.meta, outcome, report)
         return report
 
     def mark_preempting(self, reason: str) -> None:
@@ -288,7 +294,7 @@ class Session:
         if self._preempted is not None and outcome.status != "interrupted":
             reason, code = self._preempted, outcome.exit_code
             outcome = Outcome(status="preempted", reason=reason, exit_code=code)
-        self.end(outcome, 0.0)
+        self.end(outcome)
 
     def _append_from_signal(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Append from a signal handler: never waits for a lock its own thread may hold."""
@@ -323,7 +329,7 @@ class Session:
         last = self.counts().get("last_step")
         with self.guard.catching("remembering the run"):
             if self._writer is not None and self.meta.rank == 0:
-                known_runs.remember(
+                write_note(
                     self.settings.root,
                     self.meta.project,
                     self.meta.run_id,

@@ -48,13 +48,19 @@ def process_start(pid: int, proc: Path = PROC) -> str | None:
     return stat[1] if stat else None
 
 
-def find_launcher(marker: str, *, pid: int | None = None, proc: Path = PROC) -> Launcher | None:
+def find_launcher(
+    marker: str, *, pid: int | None = None, proc: Path = PROC, itself: bool = False
+) -> Launcher | None:
     """Nearest ancestor whose initial environment lacks `marker`, the launcher's variable.
 
     A shell or profiler between launcher and rank carries the variable, so it is passed over.
     An ancestor whose environment may not be read belongs to another user: it is the launcher.
+    With `itself` the search begins at the process, which may have started the other ranks.
     """
-    current = os.getppid() if pid is None else _parent(pid, proc)
+    if itself:
+        current: int | None = os.getpid() if pid is None else pid
+    else:
+        current = os.getppid() if pid is None else _parent(pid, proc)
     for _ in range(ANCESTORS_MAX):
         if current is None or current <= 0:
             return None

@@ -33,6 +33,7 @@ from runwire_schemas.errors import ConfigError
 __all__ = ["NodeSettings"]
 
 GIB = 1024**3
+SYSTEM_AUTHORITIES = "probe"  # librdkafka's word, where the path of a certificate may stand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +85,8 @@ class NodeSettings:
             return None
         values = self._values_of(KafkaSettings, "kafka_")
         for name in ("sasl_password_file", "ssl_ca_location"):
-            # The agent runs elsewhere; "probe" is librdkafka's word for the system's authorities.
-            if values[name] and values[name] != "probe":
+            # The agent runs elsewhere.
+            if values[name] and values[name] != SYSTEM_AUTHORITIES:
                 values[name] = str(Path(values[name]).expanduser().absolute())
         return KafkaSettings(**values)
 
@@ -135,6 +136,10 @@ class NodeSettings:
         refuse_unknown(given, rows, source="argument")
         for name, value in given.items():
             values[name] = parse_value(rows[name], value, f"argument {name}=")
+        # Now, not at each use: os.chdir must not move what a process has begun to write.
+        for name in rows.keys() & values.keys():
+            if rows[name].kind is PATH and values[name] and values[name] != SYSTEM_AUTHORITIES:
+                values[name] = str(Path(values[name]).expanduser().absolute())
         settings = cls(**values)
         settings.check()
         return settings

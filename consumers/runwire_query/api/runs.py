@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
-from runwire_query.connection import Reader, columns_of
+from runwire_query.connection import Reader, columns_of, connect, has_address
 from runwire_query.errors import QueryError, printable
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "RunRow",
     "find_run",
     "list_runs",
+    "look_up_run",
     "read_params",
     "read_status",
 ]
@@ -149,3 +151,20 @@ def _ambiguous(wanted: str, matches: Sequence[RunDetail]) -> str:
         for run in matches[:_CANDIDATES_SHOWN]
     ]
     return "\n".join(lines)
+
+
+def look_up_run(root: Path, project: str, run_id: str) -> tuple[bool, int | None] | None:
+    """Return whether ClickHouse knows a run, and its last step; None where none is configured.
+
+    The SDK asks through the entry-point group `runwire.lookup`. Raises: QueryError.
+    """
+    if not has_address(root):
+        return None
+    reader = connect(str(root))
+    try:
+        sql = f"SELECT last_step FROM v_runs WHERE {OF_RUN}"
+        rows = reader.rows(sql, RunRef(project=project, run_id=run_id).parameters())
+    finally:
+        reader.close()
+    steps = [int(row["last_step"]) for row in rows if row["last_step"] is not None]
+    return bool(rows), max(steps, default=None)

@@ -22,9 +22,9 @@ from runwire.checkpoints.local import (
     verify,
 )
 from runwire.errors import CheckpointError, ConfigError, RunwireError
-from runwire.job import known_runs
 from runwire.job.ranks import detect_ranks
 from runwire_disk.files import sync_file
+from runwire_disk.spool.run_notes import noted_runs, read_note
 from runwire_store.checkpoints import CheckpointView, group_checkpoints
 from runwire_store.manifest import Manifest, ManifestError
 from runwire_store.retention import find_checkpoint
@@ -183,7 +183,7 @@ class Finder:
     def _check_known(self) -> None:
         """Refuse a run that neither this machine nor the store knows. Raises: CheckpointError."""
         root = self.settings.root
-        if self.is_own or known_runs.read(root, self.project, self.run_id):
+        if self.is_own or read_note(root, self.project, self.run_id):
             return
         from runwire_store.open import open_catalog
 
@@ -194,7 +194,7 @@ class Finder:
             if catalog.knows_run(self.project, self.run_id):
                 return
             store = catalog.store.uri
-        names = known_runs.names(root, self.project)
+        names = noted_runs(root, self.project)
         near = get_close_matches(self.run_id, names, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         shown = ", ".join(map(repr, names[:_RUNS_MAX])) or "none"

@@ -62,7 +62,7 @@ class SpoolWriter:
     ) -> SpoolWriter:
         """Make the folder, take its lock, publish it. Raises: SpoolError with what to do."""
         spool = root / "spool"
-        name = f"{_file_name(meta.run_id)}-r{meta.rank}-{meta.writer[:12]}"
+        name = folder_prefix(meta.run_id, meta.rank) + meta.writer[:12]
         final = spool / name
         if final.exists():
             raise SpoolError(
@@ -261,6 +261,11 @@ def _publish(spool: Path, name: str, meta: Meta) -> int:
     (hidden / META_FILE).write_text(json.dumps(asdict(meta), indent=1), "utf-8")
     hidden.rename(spool / name)
     return lock_fd
+
+
+def folder_prefix(run_id: str, rank: int) -> str:
+    """Return how the folder names of one rank begin; other runs may have the same beginning."""
+    return f"{_file_name(run_id)}-r{rank}-"
 
 
 def _file_name(run_id: str) -> str:

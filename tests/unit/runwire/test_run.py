@@ -185,25 +185,6 @@ def test_resume_rules_are_enforced_at_init(root: Path) -> None:
     assert len(attempts) == 2
 
 
-def test_other_ranks_show_progress_without_points(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Metrics come from rank 0 unless asked for; a rank's step is visible all the same."""
-    for name, value in {
-        "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
-        "RUNWIRE_RUN_ID": "shared",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    with runwire.init("p") as run:
-        run.log({"a": 1.0}, 10)
-    with runwire.init("p", all_ranks=True) as run:
-        run.log({"b": 1.0}, 10)
-    assert scalars(root) == {"b": [1.0]}
-    finished = [e for e in events(root) if isinstance(e, RunEvent) and e.event == "finished"]
-    assert [e.last_step for e in finished] == [10, 10]
-    assert {e.rank for e in finished} == {1}
-
-
 def _log_in_child(run: Run) -> None:
     run.log({"from_child": 1.0}, 5)
     run.log({"from_child": 2.0}, 6)
