@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from runwire_disk.interrupts import reraise_interrupt
+
 __all__ = ["Guard", "guarded"]
 
 P = ParamSpec("P")
@@ -30,13 +32,14 @@ class Guard:
     def __init__(self, *, strict: bool = False) -> None:
         self.strict = strict
         self.counts: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def report(self, kind: str, exc: BaseException, *, hint: str = "") -> None:
         """Count a failure; log the first of its kind with what to do.
 
-        Raises: `exc` itself in strict mode.
+        Raises: `exc` itself in strict mode, and an interrupt: it is no failure.
         """
+        reraise_interrupt(exc)
         if self.strict:
             raise exc
         with self._lock:
@@ -64,7 +67,7 @@ class Guard:
 
     def reset_after_fork(self) -> None:
         """Replace the lock: the fork may have copied it while another thread held it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 class _Guarded(Protocol):
