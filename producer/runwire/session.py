@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from runwire.outbox.outbox import Outbox
 
 TEXT_CHARS_MAX = 65_536
+# How long a signal handler waits for a thread that is just appending.
+SIGNAL_WAIT_S = 0.2
 
 
 class LogHolder(Protocol):
@@ -79,7 +81,7 @@ class Session:
         self._recorded = RecordedRanks(settings.ranks)
         self._preempted: str | None = None
         self._ended: Outcome | None = None
-        self._is_closed = False
+        self._is_closed = self._is_over = False
         self._closed = FlushReport()
         self._parts: dict[Any, SessionPart] = {}
         # Reentrant: a signal handler may use the part that its own thread is just making.
@@ -181,7 +183,7 @@ class Session:
         if self._late is not None:
             self._late.open()
         if self._writer is not None:
-            self._writer.append_json(kind, fields)
+            self._writer.append_json(kind, fields, is_last=fields.get("event") == "finished")
 
     def identity(self) -> Meta | None:
         """Return the name that this process logs under, None when it logs nothing.
@@ -245,16 +247,19 @@ class Session:
         Blocks: one fdatasync, and at most `timeout` seconds (`finish_timeout_s` when None) until
         everything is stored.
         """
-        if self._ended is not None or self.is_foreign():
+        if self._is_over or self.is_foreign():
             return self.report()
         if outcome.traceback:
             self.emit_text("exception", outcome.traceback, None, level="error")
         for part in tuple(self._parts.values()):
             part.finish()
-        self._ended = outcome
         report = FlushReport()
         with self.guard.catching("finish"):
-            self.drain()
+            self.drain()  # before the end: texts that wait are logged too
+        self._ended = outcome
+        with self.guard.catching("finish"):
+            if self._writer is not None:
+                self._writer.seal("metric")  # other threads may log: the counts are final
             self.emit("run", {"event": "finished", **outcome.as_fields(), **self.counts()})
             report = self.wait_stored(
                 self.settings.finish_timeout_s if timeout is None else timeout
@@ -263,6 +268,7 @@ class Session:
             exits.uninstall(self)
             notebook.uninstall(self)
             self._close()
+        self._is_over = True  # an end that Ctrl-C interrupts is completed by the next one
         say_finished(self.settings, self.meta, outcome, report)
         return report
 
@@ -287,7 +293,7 @@ class Session:
         else:
             self.set_phase("preempting")  # if it is killed meanwhile, the agent sees why
             fields = {"event": "updated", "status_reason": f"pre-empting: signal {signum}"}
-        self._append_from_signal("run", fields)
+        self._append_from_signal("run", fields, is_last=final)
 
     def finish_at_exit(self, outcome: Outcome) -> None:
         """End with `outcome`, or as pre-empted where that was announced."""
@@ -296,18 +302,11 @@ class Session:
             outcome = Outcome(status="preempted", reason=reason, exit_code=code)
         self.end(outcome)
 
-    def _append_from_signal(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def _append_from_signal(self, kind: str, fields: Mapping[str, Any], *, is_last: bool) -> None:
         """Append from a signal handler: never waits for a lock its own thread may hold."""
-        if self._writer is None:
-            return
-        series, _ = KIND_SERIES[kind]
-        target = self._writer.series[series]
-        if target.lock.acquire(timeout=0.2):
-            target.lock.release()
-            self._writer.append_json(kind, fields)
-            segment = target.segment
-            if segment is not None:
-                segment.sync()
+        if self._writer is not None:
+            self._writer.append_json(kind, fields, wait_s=SIGNAL_WAIT_S, is_last=is_last)
+            self._writer.sync((KIND_SERIES[kind][0],), wait_s=SIGNAL_WAIT_S)
 
     def _close(self) -> None:
         self._remember()

@@ -3,11 +3,13 @@
 This file is about the cost per call (benchmarks/caller_cost.py). The fast path looks up the
 tuple of keys, checks types against the last call with these keys, packs doubles, stores the body
 and then one commit word. Unusual calls take `_slow`. No I/O, no thread, no network.
+
+Ctrl-C and the exceptions of signal handlers may strike between any two bytecodes. They reach the
+user, and the next call finds the series whole (`runwire_disk.spool.series_writer`).
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import zlib
@@ -19,15 +21,19 @@ from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp
 from runwire.metrics.values import FLOAT_EXACT_MAX, instant_ns, no_mapping, whole_step
+from runwire_disk.interrupts import is_interrupt, reraise_interrupt
 from runwire_disk.spool.format import LAST_WORD, SpoolError
 from runwire_disk.spool.quota import QuotaExceeded
-from runwire_disk.spool.series_writer import RecordTooLarge
+from runwire_disk.spool.series_lock import holds_series
+from runwire_disk.spool.series_writer import RecordTooLarge, SeriesClosed
 from runwire_disk.spool.writer import SpoolWriter
 
 _crc32, _time_ns = zlib.crc32, time.time_ns
 _LOW, _HIGH = -FLOAT_EXACT_MAX, FLOAT_EXACT_MAX
 # How often the fast path looks whether the spool still exists.
 CHECK_INTERVAL_NS = 1_000_000_000
+# Calls of signal handlers that wait in memory; each is stored by the next ordinary call.
+KEPT_MAX = 4096
 
 
 class MetricLog:
@@ -44,8 +50,6 @@ class MetricLog:
         self._writer = writer
         self._series = writer.series["metric"]
         self._lock = self._series.lock
-        self._try = self._lock.acquire
-        self._release = self._lock.release
         self._store = MetricStore(writer)
         self._layouts = self._store.layouts
         self._step = first_step
@@ -53,10 +57,13 @@ class MetricLog:
         self._report = report
         self._sorter = ValueSorter(writer.count_dropped, report, on_text)
         self._given_up = 0
+        # Values of `commit=False`, and their step. Replaced, never changed.
         self._uncommitted: dict[str, Any] = {}
-        self._reentrant: deque[tuple[dict[str, Any], int | None]] = deque()
+        self._uncommitted_step = first_step
+        self._kept: deque[tuple[dict[str, Any], int | None, int]] = deque()
         self._cuda = PendingCalls(self._resolved)
 
+    @holds_series
     def log(
         self,
         data: Mapping[str, Any],
@@ -75,7 +82,8 @@ class MetricLog:
             try:
                 # One pass in C over all values: only floats, ints and bools add up to a float.
                 total = layout.total(values, 0.0)  # type: ignore[union-attr]
-            except Exception:
+            except Exception as exc:
+                reraise_interrupt(exc)
                 total = None
             if (
                 layout is None
@@ -83,15 +91,18 @@ class MetricLog:
                 or not ((type(total) is float and _LOW < total < _HIGH) or layout.fits(values))
                 or not commit
                 or ts is not None
-                or not (step is None or type(step) is int)
+                or not (step is None or (type(step) is int and _LOW < step < _HIGH))
                 or self._check_at < (at_ns := _time_ns())
             ):
                 self._slow(data, step, commit=commit, ts=ts, sync=sync)
                 return
-            if not self._try(False) and not self._wait(data, step):
-                return
+            series = self._series
+            lock: threading.Lock | None = self._lock.inner
+            if not lock.acquire(False):  # type: ignore[union-attr]
+                lock = self._wait(data, step, at_ns)
+                if lock is None:
+                    return
             try:
-                series = self._series
                 offset, seq, call, accepted = series.state
                 segment, end = series.segment, offset + layout.size
                 # Another thread may have opened a segment, which knows no layout of the old one.
@@ -106,21 +117,27 @@ class MetricLog:
                 step = self._step if step is None else step
                 accepted += layout.n
                 body = layout.pack(seq, call, at_ns, step, accepted, layout.tag, *values)
+                # Before the commit: interrupted here, no other call gets the step of this one.
+                self._step = step + 1
                 segment.bytes[offset + 8 : end] = body
                 segment.words[offset >> 3] = _crc32(body, layout.low) << 32 | layout.low
                 series.state = (end, seq + 1, call + 1, accepted)
                 segment.words[LAST_WORD] = offset
-                self._step = step + 1
                 layout.last = body
             finally:
-                self._release()
+                lock.release()  # type: ignore[union-attr]
         except Exception as exc:
             self._failed(data, exc)
 
     def _failed(self, data: object, exc: Exception) -> None:
         """Report a failure of `log`, and count the points that it may have cost."""
+        reraise_interrupt(exc)
         if isinstance(data, Mapping):
-            self._writer.count_dropped("other", len(data))
+            try:
+                points = len(data)
+            except Exception:  # of the user's own mapping
+                points = 1
+            self._writer.count_dropped("other", points)
         else:
             exc = no_mapping(data)
         self._report("log", exc)
@@ -136,22 +153,52 @@ class MetricLog:
             raise no_mapping(data)
         at_ns = now if ts is None else instant_ns(ts)
         step = whole_step(step)
-        if not commit:
-            self._uncommitted.update(data)
+        number = self._step if step is None else step
+        waiting = self._uncommitted
+        if waiting and number != self._uncommitted_step:
+            following = self._step
+            self._commit({}, self._uncommitted_step, at_ns)
+            if following != self._uncommitted_step:  # the user set another one meanwhile
+                self._step = following
+        if commit:
+            self._commit(data, step, at_ns)
+        else:
+            self._uncommitted = {**self._uncommitted, **data}
+            self._uncommitted_step = self._step = number
             self._check_at = 0  # the next call comes here too
-            self._step = self._step if step is None else step
-            return
-        if self._uncommitted:
-            data, self._uncommitted = {**self._uncommitted, **data}, {}
-        numbers, cuda = self._sorter.sort(data, self._step if step is None else step)
-        if not (self._try(False) or self._wait(numbers, step)):
+        if self._cuda:
+            self._cuda.poll(wait=sync)
+
+    def _commit(self, data: Mapping[str, Any], step: int | None, at_ns: int) -> None:
+        """Store a call, and with it the values of `commit=False` calls that wait for it."""
+        waiting = self._uncommitted
+        if not waiting:
+            self._store_values(data, step, at_ns)
             return
         try:
+            self._store_values({**waiting, **data}, step, at_ns)
+        except Exception as exc:
+            reraise_interrupt(exc)
+            self._uncommitted = {}  # or each later call would fail too
+            raise
+        if self._uncommitted is waiting:  # else another thread has added to them
+            self._uncommitted = {}
+
+    @holds_series
+    def _store_values(self, data: Mapping[str, Any], step: int | None, at_ns: int) -> None:
+        numbers, cuda = self._sorter.sort(data, self._step if step is None else step)
+        series = self._series
+        lock = self._lock.take()
+        if lock is None:
+            self._keep({**numbers, **cuda}, step, at_ns)
+            return
+        try:
+            series.settle()  # an interrupted call may have used the next number
             number = self._step if step is None else step
-            self._step = number + 1
+            self._follow(number)
             if cuda:
-                offset, seq, call, accepted = self._series.state
-                self._series.state = (offset, seq, call + 1, accepted)
+                offset, seq, call, accepted = series.state
+                series.state = (offset, seq, call + 1, accepted)
                 self._cuda.add((call, at_ns, number), cuda)
             if numbers or not data:  # a call without values still shows how far the trainer is
                 names, values = tuple(numbers), tuple(numbers.values())
@@ -159,66 +206,90 @@ class MetricLog:
             if (layout := self._layouts.get(tuple(data))) is not None:
                 layout.saw(data.values())
         finally:
-            self._release()
-        if self._cuda:
-            self._cuda.poll(wait=sync)
+            lock.release()
+
+    def _follow(self, number: int) -> None:
+        """Let the next call without a step follow this one.
+
+        Not a huge one (a hash, a time in nanoseconds): the count would never come back from it.
+        """
+        if _LOW < number < _HIGH:
+            self._step = number + 1
 
     def _store_slowly(
         self, layout: Layout, values: tuple[Any, ...], step: int | None, at_ns: int
     ) -> None:
         """Store a call whose record needs a new segment. The caller holds the lock."""
         number = self._step if step is None else step
-        self._step = number + 1
+        self._follow(number)
         self._store_next(layout.names, values, number, at_ns)
 
     def _store_next(
         self, names: tuple[str, ...], values: tuple[Any, ...], step: int, at_ns: int
     ) -> None:
+        self._series.settle()  # an interrupted call may have used the next number
         call = self._series.state[2]
         self._store_call((call, at_ns, step), names, values)
-        offset, seq, _, accepted = self._series.state
-        self._series.state = (offset, seq, call + 1, accepted)
+        offset, seq, following, accepted = self._series.state
+        if following == call:  # it was dropped, and counts as a call all the same
+            self._series.state = (offset, seq, call + 1, accepted)
 
     def _store_call(self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         try:
             self._store.add(stamp, names, values)
-        except (OSError, RecordTooLarge) as exc:
+        except (OSError, RecordTooLarge, SeriesClosed) as exc:
             reason = self._writer.refused(self._series, exc)
-            self._report(f"log: {reason}", exc, hint=self._writer.advice(reason))
+            self._report(f"log: {reason}", exc, hint=self._writer.advice(reason, exc))
         if self._writer.given_up != self._given_up:
             given_up, self._given_up = self._writer.given_up - self._given_up, self._writer.given_up
             full = QuotaExceeded(f"the oldest {given_up} unread points gave way to newer ones")
             hint = self._writer.advice(self._writer.eviction_cause)
             self._report("keeping every point", full, hint=hint)
 
+    @holds_series
     def _resolved(self, stamp: Stamp, names: Iterable[str], values: Iterable[float] | None) -> None:
         """Store CUDA values that arrived, or count them when they never will."""
         keys = tuple(names)
         if values is None:
             self._writer.count_dropped("unresolved", len(keys))
             return
-        with self._lock:
+        series = self._series
+        lock = series.lock.take()
+        if lock is None:
+            _, at_ns, step = stamp
+            self._keep(dict(zip(keys, values, strict=True)), step, at_ns)
+            return
+        try:
             self._store_call(stamp, keys, tuple(values))
+        finally:
+            lock.release()
 
-    def _wait(self, data: Mapping[str, Any], step: int | None) -> bool:
-        """Get the lock that was taken; false when this very thread holds it further up.
+    def _wait(self, data: Mapping[str, Any], step: int | None, at_ns: int) -> threading.Lock | None:
+        """Get the lock that was taken; None when the call is kept for later instead.
 
-        A signal handler may log while it interrupts `log`: waiting would never end, so the call
-        is kept and stored by the next one.
+        A signal handler may log while it interrupts `log`: waiting would never end.
         """
-        frame = sys._getframe(2)  # noqa: SLF001 - the documented way to see one's own callers
-        own = {MetricLog.log.__code__, MetricLog._slow.__code__, MetricLog._resolved.__code__}
-        while frame := frame.f_back:  # type: ignore[assignment]
-            if frame.f_code in own and frame.f_locals.get("self") is self:
-                self._reentrant.append((dict(data), step))
-                self._check_at = 0
-                return False
-        return self._lock.acquire()
+        lock = self._lock.take()
+        if lock is None:
+            self._keep(dict(data), step, at_ns)
+        return lock
+
+    def _keep(self, data: dict[str, Any], step: int | None, at_ns: int) -> None:
+        if len(self._kept) >= KEPT_MAX:
+            self._writer.count_dropped("other", len(data))
+            return
+        self._kept.append((data, step, at_ns))
+        self._check_at = 0
 
     def _periodic(self) -> None:
-        while self._reentrant:
-            data, step = self._reentrant.popleft()
-            self.log(data, step)
+        for _ in range(len(self._kept)):
+            call = self._kept.popleft()
+            try:
+                self._store_values(*call)
+            except BaseException as exc:
+                if not isinstance(exc, Exception) or is_interrupt(exc):
+                    self._kept.appendleft(call)
+                raise
         segment = self._series.segment
         if self._writer.is_homeless or (segment is not None and not segment.is_linked()):
             self._recover_deleted()
@@ -235,10 +306,16 @@ class MetricLog:
         )
         self._report("keeping the spool", gone, hint=self._writer.advice("deleted"))
 
+    @holds_series
     def last(self) -> dict[str, Any]:
         """Return the last value of every metric, as `summary` shows them."""
-        with self._lock:
+        series = self._series
+        lock = series.lock.take()
+        try:
             return self._store.last()
+        finally:
+            if lock is not None:
+                lock.release()
 
     @property
     def step(self) -> int:
@@ -253,10 +330,5 @@ class MetricLog:
         """Store the waiting values: uncommitted ones, calls of signal handlers, CUDA values."""
         self._periodic()
         if self._uncommitted:
-            self.log({}, None)
+            self._commit({}, self._uncommitted_step, _time_ns())
         self._cuda.poll(wait=True)
-
-    def reset_after_fork(self) -> None:
-        """Make the lock usable in a child whose parent held it while forking."""
-        self._series.lock = self._lock = threading.Lock()
-        self._try, self._release = self._lock.acquire, self._lock.release

@@ -14,6 +14,7 @@ from runwire.metrics.values import (
     is_packable,
     to_float,
 )
+from runwire_disk.interrupts import reraise_interrupt
 
 Named = dict[str, Any]
 
@@ -56,6 +57,7 @@ class ValueSorter:
         try:
             number = to_float(value)
         except (Unloggable, OverflowError) as exc:
+            reraise_interrupt(exc)
             self._refuse("not_a_number", type(exc)(f"{key!r}: {exc}"))
             return
         if kind is int and abs(value) > FLOAT_EXACT_MAX and int(number) != value:

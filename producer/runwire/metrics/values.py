@@ -9,6 +9,8 @@ import enum
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from runwire_disk.interrupts import reraise_interrupt
+
 KEY_CHARS_MAX: Final = 250  # MLflow's limit, so that runs move between the two
 DEPTH_MAX: Final = 8
 FLOAT_EXACT_MAX: Final = 2**53
@@ -65,6 +67,8 @@ def to_float(value: Any) -> float:
         return float(value)
     if type(value).__name__ == "DTensor":
         return _dtensor(value)
+    if _is_masked(value):
+        raise Unloggable("masked, so it has no value; leave it out, or fill it first")
     size = getattr(value, "size", None)
     count = value.numel() if callable(getattr(value, "numel", None)) else size
     if isinstance(count, int) and count != 1:
@@ -74,10 +78,21 @@ def to_float(value: Any) -> float:
     item = getattr(value, "item", None)
     try:
         return float(item() if callable(item) else value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        reraise_interrupt(error)
         raise Unloggable(
             f"{type(value).__name__} is not a number; pass a float, an int or a 0-d array"
         ) from None
+
+
+def _is_masked(value: Any) -> bool:
+    """Return whether a 0-d numpy value is masked: float() and item() would make it NaN or 0."""
+    mask = getattr(value, "mask", None)
+    return (
+        type(value).__module__.startswith("numpy.ma")
+        and getattr(mask, "size", 0) == 1
+        and bool(mask)
+    )
 
 
 def _dtensor(value: Any) -> float:
@@ -103,7 +118,8 @@ def whole_step(step: Any) -> int | None:
         return step
     try:
         whole = int(step)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
+        reraise_interrupt(error)
         raise Unloggable(f"step must be an integer, not {type(step).__name__}") from None
     if whole != step:
         raise Unloggable(f"step must be a whole number, not {step!r}")

@@ -28,13 +28,14 @@ class Segment:
         self.number = header.number
         self.base_accepted = header.base_accepted
         self.path = folder / segment_name(series, header.number)
+        self._fd = -1
         hidden = folder / f".{self.path.name}"
         self._fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             _allocate(self._fd, header.size)
             self._map = mmap.mmap(self._fd, header.size)
-        except OSError:
-            os.close(self._fd)
+        except BaseException:
+            self._close_file()
             hidden.unlink(missing_ok=True)
             raise
         self.bytes = memoryview(self._map)
@@ -63,7 +64,16 @@ class Segment:
         self.words.release()
         self.bytes.release()
         self._map.close()
-        os.close(self._fd)
+        self._close_file()
+
+    def _close_file(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        # An interrupt may have dropped the segment before anybody could close it.
+        self._close_file()
 
 
 FIRST_RECORD = HEADER_BYTES
