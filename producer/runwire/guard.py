@@ -1,4 +1,4 @@
-"""Guard of the training loop: after `init` nothing raises, failures are counted and logged once.
+"""Guard of the training loop: after `init` nothing raises, failures are counted and logged by name.
 
 `log()` pays nothing for it: its own `except` clause calls `report`.
 """
@@ -9,50 +9,109 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-__all__ = ["Guard", "guarded"]
+from runwire.conversion import ArgumentKind, Arguments, Problem, shown
+from runwire.errors import ConfigError, RunwireError
+
+__all__ = ["Guard", "arguments_of", "public_call", "starting_call"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 _log = logging.getLogger("runwire")
 # Kinds beyond this share one counter: a caller that builds kinds from data must not grow memory.
 KINDS_MAX = 256
+# Names that get a line of their own, over all kinds; for the same reason.
+NAMES_MAX = 1024
+_STRICT_ADVICE = "set RUNWIRE_STRICT=1 to raise here instead."
+_DECLARED = "_runwire_arguments"
+
+
+def _handle_safely(handle: Callable[[logging.LogRecord], None], record: logging.LogRecord) -> None:
+    with suppress(Exception):
+        handle(record)
+
+
+# A handler or filter of the user that raises must not reach the trainer, whichever part of runwire
+# logs. Of this one logger only; its class may be the user's own.
+setattr(_log, "handle", functools.partial(_handle_safely, _log.handle))  # noqa: B010
 
 
 class Guard:
-    """Counts failures by kind and logs the first of each; re-raises them in strict mode.
+    """Counts failures by kind, logs the first of each name, re-raises them in strict mode.
 
-    Threads: safe; the lock is taken on the failure path only.
+    Threads: safe; the lock is taken on the failure path only, and is reentrant: a signal handler
+    may fail inside a failure of its own thread.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
         self.strict = strict
         self.counts: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._logged: set[tuple[str, str]] = set()
+        self._lock = threading.RLock()
 
-    def report(self, kind: str, exc: BaseException, *, hint: str = "") -> None:
-        """Count a failure; log the first of its kind with what to do.
+    def report(
+        self, kind: str, exc: BaseException, *, hint: str = "", name: str = "", lost: bool = False
+    ) -> None:
+        """Count a failure; log the first of its kind and `name` with what to do.
 
+        `lost` marks a checkpoint or artifact that is not kept: each one is logged.
         Raises: `exc` itself in strict mode.
         """
         if self.strict:
             raise exc
+        if not self._count(kind, name) and not lost:
+            return
+        of = f" of {name}" if name else ""
+        more = "" if lost else " (further ones are only counted)"
+        advice = hint or f"Training continues; {_STRICT_ADVICE}"
+        # Outside the lock: a user's log handler may call runwire again.
+        _log.warning("runwire: %s%s failed: %s%s. %s", kind, of, _describe(exc), more, advice)
+
+    def leave_out(
+        self,
+        call: str,
+        problem: Problem,
+        error: type[RunwireError] = ConfigError,
+        *,
+        lost: bool = False,
+    ) -> None:
+        """Count one unusable argument of a call; log the first of its name, or each if `lost`.
+
+        Raises: `error` in strict mode.
+        """
+        if self.strict:
+            raise error(f"{call}(): {problem.sentence}")
+        if self._count(call, problem.argument) or lost:
+            rest = "the rest of the call is kept" if not problem.is_fatal else "nothing is recorded"
+            _log.warning(
+                "runwire: %s(): %s, so it is left out and %s (further ones are only counted); %s",
+                call,
+                problem.sentence,
+                rest,
+                _STRICT_ADVICE,
+            )
+
+    def _count(self, kind: str, name: str) -> bool:
+        """Count one failure; return whether its name is new."""
         with self._lock:
             if kind not in self.counts and len(self.counts) >= KINDS_MAX:
-                kind = "other"
-            first = kind not in self.counts
+                kind = name = "other"
             self.counts[kind] = self.counts.get(kind, 0) + 1
-        if first:
-            advice = hint or "Training continues; set RUNWIRE_STRICT=1 to raise here instead."
-            # Outside the lock: a user's log handler may call runwire again.
-            _log.warning(
-                "runwire: %s failed: %s (further ones are only counted). %s",
-                kind,
-                _describe(exc),
-                advice,
-            )
+            if (kind, name) in self._logged or len(self._logged) >= NAMES_MAX:
+                return False
+            self._logged.add((kind, name))
+            return True
+
+    def swallowed(self) -> dict[str, int]:
+        """Return the failed calls by `call:` and their kind, without those of `log`.
+
+        What `log` refuses is counted in points, by reason, where the spool counts what it drops.
+        """
+        with self._lock:
+            counts = dict(self.counts)
+        return {f"call:{k}": n for k, n in counts.items() if k.partition(":")[0] != "log"}
 
     @contextmanager
     def catching(self, kind: str, *, hint: str = "") -> Iterator[None]:
@@ -64,7 +123,7 @@ class Guard:
 
     def reset_after_fork(self) -> None:
         """Replace the lock: the fork may have copied it while another thread held it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 class _Guarded(Protocol):
@@ -75,27 +134,103 @@ class _Guarded(Protocol):
 S = TypeVar("S", bound=_Guarded)
 
 
-def guarded(
-    kind: str, *, default: Callable[[], Any] | None = None
+def public_call(
+    *,
+    default: Callable[[], Any] | None = None,
+    error: type[RunwireError] = ConfigError,
+    raises: bool = False,
+    names_loss: str = "",
+    **kinds: ArgumentKind,
 ) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T]]:
-    """Make a method of an object with a `guard` report instead of raise.
+    """Declare a method's arguments; convert them at the call, and report instead of raise.
 
-    A failed call returns `default()`, or None without one.
+    An argument that cannot be converted is left out; without one that it needs, or when it fails,
+    the call returns `default()`, or None. With `raises` the result is needed: both raise. The
+    argument `names_loss` names the artifact or checkpoint that a failed call loses.
     """
 
     def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+        table = Arguments(method, kinds)
+
         @functools.wraps(method)
         def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            try:
-                return method(self, *args, **kwargs)
-            except Exception as exc:
-                self.guard.report(kind, exc)
-                fallback: Any = default() if default is not None else None
-                return fallback  # type: ignore[no-any-return]
+            guard = self.guard
 
+            def leave_out(problem: Problem) -> None:
+                if raises:
+                    raise error(f"{table.call}(): {problem.sentence}")
+                is_lost = problem.is_fatal and bool(names_loss)
+                guard.leave_out(table.call, problem, error, lost=is_lost)
+                if problem.is_fatal:
+                    raise _UnusableError
+
+            if raises:
+                plain, named = table.plain(args, kwargs, leave_out)
+                return method(self, *plain, **named)
+            try:
+                plain, named = table.plain(args, kwargs, leave_out)
+                return method(self, *plain, **named)
+            except _UnusableError:
+                pass
+            except Exception as exc:
+                name = shown(table.given(names_loss, args, kwargs)) if names_loss else ""
+                guard.report(table.call, exc, name=name, lost=bool(names_loss))
+            fallback: Any = None
+            if default is not None:
+                with guard.catching(table.call):
+                    fallback = default()
+            return fallback  # type: ignore[no-any-return]
+
+        setattr(call, _DECLARED, table)
         return call
 
     return decorate
+
+
+R = TypeVar("R", bound=_Guarded)
+
+
+def starting_call(
+    *, needed: tuple[str, ...] = (), **kinds: ArgumentKind
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Declare the arguments of a function that returns a run, as `public_call`.
+
+    `needed` decide where the run is recorded: without them no run is started.
+    Raises: ConfigError for one of `needed`, whatever the function raises.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        table = Arguments(function, kinds)
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            problems: list[Problem] = []
+
+            def leave_out(problem: Problem) -> None:
+                if problem.argument in needed:
+                    raise ConfigError(f"{table.call}(): {problem.sentence}")
+                problems.append(problem)
+
+            plain, named = table.plain(args, kwargs, leave_out, keep_unknown=True)
+            run = function(*plain, **named)
+            for problem in problems:
+                run.guard.leave_out(table.call, problem)
+            return run
+
+        setattr(call, _DECLARED, table)
+        return call
+
+    return decorate
+
+
+def arguments_of(function: Any) -> Arguments | None:
+    """Return the declared arguments of a public call, None without a declaration."""
+    declared = getattr(function, _DECLARED, None)
+    return declared if isinstance(declared, Arguments) else None
+
+
+class _UnusableError(Exception):
+    """Ends a call that cannot do without an argument that was left out."""
 
 
 def _describe(exc: BaseException) -> str:

@@ -8,8 +8,9 @@ from os import PathLike, getpid, urandom
 from typing import Any
 
 from runwire.agent_launch import ensure_agent
+from runwire.conversion import ANY, FLAG, PARENT, PATH, SETTINGS, TAGS, TEXT
 from runwire.errors import RunwireError
-from runwire.guard import Guard
+from runwire.guard import Guard, starting_call
 from runwire.job import known_runs
 from runwire.job.environment import environment_facts
 from runwire.job.identity import Identity, identify
@@ -26,6 +27,23 @@ _current: Run | None = None
 _started = 0
 
 
+@starting_call(
+    needed=("project", "run_id", "resume", "mode", "dir", "settings"),
+    project=TEXT,
+    name=TEXT,
+    run_id=TEXT,
+    config=ANY,
+    group=TEXT,
+    job_type=TEXT,
+    tags=TAGS,
+    notes=TEXT,
+    parent=PARENT,
+    resume=TEXT,
+    mode=TEXT,
+    dir=PATH,
+    all_ranks=FLAG,
+    settings=SETTINGS,
+)
 def init(  # noqa: PLR0913 - the surface people know from wandb
     project: str | None = None,
     *,
@@ -41,7 +59,7 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     mode: str | None = None,
     dir: str | PathLike[str] | None = None,  # noqa: A002 - the name people know from wandb
     all_ranks: bool = False,
-    settings: Settings | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
 ) -> Run:
     """Start a run and make it the current one.
 
@@ -52,7 +70,7 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     be written. Nothing raises afterwards unless strict.
     """
     global _current, _started
-    given = settings.changed() if settings is not None else {}
+    given = dict(settings) if isinstance(settings, Mapping) else (settings or Settings()).changed()
     arguments = {"project": project, "run_id": run_id, "mode": mode, "dir": dir}
     # Arguments that are left out do not override `settings`.
     given |= {name: value for name, value in arguments.items() if value is not None}
@@ -70,8 +88,8 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
         values_wanted=all_ranks or identity.ranks.rank == 0,
     )
     about = {"name": name, "group": group, "job_type": job_type, "notes": notes}
-    about["parent_run_id"] = parent.id if isinstance(parent, Run) else parent
-    run = Run(session, tags=_named_tags(tags), about=about)
+    named_tags: Any = tags  # a mapping by now, as `parent` is an id
+    run = Run(session, tags=named_tags, about={**about, "parent_run_id": parent})
     if config is not None:
         run.config.update(config)
     fork.register(session)
@@ -84,6 +102,7 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     return run
 
 
+@starting_call(run_name=TEXT, nested=FLAG)
 def start_run(run_name: str | None = None, *, nested: bool = False, **arguments: Any) -> Run:
     """Start a run under MLflow's name for it; `nested` makes the current run its parent."""
     if nested and _current is not None:
@@ -135,12 +154,3 @@ def _meta(settings: Settings, identity: Identity) -> Meta:
         mode=settings.mode,
         sdk=__version__,
     )
-
-
-def _named_tags(tags: Mapping[str, Any] | Iterable[str]) -> dict[str, str]:
-    """Return tags as a mapping; a sequence of names gets empty values."""
-    if isinstance(tags, Mapping):
-        return {str(key): str(value) for key, value in tags.items()}
-    if isinstance(tags, str):
-        return {tags: ""}
-    return {str(name): "" for name in tags}

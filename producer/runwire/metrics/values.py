@@ -12,6 +12,7 @@ from typing import Any, Final
 KEY_CHARS_MAX: Final = 250  # MLflow's limit, so that runs move between the two
 DEPTH_MAX: Final = 8
 FLOAT_EXACT_MAX: Final = 2**53
+STEPS: Final = range(-(2**63), 2**63)
 
 # numpy scalar classes that pack as doubles exactly; longdouble and complex are not among them.
 _NUMPY_EXACT: Final = frozenset(
@@ -98,15 +99,20 @@ def beyond_exact(values: Iterable[Any]) -> bool:
 
 
 def whole_step(step: Any) -> int | None:
-    """Return a step as int. Raises: Unloggable unless it is a whole number."""
-    if step is None or type(step) is int:
-        return step
+    """Return a step as int. Raises: Unloggable unless it is a whole number of 64 bits."""
+    if step is None:
+        return None
     try:
+        # A comparison of numpy or torch gives their own kind of bool, which is no number either.
+        is_bool = isinstance(step, bool) or type(step).__name__.startswith("bool")
         whole = int(step)
-    except (TypeError, ValueError):
+        is_whole = not is_bool and bool(whole == step)
+    except Exception:  # of a user's class; of NaN and infinities
         raise Unloggable(f"step must be an integer, not {type(step).__name__}") from None
-    if whole != step:
+    if not is_whole:
         raise Unloggable(f"step must be a whole number, not {step!r}")
+    if whole not in STEPS:
+        raise Unloggable("step must fit 64 bits")
     return whole
 
 
