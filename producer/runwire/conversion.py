@@ -240,14 +240,19 @@ class Arguments:
                 leave_out(Problem(name, f"has no argument {name!r}"))
         return positional, named
 
-    def given(
-        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], default: Any = None
-    ) -> Any:
-        """Return one argument as it was given."""
-        if name in kwargs:
-            return kwargs[name]
-        index = self._names.index(name)
-        return args[index] if index < len(args) else default
+    def name_of(
+        self, names: Iterable[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> str:
+        """Return the first of these arguments that has a value, as a sentence shows it."""
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        value = next((given[name] for name in names if given.get(name) is not None), None)
+        if value is None:
+            return ""
+        try:
+            named = getattr(value, "name", value)
+            return shown(os.fspath(value) if isinstance(value, os.PathLike) else named)
+        except Exception:  # of a user's class
+            return shown(value)
 
     def _one(self, name: str, value: Any, leave_out: Callable[[Problem], None]) -> Any:
         has_default = name in self._defaults

@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from runwire.conversion import ArgumentKind, Arguments, Problem, shown
+from runwire.conversion import ArgumentKind, Arguments, Problem
 from runwire.errors import ConfigError, RunwireError
 
 __all__ = ["Guard", "arguments_of", "public_call", "starting_call"]
@@ -24,7 +24,9 @@ _log = logging.getLogger("runwire")
 KINDS_MAX = 256
 # Names that get a line of their own, over all kinds; for the same reason.
 NAMES_MAX = 1024
-_STRICT_ADVICE = "set RUNWIRE_STRICT=1 to raise here instead."
+_ADVICE = "Training continues; set RUNWIRE_STRICT=1 to raise here instead."
+# Arguments that name what a call records.
+_SUBJECTS = ("name", "key")
 _DECLARED = "_runwire_arguments"
 
 
@@ -51,53 +53,53 @@ class Guard:
         self._logged: set[tuple[str, str]] = set()
         self._lock = threading.RLock()
 
-    def report(
-        self, kind: str, exc: BaseException, *, hint: str = "", name: str = "", lost: bool = False
-    ) -> None:
+    def report(self, kind: str, exc: BaseException, *, hint: str = "", name: str = "") -> None:
         """Count a failure; log the first of its kind and `name` with what to do.
 
-        `lost` marks a checkpoint or artifact that is not kept: each one is logged.
         Raises: `exc` itself in strict mode.
         """
-        if self.strict:
-            raise exc
-        if not self._count(kind, name) and not lost:
-            return
-        of = f" of {name}" if name else ""
-        more = "" if lost else " (further ones are only counted)"
-        advice = hint or f"Training continues; {_STRICT_ADVICE}"
-        # Outside the lock: a user's log handler may call runwire again.
-        _log.warning("runwire: %s%s failed: %s%s. %s", kind, of, _describe(exc), more, advice)
+        if self._count(kind, exc, name):
+            of = f" of {name}" if name else ""
+            # Outside the lock: a user's log handler may call runwire again.
+            _log.warning(
+                "runwire: %s%s failed: %s (further ones are only counted). %s",
+                kind,
+                of,
+                _describe(exc),
+                hint or _ADVICE,
+            )
+
+    def report_loss(self, kind: str, name: str, exc: BaseException) -> None:
+        """Count a lost checkpoint or artifact and log it by its name, every time.
+
+        Raises: as `report`.
+        """
+        self._count(kind, exc)
+        _log.warning("runwire: %s failed, %s is lost: %s. %s", kind, name, _describe(exc), _ADVICE)
 
     def leave_out(
-        self,
-        call: str,
-        problem: Problem,
-        error: type[RunwireError] = ConfigError,
-        *,
-        lost: bool = False,
+        self, call: str, problem: Problem, *, error: type[RunwireError] = ConfigError
     ) -> None:
-        """Count one unusable argument of a call; log the first of its name, or each if `lost`.
+        """Count one unusable argument of a call; log the first of its name.
 
         Raises: `error` in strict mode.
         """
-        if self.strict:
-            raise error(f"{call}(): {problem.sentence}")
-        if self._count(call, problem.argument) or lost:
-            rest = "the rest of the call is kept" if not problem.is_fatal else "nothing is recorded"
+        if self._count(call, error(f"{call}(): {problem.sentence}"), problem.argument):
             _log.warning(
-                "runwire: %s(): %s, so it is left out and %s (further ones are only counted); %s",
+                "runwire: %s(): %s: it is left out, the rest of the call is kept (further ones are "
+                "only counted). %s",
                 call,
                 problem.sentence,
-                rest,
-                _STRICT_ADVICE,
+                _ADVICE,
             )
 
-    def _count(self, kind: str, name: str) -> bool:
-        """Count one failure; return whether its name is new."""
+    def _count(self, kind: str, exc: BaseException, name: str = "") -> bool:
+        """Count a failure; return whether it is the first of its name. Raises: as `report`."""
+        if self.strict:
+            raise exc
         with self._lock:
             if kind not in self.counts and len(self.counts) >= KINDS_MAX:
-                kind = name = "other"
+                kind, name = "other", ""
             self.counts[kind] = self.counts.get(kind, 0) + 1
             if (kind, name) in self._logged or len(self._logged) >= NAMES_MAX:
                 return False
@@ -139,14 +141,15 @@ def public_call(
     default: Callable[[], Any] | None = None,
     error: type[RunwireError] = ConfigError,
     raises: bool = False,
-    names_loss: str = "",
+    loses: Sequence[str] = (),
     **kinds: ArgumentKind,
 ) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T]]:
     """Declare a method's arguments; convert them at the call, and report instead of raise.
 
     An argument that cannot be converted is left out; without one that it needs, or when it fails,
-    the call returns `default()`, or None. With `raises` the result is needed: both raise. The
-    argument `names_loss` names the artifact or checkpoint that a failed call loses.
+    the call returns `default()`, or None. With `raises` the result is needed: both raise. With
+    `loses` a failed call loses what the first of these arguments with a value names, and is
+    reported every time.
     """
 
     def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
@@ -154,15 +157,14 @@ def public_call(
 
         @functools.wraps(method)
         def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            guard = self.guard
+            guard, missing = self.guard, ""
 
             def leave_out(problem: Problem) -> None:
-                if raises:
+                nonlocal missing
+                if problem.is_fatal or raises:
+                    missing = problem.argument
                     raise error(f"{table.call}(): {problem.sentence}")
-                is_lost = problem.is_fatal and bool(names_loss)
-                guard.leave_out(table.call, problem, error, lost=is_lost)
-                if problem.is_fatal:
-                    raise _UnusableError
+                guard.leave_out(table.call, problem, error=error)
 
             if raises:
                 plain, named = table.plain(args, kwargs, leave_out)
@@ -170,11 +172,12 @@ def public_call(
             try:
                 plain, named = table.plain(args, kwargs, leave_out)
                 return method(self, *plain, **named)
-            except _UnusableError:
-                pass
             except Exception as exc:
-                name = shown(table.given(names_loss, args, kwargs)) if names_loss else ""
-                guard.report(table.call, exc, name=name, lost=bool(names_loss))
+                if loses:
+                    guard.report_loss(table.call, table.name_of(loses, args, kwargs), exc)
+                else:
+                    name = missing or table.name_of(_SUBJECTS, args, kwargs)
+                    guard.report(table.call, exc, name=name)
             fallback: Any = None
             if default is not None:
                 with guard.catching(table.call):
@@ -227,10 +230,6 @@ def arguments_of(function: Any) -> Arguments | None:
     """Return the declared arguments of a public call, None without a declaration."""
     declared = getattr(function, _DECLARED, None)
     return declared if isinstance(declared, Arguments) else None
-
-
-class _UnusableError(Exception):
-    """Ends a call that cannot do without an argument that was left out."""
 
 
 def _describe(exc: BaseException) -> str:

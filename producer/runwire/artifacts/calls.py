@@ -38,7 +38,7 @@ class ArtifactCalls(SessionCalls):
     @public_call(
         default=_refused,
         error=ArtifactError,
-        names_loss="path",
+        loses=("name", "path"),
         path=ANY,
         name=TEXT,
         type=TEXT,
@@ -74,7 +74,7 @@ class ArtifactCalls(SessionCalls):
         )
 
     @public_call(
-        default=_refused, error=ArtifactError, names_loss="name", img=ANY, name=TEXT, step=STEP
+        default=_refused, error=ArtifactError, loses=("name",), img=ANY, name=TEXT, step=STEP
     )
     def log_image(self, img: Any, name: str, step: int | None = None) -> ArtifactRef:
         """Keep an image: a path, PIL image, array or CPU tensor, all but the first as PNG.
@@ -86,7 +86,7 @@ class ArtifactCalls(SessionCalls):
         return self._keep("image", name, step, lambda: image_content(img))
 
     @public_call(
-        default=_refused, error=ArtifactError, names_loss="name", fig=ANY, name=TEXT, step=STEP
+        default=_refused, error=ArtifactError, loses=("name",), fig=ANY, name=TEXT, step=STEP
     )
     def log_figure(self, fig: Any, name: str, step: int | None = None) -> ArtifactRef:
         """Keep a matplotlib figure as PNG."""
@@ -94,7 +94,7 @@ class ArtifactCalls(SessionCalls):
 
         return self._keep("image", name, step, lambda: (figure_png(fig), ".png"))
 
-    @public_call(default=_refused, error=ArtifactError, names_loss="name", rows=ANY, name=TEXT)
+    @public_call(default=_refused, error=ArtifactError, loses=("name",), rows=ANY, name=TEXT)
     def log_table(self, rows: Any, name: str) -> ArtifactRef:
         """Keep a table as JSON Lines: rows as mappings, columns as lists, or a data frame."""
         from runwire.artifacts.media import table_jsonl

@@ -18,7 +18,7 @@ from typing import Any
 from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp
-from runwire.metrics.values import FLOAT_EXACT_MAX, instant_ns, no_mapping, whole_step
+from runwire.metrics.values import FLOAT_EXACT_MAX, STEPS, instant_ns, no_mapping, whole_step
 from runwire_disk.spool.format import LAST_WORD, SpoolError
 from runwire_disk.spool.quota import QuotaExceeded
 from runwire_disk.spool.series_writer import RecordTooLarge
@@ -81,7 +81,7 @@ class MetricLog:
                 layout is None
                 # Nearer to zero than this an int is exact; NaN and Inf take the second test.
                 or not ((type(total) is float and _LOW < total < _HIGH) or layout.fits(values))
-                or not commit
+                or commit is not True
                 or ts is not None
                 or not (step is None or type(step) is int)
                 or self._check_at < (at_ns := _time_ns())
@@ -115,7 +115,11 @@ class MetricLog:
             finally:
                 self._release()
         except Exception as exc:
-            self._failed(data, exc)
+            if type(step) is int and step not in STEPS:
+                kept = self._plain("step", whole_step, step, None)
+                self.log(data, kept, commit=commit, ts=ts, sync=sync)
+            else:
+                self._failed(data, exc)
 
     def _failed(self, data: object, exc: Exception) -> None:
         """Report a failure of `log`, and count the points that it may have cost."""
@@ -134,9 +138,9 @@ class MetricLog:
             self._periodic()
         if not isinstance(data, Mapping):
             raise no_mapping(data)
-        at_ns = now if ts is None else instant_ns(ts)
-        step = whole_step(step)
-        if not commit:
+        at_ns = now if ts is None else self._plain("ts", instant_ns, ts, now)
+        step = self._plain("step", whole_step, step, None)
+        if not self._plain("commit", bool, commit, True):
             self._uncommitted.update(data)
             self._check_at = 0  # the next call comes here too
             self._step = self._step if step is None else step
@@ -162,6 +166,15 @@ class MetricLog:
             self._release()
         if self._cuda:
             self._cuda.poll(wait=sync)
+
+    def _plain(self, argument: str, convert: Callable[[Any], Any], value: Any, instead: Any) -> Any:
+        """Return an argument converted, or `instead` if it cannot be: the values are kept."""
+        try:
+            return convert(value)
+        except Exception as exc:  # of a user's class
+            hint = f"{argument} is left out, the rest of the call is kept."
+            self._report(f"log({argument}=)", exc, hint=hint)
+            return instead
 
     def _store_slowly(
         self, layout: Layout, values: tuple[Any, ...], step: int | None, at_ns: int

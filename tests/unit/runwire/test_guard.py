@@ -96,9 +96,9 @@ def test_every_lost_artifact_is_logged_by_name(caplog: pytest.LogCaptureFixture)
     """Five failed checkpoints are five lines, also of one name."""
     guard = Guard()
     for step in (1, 2, 3, 3):
-        guard.report("save_checkpoint", OSError("full"), name=f"step {step}", lost=True)
-    assert [r.getMessage().split(" failed")[0] for r in caplog.records] == [
-        f"runwire: save_checkpoint of step {step}" for step in (1, 2, 3, 3)
+        guard.report_loss("save_checkpoint", f"step {step}", OSError("full"))
+    assert [r.getMessage().split(" is lost")[0] for r in caplog.records] == [
+        f"runwire: save_checkpoint failed, step {step}" for step in (1, 2, 3, 3)
     ]
 
 
