@@ -144,10 +144,10 @@ def _no_swallowed_mistake(
     swallowed: list[BaseException] = []
     report = Guard.report
 
-    def remember(self: Guard, kind: str, exc: BaseException, *, hint: str = "") -> None:
+    def remember(self: Guard, kind: str, exc: BaseException, **how: Any) -> None:
         if isinstance(exc, PROGRAMMING_ERRORS):
             swallowed.append(exc)
-        report(self, kind, exc, hint=hint)
+        report(self, kind, exc, **how)
 
     monkeypatch.setattr(Guard, "report", remember)
     yield

@@ -11,8 +11,19 @@ from typing import Any, Self
 
 from runwire.artifacts.calls import ArtifactCalls
 from runwire.checkpoints.calls import CheckpointCalls
+from runwire.conversion import (
+    ANY,
+    CONTENT,
+    EXIT_CODE,
+    FLAG,
+    SECONDS,
+    STEP,
+    TAGS,
+    TEXT,
+    word,
+)
 from runwire.errors import RunwireError
-from runwire.guard import Guard, guarded
+from runwire.guard import Guard, public_call
 from runwire.metrics.flush import FlushReport
 from runwire.params.config import Config
 from runwire.params.summary import Summary
@@ -23,9 +34,27 @@ from runwire.tags import Tags
 from runwire_disk import fork
 from runwire_disk.spool.format import Meta
 
-_STATUSES = ("finished", "failed", "preempted", "interrupted")
 _PLAIN = ("log", "guard")  # attributes that are set by the session and by `__init__`
-_SUMMARIES = ("last", "min", "max", "mean", "best", "none")
+_STATUS = word(
+    "finished",
+    "failed",
+    "preempted",
+    "interrupted",
+    # The words of MLflow and of job queues.
+    also={
+        "success": "finished",
+        "succeeded": "finished",
+        "completed": "finished",
+        "error": "failed",
+        "crashed": "failed",
+        "killed": "interrupted",
+        "canceled": "interrupted",
+        "cancelled": "interrupted",
+        "aborted": "interrupted",
+    },
+)
+_SUMMARY = word("last", "min", "max", "mean", "best", "none")
+_GOAL = word("minimize", "maximize", also={"min": "minimize", "max": "maximize"})
 
 
 class Run(ArtifactCalls, CheckpointCalls):
@@ -182,42 +211,42 @@ class Run(ArtifactCalls, CheckpointCalls):
         """Step that the next `log` without one gets."""
         return self._session.step
 
-    @guarded("log_metric")
+    @public_call(key=TEXT, value=ANY, step=STEP)
     def log_metric(self, key: str, value: Any, step: int | None = None) -> None:
         """Log one scalar."""
         self.log({key: value}, step)
 
-    @guarded("log_metrics")
+    @public_call(data=ANY, step=STEP)
     def log_metrics(self, data: Mapping[str, Any], step: int | None = None) -> None:
         """Log scalars, as `log`."""
         self.log(data, step)
 
-    @guarded("log_param")
+    @public_call(key=TEXT, value=ANY)
     def log_param(self, key: str, value: Any) -> None:
         """Set one parameter; the same as `config[key] = value`."""
         self.config[key] = value
 
-    @guarded("log_params")
+    @public_call(params=ANY)
     def log_params(self, params: Any) -> None:
         """Set several parameters from a mapping, dataclass, namespace or OmegaConf object."""
         self.config.update(params)
 
-    @guarded("set_tag")
+    @public_call(key=TEXT, value=CONTENT)
     def set_tag(self, key: str, value: Any) -> None:
         """Set one tag; the last value wins."""
         self._tags.add({key: value})
 
-    @guarded("set_tags")
+    @public_call(tags=TAGS)
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set several tags; the last values win."""
         self._tags.add(tags)
 
-    @guarded("add_tags")
+    @public_call(names=TEXT)
     def add_tags(self, *names: str) -> None:
         """Add tags that have no value."""
         self._tags.add(names)
 
-    @guarded("define_metric")
+    @public_call(name=TEXT, step_metric=TEXT, summary=_SUMMARY, goal=_GOAL, hidden=FLAG)
     def define_metric(
         self,
         name: str,
@@ -228,23 +257,18 @@ class Run(ArtifactCalls, CheckpointCalls):
         hidden: bool = False,
     ) -> None:
         """Define how views and dashboards summarise and draw a metric."""
-        if summary not in _SUMMARIES or goal not in (None, "minimize", "maximize"):
-            raise ValueError(
-                f"define_metric({name!r}): summary is one of {', '.join(_SUMMARIES)}; goal is "
-                "'minimize', 'maximize' or None"
-            )
         fields = {"step_metric": step_metric, "summary": summary, "goal": goal, "hidden": hidden}
         self._metric_defs[name] = fields
         self._session.emit(
             "run", {"event": "updated", "metric_defs": json.dumps(self._metric_defs)}
         )
 
-    @guarded("phase")
+    @public_call(name=TEXT)
     def phase(self, name: str) -> None:
         """Set the phase of the trainer, for example "eval"; heartbeats carry it."""
         self._session.set_phase(name)
 
-    @guarded("capture_exception")
+    @public_call(exc=ANY)
     def capture_exception(self, exc: BaseException | None = None) -> None:
         """Record an exception as a log entry without ending the run."""
         if exc is not None:
@@ -252,12 +276,12 @@ class Run(ArtifactCalls, CheckpointCalls):
             text = error.traceback or error.reason or ""
             self._session.emit_text("exception", text, None, level="error")
 
-    @guarded("mark_preempting")
+    @public_call(reason=TEXT)
     def mark_preempting(self, reason: str | None = None) -> None:
         """Record that this run is about to be pre-empted: its end then reads "preempted"."""
         self._session.mark_preempting(reason or "marked by the trainer")
 
-    @guarded("flush", default=FlushReport)
+    @public_call(default=FlushReport, timeout=SECONDS)
     def flush(self, timeout: float | None = 5) -> FlushReport:
         """Force all records to the device and wait, up to `timeout` seconds, until they are stored.
 
@@ -266,6 +290,7 @@ class Run(ArtifactCalls, CheckpointCalls):
         self._session.drain()
         return self._session.wait_stored(timeout)
 
+    @public_call(default=FlushReport, status=_STATUS, exit_code=EXIT_CODE, timeout=SECONDS)
     def finish(
         self,
         status: str | None = None,
@@ -277,10 +302,6 @@ class Run(ArtifactCalls, CheckpointCalls):
         Blocks: one fdatasync, and at most `timeout` seconds (`finish_timeout_s` when None) until
         it is stored.
         """
-        if status is not None and status not in _STATUSES:
-            problem = ValueError(f"finish(status={status!r}): use one of {', '.join(_STATUSES)}")
-            self.guard.report("finish", problem)
-            status = None
         outcome = self._session.noted or Outcome(status="finished", exit_code=exit_code)
         if status is not None or exit_code:
             word = status or "failed"

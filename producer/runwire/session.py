@@ -217,13 +217,16 @@ class Session:
             self._writer.set_phase(name)
 
     def counts(self) -> dict[str, Any]:
-        """Return the fields of a finish event that count this writer's points."""
+        """Return the fields of a finish event: points of this writer, and calls that failed.
+
+        In `dropped`, keys that begin with `call:` count calls, all others points.
+        """
         if self._writer is None or self._metrics is None:
             return {}
         metrics = self._writer.series["metric"].position()
         return {
             "accepted": metrics.accepted,
-            "dropped": self._writer.dropped,
+            "dropped": {**self._writer.dropped, **self.guard.swallowed()},
             "last_step": self._metrics.step - 1 if metrics.call else None,
         }
 

@@ -13,9 +13,10 @@ from typing import Any, Final, Never
 
 from runwire.agent_launch import ensure_agent
 from runwire.announcements import say_started
+from runwire.conversion import ANY, FLAG, PARENT, PATH, SETTINGS, TAGS, TEXT, WORD_OR_FLAG
 from runwire.current import active_run, own_run, push
 from runwire.errors import ConfigError
-from runwire.guard import Guard
+from runwire.guard import Guard, starting_call
 from runwire.job.earlier_runs import find_start
 from runwire.job.environment import environment_facts
 from runwire.job.identity import Identity, identify
@@ -53,6 +54,25 @@ _INSTEAD: Final = {
 }
 
 
+@starting_call(
+    needed=("project", "run_id", "resume", "mode", "dir", "ranks", "settings", "id", "reinit"),
+    project=TEXT,
+    name=TEXT,
+    run_id=TEXT,
+    config=ANY,
+    group=TEXT,
+    job_type=TEXT,
+    tags=TAGS,
+    notes=TEXT,
+    parent=PARENT,
+    resume=WORD_OR_FLAG,
+    mode=TEXT,
+    dir=PATH,
+    ranks=ANY,
+    settings=SETTINGS,
+    id=TEXT,
+    reinit=WORD_OR_FLAG,
+)
 def init(  # noqa: PLR0913 - the surface people know from wandb
     project: str | None = None,
     *,
@@ -68,7 +88,7 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     mode: str | None = None,
     dir: str | PathLike[str] | None = None,  # noqa: A002 - the name people know from wandb
     ranks: str | int | Sequence[int] | None = None,
-    settings: Settings | None = None,
+    settings: Settings | Mapping[str, Any] | None = None,
     id: str | None = None,  # noqa: A002 - the name people know from wandb
     reinit: bool | str | None = None,
     **unknown: Never,
@@ -145,6 +165,7 @@ def _open(
     return run
 
 
+@starting_call(run_name=TEXT, nested=FLAG)
 def start_run(run_name: str | None = None, *, nested: bool = False, **arguments: Any) -> Run:
     """Start a run under MLflow's name for it; `nested` makes the current run its parent."""
     parent = active_run()
@@ -154,7 +175,7 @@ def start_run(run_name: str | None = None, *, nested: bool = False, **arguments:
 
 
 def _resolve(
-    settings: Settings | None, parent: str | Run | None, given: dict[str, Any]
+    settings: Settings | Mapping[str, Any] | None, parent: str | Run | None, given: dict[str, Any]
 ) -> Settings:
     """Return the settings of a run: arguments, `settings`, those of the parent, environment."""
     inherited: dict[str, Any] = {}
@@ -164,7 +185,9 @@ def _resolve(
         inherited["project"] = parent.project
     # Arguments that are left out do not override `settings`.
     given = {name: value for name, value in given.items() if value is not None}
-    changed = settings.changed() if settings is not None else {}
+    changed = (
+        dict(settings) if isinstance(settings, Mapping) else (settings or Settings()).changed()
+    )
     pin_state_dir(os.environ)
     resolved = Settings.resolve({**inherited, **changed, **given})
     # From here on nothing moves the folder: neither os.chdir nor a change of the environment.

@@ -27,7 +27,7 @@ def named_tags(tags: Mapping[str, Any] | Iterable[str] | None) -> dict[str, str]
 class Tags(MutableMapping[str, str]):
     """Tags by name; `tags["k"] = "v"` is the same as `run.set_tag("k", "v")`.
 
-    `on_change` gets all tags after a change.
+    `on_change` gets the tags of each change: other processes of the run have tags of their own.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Tags(MutableMapping[str, str]):
         with self._guard.catching("set_tags"):
             if changed := named_tags(tags):
                 self._values = {**self._values, **changed}
-                self._on_change(dict(self._values))
+                self._on_change(changed)
 
     def __getitem__(self, key: str) -> str:
         return self._values[key]

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runwire.guard import guarded
-from runwire.metrics.values import whole_step
+from runwire.conversion import ANY, CONTENT, STEP, TEXT
+from runwire.errors import ArtifactError
+from runwire.guard import public_call
 from runwire.session import SessionCalls
 
 if TYPE_CHECKING:
@@ -34,7 +35,17 @@ class ArtifactCalls(SessionCalls):
     Each image, figure and table is an artifact of its own: log them now and then, not every step.
     """
 
-    @guarded("log_artifact", default=_refused, loses=("name", "path"))
+    @public_call(
+        default=_refused,
+        error=ArtifactError,
+        loses=("name", "path"),
+        path=ANY,
+        name=TEXT,
+        type=TEXT,
+        aliases=ANY,
+        metadata=ANY,
+        policy=TEXT,
+    )
     def log_artifact(
         self,
         path: str | os.PathLike[str] | bytes | Artifact,
@@ -62,7 +73,9 @@ class ArtifactCalls(SessionCalls):
             metadata=merge_metadata(artifact.metadata, metadata),
         )
 
-    @guarded("log_image", default=_refused, loses=("name",))
+    @public_call(
+        default=_refused, error=ArtifactError, loses=("name",), img=ANY, name=TEXT, step=STEP
+    )
     def log_image(self, img: Any, name: str, step: int | None = None) -> ArtifactRef:
         """Keep an image: a path, PIL image, array or CPU tensor, all but the first as PNG.
 
@@ -72,35 +85,38 @@ class ArtifactCalls(SessionCalls):
 
         return self._keep("image", name, step, lambda: image_content(img))
 
-    @guarded("log_figure", default=_refused, loses=("name",))
+    @public_call(
+        default=_refused, error=ArtifactError, loses=("name",), fig=ANY, name=TEXT, step=STEP
+    )
     def log_figure(self, fig: Any, name: str, step: int | None = None) -> ArtifactRef:
         """Keep a matplotlib figure as PNG."""
         from runwire.artifacts.media import figure_png
 
         return self._keep("image", name, step, lambda: (figure_png(fig), ".png"))
 
-    @guarded("log_table", default=_refused, loses=("name",))
+    @public_call(default=_refused, error=ArtifactError, loses=("name",), rows=ANY, name=TEXT)
     def log_table(self, rows: Any, name: str) -> ArtifactRef:
         """Keep a table as JSON Lines: rows as mappings, columns as lists, or a data frame."""
         from runwire.artifacts.media import table_jsonl
 
         return self._keep("table", name, None, lambda: (table_jsonl(rows), ".jsonl"))
 
-    @guarded("log_histogram")
+    @public_call(error=ArtifactError, name=TEXT, values=ANY, step=STEP)
     def log_histogram(self, name: str, values: Any | Histogram, step: int | None = None) -> None:
         """Record the distribution of values, in 64 bins or as counted by the caller."""
         from runwire.artifacts.histogram import Histogram
 
         counted = values if isinstance(values, Histogram) else Histogram.of(values)
-        at = self._session.step if step is None else whole_step(step)
+        at = self._session.step if step is None else step
         fields = {"stream": "histogram", "name": name, "level": "info", "step": at}
         self._session.emit("log", {**fields, "text": counted.as_json()})
 
-    @guarded("log_text")
+    @public_call(text=CONTENT, name=TEXT, step=STEP)
     def log_text(self, text: str, name: str, step: int | None = None) -> None:
         """Log a text under a name, searchable in `v_logs`."""
         self._session.emit_text(name, text, self._session.step if step is None else step)
 
+    @public_call(raises=True, error=ArtifactError, ref=TEXT, type=TEXT)
     def use_artifact(self, ref: str, type: str | None = None) -> ArtifactRef:  # noqa: A002
         """Return the artifact that "name", "name:v3" or "project/name:alias" refers to now.
 
@@ -126,7 +142,7 @@ class ArtifactCalls(SessionCalls):
         from runwire.outbox.arguments import Entry
 
         at = self._session.step if step is None else step
-        metadata = None if kind == "table" else {"step": whole_step(at)}
+        metadata = None if kind == "table" else {"step": at}
 
         def entries() -> Iterator[Entry]:
             source, suffix = content()

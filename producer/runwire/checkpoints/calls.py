@@ -8,6 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runwire.conversion import ANY, FLAG, TEXT
+from runwire.errors import CheckpointError
+from runwire.guard import public_call
 from runwire.session import SessionCalls
 
 if TYPE_CHECKING:
@@ -22,6 +25,18 @@ _log = logging.getLogger("runwire")
 class CheckpointCalls(SessionCalls):
     """The part of `Run` that saves and loads checkpoints. Threads: safe."""
 
+    @public_call(
+        step=ANY,
+        model=ANY,
+        optimizer=ANY,
+        scheduler=ANY,
+        extra=ANY,
+        metrics=ANY,
+        is_best=FLAG,
+        asynchronous=FLAG,
+        kind=TEXT,
+        retention=ANY,
+    )
     def save_checkpoint(  # noqa: PLR0913 - one call takes all that belongs to a checkpoint
         self,
         step: int,
@@ -60,6 +75,7 @@ class CheckpointCalls(SessionCalls):
             self.guard.report_loss("save_checkpoint", _checkpoint(step), error)
             return Saved.not_here(-1, str(error))
 
+    @public_call(path=ANY, step=ANY, kind=TEXT, metrics=ANY, is_best=FLAG, retention=ANY)
     def log_checkpoint(
         self,
         path: str | PathLike[str],
@@ -94,6 +110,18 @@ class CheckpointCalls(SessionCalls):
             self.guard.report_loss("log_checkpoint", _checkpoint(step), error)
             return refused()
 
+    @public_call(
+        raises=True,
+        error=CheckpointError,
+        which=ANY,
+        model=ANY,
+        optimizer=ANY,
+        scheduler=ANY,
+        strict=FLAG,
+        map_location=ANY,
+        resume=FLAG,
+        run_id=TEXT,
+    )
     def load_checkpoint(
         self,
         which: str | int = "latest",

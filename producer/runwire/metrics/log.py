@@ -89,7 +89,7 @@ class MetricLog:
                 layout is None
                 # Nearer to zero than this an int is exact; NaN and Inf take the second test.
                 or not ((type(total) is float and _LOW < total < _HIGH) or layout.fits(values))
-                or not commit
+                or commit is not True
                 or ts is not None
                 or not (step is None or (type(step) is int and _LOW < step < _HIGH))
                 or self._check_at < (at_ns := _time_ns())
@@ -151,8 +151,8 @@ class MetricLog:
             self._periodic()
         if not isinstance(data, Mapping):
             raise no_mapping(data)
-        at_ns = now if ts is None else instant_ns(ts)
-        step = whole_step(step)
+        at_ns = now if ts is None else self._plain("ts", instant_ns, ts, now)
+        step = self._plain("step", whole_step, step, None)
         number = self._step if step is None else step
         waiting = self._uncommitted
         if waiting and number != self._uncommitted_step:
@@ -160,7 +160,7 @@ class MetricLog:
             self._commit({}, self._uncommitted_step, at_ns)
             if following != self._uncommitted_step:  # the user set another one meanwhile
                 self._step = following
-        if commit:
+        if self._plain("commit", bool, commit, True):
             self._commit(data, step, at_ns)
         else:
             self._uncommitted = {**self._uncommitted, **data}
@@ -215,6 +215,15 @@ class MetricLog:
         """
         if _LOW < number < _HIGH:
             self._step = number + 1
+
+    def _plain(self, argument: str, convert: Callable[[Any], Any], value: Any, instead: Any) -> Any:
+        """Return an argument converted, or `instead` if it cannot be: the values are kept."""
+        try:
+            return convert(value)
+        except Exception as exc:  # of a user's class
+            hint = f"{argument} is left out, the rest of the call is kept."
+            self._report(f"log({argument}=)", exc, hint=hint)
+            return instead
 
     def _store_slowly(
         self, layout: Layout, values: tuple[Any, ...], step: int | None, at_ns: int

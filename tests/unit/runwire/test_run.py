@@ -120,8 +120,8 @@ def test_log_accepts_unusual_scalars(root: Path) -> None:
     ("call", "kind"),
     [
         (lambda run: run.log([1, 2]), "log"),
-        (lambda run: run.log({"a": 1.0}, step="x"), "log"),
-        (lambda run: run.log({"a": 1.0}, step=1.5), "log"),
+        (lambda run: run.log({"a": 1.0}, step="x"), "log(step=)"),
+        (lambda run: run.log({"a": 1.0}, step=1.5), "log(step=)"),
         (lambda run: run.define_metric("a", summary="median"), "define_metric"),
         (lambda run: run.finish("done"), "finish"),
         (lambda run: run.log({"k" * 300: 1.0}), "log: too_large"),
@@ -142,13 +142,57 @@ def test_strict_mode_raises_refusals(root: Path, monkeypatch: pytest.MonkeyPatch
         run.log(3)
 
 
-def test_cycles_and_deep_nesting_are_refused(root: Path) -> None:
-    """A mapping that contains itself ends in a sentence, not in a RecursionError."""
-    loop: dict[str, Any] = {}
+def test_cycles_and_deep_nesting_are_refused_alone(root: Path) -> None:
+    """A mapping that contains itself ends in a sentence; what else the call logs is kept."""
+    loop: dict[str, Any] = {"inside": 3.0}
     loop["self"] = loop
+    deep: dict[str, Any] = {"leaf": 1.0}
+    for _ in range(12):
+        deep = {"d": deep}
     with runwire.init("p") as run:
-        run.log(loop)
-    assert run.guard.counts.pop("log") == 1
+        run.log({"before": 1.0, "loop": loop, "deep": deep, "after": 2.0})
+    assert run.guard.counts.pop("log: not_a_number") == 2
+    assert scalars(root) == {"before": [1.0], "loop/inside": [3.0], "after": [2.0]}
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    def __float__(self) -> float:
+        raise RuntimeError("no number")
+
+
+def test_value_or_name_that_raises_leaves_its_siblings(root: Path) -> None:
+    """Whatever a class of the user raises costs its own value alone."""
+    with runwire.init("p") as run:
+        run.log({"a": 1.0, "bad": Unprintable(), Unprintable(): 2.0, "b": 3.0})  # type: ignore[dict-item]
+    assert scalars(root) == {"a": [1.0], "b": [3.0]}
+    assert run.guard.counts.pop("log: not_a_number") == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "call"),
+    [
+        (np.zeros((8, 8, 3)), "log_image"),
+        (runwire.Histogram([0.0, 1.0], [1]), "log_histogram"),
+        (runwire.Artifact("a"), "log_artifact"),
+        ([{"a": 1}], "log_table"),
+        (type("Figure", (), {"savefig": print})(), "log_figure"),
+        (type("Image", (), {"__module__": "PIL.Image"})(), "log_image"),
+        (type("Image", (), {"__module__": "wandb.sdk"})(), "log_image"),
+        (type("DataFrame", (), {"to_dict": print, "columns": ()})(), "log_table"),
+    ],
+)
+def test_value_that_is_no_number_is_refused_with_its_call(
+    root: Path, caplog: pytest.LogCaptureFixture, value: Any, call: str
+) -> None:
+    """Images, figures, tables and distributions inside log() are refused by name and remedy."""
+    with runwire.init("p") as run:
+        run.log({"loss": 1.0, "sample": value})
+    assert f"run.{call}" in caplog.text or f", {call}" in caplog.text
+    assert "'sample'" in caplog.text
+    assert scalars(root) == {"loss": [1.0]}
 
 
 def test_a_failing_block_is_a_failed_run(root: Path) -> None:
