@@ -9,7 +9,7 @@ from typing import Any
 
 from runwire.agent_launch import ensure_agent
 from runwire.conversion import ANY, FLAG, PARENT, PATH, SETTINGS, TAGS, TEXT
-from runwire.errors import RunwireError
+from runwire.errors import ConfigError, RunwireError
 from runwire.guard import Guard, starting_call
 from runwire.job import known_runs
 from runwire.job.environment import environment_facts
@@ -91,7 +91,11 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     named_tags: Any = tags  # a mapping by now, as `parent` is an id
     run = Run(session, tags=named_tags, about={**about, "parent_run_id": parent})
     if config is not None:
-        run.config.update(config)
+        try:
+            run.config.update(config)
+        except ConfigError:  # strict
+            run.finish("failed")
+            raise
     fork.register(session)
     exits.install(session, preempt_signals=resolved.preempt_signals)
     notebook.install(session)

@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from runwire.conversion import ANY, FLAG, INSTANT, STEP, STEPS, ArgumentKind, declared, shown
 from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp
-from runwire.metrics.values import FLOAT_EXACT_MAX, STEPS, instant_ns, no_mapping, whole_step
+from runwire.metrics.values import FLOAT_EXACT_MAX, no_mapping, unloggable
 from runwire_disk.spool.format import LAST_WORD, SpoolError
 from runwire_disk.spool.quota import QuotaExceeded
 from runwire_disk.spool.series_writer import RecordTooLarge
@@ -28,6 +29,13 @@ _crc32, _time_ns = zlib.crc32, time.time_ns
 _LOW, _HIGH = -FLOAT_EXACT_MAX, FLOAT_EXACT_MAX
 # How often the fast path looks whether the spool still exists.
 CHECK_INTERVAL_NS = 1_000_000_000
+
+
+_COMMITS = True
+
+
+def _nothing(_item: str, _error: Exception) -> None:
+    """Ignore parts that are left out: no argument of `log` but the values has parts."""
 
 
 class MetricLog:
@@ -57,6 +65,7 @@ class MetricLog:
         self._reentrant: deque[tuple[dict[str, Any], int | None]] = deque()
         self._cuda = PendingCalls(self._resolved)
 
+    @declared(data=ANY, step=STEP, commit=FLAG, ts=INSTANT, sync=FLAG)
     def log(
         self,
         data: Mapping[str, Any],
@@ -116,17 +125,20 @@ class MetricLog:
                 self._release()
         except Exception as exc:
             if type(step) is int and step not in STEPS:
-                kept = self._plain("step", whole_step, step, None)
+                kept = self._plain("step", STEP, step, None)
                 self.log(data, kept, commit=commit, ts=ts, sync=sync)
             else:
                 self._failed(data, exc)
 
     def _failed(self, data: object, exc: Exception) -> None:
         """Report a failure of `log`, and count the points that it may have cost."""
-        if isinstance(data, Mapping):
-            self._writer.count_dropped("other", len(data))
-        else:
-            exc = no_mapping(data)
+        try:
+            if isinstance(data, Mapping):
+                self._writer.count_dropped("other", len(data))
+            else:
+                exc = no_mapping(data)
+        except Exception:  # of a user's class
+            self._writer.count_dropped("other")
         self._report("log", exc)
 
     def _slow(
@@ -138,9 +150,9 @@ class MetricLog:
             self._periodic()
         if not isinstance(data, Mapping):
             raise no_mapping(data)
-        at_ns = now if ts is None else self._plain("ts", instant_ns, ts, now)
-        step = self._plain("step", whole_step, step, None)
-        if not self._plain("commit", bool, commit, True):
+        at_ns = now if ts is None else self._plain("ts", INSTANT, ts, now)
+        step = self._plain("step", STEP, step, None)
+        if not self._plain("commit", FLAG, commit, _COMMITS):
             self._uncommitted.update(data)
             self._check_at = 0  # the next call comes here too
             self._step = self._step if step is None else step
@@ -165,15 +177,16 @@ class MetricLog:
         finally:
             self._release()
         if self._cuda:
-            self._cuda.poll(wait=sync)
+            self._cuda.poll(wait=self._plain("sync", FLAG, sync, None))
 
-    def _plain(self, argument: str, convert: Callable[[Any], Any], value: Any, instead: Any) -> Any:
+    def _plain(self, argument: str, kind: ArgumentKind, value: Any, instead: Any) -> Any:
         """Return an argument converted, or `instead` if it cannot be: the values are kept."""
         try:
-            return convert(value)
+            return instead if value is None else kind.plain(value, _nothing)
         except Exception as exc:  # of a user's class
+            problem = unloggable(f"{argument}={shown(value)} is not {kind.takes}", exc)
             hint = f"{argument} is left out, the rest of the call is kept."
-            self._report(f"log({argument}=)", exc, hint=hint)
+            self._report(f"log({argument}=)", problem, hint=hint)
             return instead
 
     def _store_slowly(
