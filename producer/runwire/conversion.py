@@ -8,13 +8,12 @@ later, with all that its record holds.
 from __future__ import annotations
 
 import inspect
-import math
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from runwire.metrics.values import whole_step
 from runwire.safe_text import clean_text, json_text, scalar_text
 from runwire_disk.interrupts import reraise_interrupt
 
@@ -23,21 +22,37 @@ __all__ = [
     "CONTENT",
     "EXIT_CODE",
     "FLAG",
+    "INSTANT",
     "PARENT",
     "PATH",
     "SECONDS",
     "SETTINGS",
     "STEP",
+    "STEPS",
+    "STEP_OR_TEXT",
     "TAGS",
     "TEXT",
     "WORD_OR_FLAG",
     "ArgumentKind",
     "Arguments",
     "Problem",
+    "arguments_of",
+    "declared",
+    "instant_ns",
+    "shown",
+    "whole_step",
+    "with_arguments",
     "word",
 ]
 
+_DECLARED: Final = "_runwire_arguments"
 TEXT_CHARS_MAX: Final = 65_536
+# An endless iterator must not take the trainer with it.
+TAGS_MAX: Final = 10_000
+SECONDS_MAX: Final = 2**63 // 1_000_000_000  # as nanoseconds they fit 64 bits
+STEPS: Final = range(-(2**63), 2**63)
+# A longer wait is a mistake of units, and would look like a hanging trainer.
+WAIT_S_MAX: Final = 10**8
 _INT32: Final = range(-(2**31), 2**31)
 # Values that a sentence shows as they are; of others only the type, since a repr may be huge.
 _SHOWN: Final = (str, bytes, int, float, bool, type(None), os.PathLike)
@@ -66,6 +81,34 @@ class Problem:
     is_fatal: bool = False
 
 
+def whole_step(step: Any) -> int | None:
+    """Return a step as int. Raises: TypeError unless it is a whole number of 64 bits."""
+    if step is None:
+        return None
+    try:
+        # A comparison of numpy or torch gives their own kind of bool, which is no number either.
+        is_bool = isinstance(step, bool) or type(step).__name__.startswith("bool")
+        whole = int(step)
+        is_whole = not is_bool and bool(whole == step)
+    except Exception:  # of a user's class; of NaN and infinities
+        raise TypeError(f"step must be an integer, not {type(step).__name__}") from None
+    if not is_whole:
+        raise TypeError(f"step must be a whole number, not {step!r}")
+    if whole not in STEPS:
+        raise TypeError("step must fit 64 bits")
+    return whole
+
+
+def instant_ns(ts: Any) -> int:
+    """Return a datetime or epoch seconds as epoch nanoseconds. Raises: any error if it is none."""
+    if isinstance(ts, (bool, str, bytes)):
+        raise TypeError(f"a time is a datetime or epoch seconds, not {type(ts).__name__}")
+    seconds = ts.timestamp() if hasattr(ts, "timestamp") else float(ts)
+    if not 0 <= seconds < SECONDS_MAX:
+        raise TypeError("a time is in seconds since 1970, before 2262")
+    return int(seconds * 1_000_000) * 1000
+
+
 def _each(convert: Callable[[Any], Any]) -> Callable[[Any, Omit], Any]:
     return lambda value, _omit: convert(value)
 
@@ -78,7 +121,10 @@ def _text(value: Any) -> str:
 
 
 def _content(value: Any) -> str:
-    text = scalar_text(value)
+    try:
+        text = scalar_text(value)
+    except Exception:  # of a user's class; `json_text` says so in the text
+        text = None
     return _limited(json_text(value) if text is None else text)
 
 
@@ -87,15 +133,11 @@ def _limited(text: str) -> str:
     return text if len(text) <= TEXT_CHARS_MAX else text[:TEXT_CHARS_MAX] + " [cut]"
 
 
-def _step(value: Any) -> int | None:
-    return whole_step(value)
-
-
 def _seconds(value: Any) -> float:
     if isinstance(value, (bool, str, bytes)):
         raise TypeError
     seconds = float(value)
-    if not math.isfinite(seconds) or seconds < 0:
+    if not 0 <= seconds <= WAIT_S_MAX:  # false for NaN, too
         raise ValueError
     return seconds
 
@@ -119,7 +161,16 @@ def _exit_code(value: Any) -> int:
 
 
 def _path(value: Any) -> str:
-    return os.fsdecode(os.fspath(value))
+    given = value if isinstance(value, (str, bytes)) else os.fspath(value)
+    path = str.__str__(given) if isinstance(given, str) else os.fsdecode(given)
+    if "\0" in path:
+        raise ValueError
+    return path
+
+
+def _step_or_text(value: Any) -> int | str:
+    text = scalar_text(value)
+    return _text(value) if isinstance(value, str) or text is None else whole_step(value) or 0
 
 
 def _parent(value: Any) -> Any:
@@ -141,7 +192,7 @@ def _tags(value: Any, omit: Omit) -> dict[str, str]:
     elif (name := scalar_text(value)) is not None:
         pairs = [(name, "")]
     else:
-        pairs = ((name, "") for name in value)
+        pairs = ((name, "") for name in itertools.islice(value, TAGS_MAX))
     for name, item in pairs:
         try:
             tags[_text(name)] = "" if item is None else _content(item)
@@ -154,10 +205,12 @@ def _tags(value: Any, omit: Omit) -> dict[str, str]:
 ANY: Final = ArgumentKind("any value", _each(lambda value: value))
 TEXT: Final = ArgumentKind("text", _each(_text))
 CONTENT: Final = ArgumentKind("text, or a value that JSON can express", _each(_content))
-STEP: Final = ArgumentKind("a whole number of 64 bits", _each(_step))
-SECONDS: Final = ArgumentKind("a finite number of seconds from 0 on", _each(_seconds))
+STEP: Final = ArgumentKind("a whole number of 64 bits", _each(whole_step))
+SECONDS: Final = ArgumentKind("a number of seconds from 0 to 10**8", _each(_seconds))
 FLAG: Final = ArgumentKind("True or False", _each(_flag))
 WORD_OR_FLAG: Final = ArgumentKind("a word, or True or False", _each(_word_or_flag))
+INSTANT: Final = ArgumentKind("a datetime or seconds since 1970", _each(instant_ns))
+STEP_OR_TEXT: Final = ArgumentKind("a step or a word", _each(_step_or_text))
 EXIT_CODE: Final = ArgumentKind("a whole number", _each(_exit_code))
 PATH: Final = ArgumentKind("a path", _each(_path))
 PARENT: Final = ArgumentKind("a run or the id of one", _each(_parent))
@@ -209,6 +262,8 @@ class Arguments:
         self._defaults = {
             p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty
         }
+        # Where None says something by itself it is kept; elsewhere it is the same as no argument.
+        self._nullable = {p.name for p in parameters if "None" in str(p.annotation)}
         self._names = [
             p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
@@ -267,7 +322,7 @@ class Arguments:
     def _one(self, name: str, value: Any, leave_out: Callable[[Problem], None]) -> Any:
         has_default = name in self._defaults
         if value is None and has_default:
-            return self._defaults[name]
+            return None if name in self._nullable else self._defaults[name]
         kind = self.kinds[name]
 
         def omit(item: str, _error: Exception) -> None:
@@ -281,3 +336,27 @@ class Arguments:
             text = f"{name}={shown(value)} is not {kind.takes}"
             leave_out(Problem(name, text, is_fatal=is_fatal))
             return self._defaults.get(name)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def declared(**kinds: ArgumentKind) -> Callable[[F], F]:
+    """Declare the arguments of a function that converts them itself: its cost per call counts."""
+
+    def decorate(function: F) -> F:
+        return with_arguments(function, Arguments(function, kinds))
+
+    return decorate
+
+
+def with_arguments(function: F, arguments: Arguments) -> F:
+    """Return the function, with its declaration where `arguments_of` reads it."""
+    setattr(function, _DECLARED, arguments)
+    return function
+
+
+def arguments_of(function: Any) -> Arguments | None:
+    """Return the declared arguments of a public call, None without a declaration."""
+    known = getattr(function, _DECLARED, None)
+    return known if isinstance(known, Arguments) else None

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from runwire.conversion import ArgumentKind, Arguments, Problem
+from runwire.conversion import ArgumentKind, Arguments, Problem, with_arguments
 from runwire.errors import ConfigError, RunwireError
 from runwire_disk.interrupts import reraise_interrupt
 
-__all__ = ["Guard", "arguments_of", "public_call", "starting_call"]
+__all__ = ["Guard", "needed_call", "public_call", "starting_call"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +28,6 @@ NAMES_MAX = 1024
 _ADVICE = "Training continues; set RUNWIRE_STRICT=1 to raise here instead."
 # Arguments that name what a call records.
 _SUBJECTS = ("name", "key")
-_DECLARED = "_runwire_arguments"
 
 
 def _handle_safely(handle: Callable[[logging.LogRecord], None], record: logging.LogRecord) -> None:
@@ -186,13 +185,41 @@ def public_call(
                     fallback = default()
             return fallback  # type: ignore[no-any-return]
 
-        setattr(call, _DECLARED, table)
-        return call
+        return with_arguments(call, table)
 
     return decorate
 
 
-R = TypeVar("R", bound=_Guarded)
+def needed_call(
+    *, error: type[RunwireError], **kinds: ArgumentKind
+) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Declare the arguments of a function without a run, whose result the caller needs.
+
+    Raises: `error` for an argument that cannot be converted, whatever the function raises.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        table = Arguments(function, kinds)
+
+        def refuse(problem: Problem) -> None:
+            raise error(f"{table.call}(): {problem.sentence}")
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            plain, named = table.plain(args, kwargs, refuse, keep_unknown=True)
+            return function(*plain, **named)
+
+        return with_arguments(call, table)
+
+    return decorate
+
+
+class _Started(_Guarded, Protocol):
+    def finish(self, status: str | None = None) -> object:
+        """End the run."""
+
+
+R = TypeVar("R", bound=_Started)
 
 
 def starting_call(
@@ -218,20 +245,17 @@ def starting_call(
 
             plain, named = table.plain(args, kwargs, leave_out, keep_unknown=True)
             run = function(*plain, **named)
-            for problem in problems:
-                run.guard.leave_out(table.call, problem)
+            try:
+                for problem in problems:
+                    run.guard.leave_out(table.call, problem)
+            except ConfigError:  # strict
+                run.finish("failed")
+                raise
             return run
 
-        setattr(call, _DECLARED, table)
-        return call
+        return with_arguments(call, table)
 
     return decorate
-
-
-def arguments_of(function: Any) -> Arguments | None:
-    """Return the declared arguments of a public call, None without a declaration."""
-    declared = getattr(function, _DECLARED, None)
-    return declared if isinstance(declared, Arguments) else None
 
 
 def _describe(exc: BaseException) -> str:

@@ -120,21 +120,28 @@ def _builtin(value: Any) -> Any:
 def as_mapping(value: object) -> Mapping[str, Any] | None:
     """Return the fields of a mapping, dataclass, namespace, OmegaConf, pydantic or attrs object.
 
-    None for anything else. Nothing is imported: types are recognised by their attributes. A field
-    that raises when it is read becomes a text that says so.
+    None for anything else, also for one that fails when it is looked at. Nothing is imported: types
+    are recognised by their attributes. A field that fails alone becomes a text that says so.
     """
+    try:
+        return _fields(value)
+    except Exception:  # of a user's class
+        return None
+
+
+def _fields(value: object) -> Mapping[str, Any] | None:
     if isinstance(value, Mapping):
         return {_key(k): v for k, v in _omegaconf(value).items()}
     if isinstance(value, type):
         return None
     if _is_omegaconf(value):
-        return as_mapping(_omegaconf(value))
+        return _fields(_omegaconf(value))
     fields = getattr(value, "__dataclass_fields__", None) or _attrs_names(value)
     if fields:
         return dict(_read_fields(value, fields))
     dump = getattr(value, "model_dump", None)
     if callable(dump):
-        return as_mapping(dump())
+        return _fields(dump())
     if type(value).__name__ in ("Namespace", "SimpleNamespace") and hasattr(value, "__dict__"):
         return {str(k): v for k, v in vars(value).items()}
     return None

@@ -127,7 +127,11 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     about = {"name": name, "job_type": job_type, "notes": notes}
     run = _open(resolved, identity, first_step, tags=named_tags(tags), about=about)
     if config is not None:
-        run.config.update(config)
+        try:
+            run.config.update(config)
+        except ConfigError:  # strict
+            run.finish("failed")
+            raise
     push(run)
     _started += 1
     return run

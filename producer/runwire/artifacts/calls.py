@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runwire.conversion import ANY, CONTENT, STEP, TEXT
+from runwire.conversion import ANY, CONTENT, STEP, TEXT, Problem, shown, word
 from runwire.errors import ArtifactError
 from runwire.guard import public_call
 from runwire.session import SessionCalls
@@ -44,7 +44,7 @@ class ArtifactCalls(SessionCalls):
         type=TEXT,
         aliases=ANY,
         metadata=ANY,
-        policy=TEXT,
+        policy=word("auto", "link", "reference"),
     )
     def log_artifact(
         self,
@@ -62,16 +62,46 @@ class ArtifactCalls(SessionCalls):
         to any more; "reference" moves nothing. Blocks: while content is copied.
         """
         from runwire.artifacts.artifact import artifact_of
-        from runwire.outbox.arguments import as_alias_list, merge_metadata
+        from runwire.outbox.arguments import check_name, check_type
 
-        artifact = artifact_of(path, name, policy=policy)
+        checked = None if name is None else self._usable("name", check_name, name, None)
+        artifact = artifact_of(path, checked, policy=policy)
+        given = artifact.type if type == FILE else type
         return self._session.outbox.submit(
             artifact.name,
-            artifact.type if type == FILE else type,
+            self._usable("type", check_type, given, FILE),
             artifact.entries(self._session.settings.root),
-            aliases=[*as_alias_list(artifact.aliases), *as_alias_list(aliases)],
-            metadata=merge_metadata(artifact.metadata, metadata),
+            aliases=[*self._aliases(artifact.aliases), *self._aliases(aliases)],
+            metadata=self._metadata(artifact.metadata, metadata),
         )
+
+    def _usable(self, argument: str, check: Callable[[Any], Any], value: Any, instead: Any) -> Any:
+        """Return a checked argument, or `instead` with a sentence: the content is what counts."""
+        try:
+            return check(value)
+        except Exception as error:
+            sentence = f"{argument}={shown(value)} is not usable"
+            if isinstance(error, ArtifactError):
+                sentence = str(error)
+            problem = Problem(argument, sentence)
+            self.guard.leave_out("log_artifact", problem, error=ArtifactError)
+            return instead
+
+    def _aliases(self, aliases: Any) -> list[str]:
+        from runwire.outbox.arguments import as_alias_list, check_aliases
+
+        words = self._usable("aliases", as_alias_list, aliases, [])
+        return [
+            kept for alias in words for kept in self._usable("aliases", check_aliases, [alias], ())
+        ]
+
+    def _metadata(self, *sources: Any) -> dict[str, Any]:
+        from runwire.outbox.arguments import merge_metadata, metadata_text
+
+        merged: dict[str, Any] = {}
+        for source in sources:
+            merged |= self._usable("metadata", merge_metadata, source, {})
+        return merged if self._usable("metadata", metadata_text, merged, None) else {}
 
     @public_call(
         default=_refused, error=ArtifactError, loses=("name",), img=ANY, name=TEXT, step=STEP

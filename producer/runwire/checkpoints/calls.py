@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runwire.conversion import ANY, FLAG, TEXT
+from runwire.conversion import ANY, FLAG, STEP_OR_TEXT, TEXT
 from runwire.errors import CheckpointError
 from runwire.guard import public_call
 from runwire.session import SessionCalls
@@ -113,7 +113,7 @@ class CheckpointCalls(SessionCalls):
     @public_call(
         raises=True,
         error=CheckpointError,
-        which=ANY,
+        which=STEP_OR_TEXT,
         model=ANY,
         optimizer=ANY,
         scheduler=ANY,

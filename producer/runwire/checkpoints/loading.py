@@ -21,7 +21,9 @@ from runwire.checkpoints.state_file import (
     digest_of,
     read_state,
 )
+from runwire.conversion import ANY, PATH
 from runwire.errors import CheckpointError
+from runwire.guard import needed_call
 from runwire_store.manifest import Manifest, ManifestError
 
 if TYPE_CHECKING:
@@ -237,6 +239,7 @@ def _restore(
     return restored
 
 
+@needed_call(error=CheckpointError, path=PATH, map_location=ANY)
 def read_checkpoint(path: str | Path, *, map_location: Any = None) -> Checkpoint:
     """Load the folder or state file of a downloaded checkpoint; no run is needed.
 

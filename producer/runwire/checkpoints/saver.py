@@ -27,8 +27,9 @@ from runwire.checkpoints.state_file import (
     write_state,
     zstd_module,
 )
+from runwire.conversion import whole_step
 from runwire.errors import CheckpointError
-from runwire.metrics.values import Unloggable, to_float, whole_step
+from runwire.metrics.values import Unloggable, to_float
 from runwire.outbox.arguments import Entry
 from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest, checkpoint_name
 from runwire_store.retention import Retention, RetentionError
@@ -405,7 +406,7 @@ def check_step(step: Any) -> int:
     """Return a step as int. Raises: CheckpointError unless it is a whole number from 0 on."""
     try:
         whole = whole_step(step)
-    except Unloggable as error:
+    except TypeError as error:
         raise CheckpointError(f"checkpoint: {error}") from None
     if whole is None or not 0 <= whole < 2**63:
         raise CheckpointError(f"step={step!r}: the step of a checkpoint is at least 0")

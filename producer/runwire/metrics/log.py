@@ -17,10 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from runwire.conversion import ANY, FLAG, INSTANT, STEP, ArgumentKind, declared, shown
 from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp
-from runwire.metrics.values import FLOAT_EXACT_MAX, instant_ns, no_mapping, whole_step
+from runwire.metrics.values import FLOAT_EXACT_MAX, no_mapping, unloggable
 from runwire_disk.interrupts import is_interrupt, reraise_interrupt
 from runwire_disk.spool.format import LAST_WORD, SpoolError
 from runwire_disk.spool.quota import QuotaExceeded
@@ -34,6 +35,13 @@ _LOW, _HIGH = -FLOAT_EXACT_MAX, FLOAT_EXACT_MAX
 CHECK_INTERVAL_NS = 1_000_000_000
 # Calls of signal handlers that wait in memory; each is stored by the next ordinary call.
 KEPT_MAX = 4096
+
+
+_COMMITS = True
+
+
+def _nothing(_item: str, _error: Exception) -> None:
+    """Ignore parts that are left out: no argument of `log` but the values has parts."""
 
 
 class MetricLog:
@@ -63,6 +71,7 @@ class MetricLog:
         self._kept: deque[tuple[dict[str, Any], int | None, int]] = deque()
         self._cuda = PendingCalls(self._resolved)
 
+    @declared(data=ANY, step=STEP, commit=FLAG, ts=INSTANT, sync=FLAG)
     @holds_series
     def log(
         self,
@@ -132,14 +141,17 @@ class MetricLog:
     def _failed(self, data: object, exc: Exception) -> None:
         """Report a failure of `log`, and count the points that it may have cost."""
         reraise_interrupt(exc)
-        if isinstance(data, Mapping):
-            try:
+        points = 0
+        try:
+            if isinstance(data, Mapping):
                 points = len(data)
-            except Exception:  # of the user's own mapping
-                points = 1
+            else:
+                exc = no_mapping(data)
+        except Exception as failure:  # of a user's class
+            reraise_interrupt(failure)
+            points = 1
+        if points:
             self._writer.count_dropped("other", points)
-        else:
-            exc = no_mapping(data)
         self._report("log", exc)
 
     def _slow(
@@ -151,8 +163,8 @@ class MetricLog:
             self._periodic()
         if not isinstance(data, Mapping):
             raise no_mapping(data)
-        at_ns = now if ts is None else self._plain("ts", instant_ns, ts, now)
-        step = self._plain("step", whole_step, step, None)
+        at_ns = now if ts is None else self._plain("ts", INSTANT, ts, now)
+        step = self._plain("step", STEP, step, None)
         number = self._step if step is None else step
         waiting = self._uncommitted
         if waiting and number != self._uncommitted_step:
@@ -160,14 +172,14 @@ class MetricLog:
             self._commit({}, self._uncommitted_step, at_ns)
             if following != self._uncommitted_step:  # the user set another one meanwhile
                 self._step = following
-        if self._plain("commit", bool, commit, True):
+        if self._plain("commit", FLAG, commit, _COMMITS):
             self._commit(data, step, at_ns)
         else:
             self._uncommitted = {**self._uncommitted, **data}
             self._uncommitted_step = self._step = number
             self._check_at = 0  # the next call comes here too
         if self._cuda:
-            self._cuda.poll(wait=sync)
+            self._cuda.poll(wait=self._plain("sync", FLAG, sync, None))
 
     def _commit(self, data: Mapping[str, Any], step: int | None, at_ns: int) -> None:
         """Store a call, and with it the values of `commit=False` calls that wait for it."""
@@ -216,13 +228,15 @@ class MetricLog:
         if _LOW < number < _HIGH:
             self._step = number + 1
 
-    def _plain(self, argument: str, convert: Callable[[Any], Any], value: Any, instead: Any) -> Any:
+    def _plain(self, argument: str, kind: ArgumentKind, value: Any, instead: Any) -> Any:
         """Return an argument converted, or `instead` if it cannot be: the values are kept."""
         try:
-            return convert(value)
+            return instead if value is None else kind.plain(value, _nothing)
         except Exception as exc:  # of a user's class
+            reraise_interrupt(exc)
+            problem = unloggable(f"{argument}={shown(value)} is not {kind.takes}", exc)
             hint = f"{argument} is left out, the rest of the call is kept."
-            self._report(f"log({argument}=)", exc, hint=hint)
+            self._report(f"log({argument}=)", problem, hint=hint)
             return instead
 
     def _store_slowly(

@@ -14,8 +14,6 @@ from runwire_disk.interrupts import reraise_interrupt
 KEY_CHARS_MAX: Final = 250  # MLflow's limit, so that runs move between the two
 DEPTH_MAX: Final = 8
 FLOAT_EXACT_MAX: Final = 2**53
-SECONDS_MAX: Final = 2**63 // 1_000_000_000  # as nanoseconds they fit 64 bits
-STEPS: Final = range(-(2**63), 2**63)
 
 # numpy scalar classes that pack as doubles exactly; longdouble and complex are not among them.
 _NUMPY_EXACT: Final = frozenset(
@@ -169,32 +167,3 @@ def no_mapping(data: object) -> Unloggable:
 def beyond_exact(values: Iterable[Any]) -> bool:
     """Return whether an int among `values` might not fit a double exactly."""
     return any(type(v) is int and not -FLOAT_EXACT_MAX <= v <= FLOAT_EXACT_MAX for v in values)
-
-
-def whole_step(step: Any) -> int | None:
-    """Return a step as int. Raises: Unloggable unless it is a whole number of 64 bits."""
-    if step is None:
-        return None
-    try:
-        # A comparison of numpy or torch gives their own kind of bool, which is no number either.
-        is_bool = isinstance(step, bool) or type(step).__name__.startswith("bool")
-        whole = int(step)
-        is_whole = not is_bool and bool(whole == step)
-    except Exception as error:  # of a user's class; of NaN and infinities
-        reraise_interrupt(error)
-        raise Unloggable(f"step must be an integer, not {type(step).__name__}") from None
-    if not is_whole:
-        raise Unloggable(f"step must be a whole number, not {step!r}")
-    if whole not in STEPS:
-        raise Unloggable("step must fit 64 bits")
-    return whole
-
-
-def instant_ns(ts: Any) -> int:
-    """Return a datetime or epoch seconds as epoch nanoseconds. Raises: any error if it is none."""
-    if isinstance(ts, (bool, str, bytes)):
-        raise Unloggable(f"a time is a datetime or epoch seconds, not {type(ts).__name__}")
-    seconds = ts.timestamp() if hasattr(ts, "timestamp") else float(ts)
-    if not 0 <= seconds < SECONDS_MAX:
-        raise Unloggable("a time is in seconds since 1970, before 2262")
-    return int(seconds * 1_000_000) * 1000

@@ -68,7 +68,11 @@ class SpoolWriter:
         spool = root / "spool"
         name = folder_prefix(meta.run_id, meta.rank) + meta.writer[:12]
         final = spool / name
-        if final.exists():
+        try:
+            is_taken = final.exists()
+        except OSError as error:  # a path too long
+            raise _unmakeable(spool, error) from error
+        if is_taken:
             raise SpoolError(
                 f"{final} exists: two processes claim writer {meta.writer}. A writer id belongs "
                 "to one process; do not copy one between processes"

@@ -46,7 +46,7 @@ def test_every_loss_is_logged_by_its_name_and_counted(caplog: pytest.LogCaptureF
         def __init__(self) -> None:
             self.guard = Guard()
 
-        @guarded("keep", loses=("name", "path"))
+        @public_call(loses=("name", "path"), path=ANY, name=ANY)
         def keep(self, path: object, name: str | None = None) -> None:
             raise OSError("disk")
 
@@ -63,7 +63,7 @@ def test_every_loss_is_logged_by_its_name_and_counted(caplog: pytest.LogCaptureF
     keeper.keep(Nameless())
     assert keeper.guard.counts == {"keep": 5}
     lost = [record.getMessage().partition(" is lost")[0] for record in caplog.records]
-    names = ["'a.bin'", "'weights'", "'c.bin'", "a bytes", "a Nameless"]
+    names = ["'a.bin'", "'weights'", "'c.bin'", "b'bytes'", "<Nameless>"]
     assert lost == [f"runwire: keep failed, {name}" for name in names]
 
 
