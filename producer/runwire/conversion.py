@@ -25,6 +25,7 @@ __all__ = [
     "INSTANT",
     "PARENT",
     "PATH",
+    "RANKS",
     "SECONDS",
     "SETTINGS",
     "STEP",
@@ -177,6 +178,15 @@ def _parent(value: Any) -> Any:
     return value if isinstance(getattr(value, "run_id", None), str) else _text(value)
 
 
+def _ranks(value: Any) -> str | list[int]:
+    if isinstance(value, str):
+        return _text(value)
+    ranks = [whole_step(rank) for rank in (value if isinstance(value, Iterable) else (value,))]
+    if any(rank is None or rank < 0 for rank in ranks):
+        raise ValueError
+    return [rank for rank in ranks if rank is not None]
+
+
 def _settings(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_text(name): item for name, item in value.items()}
@@ -214,6 +224,7 @@ STEP_OR_TEXT: Final = ArgumentKind("a step or a word", _each(_step_or_text))
 EXIT_CODE: Final = ArgumentKind("a whole number", _each(_exit_code))
 PATH: Final = ArgumentKind("a path", _each(_path))
 PARENT: Final = ArgumentKind("a run or the id of one", _each(_parent))
+RANKS: Final = ArgumentKind("'all', 'zero', or ranks from 0 on", _each(_ranks))
 SETTINGS: Final = ArgumentKind("runwire.Settings or a mapping of names to values", _each(_settings))
 TAGS: Final = ArgumentKind("a mapping of names to texts, or a sequence of names", _tags)
 

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from runwire_disk.interrupts import reraise_interrupt
+
 __all__ = ["ALL", "ZERO", "RecordedRanks", "parse_ranks"]
 
 _log = logging.getLogger("runwire")
@@ -61,8 +63,13 @@ class RecordedRanks:
         """Return a `log` for a rank that is left out: it shows the step and counts the points."""
 
         def log_progress(data: object, step: int | None = None, **_: object) -> None:
-            if isinstance(data, Mapping) and data:
-                count_dropped(UNRECORDED, len(data))
+            try:
+                points = len(data) if isinstance(data, Mapping) else 0
+            except Exception as error:  # of a user's class
+                reraise_interrupt(error)
+                points = 1
+            if points:
+                count_dropped(UNRECORDED, points)
             self._say_once(rank)
             log({}, step)
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Never
 
 from runwire.agent_launch import ensure_agent
 from runwire.announcements import say_started
-from runwire.conversion import ANY, FLAG, PARENT, PATH, SETTINGS, TAGS, TEXT, WORD_OR_FLAG
+from runwire.conversion import ANY, FLAG, PARENT, PATH, RANKS, SETTINGS, TAGS, TEXT, WORD_OR_FLAG
 from runwire.current import active_run, own_run, push
 from runwire.errors import ConfigError
 from runwire.guard import Guard, starting_call
@@ -68,7 +68,7 @@ _INSTEAD: Final = {
     resume=WORD_OR_FLAG,
     mode=TEXT,
     dir=PATH,
-    ranks=ANY,
+    ranks=RANKS,
     settings=SETTINGS,
     id=TEXT,
     reinit=WORD_OR_FLAG,
@@ -237,7 +237,7 @@ def _unknown_argument(name: str) -> str:
     if hint is None:
         import difflib  # only an error pays for it
 
-        names = init.__kwdefaults__ or {}
+        names = init.__wrapped__.__kwdefaults__  # type: ignore[attr-defined]
         close = difflib.get_close_matches(name, ["project", *names], n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}=?" if close else f"it takes project, {', '.join(names)}"
     return f"init() has no argument {name!r}: {hint}"
