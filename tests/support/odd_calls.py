@@ -147,7 +147,7 @@ TRACELESS = {
 }  # fmt: skip
 STARTING = {"init", "start_run"}
 # Arguments that decide where a run is recorded: unusable ones start no run.
-PLACES = {"project", "run_id", "resume", "mode", "dir", "settings"}
+PLACES = {"project", "run_id", "id", "resume", "reinit", "mode", "dir", "ranks", "settings"}
 
 # Arguments that are what the call records: without them nothing is left to keep.
 CONTENTS = {"img", "fig", "rows", "values", "path"}
