@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="object store; default: $RUNWIRE_S3_ENDPOINT (bucket and login from RUNWIRE_S3_*)",
     )
     parser.add_argument(
-        "--fix", action="store_true", help="also set configurations that differ from ours"
+        "--fix",
+        action="store_true",
+        help="also set what differs from ours: column types, views, configurations of topics",
     )
     parser.add_argument(
         "--acls", action="store_true", help="also give the users below their rights in Kafka"
@@ -131,17 +133,25 @@ def _clickhouse_url(args: argparse.Namespace) -> str:
 
 
 def _migrate_clickhouse(args: argparse.Namespace) -> dict[str, Any]:
-    from runwire_consumers.clickhouse import migrate
+    from runwire_consumers.clickhouse import drift, migrate
     from runwire_consumers.clickhouse.client import connect, shown
 
     url = _clickhouse_url(args)
     client = connect(url, create=True)
     try:
         applied = migrate.apply(client, cluster=args.cluster)
+        found = drift.find_drift(client)
+        mended = [one for one in found if one.is_missing or args.fix]
+        repaired = drift.repair(client, mended, cluster=args.cluster)
     finally:
         client.close()
-    _report(args, [f"applied {name}" for name in applied], shown(url))
-    return {"url": shown(url), "applied": applied}
+    left = [one.sentence for one in found if one not in mended]
+    for sentence in left:
+        _note(f"{sentence}: --fix sets it")
+    lines = [f"applied {name}" for name in applied] + repaired
+    if lines or not left:
+        _report(args, lines, shown(url))
+    return {"url": shown(url), "applied": applied, "repaired": repaired, "differing": left}
 
 
 def _migrate_kafka(args: argparse.Namespace) -> dict[str, Any]:

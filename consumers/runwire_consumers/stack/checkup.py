@@ -77,6 +77,7 @@ def _running_parts(root: Path, parts: dict[str, Any]) -> Iterator[Finding]:
     if not parts["supervisor"]["alive"] and not ClickHouseSettings.from_environment(os.environ).url:
         return
     yield _attempt("migrations", lambda: _migrations(root))
+    yield _attempt("tables and views", lambda: _drift(root))
     yield _attempt("reader password", lambda: _reader(root))
     worker = parts["worker"]
     if not parts["supervisor"]["alive"]:
@@ -118,6 +119,22 @@ def _migrations(root: Path) -> str:
     if missing:
         raise StackError(f"{', '.join(missing)} not applied: run `runwire migrate`")
     return "all applied"
+
+
+def _drift(root: Path) -> str:
+    from runwire_consumers.clickhouse.client import connect
+    from runwire_consumers.clickhouse.drift import find_drift
+
+    client = connect(control.writer_url(root))
+    try:
+        found = find_drift(client)
+    finally:
+        client.close()
+    if found:
+        option = "" if all(one.is_missing for one in found) else " --fix"
+        sentences = "; ".join(one.sentence for one in found)
+        raise StackError(f"{sentences}: `runwire migrate{option}` repairs it")
+    return "as the migrations made them"
 
 
 def _reader(root: Path) -> str:
