@@ -29,6 +29,7 @@ _VIEW = re.compile(r"AS\b(?P<query>.*)", re.DOTALL)
 _COLUMN_CHANGE = re.compile(
     r"(?P<verb>ADD|MODIFY|DROP) COLUMN (?:IF (?:NOT )?EXISTS )?(?P<definition>.*)", re.DOTALL
 )
+_NAME = re.compile(r"\{database\}\.(\w+)")
 _MODIFY_QUERY = re.compile(r"MODIFY QUERY\s+(?P<query>.*)", re.DOTALL)
 # Statements that change no definition, and items of a table that are no columns.
 _DATA = ("INSERT ", "OPTIMIZE ", "SYSTEM ")
@@ -82,7 +83,7 @@ class Drift:
 
 
 def expected(texts: Iterable[str]) -> dict[str, Relation]:
-    """Return what migrations with these texts make, by name, in the order in which it is made.
+    """Return what migrations with these texts make, by name, each after what it selects from.
 
     Raises: ValueError for a statement that this module cannot read.
     """
@@ -90,7 +91,21 @@ def expected(texts: Iterable[str]) -> dict[str, Relation]:
     for text in texts:
         for statement in migrate.statements(text):
             _follow(statement, relations)
-    return relations
+    ordered: dict[str, Relation] = {}
+    for name in relations:
+        _order(name, relations, ordered)
+    return ordered
+
+
+def _order(name: str, relations: dict[str, Relation], ordered: dict[str, Relation]) -> None:
+    """Add a relation behind those it refers to; views cannot refer to each other in a circle."""
+    relation = relations[name]
+    if name in ordered:
+        return
+    for other in (*_NAME.findall(relation.query), relation.target):
+        if other in relations and other != name:
+            _order(other, relations, ordered)
+    ordered[name] = relation
 
 
 def find_drift(client: Client) -> list[Drift]:
@@ -174,7 +189,6 @@ def _create(statement: str, create: re.Match[str], relations: dict[str, Relation
     match = (_VIEW if create["kind"].endswith("REPLACE VIEW") else _TARGET).fullmatch(rest)
     if match is None:
         raise ValueError(f"drift.py cannot read the definition of {name}")
-    relations.pop(name, None)  # a view that is made again comes after what it selects from
     target = match.groupdict().get("target", "")
     relation = Relation(
         kind=FLOW if target else VIEW,
