@@ -12,7 +12,7 @@ from runwire_consumers.clickhouse import drift, migrate
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.core.errors import Fatal
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.fault]
 
 EXPECTED = drift.expected(one.text for one in migrate.migrations())
 VIEWS = [one.name for one in EXPECTED.values() if one.kind == drift.VIEW]
