@@ -31,8 +31,8 @@ def document(tests: Path = TESTS) -> str:
     lines = [
         "## What is tried",
         "",
-        "Every test of this folder, and every test elsewhere with the marker `fault`; the result is",
-        f"what the test asserts. `make faults` runs them all. Written by `{COMMAND}`.",
+        "Every test of this folder, and every test elsewhere with the marker `fault`; the result",
+        f"is what the test asserts. `make faults` runs them all. Written by `{COMMAND}`.",
         "",
     ]
     for path in sorted(tests.rglob("test_*.py")):
