@@ -22,6 +22,8 @@ from support.builders import AT_NS, metric_batch
 from support.servers import Cluster
 from support.topics import make_topics
 
+pytestmark = pytest.mark.fault
+
 KAFKA_DEFAULT_BYTES = "1048588"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from typing import Any
@@ -17,6 +18,8 @@ from runwire_consumers.core.errors import Fatal
 from runwire_consumers.kafka import admin as kafka_admin
 from runwire_consumers.kafka import topics
 from runwire_consumers.kafka.admin import KafkaAdmin
+from runwire_consumers.stack.kafka_checkup import kafka_findings
+from runwire_disk.survey import OK, WARN
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.registry import Registry as RegistryClient
@@ -100,6 +103,30 @@ def test_migrate_changes_settings_chosen_by_hand_only_with_fix(
     assert settles(admin, metric, "retention.ms", "604800000")
     assert cli.main(["migrate", "--fix"]) == 0
     assert "is up to date" in capsys.readouterr().err
+
+
+def test_doctor_names_topics_with_less_than_ours(
+    kafka: Brokers, admin: AdminClient, topic_prefix: str
+) -> None:
+    """Limits and retention below ours are found; more than ours is fine."""
+    letters, run = topic_name("deadletter", topic_prefix), topic_name("run", topic_prefix)
+    make(admin, letters, 1, {"max.message.bytes": "1048588"})
+    more = {"retention.ms": "-1", "max.message.bytes": "100000000"}
+    make(admin, run, 5, {**TOPICS["run"].configuration(brokers=1), **more})
+    assert cli.main(["migrate"]) == 0  # the other topics
+    found = {
+        finding.found.partition(":")[0]: finding
+        for finding in kafka_findings(os.environ)
+        if finding.check == "topic settings"
+    }
+    assert list(found) == [letters]
+    assert found[letters].level == WARN
+    assert "max.message.bytes is 1048588, ours is " in found[letters].found
+    assert "only the beginning of a larger bad record is kept" in found[letters].advice
+    assert cli.main(["migrate", "--fix"]) == 0
+    assert settles(admin, letters, "max.message.bytes", str(32 * 1024 * 1024 + 64 * 1024))
+    assert (configuration(admin, run)["retention.ms"], partitions(admin, letters)) == ("-1", 3)
+    assert [one.level for one in kafka_findings(os.environ)] == [OK, OK, OK]
 
 
 def test_migrate_print_shows_commands_that_make_the_same_topics(

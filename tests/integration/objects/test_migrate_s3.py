@@ -22,7 +22,8 @@ from minio.versioningconfig import VersioningConfig
 from runwire import cli
 from runwire_agent.survey.outbox import examine_store
 from runwire_consumers.objects import policies
-from runwire_disk.survey import FAIL, OK
+from runwire_consumers.stack.checkup import bucket_findings
+from runwire_disk.survey import FAIL, OK, WARN
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.catalog import Catalog
 from runwire_store.download import download
@@ -129,6 +130,8 @@ def test_migrate_keeps_what_the_client_cannot_parse_in_foreign_rules(
     before = requests.send("GET", None, {"lifecycle": ""}).data
     (rule,) = re.findall(rb"<Rule>.*?</Rule>", before, re.DOTALL)
     assert "runwire-staging" in missing_rules(minio_bucket)
+    (finding,) = bucket_findings(minio_bucket.environment())
+    assert (finding.level, "`runwire migrate`" in finding.advice) == (WARN, True)
     assert len(prepare(minio_bucket).done) == 1
     after = requests.send("GET", None, {"lifecycle": ""}).data
     assert rule in after

@@ -20,6 +20,8 @@ from runwire_schemas.events import DeadLetter
 from support.builders import AT_NS, bad_record, param_event
 from support.shipping import kafka_writer
 
+pytestmark = pytest.mark.fault
+
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -6,6 +6,8 @@ import pytest
 
 from runwire_consumers.objects.lifecycle import ExpiryRule, LifecycleError, has_rule, set_rule
 
+pytestmark = pytest.mark.fault
+
 STAGING = ExpiryRule(name="runwire-staging", prefix="staging/", days=7)
 UPLOADS = ExpiryRule(name="runwire-incomplete-uploads", prefix="", days=7, is_for_uploads=True)
 XMLNS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
