@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from runwire.interrupts import interrupt_of
+from runwire_disk.interrupts import reraise_interrupt
 
 __all__ = ["Guard", "guarded"]
 
@@ -34,7 +34,7 @@ class Guard:
     def __init__(self, *, strict: bool = False) -> None:
         self.strict = strict
         self.counts: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def report(self, kind: str, exc: BaseException, *, hint: str = "") -> None:
         """Count a failure; log the first of its kind with what to do.
@@ -60,8 +60,7 @@ class Guard:
 
     def _count(self, kind: str, exc: BaseException) -> bool:
         """Count a failure; return whether it is the first of its kind. Raises: as `report`."""
-        if (interrupt := interrupt_of(exc)) is not None:
-            raise interrupt
+        reraise_interrupt(exc)
         if self.strict:
             raise exc
         with self._lock:
@@ -81,7 +80,7 @@ class Guard:
 
     def reset_after_fork(self) -> None:
         """Replace the lock: the fork may have copied it while another thread held it."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 class _Guarded(Protocol):

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from runwire.checkpoints.leaves import UnstorableValue, convert
 from runwire.errors import CheckpointError
-from runwire.interrupts import interrupt_of
+from runwire_disk.interrupts import reraise_interrupt
 
 __all__ = ["Snapshot", "check_collective", "unwrap"]
 
@@ -253,8 +253,7 @@ def _ask(question: Callable[[], _T], value: Any, place: str) -> _T:
     except (CheckpointError, MemoryError):
         raise
     except Exception as error:
-        if (interrupt := interrupt_of(error)) is not None:
-            raise interrupt from None
+        reraise_interrupt(error)
         what = f"a {type(value).__qualname__} that raises {type(error).__name__} when it is read"
         raise UnstorableValue(place, what) from error
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from runwire.errors import ConfigError
 from runwire_disk.files import read_json, replace_json
 from runwire_schemas.identity import run_key
-
-LISTED_MAX: Final = 1000  # files to read for a message
 
 
 def _path(root: Path, project: str, run_id: str) -> Path:
@@ -29,19 +26,6 @@ def remember(root: Path, project: str, run_id: str, *, attempt: str, last_step: 
     steps = [s for s in (read(root, project, run_id).get("last_step"), last_step) if s is not None]
     state = {"project": project, "run_id": run_id, "attempt": attempt}
     replace_json(path, {**state, "last_step": max(steps, default=None)})
-
-
-def names(root: Path, project: str) -> list[str]:
-    """Return the ids of the runs of a project that were started from this root, newest first.
-
-    At most those of the last LISTED_MAX starts of all projects.
-    """
-    paths = []
-    for path in (root / "runs").glob("*.json"):
-        with contextlib.suppress(OSError):
-            paths.append((path.stat().st_mtime_ns, path))
-    states = (read_json(path) or {} for _, path in sorted(paths, reverse=True)[:LISTED_MAX])
-    return [str(state.get("run_id")) for state in states if state.get("project") == project]
 
 
 def first_step(root: Path, project: str, run_id: str, *, attempt: str, resume: str) -> int:

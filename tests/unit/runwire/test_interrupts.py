@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from runwire.guard import Guard
-from runwire.interrupts import interrupt_of
+from runwire_disk.interrupts import interrupt_of
 
 
 class OverdueError(Exception):
