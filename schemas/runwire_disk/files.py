@@ -18,6 +18,7 @@ from runwire_store.folder.files import sync_folder
 __all__ = [
     "DESCRIPTORS_ADVICE",
     "NO_DESCRIPTORS",
+    "descriptor_shortage",
     "is_locked",
     "read_json",
     "replace_bytes",
@@ -112,3 +113,17 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def descriptor_shortage(error: OSError | None = None) -> str:
+    """Return what to do when `error` was that no file descriptor was left, "" for another error.
+
+    Without an error it is tried now, for a library that does not say why it failed.
+    """
+    if error is None:
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as now:
+            error = now
+    is_short = error is not None and error.errno in NO_DESCRIPTORS
+    return DESCRIPTORS_ADVICE.rstrip(".") if is_short else ""

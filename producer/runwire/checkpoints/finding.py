@@ -23,7 +23,7 @@ from runwire.checkpoints.local import (
 )
 from runwire.errors import CheckpointError, ConfigError, RunwireError
 from runwire.job.ranks import detect_ranks
-from runwire_disk.files import sync_file
+from runwire_disk.files import descriptor_shortage, sync_file
 from runwire_disk.spool.run_notes import noted_runs, read_note
 from runwire_store.checkpoints import CheckpointView, group_checkpoints
 from runwire_store.manifest import Manifest, ManifestError
@@ -98,9 +98,12 @@ class Finder:
         try:
             parts = self.local.parts(damaged)
         except OSError as error:
+            unreadable = (
+                f"{error}. Make the folder readable, or set RUNWIRE_CHECKPOINT_DIR to another one"
+            )
             raise CheckpointError(
-                f"it is unknown whether run {self.run_id!r} has checkpoints: {error}. Make the "
-                "folder readable, or set RUNWIRE_CHECKPOINT_DIR to another folder"
+                f"it is unknown whether run {self.run_id!r} has checkpoints: "
+                f"{descriptor_shortage(error) or unreadable}"
             ) from error
         self._parts = {part.manifest.artifact: part for part in parts}
         return damaged
@@ -182,8 +185,10 @@ class Finder:
 
     def _check_known(self) -> None:
         """Refuse a run that neither this machine nor the store knows. Raises: CheckpointError."""
+        if self.is_own:
+            return
         root = self.settings.root
-        if self.is_own or read_note(root, self.project, self.run_id):
+        if read_note(root, self.project, self.run_id):
             return
         from runwire_store.open import open_catalog
 
@@ -194,10 +199,10 @@ class Finder:
             if catalog.knows_run(self.project, self.run_id):
                 return
             store = catalog.store.uri
-        names = noted_runs(root, self.project)
-        near = get_close_matches(self.run_id, names, n=1)
+        started = noted_runs(root, self.project)
+        near = get_close_matches(self.run_id, started, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        shown = ", ".join(map(repr, names[:_RUNS_MAX])) or "none"
+        shown = ", ".join(map(repr, started[:_RUNS_MAX])) or "none"
         raise CheckpointError(
             f"there is no run {self.run_id!r} in project {self.project!r}: it was not started from "
             f"{root} (latest runs there: {shown}) and keeps nothing in {store}{hint}"
@@ -230,14 +235,17 @@ class Finder:
 
     def _check_here(self, manifest: Manifest) -> tuple[VerifiedPart | None, str]:
         """Return the part on this disk, or why it cannot be used."""
-        parts = {part.manifest.artifact: part for part in self.local.parts()}
-        self._parts |= parts
-        part = parts.get(manifest.artifact)
-        if part is None:
-            return None, "it is not on this disk"
         try:
+            parts = {part.manifest.artifact: part for part in self.local.parts()}
+            self._parts |= parts
+            part = parts.get(manifest.artifact)
+            if part is None:
+                return None, "it is not on this disk"
             return verify(part, self._stored.get(manifest.artifact)), ""
         except (DamagedCheckpoint, ManifestError, OSError) as error:
+            if isinstance(error, OSError) and (shortage := descriptor_shortage(error)):
+                # Not a reason to fall back to an older one without being asked.
+                raise CheckpointError(f"no checkpoint can be read: {shortage}") from error
             return None, str(error)
 
     def _fetch(self, manifest: Manifest, problem: str) -> VerifiedPart:

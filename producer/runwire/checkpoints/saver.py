@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -292,7 +292,7 @@ class Saver:
                     part = self.local.publish(hidden, manifest)
                     saved.path = part.folder
                     saved.settle()  # safe from here on, also if its upload fails
-                    with self._guard.catching("sending a checkpoint"):
+                    with self._sending(job.saved.step):
                         if staged is not None:
                             self._session.outbox.commit(staged)
         except OSError as error:
@@ -322,9 +322,19 @@ class Saver:
             sha256=file.sha256,
             final_path=place / file.path,
         )
-        with self._guard.catching("sending a checkpoint"):
+        assert manifest.checkpoint is not None
+        with self._sending(manifest.checkpoint.step):
             return self.stage(manifest, [entry], awaits=str(place))
         return None
+
+    @contextlib.contextmanager
+    def _sending(self, step: int) -> Iterator[None]:
+        """Report what keeps a checkpoint of this disk from the store, every time."""
+        try:
+            yield
+        except Exception as error:
+            name = f"the upload of the checkpoint of step {step}"
+            self._guard.report_loss("sending a checkpoint", name, error)
 
     def stage(
         self,

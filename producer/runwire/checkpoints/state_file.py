@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from runwire.errors import CheckpointError
-from runwire_disk.files import sync_file
+from runwire_disk.files import descriptor_shortage, sync_file
 from runwire_store.manifest import FileEntry
 
 __all__ = [
@@ -141,10 +141,13 @@ def describe_left_out(step: int, left_out: Mapping[str, str]) -> str:
 
 def explain_failure(folder: Path, error: Exception) -> str:
     """Return why a checkpoint could not be written below `folder`, and what to do."""
+    # torch does not say why a write failed.
+    shortage = descriptor_shortage(error if isinstance(error, OSError) else None)
+    if shortage:
+        return f"a checkpoint could not be written below {folder}: {shortage}"
     is_full = isinstance(error, OSError) and error.errno in _FULL
     with contextlib.suppress(OSError):
         disk = os.statvfs(folder)
-        # torch does not say why a write failed.
         torch_failed = isinstance(error, RuntimeError)
         is_full = is_full or (torch_failed and disk.f_bavail * disk.f_frsize < _NEARLY_FULL_BYTES)
     if is_full:

@@ -24,6 +24,7 @@ from runwire.outbox.arguments import (
 )
 from runwire.outbox.capture import Capture, Staged
 from runwire.outbox.ref import ArtifactRef, unseen
+from runwire_disk.files import descriptor_shortage
 from runwire_disk.outbox.request import CAPTURE_LOCK, RequestFile, UploadRequest, outbox_dir
 from runwire_disk.outbox.requests import FAILED_PREFIX
 from runwire_disk.outbox.route import KAFKA, REFERENCE, Route, choose_route
@@ -193,8 +194,8 @@ class Outbox:
     def _keep(self, request: UploadRequest, planned: list[tuple[Entry, int]]) -> Staged:
         """Stage content and request in a folder of their own, or leave no trace."""
         size = sum(size for entry, size in planned if not entry.by_reference)
-        self._space.check(size)
         try:
+            self._space.check(size)
             with contextlib.ExitStack() as undo:
                 staged = undo.enter_context(Staged(self._folder / request.artifact, size))
                 capture = Capture(staged.folder, self._space.room)
@@ -271,6 +272,8 @@ class Outbox:
         )
 
     def _unwritable(self, name: str, error: OSError) -> str:
+        if shortage := descriptor_shortage(error):
+            return f"{name!r} was not kept: {shortage}"
         if error.errno in _FULL:
             return (
                 f"the disk of {self._folder} is full, so {name!r} was not kept. Free space there, "
