@@ -13,7 +13,7 @@ from typing import Any, Final, Never
 
 from runwire.agent_launch import ensure_agent
 from runwire.announcements import say_started
-from runwire.current import active_run, own_run, push
+from runwire.current import active_run, live_run, own_run, push
 from runwire.errors import ConfigError
 from runwire.guard import Guard
 from runwire.job.earlier_runs import find_start
@@ -155,10 +155,11 @@ def _resolve(
 ) -> Settings:
     """Return the settings of a run: arguments, `settings`, those of the parent, environment."""
     inherited: dict[str, Any] = {}
-    if isinstance(parent, Run):
-        of_parent = parent._session.settings  # noqa: SLF001 - our own
-        inherited = {name: getattr(of_parent, name) for name in ("dir", "group", "mode")}
-        inherited["project"] = parent.project
+    outer = live_run(parent) if isinstance(parent, str) else parent
+    if outer is not None:
+        of_outer = outer._session.settings  # noqa: SLF001 - our own
+        inherited = {name: getattr(of_outer, name) for name in ("dir", "group", "mode")}
+        inherited["project"] = outer.project
     # Arguments that are left out do not override `settings`.
     given = {name: value for name, value in given.items() if value is not None}
     changed = settings.changed() if settings is not None else {}

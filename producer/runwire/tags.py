@@ -27,7 +27,7 @@ def named_tags(tags: Mapping[str, Any] | Iterable[str] | None) -> dict[str, str]
 class Tags(MutableMapping[str, str]):
     """Tags by name; `tags["k"] = "v"` is the same as `run.set_tag("k", "v")`.
 
-    `on_change` gets all tags after a change.
+    `on_change` gets all tags of this process after a change; views merge those of all processes.
     """
 
     def __init__(

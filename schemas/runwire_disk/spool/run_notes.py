@@ -5,6 +5,7 @@ The next attempt of a run continues after that step, also when no server can be 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from runwire_disk.files import read_json, replace_json
 from runwire_disk.spool.format import Meta
 from runwire_schemas.identity import run_key
 
-__all__ = ["keep_last_step", "read_note", "write_note"]
+__all__ = ["attempt_count", "keep_last_step", "read_note", "write_note"]
 
 
 def read_note(root: Path, project: str, run_id: str) -> dict[str, Any]:
@@ -23,13 +24,31 @@ def read_note(root: Path, project: str, run_id: str) -> dict[str, Any]:
 def write_note(
     root: Path, project: str, run_id: str, *, attempt: str, last_step: int | None
 ) -> None:
-    """Note the newest attempt of a run and the greatest of its last steps. Raises: OSError."""
+    """Note the newest attempt of a run, the number of its attempts and the greatest last step.
+
+    Raises: OSError.
+    """
     path = _path(root, project, run_id)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    noted = read_note(root, project, run_id).get("last_step")
-    steps = [step for step in (noted, last_step) if isinstance(step, int)]
+    note = read_note(root, project, run_id)
+    steps = [step for step in (note.get("last_step"), last_step) if isinstance(step, int)]
+    count = attempt_count(note)
+    if note and note.get("attempt") != attempt:
+        count["attempt_number"] += 1
     state = {"project": project, "run_id": run_id, "attempt": attempt}
-    replace_json(path, {**state, "last_step": max(steps, default=None)})
+    count = {"first_attempt": attempt} | count
+    replace_json(path, {**state, **count, "last_step": max(steps, default=None)})
+
+
+def attempt_count(note: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the number of the noted attempt among those that this root has counted, and the first.
+
+    A count, because the clock of a trainer may be behind that of an earlier attempt.
+    """
+    if not note:
+        return {"attempt_number": 1}
+    first = note.get("first_attempt") or note.get("attempt")
+    return {"attempt_number": note.get("attempt_number") or 1, "first_attempt": first}
 
 
 def keep_last_step(root: Path, meta: Meta, last_step: int | None) -> None:
