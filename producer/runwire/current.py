@@ -17,7 +17,7 @@ from runwire.errors import RunwireError
 if TYPE_CHECKING:
     from runwire.run import Run
 
-__all__ = ["active_run", "current", "own_run", "push"]
+__all__ = ["active_run", "current", "live_run", "own_run", "push"]
 
 _stack: ContextVar[tuple[weakref.ref[Run], ...]] = ContextVar("runwire_stack", default=())
 # Live runs of this process with the thread that started them. A run that nobody holds any more
@@ -61,6 +61,11 @@ def active_run() -> Run | None:
     return next(
         (run for run, ident in reversed(live) if ident == main), live[-1][0] if live else None
     )
+
+
+def live_run(run_id: str) -> Run | None:
+    """Return the newest live run of this process with an id."""
+    return next((run for run, _ in reversed(_started) if run.is_active and run.id == run_id), None)
 
 
 def current() -> Run:

@@ -100,7 +100,6 @@ class Run(ArtifactCalls, CheckpointCalls):
             "world_size": self._session.meta.world_size,
             "environment": self._session.environment,
             **self._about,
-            "name": self.name,
         }
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -252,10 +252,12 @@ class Session:
         """
         if self._is_over or self.is_foreign():
             return self.report()
-        if outcome.traceback:
-            self.emit_text("exception", outcome.traceback, None, level="error")
+        with self.guard.catching("finish"):
+            if outcome.traceback:
+                self.emit_text("exception", outcome.traceback, None, level="error")
         for part in tuple(self._parts.values()):
-            part.finish()
+            with self.guard.catching("finish"):
+                part.finish()
         report = FlushReport()
         with self.guard.catching("finish"):
             self.drain()  # before the end: texts that wait are logged too
@@ -397,5 +399,4 @@ def _ignore(*_: Any, **__: Any) -> None:
     """Log nothing: mode "disabled", or a forked child that must not log."""
 
 
-def _no_holder() -> None:
-    return None
+def _no_holder() -> None: ...

@@ -14,10 +14,10 @@ from typing import Any, Final, Never
 from runwire.agent_launch import ensure_agent
 from runwire.announcements import say_started
 from runwire.conversion import ANY, FLAG, PARENT, PATH, RANKS, SETTINGS, TAGS, TEXT, WORD_OR_FLAG
-from runwire.current import active_run, own_run, push
+from runwire.current import active_run, live_run, own_run, push
 from runwire.errors import ConfigError
 from runwire.guard import Guard, starting_call
-from runwire.job.earlier_runs import find_start
+from runwire.job.earlier_runs import Start, find_start
 from runwire.job.environment import environment_facts
 from runwire.job.identity import Identity, identify
 from runwire.job.launches import announce_launch
@@ -121,11 +121,12 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     asked["parent_run_id"] = parent.id if isinstance(parent, Run) else parent
     resolved = _resolve(settings, parent, asked)
     identity = identify(resolved.project, resolved.run_id, nth=_started)
-    identity, first_step = _resume(resolved, identity, resume)
+    start = _resume(resolved, identity, resume)
+    identity = replace(identity, attempt=start.attempt)
     if previous is not None and _is_over(previous, identity, parent, rule):
         _end(previous)
     about = {"name": name, "job_type": job_type, "notes": notes}
-    run = _open(resolved, identity, first_step, tags=named_tags(tags), about=about)
+    run = _open(resolved, identity, start, tags=named_tags(tags), about=about)
     if config is not None:
         try:
             run.config.update(config)
@@ -140,7 +141,7 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
 def _open(
     settings: Settings,
     identity: Identity,
-    first_step: int,
+    start: Start,
     *,
     tags: Mapping[str, str],
     about: Mapping[str, Any],
@@ -151,9 +152,11 @@ def _open(
         _meta(settings, identity),
         Guard(strict=settings.strict),
         environment=environment_facts(git=settings.capture_git),
-        first_step=first_step,
+        first_step=start.step,
     )
-    of_settings = {"group": settings.group, "parent_run_id": settings.parent_run_id}
+    # A further attempt or writer without a name leaves the run the one it has.
+    name = about["name"] or (None if start.is_known else identity.run_id)
+    of_settings = {"name": name, "group": settings.group, "parent_run_id": settings.parent_run_id}
     names = dict(tag.partition("=")[::2] for tag in settings.tags or ())
     counted: dict[str, Any] = {}
     if settings.mode != "disabled" and identity.ranks.rank == 0:
@@ -165,7 +168,7 @@ def _open(
     if settings.mode == "online":
         ensure_agent(settings.root, settings)
     announce_launch(session.meta, identity.ranks)
-    say_started(settings, session.meta, name=about["name"], first_step=first_step)
+    say_started(settings, session.meta, name=about["name"], first_step=start.step)
     return run
 
 
@@ -183,10 +186,11 @@ def _resolve(
 ) -> Settings:
     """Return the settings of a run: arguments, `settings`, those of the parent, environment."""
     inherited: dict[str, Any] = {}
-    if isinstance(parent, Run):
-        of_parent = parent._session.settings  # noqa: SLF001 - our own
-        inherited = {name: getattr(of_parent, name) for name in ("dir", "group", "mode")}
-        inherited["project"] = parent.project
+    outer = live_run(parent) if isinstance(parent, str) else parent
+    if outer is not None:
+        of_outer = outer._session.settings  # noqa: SLF001 - our own
+        inherited = {name: getattr(of_outer, name) for name in ("dir", "group", "mode")}
+        inherited["project"] = outer.project
     # Arguments that are left out do not override `settings`.
     given = {name: value for name, value in given.items() if value is not None}
     changed = (
@@ -243,26 +247,18 @@ def _unknown_argument(name: str) -> str:
     return f"init() has no argument {name!r}: {hint}"
 
 
-def _resume(
-    settings: Settings, identity: Identity, resume: str | bool | None
-) -> tuple[Identity, int]:
-    """Return the identity with the attempt to use, and the first implicit step."""
+def _resume(settings: Settings, identity: Identity, resume: str | bool | None) -> Start:
+    """Return where this process starts in its run; note the start for the next attempt."""
     if settings.mode == "disabled":
-        return identity, 0
+        return Start(attempt=identity.attempt)
     word = ("allow" if resume else "auto") if isinstance(resume, bool | None) else resume
     start = find_start(settings, identity, word)
-    identity = replace(identity, attempt=start.attempt)
     if identity.ranks.rank == 0:
+        place = (settings.root, identity.project, identity.run_id)
         # Otherwise opening the spool fails next, with a better error.
         with contextlib.suppress(OSError):
-            write_note(
-                settings.root,
-                identity.project,
-                identity.run_id,
-                attempt=start.attempt,
-                last_step=None,
-            )
-    return identity, start.step
+            write_note(*place, attempt=start.attempt, last_step=None)
+    return start
 
 
 def _meta(settings: Settings, identity: Identity) -> Meta:

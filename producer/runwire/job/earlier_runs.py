@@ -39,10 +39,11 @@ class EarlierRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """First implicit step of this process, and the attempt that it belongs to."""
+    """First implicit step of this process, the attempt it belongs to, whether the run is known."""
 
     step: int = 0
     attempt: str
+    is_known: bool = False
 
 
 def find_start(settings: Settings, identity: Identity, resume: str) -> Start:
@@ -66,9 +67,9 @@ def find_start(settings: Settings, identity: Identity, resume: str) -> Start:
         )
     if earlier.living is not None:
         _warn_of(earlier.living)
-        return Start(attempt=earlier.living.attempt)
+        return Start(attempt=earlier.living.attempt, is_known=True)
     step = 0 if earlier.last_step is None else earlier.last_step + 1
-    return Start(step=step, attempt=identity.attempt)
+    return Start(step=step, attempt=identity.attempt, is_known=earlier.is_known)
 
 
 def _on_this_disk(root: Path, identity: Identity) -> EarlierRun:

@@ -27,6 +27,15 @@ def test_assigned_name_notes_and_group_are_recorded(root: Path) -> None:
     assert [latest(root, name) for name in ("name", "notes", "group")] == ["second", "a note", "g"]
 
 
+def test_further_attempt_without_a_name_keeps_the_name(root: Path) -> None:
+    """A run without any name is called by its id."""
+    for name in (None, "night", None):
+        with runwire.init("p", run_id="r", name=name):
+            pass
+    names = [event.name for event in run_events(root, "r") if event.event == "started"]
+    assert sorted(names, key=str) == [None, "night", "r"]
+
+
 def test_tags_are_recorded_by_item_and_by_assignment(root: Path) -> None:
     """As are wandb's `run.tags = run.tags + (...)` and `run.tags += (...)`."""
     with runwire.init("p", run_id="r", tags=["a"]) as run:
