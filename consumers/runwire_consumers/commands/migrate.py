@@ -240,15 +240,13 @@ def _print(args: argparse.Namespace) -> None:
 
 def _grants(args: argparse.Namespace, prefix: str) -> list[Any]:
     from runwire_consumers.kafka import acls
-    from runwire_consumers.settings import WorkerSettings, variable
+    from runwire_consumers.settings import from_environment
 
-    def group(name: str) -> str:
-        return os.environ.get(variable(name)) or str(getattr(WorkerSettings(), name))
-
+    groups = from_environment().groups(prefix)
     return acls.grants(
         prefix=prefix,
-        group=group("group"),
-        objects_group=group("objects_group"),
+        group=groups.clickhouse,
+        objects_group=groups.objects,
         agent_user=args.agent_user or "",
         worker_user=args.worker_user or "",
         objects_user=args.objects_user or "",

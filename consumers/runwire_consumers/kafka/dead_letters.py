@@ -18,7 +18,7 @@ from confluent_kafka import (
 )
 
 from runwire_consumers.core.dead_letters import limit_reached
-from runwire_consumers.kafka.errors import retryable
+from runwire_consumers.kafka.connection import Connection
 from runwire_consumers.kafka.headers import read_headers
 from runwire_consumers.kafka.producer import DurableProducer, OutgoingRecord
 from runwire_schemas import codec
@@ -46,6 +46,7 @@ class KafkaDeadLetters:
         self._ids: set[str] = set()
         self._positions: dict[int, int] = {}
         self._consumer: Consumer | None = None
+        self._connection = Connection(kafka)
         self._producer = DurableProducer(kafka, self._topic)
 
     def put(self, letter: DeadLetter) -> None:
@@ -146,7 +147,8 @@ class KafkaDeadLetters:
                     if offset >= ends.get(number, 0):
                         behind.discard(number)
         except KafkaException as error:
-            raise retryable(error.args[0], self._kafka.bootstrap_servers) from error
+            raise self._connection.failed(error.args[0]) from error
+        self._connection.worked()
 
     def _ends(self, consumer: Consumer) -> dict[int, int]:
         metadata = consumer.list_topics(self._topic, timeout=LETTER_REQUEST_S).topics[self._topic]
@@ -161,11 +163,13 @@ class KafkaDeadLetters:
         return ends
 
     def _open(self) -> Consumer:
+        if self._consumer is not None and self._connection.is_outdated:
+            self._consumer.close()
+            self._consumer = None
         if self._consumer is None:
             self._consumer = Consumer(
                 {
-                    **self._kafka.client_config(),
-                    "log_level": 3,
+                    **self._connection.config_or_wait(),
                     "group.id": f"{self._topic}.readers",  # the client needs one, none is joined
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
