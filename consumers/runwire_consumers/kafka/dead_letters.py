@@ -91,7 +91,7 @@ class KafkaDeadLetters:
                 entries.pop(letter_id, None)
                 continue
             try:
-                event = codec.decode(value)
+                event = codec.decode(value, kind="deadletter")
             except DecodeError:
                 continue  # a foreign message; it stays in the topic
             if isinstance(event, DeadLetter):
@@ -189,7 +189,7 @@ def _letter_id(message: Message) -> str:
     if header is not None:
         return header.decode(errors="replace") if isinstance(header, bytes) else header
     try:
-        event = codec.decode(message.value() or b"")
+        event = codec.decode(message.value() or b"", kind="deadletter")
     except DecodeError:
         return f"{message.partition()}:{message.offset()}"
     return event.id if isinstance(event, DeadLetter) else ""
