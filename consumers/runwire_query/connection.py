@@ -128,6 +128,7 @@ def connect(directory: str | None) -> Reader:
     """Open a connection. Raises: QueryError with a sentence. Blocks: at most 5 s."""
     import clickhouse_connect
     from clickhouse_connect import common
+    from clickhouse_connect.driver.httputil import default_pool_manager
 
     address = find_address(paths.state_dir(directory))
     common.set_setting("autogenerate_session_id", False)
@@ -139,6 +140,7 @@ def connect(directory: str | None) -> Reader:
             database=address.database,
             connect_timeout=CONNECT_TIMEOUT_S,
             send_receive_timeout=QUERY_TIMEOUT_S,
+            pool_mgr=default_pool_manager() if address.is_direct else None,
         )
     except Exception as error:
         raise translate_error(error, address) from error

@@ -34,6 +34,13 @@ __all__ = ["NodeSettings"]
 
 GIB = 1024**3
 SYSTEM_AUTHORITIES = "probe"  # librdkafka's word, where the path of a certificate may stand
+_KAFKA_PATHS = (
+    "sasl_password_file",
+    "ssl_ca_location",
+    "ssl_certificate_location",
+    "ssl_key_location",
+    "ssl_key_password_file",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +58,10 @@ class NodeSettings:
     kafka_sasl_password: str | None = shared(KafkaSettings, "sasl_password")
     kafka_sasl_password_file: str | None = shared(KafkaSettings, "sasl_password_file")
     kafka_ssl_ca_location: str | None = shared(KafkaSettings, "ssl_ca_location")
+    kafka_ssl_certificate_location: str | None = shared(KafkaSettings, "ssl_certificate_location")
+    kafka_ssl_key_location: str | None = shared(KafkaSettings, "ssl_key_location")
+    kafka_ssl_key_password: str | None = shared(KafkaSettings, "ssl_key_password")
+    kafka_ssl_key_password_file: str | None = shared(KafkaSettings, "ssl_key_password_file")
     kafka_topic_prefix: str = shared(KafkaSettings, "topic_prefix")
     s3_endpoint: str | None = shared(S3Settings, "endpoint")
     s3_bucket: str = shared(S3Settings, "bucket")
@@ -84,7 +95,7 @@ class NodeSettings:
         if not self.kafka_bootstrap_servers:
             return None
         values = self._values_of(KafkaSettings, "kafka_")
-        for name in ("sasl_password_file", "ssl_ca_location"):
+        for name in _KAFKA_PATHS:
             # The agent runs elsewhere.
             if values[name] and values[name] != SYSTEM_AUTHORITIES:
                 values[name] = str(Path(values[name]).expanduser().absolute())

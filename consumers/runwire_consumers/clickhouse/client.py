@@ -5,6 +5,7 @@ from __future__ import annotations
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.httputil import default_pool_manager
 from urllib3.exceptions import HTTPError
 
 from runwire_consumers.core.errors import Fatal, Retryable, WorkerError
@@ -50,6 +51,7 @@ def connect(url: str, *, create: bool = False) -> Client:
             send_receive_timeout=_ANSWER_S,
             autogenerate_session_id=False,
             compress=not address.is_local,
+            pool_mgr=default_pool_manager() if address.is_direct else None,
             settings={"async_insert": 0},
         )
         if create:

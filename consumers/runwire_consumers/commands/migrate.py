@@ -250,12 +250,13 @@ def _print(args: argparse.Namespace) -> None:
 
 def _grants(args: argparse.Namespace, prefix: str) -> list[Any]:
     from runwire_consumers.kafka import acls
-    from runwire_consumers.settings import WorkerSettings
+    from runwire_consumers.settings import from_environment
 
+    groups = from_environment().groups(prefix)
     return acls.grants(
         prefix=prefix,
-        group=_setting(WorkerSettings, "group"),
-        objects_group=_setting(WorkerSettings, "objects_group"),
+        group=groups.clickhouse,
+        objects_group=groups.objects,
         agent_user=args.agent_user or "",
         worker_user=args.worker_user or "",
         objects_user=args.objects_user or "",

@@ -173,11 +173,11 @@ def _kafka_ends(
     kafka: KafkaSettings, settings: WorkerSettings, metrics: SelfMetrics
 ) -> tuple[Source, DeadLetters]:
     from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
-    from runwire_consumers.kafka.group import GroupSettings
+    from runwire_consumers.kafka.group_settings import GroupSettings
     from runwire_consumers.kafka.source import KafkaSource
 
     group = GroupSettings(
-        name=settings.group,
+        name=settings.groups(kafka.topic_prefix).clickhouse,
         # Dead letters too: an agent's are in the topic only, a worker's are in the table already.
         kinds=("metric", *EVENT_TABLES, DEAD_LETTER),
         protocol=settings.group_protocol,

@@ -206,7 +206,7 @@ def decode_record(record: Record) -> Decoded:
     """
     if record.stream == "metric":
         return decode_metric_batch(record.value)
-    event = codec.decode(record.value)
+    event = codec.decode(record.value, kind=record.stream if record.stream in EVENTS else "")
     if not isinstance(event, EVENTS.get(record.stream, ())):
         raise DecodeError(f"{type(event).__name__} in the stream {record.stream!r}")
     return event

@@ -13,7 +13,6 @@ keeps the beginning, and the rest can be read from its own topic until it expire
 import hashlib
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -27,7 +26,7 @@ from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.dead_letters import cut_letter, limit_reached
 from runwire_consumers.core.errors import Retryable
-from runwire_consumers.kafka.errors import retryable
+from runwire_consumers.kafka.connection import Connection
 from runwire_consumers.kafka.headers import read_headers
 from runwire_consumers.kafka.partition import TopicIds
 from runwire_consumers.kafka.producer import DurableProducer, MessageTooLarge, OutgoingRecord
@@ -67,6 +66,7 @@ class KafkaDeadLetters:
         self._removed: set[str] = set()
         self._positions: dict[int, int] = {}
         self._consumer: Consumer | None = None
+        self._connection = Connection(kafka)
         self._producer = DurableProducer(kafka, self._topic)
 
     def put(self, letter: DeadLetter) -> None:
@@ -154,7 +154,7 @@ class KafkaDeadLetters:
                 entries.pop(letter_id, None)
                 continue
             try:
-                event = codec.decode(value)
+                event = codec.decode(value, kind="deadletter")
             except DecodeError:
                 continue  # a foreign message; it stays in the topic
             if isinstance(event, DeadLetter):
@@ -184,7 +184,11 @@ class KafkaDeadLetters:
         try:
             place = TopicPartition(topic, int(number), letter.offset)
             # Without the topic this is Retryable: nobody knows whether it comes back.
-            ids = TopicIds(AdminClient(self._quiet()), [topic], self._kafka.bootstrap_servers)
+            ids = TopicIds(
+                AdminClient(self._connection.config_or_wait()),
+                [topic],
+                self._kafka.bootstrap_servers,
+            )
             if ids.read()[topic] != letter.topic_id:
                 return None
             low, end = consumer.get_watermark_offsets(place, timeout=LETTER_REQUEST_S)
@@ -195,7 +199,7 @@ class KafkaDeadLetters:
             if not messages:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         except KafkaException as error:
-            raise retryable(error.args[0], self._kafka.bootstrap_servers) from error
+            raise self._connection.failed(error.args[0]) from error
         for message in messages:
             value = message.value()
             if message.error() is None and message.offset() == letter.offset and value is not None:
@@ -252,7 +256,8 @@ class KafkaDeadLetters:
                     if offset >= ends.get(number, 0):
                         behind.discard(number)
         except KafkaException as error:
-            raise retryable(error.args[0], self._kafka.bootstrap_servers) from error
+            raise self._connection.failed(error.args[0]) from error
+        self._connection.worked()
 
     def _ends(self, consumer: Consumer) -> dict[int, int]:
         metadata = consumer.list_topics(self._topic, timeout=LETTER_REQUEST_S).topics[self._topic]
@@ -267,10 +272,13 @@ class KafkaDeadLetters:
         return ends
 
     def _open(self) -> Consumer:
+        if self._consumer is not None and self._connection.is_outdated:
+            self._consumer.close()
+            self._consumer = None
         if self._consumer is None:
             self._consumer = Consumer(
                 {
-                    **self._quiet(),
+                    **self._connection.config_or_wait(),
                     "group.id": f"{self._topic}.readers",  # the client needs one, none is joined
                     "enable.auto.commit": False,
                     "enable.partition.eof": True,
@@ -279,9 +287,6 @@ class KafkaDeadLetters:
             )
         return self._consumer
 
-    def _quiet(self) -> dict[str, Any]:
-        return {**self._kafka.client_config(), "log_level": 3}
-
 
 def _letter_id(message: Message) -> str | None:
     """Return the id: the header of a worker's letter, the id field of an agent's; else None."""
@@ -289,7 +294,7 @@ def _letter_id(message: Message) -> str | None:
     if header is not None:
         return header.decode(errors="replace") if isinstance(header, bytes) else header
     try:
-        event = codec.decode(message.value() or b"")
+        event = codec.decode(message.value() or b"", kind="deadletter")
     except DecodeError:
         return None
     return event.id if isinstance(event, DeadLetter) else None

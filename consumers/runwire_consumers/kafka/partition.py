@@ -15,7 +15,8 @@ from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_consumers.kafka.errors import NO_ANSWER, retryable
+from runwire_consumers.kafka.connection import Connection
+from runwire_consumers.kafka.errors import NO_ANSWER
 
 _log = logging.getLogger("runwire.kafka")
 
@@ -58,7 +59,7 @@ class Partition:
         """
         if record.offset < self.next_offset:
             return []  # fetched before a seek
-        self.next_offset = record.offset + 1
+        self.next_offset = record.last_offset + 1
         if self.repeat is None:
             return [record]
         if record.offset >= self.behind(self.repeat):
@@ -66,7 +67,7 @@ class Partition:
             self.held.append(record)
             return []
         self.repeated.append(record)
-        self.is_complete = record.offset == self.repeat.last
+        self.is_complete = record.last_offset == self.repeat.last
         return []
 
     def behind(self, span: Span) -> int:
@@ -116,9 +117,10 @@ def parse_intent(metadata: str | None) -> tuple[str, Span | None]:
 class TopicIds:
     """Asks the cluster for topic ids and remembers the last answer."""
 
-    def __init__(self, admin: AdminClient, topics: Sequence[str], servers: str) -> None:
-        self._admin, self._topics, self._servers = admin, list(topics), servers
+    def __init__(self, admin: AdminClient, topics: Sequence[str], connection: Connection) -> None:
+        self._admin, self._topics, self._connection = admin, list(topics), connection
         self.last: dict[str, str] = {}
+        self.partitions: dict[str, int] = {}
 
     def read(self) -> Mapping[str, str]:
         """Return the id of each topic.
@@ -130,10 +132,12 @@ class TopicIds:
             TopicCollection(self._topics), request_timeout=TOPIC_IDS_REQUEST_S
         )
         ids: dict[str, str] = {}
+        partitions: dict[str, int] = {}
         missing: list[str] = []
         for name, future in futures.items():
             try:
-                ids[name] = str(future.result().topic_id)
+                topic = future.result()
+                ids[name], partitions[name] = str(topic.topic_id), len(topic.partitions)
             except KafkaException as error:
                 (cause,) = error.args
                 if cause.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -141,14 +145,15 @@ class TopicIds:
                         # The request went to the controller that the client last knew, and a
                         # client without topics of its own refreshes that every five minutes only.
                         self._refresh_metadata()
-                    raise retryable(cause, self._servers) from error
+                    raise self._connection.failed(cause) from error
                 missing.append(name)
         if missing:
             names = ", ".join(sorted(missing))
             raise Retryable(
-                2.0, f"no topic {names} at {self._servers}: run `runwire migrate` to make it"
+                2.0,
+                f"no topic {names} at {self._connection.servers}: run `runwire migrate` to make it",
             )
-        self.last = ids
+        self.last, self.partitions = ids, partitions
         return ids
 
     def _refresh_metadata(self) -> None:

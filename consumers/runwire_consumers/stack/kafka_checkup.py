@@ -40,7 +40,7 @@ def kafka_findings(environ: Mapping[str, str]) -> list[Finding]:
     answers = Finding(OK, "kafka", f"{brokers} brokers at {settings.bootstrap_servers}")
     names = [topic_name(kind, settings.topic_prefix) for kind in TOPICS]
     try:
-        TopicIds(cluster.admin, names, settings.bootstrap_servers).read()
+        TopicIds(cluster.admin, names, cluster.connection).read()
     except Retryable as error:
         return [answers, Finding(FAIL, "topics", "some are missing or hidden", error.reason)]
     exist = Finding(OK, "topics", f"all {len(names)} exist")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble, troubles_by_code
+from runwire_schemas.connections.loopback import is_loopback
 from runwire_schemas.connections.table import SECRET, setting, table_values
 from runwire_schemas.errors import ConfigError
 
@@ -122,7 +123,12 @@ class ClickHouseAddress:
     @property
     def is_local(self) -> bool:
         """Whether the server is on this machine, so that compression only costs time."""
-        return self.host in {"127.0.0.1", "localhost", "::1"}
+        return is_loopback(self.host)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the driver's common connections serve it, past any proxy of the environment."""
+        return self.is_local and not self.options
 
 
 def _malformed(scheme: str, source: str) -> ClickHouseSettingsError:

@@ -1,0 +1,106 @@
+"""Damaged batches in a broker's log: where one ends, and how many points are lost with it.
+
+A batch whose checksum does not fit is never yielded by the client, which fetches it again for ever.
+Its end is found by reads at later offsets: the broker answers each offset with the batch around it,
+so a read within the damaged one fails at the same first offset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from runwire_consumers.core.errors import Retryable
+from runwire_consumers.kafka.errors import Treatment, treatment
+from runwire_consumers.kafka.headers import count_points
+
+ANSWER_S: Final = 10.0
+
+
+class Damage(NamedTuple):
+    """Offsets [first, end) that nobody can read, and the points that their headers name."""
+
+    first: int
+    end: int
+    points: int
+
+
+def measure(
+    config: Mapping[str, Any], place: TopicPartition, batch: int, failed: Callable[..., Retryable]
+) -> Damage | None:
+    """Return what the batch that begins at offset `batch` costs from the place's offset on.
+
+    None when the place is behind it. Blocks: for a dozen requests. Raises: Retryable.
+    """
+    with _reader({**config, "check.crcs": True}) as reader:
+        try:
+            if not _is_within(reader, place, place.offset, batch):
+                return None
+            end = _end(reader, place, batch)
+        except KafkaException as error:
+            raise failed(error.args[0]) from error
+    with _reader({**config, "check.crcs": False}) as reader:
+        return Damage(place.offset, end, _points(reader, place, end))
+
+
+def _end(reader: Consumer, place: TopicPartition, batch: int) -> int:
+    """Return the first offset behind the batch: in steps that double, then by halves."""
+    within, step = place.offset, 1
+    while _is_within(reader, place, within + step, batch):
+        within, step = within + step, 2 * step
+    behind = within + step
+    while behind - within > 1:
+        middle = (within + behind) // 2
+        if _is_within(reader, place, middle, batch):
+            within = middle
+        else:
+            behind = middle
+    return behind
+
+
+def _is_within(reader: Consumer, place: TopicPartition, offset: int, batch: int) -> bool:
+    reader.assign([TopicPartition(place.topic, place.partition, offset)])
+    answer = _next(reader)
+    error = answer.error()
+    if error is None or error.code() in _ENDS:
+        return False
+    if treatment(error.code()) is not Treatment.REFUSE:
+        raise KafkaException(error)
+    return answer.offset() == batch
+
+
+def _points(reader: Consumer, place: TopicPartition, end: int) -> int:
+    """Return the points in the headers of records that can be told apart without a checksum."""
+    points = 0
+    reader.assign([place])
+    with contextlib.suppress(KafkaException):  # nothing more to be counted
+        while True:
+            message = _next(reader)
+            if message.error() is not None or (message.offset() or 0) >= end:
+                break
+            points += count_points(message)
+    return points
+
+
+def _next(reader: Consumer) -> Message:
+    found = reader.consume(1, ANSWER_S)
+    if not found:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    return found[0]
+
+
+@contextlib.contextmanager
+def _reader(config: Mapping[str, Any]) -> Iterator[Consumer]:
+    reader = Consumer(dict(config))
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+_ENDS: Final = frozenset(
+    (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+)
