@@ -41,6 +41,8 @@ _TEXT_IS_VALUE = frozenset(
         ("fractions", "Fraction"),
         ("datetime", "timedelta"),
         ("ipaddress", "_IPAddressBase"),
+        ("pandas._libs.tslibs.period", "Period"),
+        ("pandas._libs.interval", "Interval"),
     )
 )
 
