@@ -61,6 +61,8 @@ class MetricLog:
         self._report = report
         self._sorter = ValueSorter(writer.count_dropped, report, on_text)
         self._given_up = 0
+        self._last: dict[str, Any] = {}
+        self._last_at: tuple[int, ...] = ()
         self._uncommitted: dict[str, Any] = {}
         self._reentrant: deque[tuple[dict[str, Any], int | None]] = deque()
         self._cuda = PendingCalls(self._resolved)
@@ -264,7 +266,10 @@ class MetricLog:
     def last(self) -> dict[str, Any]:
         """Return the last value of every metric, as `summary` shows them."""
         with self._lock:
-            return self._store.last()
+            # `dict(summary)` asks for each name: the answer changes with the next call only.
+            if self._last_at != self._series.state:
+                self._last, self._last_at = self._store.last(), self._series.state
+            return self._last
 
     @property
     def step(self) -> int:
