@@ -51,6 +51,7 @@ class Guard:
         self.strict = strict
         self.counts: dict[str, int] = {}
         self._logged: set[tuple[str, str]] = set()
+        self._noted: set[tuple[str, str]] = set()
         self._lock = threading.RLock()
 
     def report(self, kind: str, exc: BaseException, *, hint: str = "", name: str = "") -> None:
@@ -92,6 +93,14 @@ class Guard:
                 problem.sentence,
                 _ADVICE,
             )
+
+    def note(self, call: str, name: str, sentence: str) -> None:
+        """Log what a call did to its values, once per name; nothing failed."""
+        with self._lock:
+            is_known = (call, name) in self._noted or len(self._noted) >= NAMES_MAX
+            self._noted.add((call, name))
+        if not is_known:
+            _log.warning("runwire: %s of %s: %s.", call, name, sentence)
 
     def _count(self, kind: str, exc: BaseException, name: str = "") -> bool:
         """Count a failure; return whether it is the first of its name. Raises: as `report`."""

@@ -257,6 +257,8 @@ class Run(ArtifactCalls, CheckpointCalls):
     ) -> None:
         """Define how views and dashboards summarise and draw a metric."""
         fields = {"step_metric": step_metric, "summary": summary, "goal": goal, "hidden": hidden}
+        if self._metric_defs.get(name) == fields:
+            return
         self._metric_defs[name] = fields
         self._session.emit(
             "run", {"event": "updated", "metric_defs": json.dumps(self._metric_defs)}

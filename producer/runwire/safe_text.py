@@ -20,6 +20,7 @@ __all__ = [
     "as_mapping",
     "clean_text",
     "json_text",
+    "key_text",
     "redact_argv",
     "redact_text",
     "scalar_text",
@@ -41,6 +42,8 @@ _TEXT_IS_VALUE = frozenset(
         ("fractions", "Fraction"),
         ("datetime", "timedelta"),
         ("ipaddress", "_IPAddressBase"),
+        ("pandas._libs.tslibs.period", "Period"),
+        ("pandas._libs.interval", "Interval"),
     )
 )
 
@@ -131,7 +134,7 @@ def as_mapping(value: object) -> Mapping[str, Any] | None:
 
 def _fields(value: object) -> Mapping[str, Any] | None:
     if isinstance(value, Mapping):
-        return {_key(k): v for k, v in _omegaconf(value).items()}
+        return {key_text(k): v for k, v in _omegaconf(value).items()}
     if isinstance(value, type):
         return None
     if _is_omegaconf(value):
@@ -147,7 +150,8 @@ def _fields(value: object) -> Mapping[str, Any] | None:
     return None
 
 
-def _key(key: object) -> str:
+def key_text(key: object) -> str:
+    """Return the name that a key of a user's mapping stands for."""
     try:
         return clean_text(str.__str__(key) if isinstance(key, str) else str(key))
     except Exception:

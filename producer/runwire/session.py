@@ -83,6 +83,7 @@ class Session:
         self._ended: Outcome | None = None
         self._is_closed = self._is_over = False
         self._closed = FlushReport()
+        self._last_values: dict[str, Any] = {}  # of an ended run
         self._parts: dict[Any, SessionPart] = {}
         # Reentrant: a signal handler may use the part that its own thread is just making.
         self._making = threading.RLock()
@@ -157,7 +158,7 @@ class Session:
 
     def last_values(self) -> dict[str, Any]:
         """Return the last value of every metric."""
-        return self._metrics.last() if self._metrics is not None else {}
+        return self._metrics.last() if self._metrics is not None else self._last_values
 
     def emit(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Append one event of the run; after its end, report the call instead."""
@@ -315,7 +316,7 @@ class Session:
 
     def _close(self) -> None:
         self._remember()
-        self._closed = self.report()
+        self._closed, self._last_values = self.report(), self.last_values()
         if self._writer is not None:
             self._writer.close()
         self._writer, self._metrics = None, None

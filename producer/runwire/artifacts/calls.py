@@ -109,11 +109,15 @@ class ArtifactCalls(SessionCalls):
     def log_image(self, img: Any, name: str, step: int | None = None) -> ArtifactRef:
         """Keep an image: a path, PIL image, array or CPU tensor, all but the first as PNG.
 
-        Shapes: HxW, HxWx3, HxWx4. Units: integers 0 to 255, floats 0 to 1.
+        Shapes: HxW, HxWx3, HxWx4. Units: integers 0 to 255, floats 0 to 1; another range is scaled,
+        and logged once per name.
         """
         from runwire.artifacts.media import image_content
 
-        return self._keep("image", name, step, lambda: image_content(img))
+        def note(sentence: str) -> None:
+            self.guard.note("log_image", repr(name), sentence)
+
+        return self._keep("image", name, step, lambda: image_content(img, note))
 
     @public_call(
         default=_refused, error=ArtifactError, loses=("name",), fig=ANY, name=TEXT, step=STEP

@@ -65,6 +65,8 @@ class MetricLog:
         self._report = report
         self._sorter = ValueSorter(writer.count_dropped, report, on_text)
         self._given_up = 0
+        self._last: dict[str, Any] = {}
+        self._last_at: tuple[int, ...] = ()
         # Values of `commit=False`, and their step. Replaced, never changed.
         self._uncommitted: dict[str, Any] = {}
         self._uncommitted_step = first_step
@@ -335,7 +337,10 @@ class MetricLog:
         series = self._series
         lock = series.lock.take()
         try:
-            return self._store.last()
+            # `dict(summary)` asks for each name: the answer changes with the next call only.
+            if self._last_at != series.state:
+                self._last, self._last_at = self._store.last(), series.state
+            return self._last
         finally:
             if lock is not None:
                 lock.release()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import runwire
+from runwire.metrics.store import MetricStore
 from runwire.run import Run
 from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas import codec
@@ -282,3 +283,66 @@ def test_settings_apply_where_no_argument_is_given(root: Path, tmp_path: Path) -
         assert run.project == "of argument"
     assert len(list_folders(elsewhere)) == 2
     assert not root.exists()
+
+
+def test_reading_the_whole_summary_looks_at_the_metrics_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dict(run.summary)` of many metrics is not quadratic; after finish the values are there."""
+    looks = []
+    last = MetricStore.last
+
+    def count(self: MetricStore) -> dict[str, Any]:
+        looks.append(1)
+        return last(self)
+
+    monkeypatch.setattr(MetricStore, "last", count)
+    with runwire.init("p") as run:
+        run.log({f"m{n}": float(n) for n in range(500)})
+        looks.clear()
+        assert dict(run.summary)["m7"] == 7.0
+        assert len(looks) == 1
+        run.log({"m7": 8.0})
+        assert run.summary["m7"] == 8.0
+    assert run.summary["m7"] == 8.0
+
+
+def test_finish_event_counts_the_calls_that_failed(root: Path) -> None:
+    """What the guard swallowed is stored by call, beside the points that were dropped."""
+    run = runwire.init("p", name=Unprintable())  # type: ignore[arg-type]
+    for _ in range(3):
+        run.log_histogram("h", "no numbers")
+    run.config.lr = 1
+    run.config.lr = 2
+    run.log({"bad": object()})
+    run.finish()
+    (end,) = [e for e in events(root) if isinstance(e, RunEvent) and e.event == "finished"]
+    calls = {"call:init": 1, "call:log_histogram": 3, "call:config": 1}
+    assert end.dropped == {"not_a_number": 1, **calls}
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ("FAILED", "failed"),
+        ("FINISHED", "finished"),
+        ("KILLED", "interrupted"),
+        ("Preempted", "preempted"),
+    ],
+)
+def test_finish_takes_status_words_in_capitals(root: Path, given: str, status: str) -> None:
+    """As MLflow writes them; a failed run is never recorded as finished."""
+    runwire.init("p").finish(given)
+    (end,) = [e for e in events(root) if isinstance(e, RunEvent) and e.event == "finished"]
+    assert end.status == status
+
+
+def test_set_tag_records_the_change_alone(root: Path) -> None:
+    """Another process of the run has tags of its own, which this one must not take back."""
+    run = runwire.init("p", tags={"a": "1"})
+    run.set_tag("b", 2)
+    run.add_tags("c")
+    run.finish()
+    runs = [e for e in events(root) if isinstance(e, RunEvent)]
+    assert [e.tags for e in runs if e.tags] == [{"a": "1"}, {"b": "2"}, {"c": ""}]
+    assert run.tags == {"a": "1", "b": "2", "c": ""}
