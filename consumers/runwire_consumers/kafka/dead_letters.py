@@ -184,11 +184,8 @@ class KafkaDeadLetters:
         try:
             place = TopicPartition(topic, int(number), letter.offset)
             # Without the topic this is Retryable: nobody knows whether it comes back.
-            ids = TopicIds(
-                AdminClient(self._connection.config_or_wait()),
-                [topic],
-                self._kafka.bootstrap_servers,
-            )
+            admin = AdminClient(self._connection.config_or_wait())
+            ids = TopicIds(admin, [topic], self._connection)
             if ids.read()[topic] != letter.topic_id:
                 return None
             low, end = consumer.get_watermark_offsets(place, timeout=LETTER_REQUEST_S)
