@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 from runwire.checkpoints.state_file import PACKED_STATE_FILE, STATE_FILE, digest_of
 from runwire.errors import CheckpointError
 from runwire_disk.files import descriptor_shortage, sync_file
+from runwire_disk.interrupts import reraise_interrupt
 from runwire_schemas.identity import run_key
 from runwire_store.checkpoints import CheckpointView, group_checkpoints, manifests_without
 from runwire_store.folder.files import sync_folder
@@ -166,6 +167,7 @@ class LocalCheckpoints:
             except FileNotFoundError:
                 continue  # removed just now
             except (OSError, ValueError, TypeError, RecursionError) as error:
+                reraise_interrupt(error)
                 if isinstance(error, OSError) and descriptor_shortage(error):
                     raise  # it is as good as it was
                 if damaged is not None:

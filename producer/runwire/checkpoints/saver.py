@@ -112,13 +112,27 @@ class _SavingThread(threading.Thread):
     def __init__(self, work: Callable[[], None]) -> None:
         # Not a daemon: the interpreter waits for it, so that a script's last save is whole.
         super().__init__(name="runwire-checkpoint", daemon=False)
-        self._work, self.is_over = work, False
+        self._work, self.is_over, self.is_cancelled = work, False, False
+        self._tokens = [None]  # whoever pops it decides, at once and without a lock
 
     def run(self) -> None:
         try:
-            self._work()
+            if self._pop():
+                self._work()
         finally:
             self.is_over = True
+
+    def cancel(self) -> bool:
+        """Keep the thread from working; false if it has begun."""
+        self.is_cancelled = self._pop()
+        return self.is_cancelled
+
+    def _pop(self) -> bool:
+        try:
+            self._tokens.pop()
+        except IndexError:
+            return False
+        return True
 
 
 class Saver:
@@ -242,21 +256,23 @@ class Saver:
                 job.saved.settle()  # also after an exception that no clause catches
 
         with self._lock:
-            self._join()
-            # Known before it runs: an exception of a signal handler must not leave it unnoticed.
-            thread = self._thread = _SavingThread(work)
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads, or the interpreter is about to end
-                self._thread = None
-                work()
-            else:
-                self._thread = self._thread or thread  # a handler in between saw it not begun
+            is_begun = False
+            while not is_begun:
+                self._join()
+                # Known before it runs: an interrupt must not leave it unnoticed.
+                thread = self._thread = _SavingThread(work)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads, or the interpreter is about to end
+                    self._thread = None
+                    work()
+                    return
+                is_begun = not thread.is_cancelled  # by a signal handler that saved meanwhile
 
     def _join(self) -> None:
         while (thread := self._thread) is not None:
-            if thread.ident is None:  # a signal handler raised before it began
-                self._thread = None
+            if thread.ident is None and thread.cancel():
+                pass  # a signal handler came before it began
             elif self._is_joining:
                 # A signal handler that interrupted the join below: another one may never return.
                 while not thread.is_over:

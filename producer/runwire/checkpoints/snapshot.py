@@ -242,7 +242,8 @@ def at(place: str, key: Any) -> str:
     """Return the place of the value under `key`, as in code: extra['a'][0]."""
     try:
         return f"{place}[{key!r:.80}]" if type(key) in (str, int) else f"{place}[{key!s:.80}]"
-    except Exception:  # objects of users may do anything
+    except Exception as error:  # objects of users may do anything
+        reraise_interrupt(error)
         return f"{place}[a {type(key).__name__}]"
 
 
@@ -261,7 +262,8 @@ def _ask(question: Callable[[], _T], value: Any, place: str) -> _T:
 def _has_state(value: Any) -> bool:
     try:
         return callable(getattr(value, "state_dict", None))
-    except Exception:  # a property of a user's class; `convert` decides
+    except Exception as error:  # a property of a user's class; `convert` decides
+        reraise_interrupt(error)
         return False
 
 

@@ -19,6 +19,7 @@ from typing import Final, Self
 from runwire.errors import ArtifactError
 from runwire.outbox.arguments import Entry
 from runwire_disk.files import descriptor_shortage
+from runwire_disk.interrupts import reraise_interrupt
 from runwire_disk.outbox.request import (
     CAPTURE_LOCK,
     CONTENT_DIR,
@@ -53,15 +54,17 @@ _CANNOT: Final = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, err
 class Staged:
     """Content and request of one artifact, not committed yet. Threads: one.
 
-    Leaving the context deletes the folder unless it was committed. Its lock keeps agents from
+    Leaving the context deletes the folder unless it was committed or promised, and so does the loss
+    of the object: an interrupt may come before the context begins. Its lock keeps agents from
     treating the folder as abandoned while the caller is alive. Raises: OSError.
     """
 
-    request: UploadRequest
+    request: UploadRequest | None = None
 
     def __init__(self, folder: Path, size: int) -> None:
         """Make the folder and reserve `size` bytes of the outbox for it."""
         self.folder = folder
+        self._pid = os.getpid()
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
         try:
@@ -95,11 +98,25 @@ class Staged:
 
     def __exit__(self, *_: object) -> None:
         try:
-            # Once committed it belongs to the agent, even if a signal handler raised in between.
-            if not (self.folder / REQUEST_FILE).exists():
-                _discard(self.folder)
+            self._settle()
         finally:
             self._lock.close()
+
+    def __del__(self) -> None:
+        if self._pid == os.getpid() and hasattr(self, "_lock") and not self._lock.closed:
+            self.__exit__()
+
+    def _settle(self) -> None:
+        """Delete what was not committed, unless what its request awaits is there already."""
+        # Once committed it belongs to the agent, even if a signal handler raised in between.
+        if (self.folder / REQUEST_FILE).exists():
+            return
+        awaits = "" if self.request is None else self.request.awaits
+        if awaits and Path(awaits).exists():
+            with contextlib.suppress(OSError):  # an agent commits it later
+                self.commit()
+        else:
+            _discard(self.folder)
 
 
 class Capture:
@@ -202,6 +219,7 @@ def _link(source: Path, state: os.stat_result, target: Path) -> bool:
     try:
         os.link(source, target)
     except OSError as error:
+        reraise_interrupt(error)
         if error.errno in _FULL:
             raise
         return False  # across file systems, without links, or a file of another user
@@ -219,6 +237,7 @@ def _clone(source: int, target: Path) -> int:
             fcntl.ioctl(descriptor, _FICLONE, source)
             return os.fstat(descriptor).st_size
     except OSError as error:
+        reraise_interrupt(error)
         if error.errno in _FULL:
             raise
         target.unlink(missing_ok=True)
