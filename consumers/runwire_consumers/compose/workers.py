@@ -165,7 +165,10 @@ def worker_options(settings: WorkerSettings) -> WorkerOptions:
         age_s=settings.batch_age_s, rows=settings.batch_rows, bytes=settings.batch_bytes
     )
     return WorkerOptions(
-        limits=limits, retry_max_s=settings.retry_max_s, shutdown_s=settings.shutdown_s
+        limits=limits,
+        retry_max_s=settings.retry_max_s,
+        shutdown_s=settings.shutdown_s,
+        registry_wait_s=settings.registry_wait_s,
     )
 
 

@@ -23,7 +23,7 @@ from runwire_consumers.core.batch import (
 )
 from runwire_consumers.core.clock import Clock, SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters
-from runwire_consumers.core.errors import Fatal, PiecesNeeded, SkipFlush
+from runwire_consumers.core.errors import Fatal, PiecesNeeded, Retryable, SkipFlush
 from runwire_consumers.core.health import Health, SelfMetrics
 from runwire_consumers.core.patience import SLICE_S, Backoff, OutOfTime, Patience, Stop
 from runwire_consumers.core.sink import Sink
@@ -32,6 +32,9 @@ from runwire_consumers.core.write_round import WriteRound
 from runwire_schemas.errors import DecodeError
 
 _log = logging.getLogger("runwire.worker")
+
+# After a wait in vain the registry is not waited for during this many times the wait.
+REGISTRY_RESTS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +50,7 @@ class WorkerOptions:
     retry_first_s: float = 0.2
     retry_max_s: float = 5.0
     shutdown_s: float = 10.0
+    registry_wait_s: float = 60.0
     overlap: bool = False
 
 
@@ -81,6 +85,7 @@ class Worker:
         self._open = OpenBatches(self._options.limits, self._clock, source.lane)
         self._carry: deque[Record] = deque()
         self._pending: list[Pending] = []
+        self._no_wait_until_s = float("-inf")  # the registry was waited for, in vain
         self._round = WriteRound(sink, dead_letters, self._metrics, self._report_dead)
         self._patience = Patience(
             source,
@@ -160,8 +165,11 @@ class Worker:
             into.add_bad(record, record.damage)
             return
         try:
-            # Retryable while a schema registry is unreachable: kafka/schema_ids.py.
-            decoded = self._patience.insist(lambda: self._decode(record))
+            decoded = self._decode_patiently(record)
+        except Retryable as error:
+            self._metrics.add("runwire_worker_dead_letters_total", reason="decode")
+            reason = f"cannot be decoded without the schema registry: {error}; replay it later"
+            into.add_bad(record, reason)
         except DecodeError as error:
             self._metrics.add("runwire_worker_dead_letters_total", reason="decode")
             into.add_bad(record, f"cannot be decoded: {error}")
@@ -171,6 +179,26 @@ class Worker:
             raise
         else:
             into.add(record, decoded)
+
+    def _decode_patiently(self, record: Record) -> Decoded:
+        """Decode a record; while a registry does not answer (kafka/schema_ids.py), wait.
+
+        One record with a foreign schema must not stop all partitions, so the waiting is bounded:
+        once for an outage, and again when it lasts.
+        Raises: Retryable when it is over, DecodeError.
+        """
+        try:
+            return self._decode(record)
+        except Retryable:
+            if self._clock.monotonic_s() < self._no_wait_until_s:
+                raise
+        wait_s = self._options.registry_wait_s
+        try:
+            decoded = self._patience.insist(lambda: self._decode(record), within_s=wait_s)
+        except Retryable:
+            self._no_wait_until_s = self._clock.monotonic_s() + REGISTRY_RESTS * wait_s
+            raise
+        return decoded
 
     def _replay(self) -> None:
         """Write the batches of earlier owners before anything newer of their partitions."""
