@@ -73,7 +73,7 @@ class ClickHouseSink:
         self.rows_of_deleted_runs: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
-        self._cut_tables: set[str] = set()  # whose blocks were too large before
+        self._sizes: dict[str, int] = {}  # of the smallest pieces that a table needed so far
 
     def check(self) -> None:
         """Prove that a write could work now.
@@ -169,9 +169,10 @@ class ClickHouseSink:
             return batch.pieces.cut(piece.table, piece.first, size, end=piece.end)
         token = piece.token(batch.token)
         self._refusals[token] += 1
-        if self._refusals[token] < REFUSALS_MAX and piece.table not in self._cut_tables:
+        learned = self._sizes.get(piece.table)
+        if learned is None and self._refusals[token] < REFUSALS_MAX:
             return None
-        self._cut_tables.add(piece.table)
+        size = self._sizes[piece.table] = min(size, learned or size)
         return batch.pieces.cut(piece.table, piece.first, size)
 
     def _pieces(self, batch: Batch) -> list[TablePiece]:
