@@ -42,9 +42,10 @@ RunwireError
 │   └── NotNow                       it cannot be uploaded at the moment
 └── WorkerError                      runwire_consumers.core: what the worker acts on
     ├── Retryable, RowsRejected      see the table in `core/errors.py`
+    │   └── PiecesNeeded             the batch is written in smaller pieces
     ├── DamagedContent               pieces do not make the content they claim to be
     └── Fatal                        a person has to act
-        └── DeadLetterLimit, AlreadyRunning, NotAuthorized
+        └── DeadLetterLimit, AlreadyRunning, NotAuthorized, LoginRefused
 ```
 """
 

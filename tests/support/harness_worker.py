@@ -200,7 +200,7 @@ def harness_parts(
 
     parts = clickhouse_parts(
         root,
-        ClickHouseSettings.from_environment(os.environ).url,
+        lambda: ClickHouseSettings.from_environment(os.environ).url,
         settings,
         kafka=kafka_with_registry(os.environ),
         open_sink=open_sink,

@@ -67,6 +67,10 @@ class Fatal(WorkerError):  # noqa: N818 - as above
     """A person must act: the sentence says what happened and what to do next."""
 
 
+class LoginRefused(Fatal):
+    """The store refused user or password; a login from a file may be renewed there."""
+
+
 class DeadLetterLimit(Fatal):
     """The limit of dead letters is reached: continuing would hide a broken deploy."""
 
