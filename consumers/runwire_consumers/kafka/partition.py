@@ -11,7 +11,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Retryable
@@ -61,6 +68,8 @@ class Partition:
         """
         if record.offset < self.next_offset:
             return []  # fetched before a seek
+        if self.next_offset == OFFSET_BEGINNING and record.offset > 0 and self.kind != "deadletter":
+            report_expired(self, record.offset)
         self.next_offset = record.offset + 1
         if self.repeat is None:
             return [record]
@@ -190,6 +199,18 @@ def report_cut(partition: Partition, end: int) -> None:
         "records (unclean election?); what is left is written",
         partition.name,
         end,
+    )
+
+
+def report_expired(partition: Partition, first: int) -> None:
+    """Log that the log begins behind its first record, and nothing of it was read before."""
+    _log.error(
+        "%s begins at offset %d: the %d records before it expired before this group read any, and "
+        "their points stay pending in the books of their writers. Raise the retention of the "
+        "topic, or start the workers before the agents",
+        partition.name,
+        first,
+        first,
     )
 
 
