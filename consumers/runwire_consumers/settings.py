@@ -42,6 +42,9 @@ class WorkerSettings:
     shutdown_s: float = setting(SECONDS, 10.0, "time for the last flush after a first signal")
     stuck_after_s: float = setting(SECONDS, 120.0, "rows waiting this long turn /healthz to 503")
     dead_letters_max: int = setting(COUNT, 1000, "the worker stops when this many letters are kept")
+    registry_wait_s: float = setting(
+        SECONDS, 60.0, "a record that needs an unreachable schema registry is set aside after this"
+    )
     metrics_port: int = setting(
         COUNT,
         DEFAULT_METRICS_PORT,

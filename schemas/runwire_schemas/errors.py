@@ -43,11 +43,12 @@ RunwireError
 │   └── NotNow                       it cannot be uploaded at the moment
 └── WorkerError                      runwire_consumers.core: what the worker acts on
     ├── Retryable, RowsRejected      see the table in `core/errors.py`
-    │   └── MessageTooLarge          a Retryable: its topic does not take the record
+    │   ├── MessageTooLarge          a Retryable: its topic does not take the record
+    │   └── PiecesNeeded             the batch is written in smaller pieces
     ├── DamagedContent               pieces do not make the content they claim to be
     ├── LifecycleError               rules of a bucket have a form that we do not know
     └── Fatal                        a person has to act
-        └── DeadLetterLimit, AlreadyRunning, NotAuthorized
+        └── DeadLetterLimit, AlreadyRunning, NotAuthorized, LoginRefused
 ```
 """
 

@@ -8,7 +8,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.httputil import default_pool_manager
 from urllib3.exceptions import HTTPError
 
-from runwire_consumers.core.errors import Fatal, Retryable, WorkerError
+from runwire_consumers.core.errors import Fatal, LoginRefused, Retryable, WorkerError
 from runwire_schemas.connections.clickhouse import (
     ClickHouseAddress,
     ClickHouseSettingsError,
@@ -78,7 +78,10 @@ def explain(error: Exception, url: str) -> WorkerError:
     Retryable when time may cure it, Fatal when only a person can.
     """
     sentence = explain_error(error, _parse(url))
-    retry_after_s = _RETRY_AFTER_S.get(trouble_of(error))
+    trouble = trouble_of(error)
+    if trouble is ClickHouseTrouble.PASSWORD:
+        return LoginRefused(sentence)
+    retry_after_s = _RETRY_AFTER_S.get(trouble)
     return Fatal(sentence) if retry_after_s is None else Retryable(retry_after_s, sentence)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import json
 import os
@@ -19,6 +18,7 @@ from urllib.request import Request
 
 from runwire_consumers.clickhouse import engine_process
 from runwire_consumers.clickhouse.engine_files import EngineAccess, write_config, write_private
+from runwire_disk.files import try_lock
 from runwire_schemas.connections.clickhouse import ClickHouseAddress
 from runwire_schemas.connections.loopback import open_here
 from runwire_schemas.errors import CommandError
@@ -198,9 +198,7 @@ class Engine:
 def _lock_holder(folder: Path) -> int | None:
     try:
         with (folder / "engine.lock").open("r") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(lock.fileno()):
                 return int(lock.read() or 0)
     except OSError:
         pass

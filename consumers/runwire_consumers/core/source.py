@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from runwire_consumers.core.clock import Deadline
+from runwire_consumers.core.pieces import WHOLE, Pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Pending:
     spans: Mapping[str, Span]
     append_at_ns: int
     records: Sequence[Record] = ()
+    pieces: Pieces = WHOLE
 
 
 class Source(Protocol):
@@ -93,6 +95,13 @@ class Source(Protocol):
 
         The spans were polled and are not committed, with one batch per lane; no earlier batch of
         these partitions is pending.
+        Raises: Retryable; call `revoked` before the next try.
+        """
+        ...
+
+    def cut(self, spans: Mapping[str, Span], pieces: Pieces) -> None:
+        """Store durably that the pending batch of these spans is written in these pieces.
+
         Raises: Retryable; call `revoked` before the next try.
         """
         ...
@@ -183,6 +192,11 @@ class MemorySource:
         stamps = [record.append_at_ns for record in self._covered(spans)]
         self._log.intent = Pending(token, dict(spans), max(stamps, default=0))
         return [token]
+
+    def cut(self, spans: Mapping[str, Span], pieces: Pieces) -> None:
+        """Store the pieces with the intent."""
+        if self._log.intent is not None:
+            self._log.intent = replace(self._log.intent, pieces=pieces)
 
     def commit(self, spans: Mapping[str, Span]) -> None:
         """Move the committed offsets and drop the intent."""

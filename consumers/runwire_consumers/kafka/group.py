@@ -33,6 +33,7 @@ from runwire_consumers.kafka.partition import (
     TopicIds,
     log_bounds,
     parse_intent,
+    parse_pieces,
     report_cut,
     report_outside,
 )
@@ -281,7 +282,10 @@ class Group:
                 _log.warning("%s was recreated, its old offset is ignored", place.topic)
             place.offset, repeat = OFFSET_BEGINNING, None
         kind = kind_of_topic(place.topic, self._kafka.topic_prefix)
-        return Partition(place.topic, place.partition, topic_id_now, kind, place.offset, repeat)
+        pieces = parse_pieces(place.metadata)
+        return Partition(
+            place.topic, place.partition, topic_id_now, kind, place.offset, repeat, pieces
+        )
 
     def _revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         self._metrics.add("runwire_worker_rebalances_total")

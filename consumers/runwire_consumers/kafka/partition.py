@@ -1,8 +1,9 @@
 """Partitions as the source reads them: intents, topic ids and the bounds of the log.
 
-The metadata of a committed offset is `<topic id>` or `<topic id> <first>-<last>`: the second form
-is an intent, the exact range of the batch that is being written. The id tells a topic from a
-deleted one of the same name, whose offsets mean nothing here.
+The metadata of a committed offset is `<topic id>` or `<topic id> <first>-<last>[ <pieces>]`: the
+second form is an intent, the exact range of the batch that is being written, and the pieces it is
+written in. The id tells a topic from a deleted one of the same name, whose offsets mean nothing
+here.
 """
 
 import contextlib
@@ -10,10 +11,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.pieces import WHOLE, Pieces
 from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.kafka.connection import Connection
 from runwire_consumers.kafka.errors import NO_ANSWER
@@ -37,6 +46,7 @@ class Partition:
     kind: str
     next_offset: int
     repeat: Span | None = None
+    pieces: Pieces = WHOLE
     repeated: list[Record] = field(default_factory=list)
     is_complete: bool = False
     is_handed_out: bool = False
@@ -59,6 +69,8 @@ class Partition:
         """
         if record.offset < self.next_offset:
             return []  # fetched before a seek
+        if self.next_offset == OFFSET_BEGINNING and record.offset > 0 and self.kind != "deadletter":
+            report_expired(self, record.offset)
         self.next_offset = record.last_offset + 1
         if self.repeat is None:
             return [record]
@@ -90,28 +102,37 @@ class Partition:
         self.is_handed_out = True
         stamp = max((record.append_at_ns for record in self.repeated), default=0)
         spans = {self.name: self.repeat}
-        return Pending(self.token(self.repeat), spans, stamp, self.repeated)
+        return Pending(self.token(self.repeat), spans, stamp, self.repeated, self.pieces)
 
     def committed(self) -> list[Record]:
         """Forget the repeated range; return the records held until its commit."""
         held, self.held = self.held, []
-        self.repeat, self.repeated, self.log_end = None, [], None
+        self.repeat, self.repeated, self.log_end, self.pieces = None, [], None, WHOLE
         self.is_complete = self.is_handed_out = False
         return held
 
 
-def intent_text(topic_id: str, span: Span | None = None) -> str:
+def intent_text(topic_id: str, span: Span | None = None, pieces: Pieces = WHOLE) -> str:
     """Return the metadata of a committed offset."""
-    return topic_id if span is None else f"{topic_id} {span.first}-{span.last}"
+    return topic_id if span is None else f"{topic_id} {span.first}-{span.last} {pieces}".rstrip()
 
 
 def parse_intent(metadata: str | None) -> tuple[str, Span | None]:
     """Return (topic id, range to repeat); foreign metadata yields no range."""
     topic_id, _, text = (metadata or "").partition(" ")
-    first, _, last = text.partition("-")
+    first, _, last = text.partition(" ")[0].partition("-")
     if first.isdecimal() and last.isdecimal() and int(first) <= int(last):
         return topic_id, Span(int(first), int(last))
     return topic_id, None
+
+
+def parse_pieces(metadata: str | None) -> Pieces:
+    """Return the pieces of an intent; foreign metadata yields a whole batch."""
+    words = (metadata or "").split(" ")
+    try:
+        return Pieces.parse(words[2]) if len(words) == 3 else WHOLE
+    except ValueError:
+        return WHOLE
 
 
 class TopicIds:
@@ -183,6 +204,18 @@ def report_cut(partition: Partition, end: int) -> None:
         "records (unclean election?); what is left is written",
         partition.name,
         end,
+    )
+
+
+def report_expired(partition: Partition, first: int) -> None:
+    """Log that the log begins behind its first record, and nothing of it was read before."""
+    _log.error(
+        "%s begins at offset %d: the %d records before it expired before this group read any, and "
+        "their points stay pending in the books of their writers. Raise the retention of the "
+        "topic, or start the workers before the agents",
+        partition.name,
+        first,
+        first,
     )
 
 

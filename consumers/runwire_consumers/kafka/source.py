@@ -13,6 +13,7 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, TopicPartition
 from runwire_consumers.core.clock import Clock, Deadline, SystemClock
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.health import SelfMetrics
+from runwire_consumers.core.pieces import Pieces
 from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.kafka.damaged import Damage
 from runwire_consumers.kafka.group import Group
@@ -112,6 +113,19 @@ class KafkaSource:
             ]
         )
         return [partition.token(span) for partition, span in owned]
+
+    def cut(self, spans: Mapping[str, Span], pieces: Pieces) -> None:
+        """Commit the intents of these partitions again, with the pieces of their batch.
+
+        Raises: Retryable; call `revoked` before the next try.
+        """
+        owned = [self._owned(partition, span) for partition, span in spans.items()]
+        self._group.commit(
+            [
+                TopicPartition(p.topic, p.number, span.first, intent_text(p.topic_id, span, pieces))
+                for p, span in owned
+            ]
+        )
 
     def commit(self, spans: Mapping[str, Span]) -> None:
         """Move the offsets behind the spans.

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble, troubles_by_code
 from runwire_schemas.connections.loopback import is_loopback
-from runwire_schemas.connections.table import SECRET, setting, table_values
+from runwire_schemas.connections.secret import Secret, SecretError
+from runwire_schemas.connections.table import PATH, SECRET, setting, table_values
 from runwire_schemas.errors import ConfigError
 
 __all__ = [
+    "PASSWORD_FILE_VARIABLE",
     "URL_VARIABLE",
     "ClickHouseAddress",
     "ClickHouseSettings",
@@ -55,14 +57,30 @@ class ClickHouseSettings:
     url: str | None = setting(
         SECRET, None, "`http://user:password@host:port/database`; unset: the engine of `runwire up`"
     )
+    password_file: str = setting(
+        PATH, "", "file that holds the password, which wins over the URL's; workers read it again"
+    )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
-        """Read the settings. Raises: ConfigError."""
-        return cls(**table_values(environ, cls))
+        """Read the settings; `url` has the password of the file as it is now.
+
+        Raises: ConfigError, also for a password file that cannot be read.
+        """
+        settings = cls(**table_values(environ, cls))
+        if settings.url is None or not settings.password_file:
+            return settings
+        try:
+            password = Secret(file=settings.password_file).read()
+        except SecretError as error:
+            raise ClickHouseSettingsError(
+                f"{PASSWORD_FILE_VARIABLE}={settings.password_file}: {error}"
+            ) from error
+        return replace(settings, url=_with_password(settings.url, password))
 
 
 URL_VARIABLE: Final = ClickHouseSettings.PREFIX + "URL"
+PASSWORD_FILE_VARIABLE: Final = ClickHouseSettings.PREFIX + "PASSWORD_FILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +108,9 @@ class ClickHouseAddress:
             port = parts.port
         except ValueError:
             raise _malformed("(unreadable)", source) from None
-        if parts.scheme not in _PORTS or not parts.hostname:
+        # A password with a bare / ? or # ends the place early: its rest would be shown as a path.
+        is_cut = "@" in f"{parts.path}{parts.query}{parts.fragment}"
+        if parts.scheme not in _PORTS or not parts.hostname or is_cut:
             raise _malformed(parts.scheme or "(no scheme)", source)
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         shown_port = f":{port}" if port else ""
@@ -131,9 +151,22 @@ class ClickHouseAddress:
         return self.is_local and not self.options
 
 
+def _with_password(url: str, password: str) -> str:
+    """Return a URL with this password; one without a host is returned as it is, for `parse`."""
+    scheme, separator, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    login, _, host = place.rpartition("@")
+    if not separator or not host:
+        return url
+    user = login.partition(":")[0] or DEFAULT_USER
+    return f"{scheme}://{user}:{quote(password, safe='')}@{host}{slash}{path}"
+
+
 def _malformed(scheme: str, source: str) -> ClickHouseSettingsError:
     return ClickHouseSettingsError(
-        f"{source} must look like http://user:password@host:8123/database, not {scheme}://…"
+        f"{source} must look like http://user:password@host:8123/database, not {scheme}://…; write "
+        f"/ # ? @ % of a password as %2F %23 %3F %40 %25, or the password into the file of "
+        f"{PASSWORD_FILE_VARIABLE}"
     )
 
 

@@ -30,8 +30,8 @@ class ClickHouseTrouble(Enum):
     )
     PASSWORD = (
         "ClickHouse at {shown} refused the password of user `{user}`: correct {source} "
-        "(http://user:password@host:port/database); for the embedded engine `runwire down` and "
-        "`runwire up` write a fresh one"
+        "(http://user:password@host:port/database) or RUNWIRE_CLICKHOUSE_PASSWORD_FILE; for the "
+        "embedded engine `runwire down` and `runwire up` write a fresh one"
     )
     RIGHTS = "user `{user}` may not do this on {shown}: {detail}"
     SETTING = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from runwire_schemas.connections.clickhouse import (
@@ -108,6 +110,42 @@ def test_unknown_error_is_reported_in_its_own_words(text: str) -> None:
     sentence = explain_error(RuntimeError(text), address)
     assert error_sentence(text) in sentence
     assert "answer" not in sentence
+
+
+ODD = "a/b#c?d@e%f:g&h 12"
+
+
+@pytest.mark.parametrize(
+    ("url", "username"),
+    [
+        ("http://me:old@h:99/d", "me"),
+        ("http://me@h:99/d", "me"),
+        ("http://h:99/d?ca_cert=/ca.pem", "default"),
+    ],
+)
+def test_password_of_the_file_wins_and_may_hold_any_character(
+    tmp_path: Path, url: str, username: str
+) -> None:
+    """The file is read at each call; everything else of the URL stays."""
+    file = tmp_path / "password"
+    environ = {"RUNWIRE_CLICKHOUSE_URL": url, "RUNWIRE_CLICKHOUSE_PASSWORD_FILE": str(file)}
+    for password in ("first", ODD):
+        file.write_text(password + "\n")
+        address = ClickHouseAddress.parse(ClickHouseSettings.from_environment(environ).url or "")
+        assert (address.username, address.password) == (username, password)
+        assert (address.host, address.port, address.database) == ("h", 99, "d")
+    file.unlink()
+    with pytest.raises(ClickHouseSettingsError, match="RUNWIRE_CLICKHOUSE_PASSWORD_FILE"):
+        ClickHouseSettings.from_environment(environ)
+
+
+@pytest.mark.parametrize("password", ["12/34geheim", "12?34geheim", "12#34geheim", "ge/heim"])
+def test_bare_delimiter_in_a_password_is_refused_without_showing_it(password: str) -> None:
+    """The sentence says how to write the character and shows no part of the password."""
+    with pytest.raises(ClickHouseSettingsError, match="%2F") as caught:
+        ClickHouseAddress.parse(f"http://me:{password}@h:99/d")
+    assert "geheim" not in str(caught.value)
+    assert "12" not in str(caught.value).replace("8123", "")
 
 
 def test_table_of_codes_has_each_code_once() -> None:

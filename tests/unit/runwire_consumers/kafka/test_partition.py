@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from confluent_kafka import OFFSET_BEGINNING
+
 from runwire_consumers.core.source import Record, Span
 from runwire_consumers.kafka.partition import Partition
 from support.builders import record, run_event
@@ -40,6 +43,21 @@ def test_range_to_repeat_ends_at_a_gap_in_the_offsets() -> None:
     assert handed_out(partition) == [4]
     assert partition.behind(Span(4, 6)) == 7
     assert [one.offset for one in partition.committed()] == [9]
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "lines"), [("run", 7, 1), ("run", 0, 0), ("deadletter", 7, 0)]
+)
+def test_records_that_expired_before_the_first_read_are_reported_once(
+    kind: str, first: int, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A partition without an offset says how many records are gone; a compacted topic does not."""
+    partition = Partition("t", 0, "id", kind, OFFSET_BEGINNING)
+    for offset in (first, first + 1):
+        assert [one.offset for one in partition.take(at(offset))] == [offset]
+    found = [text for text in caplog.messages if "expired before this group read any" in text]
+    assert len(found) == lines
+    assert all(f"the {first} records" in text for text in found)
 
 
 def test_cut_range_is_complete_with_the_records_left() -> None:
