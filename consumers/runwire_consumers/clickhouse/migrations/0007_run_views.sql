@@ -172,7 +172,7 @@ LEFT JOIN
         FROM {database}.run_events AS e
         GROUP BY project, run_id, run_key, attempt_key, writer
     ) AS w
-    LEFT JOIN {database}.restarted_attempts AS a
+    LEFT JOIN {database}.v_attempts AS a
         ON a.project = w.project AND a.run_id = w.run_id AND a.run_key = w.run_key AND a.attempt_key = w.attempt_key
     GROUP BY project, run_id, run_key
 ) AS d ON d.project = s.project AND d.run_id = s.run_id AND d.run_key = s.run_key;
