@@ -84,6 +84,8 @@ class RunDetail:
     summary: str | None
     metric_defs: str | None
     run_key: bytes
+    second_writers: int
+    dropped: Mapping[str, int]
 
     @property
     def ref(self) -> RunRef:

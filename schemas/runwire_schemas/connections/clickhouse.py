@@ -34,6 +34,9 @@ __all__ = [
 DEFAULT_DATABASE: Final = "runwire"
 DEFAULT_USER: Final = "default"
 _PORTS: Final = {"http": 8123, "https": 8443}
+_AFTER_LOGIN: Final = re.compile(
+    r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d*)?(?:/[^/?#@]*/?)?(?:\?[\w-]+=.*)?"
+)
 # Server messages can hold whole statements; longer ones do not fit a log line.
 _SENTENCE_CHARS_MAX: Final = 300
 # clickhouse-connect's texts where the server gave no code: a status that a proxy answered, a
@@ -101,16 +104,17 @@ class ClickHouseAddress:
     def parse(cls, url: str, *, source: str = URL_VARIABLE) -> Self:
         """Split `http://user:password@host:port/database`; user, port and database have defaults.
 
-        Raises: ClickHouseSettingsError, without the password.
+        Escapes in user and password are decoded; characters that should have been escaped are
+        taken as they are. Raises: ClickHouseSettingsError, without the password.
         """
+        login, url = _split_login(url)
+        user, _, password = login.partition(":")
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError:
             raise _malformed("(unreadable)", source) from None
-        # A password with a bare / ? or # ends the place early: its rest would be shown as a path.
-        is_cut = "@" in f"{parts.path}{parts.query}{parts.fragment}"
-        if parts.scheme not in _PORTS or not parts.hostname or is_cut:
+        if parts.scheme not in _PORTS or not parts.hostname or "@" in url.partition("?")[0]:
             raise _malformed(parts.scheme or "(no scheme)", source)
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         shown_port = f":{port}" if port else ""
@@ -118,8 +122,8 @@ class ClickHouseAddress:
             scheme=parts.scheme,
             host=parts.hostname,
             port=port or _PORTS[parts.scheme],
-            username=unquote(parts.username or DEFAULT_USER),
-            password=unquote(parts.password or ""),
+            username=unquote(user or DEFAULT_USER),
+            password=unquote(password),
             database=parts.path.strip("/") or DEFAULT_DATABASE,
             options=parts.query,
             source=source,
@@ -152,14 +156,27 @@ class ClickHouseAddress:
 
 
 def _with_password(url: str, password: str) -> str:
-    """Return a URL with this password; one without a host is returned as it is, for `parse`."""
-    scheme, separator, rest = url.partition("://")
-    place, slash, path = rest.partition("/")
-    login, _, host = place.rpartition("@")
-    if not separator or not host:
+    """Return a URL with this password; one without a scheme is returned as it is, for `parse`."""
+    login, bare = _split_login(url)
+    scheme, separator, rest = bare.partition("://")
+    if not separator:
         return url
     user = login.partition(":")[0] or DEFAULT_USER
-    return f"{scheme}://{user}:{quote(password, safe='')}@{host}{slash}{path}"
+    return f"{scheme}://{user}:{quote(password, safe='')}@{rest}"
+
+
+def _split_login(url: str) -> tuple[str, str]:
+    """Return (user and password, URL without them), also where the password has `/ # ? @`.
+
+    The login ends at the first @ that only a host, a port, a database and options follow.
+    """
+    scheme, _, rest = url.partition("://")
+    if _AFTER_LOGIN.fullmatch(rest):
+        return "", url  # an @ in its options is part of a path
+    for at in re.finditer("@", rest):
+        if _AFTER_LOGIN.fullmatch(rest, at.end()):
+            return rest[: at.start()], f"{scheme}://{rest[at.end() :]}"
+    return "", url
 
 
 def _malformed(scheme: str, source: str) -> ClickHouseSettingsError:

@@ -13,7 +13,6 @@ from runwire_schemas.events import MetricBatch
 from support.builders import (
     AT_NS,
     checkpoint_event,
-    heartbeat,
     log_event,
     param_event,
     run_event,
@@ -196,10 +195,10 @@ def test_second_writer_of_a_living_run_hides_nothing_and_is_shown(
     late = points([(0, 0, 2.0), (1, 3, 2.0)], **A2, call_at_ms=[later_ns // MS] * 2)
     done = run_event(**A2, seq=9, event="finished", status="finished", at_ns=later_ns + SECOND)
     feed.write(late, done, append_at_ns=later_ns + SECOND)
-    beat_ns = later_ns + 5 * SECOND
-    feed.write(heartbeat(**A1, at_ns=beat_ns), append_at_ns=beat_ns)
+    on_ns = later_ns + 5 * SECOND
+    feed.write(points([(5, 5, 1.0)], **A1, call_at_ms=[on_ns // MS]), append_at_ns=on_ns)
     assert feed.row("SELECT sum(is_abandoned) FROM v_metrics") == (0,)
-    assert feed.rows(SERIES) == [("loss", step, 1.0) for step in range(5)]
+    assert feed.rows(SERIES) == [("loss", step, 1.0) for step in range(6)]
     assert feed.row("SELECT status, second_writers FROM v_runs") == ("running", 1)
     assert feed.rows("SELECT attempt, is_beside FROM v_attempts ORDER BY attempt") == [
         (1, 0),

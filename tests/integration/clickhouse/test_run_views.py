@@ -28,14 +28,14 @@ def ended(status: str, seq: int = 9, **overrides: Any) -> Any:
 
 
 def test_run_fields_keep_their_last_value_one_by_one(feed: Any) -> None:
-    """An event that leaves out a field keeps its value; tags are replaced as a whole."""
+    """An event that leaves out a field, or a tag, keeps its value."""
     feed.write(
-        run_event(name="first", group="g", tags={"a": "1"}, world_size=2),
+        run_event(name="first", group="g", tags={"a": "1", "b": "1"}, world_size=2),
         run_event(seq=1, event="updated", status=None, name="second", at_ns=AT_NS + 1_000_000),
         run_event(seq=2, event="updated", status=None, tags={"b": "2"}, at_ns=AT_NS + 2_000_000),
     )
     found = feed.row("SELECT name, group, tags, world_size, status, parent_run_id FROM v_runs")
-    assert found == ("second", "g", {"b": "2"}, 2, "running", None)
+    assert found == ("second", "g", {"a": "1", "b": "2"}, 2, "running", None)
 
 
 def test_replayed_older_run_event_changes_nothing(feed: Any) -> None:

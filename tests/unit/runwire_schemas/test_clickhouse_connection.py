@@ -39,6 +39,32 @@ def test_address_fills_in_user_port_and_database(
     assert address.database == database
 
 
+@pytest.mark.parametrize("host", ["h", "h.example:99", "[::1]:99", "h:99/d", "h/d?ca_cert=/a@b"])
+@pytest.mark.parametrize(
+    "password",
+    ["a/b", "1/2", "a#b", "a?b", "a@b", "a%b", "@/#?@%", "a:b", "[a", "12/34@5", "p@ss?x/y", "%zz"],
+)
+def test_password_may_hold_every_character_of_urls(password: str, host: str) -> None:
+    """Nobody has to escape it, and no message shows a piece of it."""
+    address = ClickHouseAddress.parse(f"http://me:{password}@{host}")
+    plain = ClickHouseAddress.parse(f"http://{host}")
+    assert (address.username, address.password) == ("me", password)
+    assert (address.host, address.port, address.database, address.options, address.shown) == (
+        plain.host, plain.port, plain.database, plain.options, plain.shown,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:ge/heim@", "http://me:gehe@im@h:x/d", "http://a/b@c/d/e"]
+)
+def test_url_with_a_login_and_no_host_is_refused_without_its_password(url: str) -> None:
+    """An @ without a host behind it is a mistake in the URL, not a part of the database's name."""
+    with pytest.raises(ClickHouseSettingsError) as caught:
+        ClickHouseAddress.parse(url, source="here")
+    assert "geh" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
 def test_address_hands_further_arguments_of_the_url_to_the_driver() -> None:
     """A query string, for example a certificate authority, is not lost."""
     arguments = ClickHouseAddress.parse("https://u:x@h/d?ca_cert=/ca.pem").client_arguments()

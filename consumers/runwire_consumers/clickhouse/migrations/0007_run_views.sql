@@ -127,7 +127,7 @@ LEFT JOIN
 (
     -- What runs say about themselves: of each writer its last word, by its own count; of all writers
     -- the last one heard in the latest attempt. Tags, summary and metric definitions are merged key by
-    -- key, for each writer knows only what it set itself.
+    -- key: each writer knows only what it set itself, and an event may hold only the tags that changed.
     SELECT
         w.project AS project, w.run_id AS run_id, w.run_key AS run_key,
         argMaxIf(w.name.1, (a.attempt, w.name.2), w.name.1 IS NOT NULL) AS name,
@@ -137,7 +137,7 @@ LEFT JOIN
         argMaxIf(w.parent_run_id.1, (a.attempt, w.parent_run_id.2), w.parent_run_id.1 IS NOT NULL) AS parent_run_id,
         argMaxIf(w.environment.1, (a.attempt, w.environment.2), w.environment.2.1 > toDateTime64(0, 3, 'UTC')) AS environment,
         mapApply((key, said) -> (key, said.2), maxMap(mapApply(
-            (key, value) -> (key, ((a.attempt, w.tags.2), value)), w.tags.1))) AS tags,
+            (key, said) -> (key, ((a.attempt, said.2, said.3), said.4)), w.tags))) AS tags,
         if(
             countIf(w.summary.1 IS NOT NULL) > 1 AND min(isValidJSON(ifNull(w.summary.1, '{}'))),
             concat('{', arrayStringConcat(arrayMap((key, said) -> concat(toJSONString(key), ': ', said.2),
@@ -167,12 +167,12 @@ LEFT JOIN
             argMaxIf((e.parent_run_id, (e.append_at, e.at)), e.seq, e.parent_run_id IS NOT NULL) AS parent_run_id,
             argMaxIf((e.summary, (e.append_at, e.at)), e.seq, e.summary IS NOT NULL) AS summary,
             argMaxIf((e.metric_defs, (e.append_at, e.at)), e.seq, e.metric_defs IS NOT NULL) AS metric_defs,
-            argMaxIf((e.tags, (e.append_at, e.at)), e.seq, e.has_tags) AS tags,
+            maxMap(mapApply((key, value) -> (key, (e.seq, e.append_at, e.at, value)), e.tags)) AS tags,
             argMaxIf((e.environment, (e.append_at, e.at)), e.seq, e.has_environment) AS environment
         FROM {database}.run_events AS e
         GROUP BY project, run_id, run_key, attempt_key, writer
     ) AS w
-    LEFT JOIN {database}.restarted_attempts AS a
+    LEFT JOIN {database}.v_attempts AS a
         ON a.project = w.project AND a.run_id = w.run_id AND a.run_key = w.run_key AND a.attempt_key = w.attempt_key
     GROUP BY project, run_id, run_key
 ) AS d ON d.project = s.project AND d.run_id = s.run_id AND d.run_key = s.run_key;
