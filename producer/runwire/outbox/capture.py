@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from runwire.errors import ArtifactError
 from runwire.outbox.arguments import Entry
+from runwire_disk.interrupts import reraise_interrupt, suppressed
 from runwire_disk.outbox.request import (
     CAPTURE_LOCK,
     CONTENT_DIR,
@@ -187,6 +188,7 @@ def _link(source: Path, state: os.stat_result, target: Path) -> bool:
     try:
         os.link(source, target)
     except OSError as error:
+        reraise_interrupt(error)
         if error.errno in _FULL:
             raise
         return False  # across file systems, without links, or a file of another user
@@ -204,6 +206,7 @@ def _clone(source: int, target: Path) -> int:
             fcntl.ioctl(descriptor, _FICLONE, source)
             return os.fstat(descriptor).st_size
     except OSError as error:
+        reraise_interrupt(error)
         if error.errno in _FULL:
             raise
         target.unlink(missing_ok=True)
@@ -280,8 +283,8 @@ def _private(path: str, flags: int) -> int:
 def _discard(folder: Path) -> None:
     """Remove a folder that was never committed."""
     for path in (folder / CONTENT_DIR, folder):
-        with contextlib.suppress(OSError):
+        with suppressed(OSError):
             for entry in os.scandir(path):
-                with contextlib.suppress(OSError):
+                with suppressed(OSError):
                     os.unlink(entry.path)  # noqa: PTH108 - a hundred thousand of them
             path.rmdir()

@@ -24,6 +24,8 @@ from runwire.outbox.arguments import (
 )
 from runwire.outbox.capture import Capture, Staged
 from runwire.outbox.ref import ArtifactRef, unseen
+from runwire_disk.files import DESCRIPTORS_ADVICE, NO_DESCRIPTORS
+from runwire_disk.interrupts import reraise_interrupt
 from runwire_disk.outbox.request import CAPTURE_LOCK, RequestFile, UploadRequest, outbox_dir
 from runwire_disk.outbox.requests import FAILED_PREFIX
 from runwire_disk.outbox.route import KAFKA, REFERENCE, Route, choose_route
@@ -102,7 +104,8 @@ class Space:
     def _read(self, name: str) -> int | None:
         try:
             return int((self._folder / name / CAPTURE_LOCK).read_text("ascii"))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            reraise_interrupt(error)
             return None  # being made, being removed, or not a folder of ours
 
 
@@ -271,6 +274,8 @@ class Outbox:
         )
 
     def _unwritable(self, name: str, error: OSError) -> str:
+        if error.errno in NO_DESCRIPTORS:
+            return f"{name!r} was not kept. {DESCRIPTORS_ADVICE}"
         if error.errno in _FULL:
             return (
                 f"the disk of {self._folder} is full, so {name!r} was not kept. Free space there, "
