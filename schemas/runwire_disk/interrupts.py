@@ -6,12 +6,13 @@ pass to the user who raised them.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from types import FrameType
 
-__all__ = ["interrupt_of", "is_interrupt", "reraise_interrupt"]
+__all__ = ["interrupt_of", "is_interrupt", "reraise_interrupt", "suppressed"]
 
 _OURS = "runwire"
 # `PyThreadState_SetAsyncExc` raises a class without arguments. Our own code and C code raise these
@@ -25,6 +26,15 @@ def reraise_interrupt(error: BaseException) -> None:
     interrupt = interrupt_of(error)
     if interrupt is not None:
         raise interrupt
+
+
+@contextlib.contextmanager
+def suppressed(*errors: type[Exception]) -> Iterator[None]:
+    """Swallow these errors of a block, as `contextlib.suppress` does, but no interrupt."""
+    try:
+        yield
+    except errors as error:
+        reraise_interrupt(error)
 
 
 def interrupt_of(error: BaseException) -> BaseException | None:

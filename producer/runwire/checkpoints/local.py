@@ -27,7 +27,7 @@ from urllib.parse import unquote, urlsplit
 from runwire.checkpoints.state_file import PACKED_STATE_FILE, STATE_FILE, digest_of
 from runwire.errors import CheckpointError
 from runwire_disk.files import descriptor_shortage, sync_file
-from runwire_disk.interrupts import reraise_interrupt
+from runwire_disk.interrupts import reraise_interrupt, suppressed
 from runwire_schemas.identity import run_key
 from runwire_store.checkpoints import CheckpointView, group_checkpoints, manifests_without
 from runwire_store.folder.files import sync_folder
@@ -210,7 +210,7 @@ class LocalCheckpoints:
         """Hold the lock by which one rank of this disk downloads a checkpoint while others wait."""
         _make_folders(self.folder)
         with _open_lock(self.folder / _FETCH_FILE) as descriptor:
-            with contextlib.suppress(OSError):  # without locks each rank downloads its own
+            with suppressed(OSError):  # without locks each rank downloads its own
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
 
@@ -226,10 +226,10 @@ class LocalCheckpoints:
     def _locked(self) -> Iterator[None]:
         with _open_lock(self.folder / _LOCK_FILE) as descriptor:
             # File systems without locks: nothing is swept there, everything else works.
-            with contextlib.suppress(OSError):
+            with suppressed(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._sweep()
-            with contextlib.suppress(OSError):
+            with suppressed(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
             yield
 

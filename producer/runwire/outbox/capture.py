@@ -19,7 +19,7 @@ from typing import Final, Self
 from runwire.errors import ArtifactError
 from runwire.outbox.arguments import Entry
 from runwire_disk.files import descriptor_shortage
-from runwire_disk.interrupts import reraise_interrupt
+from runwire_disk.interrupts import reraise_interrupt, suppressed
 from runwire_disk.outbox.request import (
     CAPTURE_LOCK,
     CONTENT_DIR,
@@ -321,8 +321,8 @@ def _private(path: str, flags: int) -> int:
 def _discard(folder: Path) -> None:
     """Remove a folder that was never committed."""
     for path in (folder / CONTENT_DIR, folder):
-        with contextlib.suppress(OSError):
+        with suppressed(OSError):
             for entry in os.scandir(path):
-                with contextlib.suppress(OSError):
+                with suppressed(OSError):
                     os.unlink(entry.path)  # noqa: PTH108 - a hundred thousand of them
             path.rmdir()

@@ -28,14 +28,14 @@ class Segment:
         self.number = header.number
         self.base_accepted = header.base_accepted
         self.path = folder / segment_name(series, header.number)
-        self._fd = -1
         hidden = folder / f".{self.path.name}"
-        self._fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        # A file object: an interrupt may drop the segment before anybody could close it.
+        self._file = open(hidden, "w+b", buffering=0, opener=_private)  # noqa: SIM115
         try:
-            _allocate(self._fd, header.size)
-            self._map = mmap.mmap(self._fd, header.size)
+            _allocate(self._file.fileno(), header.size)
+            self._map = mmap.mmap(self._file.fileno(), header.size)
         except BaseException:
-            self._close_file()
+            self._file.close()
             hidden.unlink(missing_ok=True)
             raise
         self.bytes = memoryview(self._map)
@@ -53,30 +53,25 @@ class Segment:
 
     def is_linked(self) -> bool:
         """Tell whether the file still has a name; false once the spool was deleted."""
-        return os.fstat(self._fd).st_nlink > 0
+        return os.fstat(self._file.fileno()).st_nlink > 0
 
     def sync(self) -> None:
         """Force committed records to the device. Blocks: one fdatasync."""
-        os.fdatasync(self._fd)
+        os.fdatasync(self._file.fileno())
 
     def close(self) -> None:
         """Unmap and close; the file stays."""
         self.words.release()
         self.bytes.release()
         self._map.close()
-        self._close_file()
-
-    def _close_file(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __del__(self) -> None:
-        # An interrupt may have dropped the segment before anybody could close it.
-        self._close_file()
+        self._file.close()
 
 
 FIRST_RECORD = HEADER_BYTES
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _allocate(fd: int, size: int) -> None:

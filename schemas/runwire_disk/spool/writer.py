@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -13,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from runwire_disk.files import DESCRIPTORS_ADVICE, NO_DESCRIPTORS, try_lock
-from runwire_disk.interrupts import reraise_interrupt
+from runwire_disk.interrupts import reraise_interrupt, suppressed
 from runwire_disk.spool.format import (
     KIND_SERIES,
     META_FILE,
@@ -259,7 +258,7 @@ class SpoolWriter:
         """Drop the lock's descriptor only: what a forked child does with its parent's writer."""
         fd, self._lock_fd = self._lock_fd, -1
         if fd >= 0:
-            with contextlib.suppress(OSError):
+            with suppressed(OSError):
                 os.close(fd)
 
     def _on_new(self, segment: Segment) -> None:
@@ -381,7 +380,7 @@ def folder_prefix(run_id: str, rank: int) -> str:
 def _discard(hidden: Path) -> None:
     """Remove what a failed `_publish` made; it needs no descriptor, for there may be none left."""
     for remove in ((hidden / WRITER_LOCK).unlink, (hidden / META_FILE).unlink, hidden.rmdir):
-        with contextlib.suppress(OSError):
+        with suppressed(OSError):
             remove()
 
 
