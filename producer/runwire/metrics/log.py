@@ -8,7 +8,6 @@ and then one commit word. Unusual calls take `_slow`. No I/O, no thread, no netw
 from __future__ import annotations
 
 import sys
-import threading
 import time
 import zlib
 from collections import deque
@@ -256,7 +255,7 @@ class MetricLog:
             self.log({}, None)
         self._cuda.poll(wait=True)
 
-    def reset_after_fork(self) -> None:
-        """Make the lock usable in a child whose parent held it while forking."""
-        self._series.lock = self._lock = threading.Lock()
-        self._try, self._release = self._lock.acquire, self._lock.release
+    def hand_over(self, log: Callable[..., None]) -> None:
+        """Let `log` do the calls of whoever kept `run.log`: this process inherited the writer."""
+        self._layouts.clear()  # so that every call is a slow one
+        self._slow = log  # type: ignore[method-assign]
