@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import runwire
 from runwire.errors import ConfigError
 from runwire.job.identity import Identity, identify
 from runwire.job.launches import attempt_facts, launch_facts
@@ -233,3 +234,20 @@ def test_rank_of_a_further_node_without_a_group_is_asked_for(tmp_path: Path) -> 
     environ = {"NODE_RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1"}
     with pytest.raises(ConfigError, match="after the process group is initialised"):
         identify("p", environ=environ, proc=tmp_path)
+
+
+def _start_without_a_rank(root: str) -> None:
+    sys.modules["torch.distributed"] = ModuleType("torch.distributed")
+    runwire.init("p", dir=root).finish()
+
+
+def test_child_without_a_rank_is_told_how_to_have_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """mp.spawn gives the rank as an argument: before the group exists nobody else knows it."""
+    child = multiprocessing.get_context("fork").Process(
+        target=_start_without_a_rank, args=(str(tmp_path),)
+    )
+    child.start()
+    child.join()
+    assert "call init after init_process_group()" in capfd.readouterr().err
