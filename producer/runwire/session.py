@@ -75,7 +75,7 @@ class Session:
         self.log: Callable[..., None] = _ignore
         self.noted: Outcome | None = None
         self.is_block = False  # a `with` statement ends the run; another `init` does not
-        self._holder: Callable[[], LogHolder | None] = _no_holder
+        self._holder: Callable[[], LogHolder | None] = lambda: None
         self._first_step = first_step
         self._has_resumed = False
         self._recorded = RecordedRanks(settings.ranks)
@@ -352,10 +352,12 @@ class Session:
             state.reset_after_fork()
         # Parts may have threads that the child does not have, and locks that nobody will free.
         self._parts, self._making = {}, threading.RLock()
-        parent, self._metrics, self._writer = self._writer, None, None
+        parent, kept, self._writer, self._metrics = self._writer, self._metrics, None, None
         if parent is not None:
             parent.abandon()
         self._replace_log(self._log_late())
+        if kept is not None:
+            kept.hand_over(self.log)
 
     def open_as_worker(self, late: LateWriter) -> None:
         """Open a writer of this process, which inherited the run; `late` is done with that."""
@@ -398,6 +400,3 @@ class SessionCalls:
 
 def _ignore(*_: Any, **__: Any) -> None:
     """Log nothing: mode "disabled", or a forked child that must not log."""
-
-
-def _no_holder() -> None: ...

@@ -12,7 +12,7 @@ from os import PathLike, getpid, urandom
 from typing import Any, Final, Never
 
 from runwire.agent_launch import ensure_agent
-from runwire.announcements import say_started
+from runwire.announcements import say, say_started
 from runwire.conversion import ANY, FLAG, PARENT, PATH, RANKS, SETTINGS, TAGS, TEXT, WORD_OR_FLAG
 from runwire.current import active_run, live_run, own_run, push
 from runwire.errors import ConfigError
@@ -167,8 +167,9 @@ def _open(
     notebook.install(session)
     if settings.mode == "online":
         ensure_agent(settings.root, settings)
-    announce_launch(session.meta, identity.ranks)
     say_started(settings, session.meta, name=about["name"], first_step=start.step)
+    if doubt := announce_launch(session.meta, identity.ranks):
+        say(settings, doubt)
     return run
 
 

@@ -6,7 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Launcher", "boot_id", "find_launcher", "hostname", "pid_namespace", "process_start"]
+__all__ = [
+    "Launcher",
+    "boot_id",
+    "count_children",
+    "find_launcher",
+    "hostname",
+    "pid_namespace",
+    "process_start",
+]
 
 PROC = Path("/proc")
 # Shells, wrappers and profilers between a rank and its launcher; deeper means a loop.
@@ -69,6 +77,15 @@ def find_launcher(
             return Launcher(current, start) if start is not None else None
         current = _parent(current, proc)
     return None
+
+
+def count_children(pid: int, proc: Path = PROC) -> int:
+    """Return how many living children a process has; 0 where the kernel does not list them."""
+    try:
+        lists = [path.read_text(encoding="ascii") for path in proc.glob(f"{pid}/task/*/children")]
+    except OSError:
+        return 0  # it ended, or belongs to another user
+    return sum(len(text.split()) for text in lists)
 
 
 def _stat(pid: int, proc: Path) -> tuple[int, str] | None:

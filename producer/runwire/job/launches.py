@@ -15,7 +15,6 @@ torchrun without --rdzv-id and DeepSpeed on several nodes: there `init` asks for
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -29,7 +28,6 @@ from runwire_disk.spool.format import Meta
 
 __all__ = ["Facts", "adopted_run", "announce_launch", "attempt_facts", "launch_facts"]
 
-_log = logging.getLogger("runwire")
 Facts = tuple[str, ...]
 # Set by a run that started without ranks, for ranks that its process starts later:
 # pid, start time, run id and attempt, in this order.
@@ -93,19 +91,22 @@ def adopted_run(
     return parts[3], parts[2]
 
 
-def announce_launch(meta: Meta, ranks: Ranks) -> None:
-    """Leave the run's name for ranks that this process may start; warn of ranks without a rank."""
+def announce_launch(meta: Meta, ranks: Ranks) -> str:
+    """Leave the run's name for ranks that this process may start.
+
+    Returns what to say of a process that may be a rank and does not look like one, else "".
+    """
     if ranks.world_size > 1:
-        return
+        return ""
     start = process_start(os.getpid()) or ""
     os.environ[LAUNCH_VARIABLE] = f"{os.getpid()}:{start}:{meta.attempt}:{meta.run_id}"
-    if "torch.distributed" in sys.modules and _process_number(sys.modules):
-        _log.info(
-            "runwire: this process was started by multiprocessing and has no rank, so run %s is "
-            "its own. If it is a rank of a job, call init after init_process_group(), or set RANK "
-            "and WORLD_SIZE before init.",
-            meta.run_id,
-        )
+    if "torch.distributed" not in sys.modules or not _process_number(sys.modules):
+        return ""
+    return (
+        f"this process was started by multiprocessing and has no rank, so run {meta.run_id} is its "
+        "own. If it is a rank of a job, call init after init_process_group(), or set RANK and "
+        "WORLD_SIZE before init"
+    )
 
 
 def _launcher_of(ranks: Ranks, is_child: bool, proc: Path) -> Launcher | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from runwire.errors import ConfigError
+from runwire_disk.host import count_children
 
 __all__ = ["Ranks", "detect_ranks"]
 
@@ -82,7 +83,7 @@ def detect_ranks(environ: Mapping[str, str] | None = None, *, pid: int | None = 
     if "LOCAL_RANK" in environ and "WORLD_SIZE" in environ:
         return _check(_with_live(_local_ranks(environ, live), live), "LOCAL_RANK", "WORLD_SIZE")
     if live is not None:
-        one_node = live[1] == 1 or _master_is_local(environ)
+        one_node = live[1] == 1 or _master_is_local(environ) or _are_siblings(live[1])
         return Ranks(rank=live[0], world_size=live[1], one_node=one_node, launcher="torch")
     return Ranks()
 
@@ -144,12 +145,25 @@ def _is_one_node(
         nodes = _int(environ, "SLURM_STEP_NUM_NODES", _int(environ, "SLURM_NNODES", 0))
         return nodes == 1
     local_size = _int(environ, local_size_name, _int(environ, "LOCAL_SIZE", 0))  # DeepSpeed's
-    return local_size == world_size or (not local_size and _master_is_local(environ))
+    if local_size:
+        return local_size == world_size
+    return _master_is_local(environ) or _are_siblings(world_size)
 
 
 def _master_is_local(environ: Mapping[str, str]) -> bool:
     """Return whether the rendezvous is on the loopback address, which cannot span nodes."""
     return environ.get("MASTER_ADDR", "") in ("localhost", "127.0.0.1", "::1")
+
+
+def _are_siblings(world_size: int) -> bool:
+    """Return whether this process and all other ranks are children of one multiprocessing parent.
+
+    `mp.spawn` with an `init_method` of its own sets no address in the environment.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return False
+    return count_children(os.getppid()) >= world_size
 
 
 def _int(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -155,6 +158,22 @@ def test_second_init_keeps_a_run_that_a_block_ends(root: Path) -> None:
     with runwire.init("p", run_id="outer") as outer, runwire.init("p", run_id="inner"):
         assert outer.is_active
     assert (end_of(root, "outer"), end_of(root, "inner")) == ("finished", "finished")
+
+
+def test_notebook_cell_ends_the_run_of_an_earlier_cell(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each cell may run in a context of its own, in one thread."""
+    shell = SimpleNamespace(events=SimpleNamespace(register=print, unregister=print))
+    module = SimpleNamespace(get_ipython=lambda: shell)
+    monkeypatch.setitem(sys.modules, "IPython", module)  # type: ignore[arg-type]
+    first = contextvars.copy_context().run(runwire.init, "p")
+    contextvars.copy_context().run(runwire.log, {"x": 1.0})
+    second = contextvars.copy_context().run(runwire.init, "p")
+    assert (first.is_active, second.is_active) == (False, True)
+    assert first.flush(0).spooled == 1
+    runwire.finish()
+    assert not second.is_active
 
 
 @pytest.mark.parametrize(

@@ -65,3 +65,19 @@ def test_handles_of_different_runs_stay_apart(root: Path) -> None:
         del run
     handles = [pickle.loads(data) for data in pickles]
     assert [handle.id for handle in handles] == ["one", "two"]
+
+
+def test_log_function_that_was_kept_logs_through_the_writer_of_a_forked_child(root: Path) -> None:
+    """`log = run.log` before a fork: two processes must not write into one segment."""
+    with runwire.init("p", run_id="r") as run:
+        log = run.log
+        log({"a": 0.0})
+        child = os.fork()
+        if child == 0:
+            log({"a": 1.0}, 1)
+            os._exit(0)
+        os.waitpid(child, 0)
+        log({"a": 2.0}, 2)
+        assert run.flush(0).spooled == 2
+    assert len(list_folders(root)) == 2
+    assert sorted(points(root)["r", "a"]) == [(0, 0.0), (1, 1.0), (2, 2.0)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import runwire
 from runwire.errors import ConfigError
 from runwire.job.identity import Identity, identify
 from runwire.job.launches import attempt_facts, launch_facts
@@ -65,18 +66,20 @@ def test_launch_on_one_node_is_one_run_and_the_next_another(
     assert first[0].run_id != second[0].run_id
 
 
-def _spawned(rank: int, environ: dict[str, str], answers: Any) -> None:
-    os.environ.update(environ, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+def _spawned(rank: int, environ: dict[str, str], barrier: Any, answers: Any) -> None:
+    os.environ.update(environ, RANK=str(rank), WORLD_SIZE="2")
+    barrier.wait()  # as init_process_group does
     identity = identify("p")
+    barrier.wait()
     answers.put((rank, identity.run_id, identity.attempt))
 
 
 def _spawn(method: str, environ: dict[str, str]) -> list[tuple[int, str, str]]:
     """Launch two ranks as `torch.multiprocessing.spawn` does."""
     context = multiprocessing.get_context(method)
-    answers = context.SimpleQueue()
+    answers, barrier = context.SimpleQueue(), context.Barrier(2)
     children = [
-        context.Process(target=_spawned, args=(rank, environ, answers))  # type: ignore[attr-defined]
+        context.Process(target=_spawned, args=(rank, environ, barrier, answers))  # type: ignore[attr-defined]
         for rank in range(2)
     ]
     for child in children:
@@ -88,8 +91,11 @@ def _spawn(method: str, environ: dict[str, str]) -> list[tuple[int, str, str]]:
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_two_spawns_of_one_parent_are_two_runs(method: str) -> None:
-    """mp.spawn, notebook_launcher, Lightning's ddp_spawn: the parent outlives a launch."""
-    first, second = _spawn(method, {}), _spawn(method, {})
+    """mp.spawn, notebook_launcher, Lightning's ddp_spawn: the parent outlives a launch.
+
+    With the address in the environment, and with one that only `init_process_group` knows.
+    """
+    first, second = _spawn(method, {}), _spawn(method, {"MASTER_ADDR": "127.0.0.1"})
     if method == "spawn":
         resource_tracker._resource_tracker._stop()  # noqa: SLF001 - no public call ends it
     assert [rank for rank, _, _ in first] == [0, 1]
@@ -228,3 +234,20 @@ def test_rank_of_a_further_node_without_a_group_is_asked_for(tmp_path: Path) -> 
     environ = {"NODE_RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "10.0.0.1"}
     with pytest.raises(ConfigError, match="after the process group is initialised"):
         identify("p", environ=environ, proc=tmp_path)
+
+
+def _start_without_a_rank(root: str) -> None:
+    sys.modules["torch.distributed"] = ModuleType("torch.distributed")
+    runwire.init("p", dir=root).finish()
+
+
+def test_child_without_a_rank_is_told_how_to_have_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """mp.spawn gives the rank as an argument: before the group exists nobody else knows it."""
+    child = multiprocessing.get_context("fork").Process(
+        target=_start_without_a_rank, args=(str(tmp_path),)
+    )
+    child.start()
+    child.join()
+    assert "call init after init_process_group()" in capfd.readouterr().err
