@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from runwire.other_trackers import missing_argument
 from runwire.safe_text import clean_text, json_text, scalar_text
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
     "TEXT",
     "ArgumentKind",
     "Arguments",
-    "Problem",
+    "Refusal",
     "arguments_of",
     "declared",
     "instant_ns",
@@ -71,7 +72,7 @@ class ArgumentKind:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Refusal:
     """One argument that was left out. `is_fatal`: the call cannot do without it."""
 
     argument: str
@@ -107,7 +108,7 @@ def instant_ns(ts: Any) -> int:
     return int(seconds * 1_000_000) * 1000
 
 
-def _each(convert: Callable[[Any], Any]) -> Callable[[Any, Omit], Any]:
+def _wrap(convert: Callable[[Any], Any]) -> Callable[[Any, Omit], Any]:
     return lambda value, _omit: convert(value)
 
 
@@ -195,18 +196,18 @@ def _tags(value: Any, omit: Omit) -> dict[str, str]:
     return tags
 
 
-ANY: Final = ArgumentKind("any value", _each(lambda value: value))
-TEXT: Final = ArgumentKind("text", _each(_text))
-CONTENT: Final = ArgumentKind("text, or a value that JSON can express", _each(_content))
-STEP: Final = ArgumentKind("a whole number of 64 bits", _each(whole_step))
-SECONDS: Final = ArgumentKind("a number of seconds from 0 to 10**8", _each(_seconds))
-FLAG: Final = ArgumentKind("True or False", _each(_flag))
-INSTANT: Final = ArgumentKind("a datetime or seconds since 1970", _each(instant_ns))
-STEP_OR_TEXT: Final = ArgumentKind("a step or a word", _each(_step_or_text))
-EXIT_CODE: Final = ArgumentKind("a whole number", _each(_exit_code))
-PATH: Final = ArgumentKind("a path", _each(_path))
-PARENT: Final = ArgumentKind("a run or the id of one", _each(_parent))
-SETTINGS: Final = ArgumentKind("runwire.Settings or a mapping of names to values", _each(_settings))
+ANY: Final = ArgumentKind("any value", _wrap(lambda value: value))
+TEXT: Final = ArgumentKind("text", _wrap(_text))
+CONTENT: Final = ArgumentKind("text, or a value that JSON can express", _wrap(_content))
+STEP: Final = ArgumentKind("a whole number of 64 bits", _wrap(whole_step))
+SECONDS: Final = ArgumentKind("a number of seconds from 0 to 10**8", _wrap(_seconds))
+FLAG: Final = ArgumentKind("True or False", _wrap(_flag))
+INSTANT: Final = ArgumentKind("a datetime or seconds since 1970", _wrap(instant_ns))
+STEP_OR_TEXT: Final = ArgumentKind("a step or a word", _wrap(_step_or_text))
+EXIT_CODE: Final = ArgumentKind("a whole number", _wrap(_exit_code))
+PATH: Final = ArgumentKind("a path", _wrap(_path))
+PARENT: Final = ArgumentKind("a run or the id of one", _wrap(_parent))
+SETTINGS: Final = ArgumentKind("runwire.Settings or a mapping of names to values", _wrap(_settings))
 TAGS: Final = ArgumentKind("a mapping of names to texts, or a sequence of names", _tags)
 
 
@@ -224,7 +225,7 @@ def word(*choices: str, also: Mapping[str, str] | None = None) -> ArgumentKind:
             raise ValueError
         return text
 
-    return ArgumentKind("one of " + ", ".join(repr(choice) for choice in choices), _each(plain))
+    return ArgumentKind("one of " + ", ".join(repr(choice) for choice in choices), _wrap(plain))
 
 
 def shown(value: Any) -> str:
@@ -269,7 +270,7 @@ class Arguments:
         self,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        leave_out: Callable[[Problem], None],
+        leave_out: Callable[[Refusal], None],
         *,
         keep_unknown: bool = False,
     ) -> tuple[list[Any], dict[str, Any]]:
@@ -284,7 +285,7 @@ class Arguments:
             elif keep_unknown:
                 positional.append(value)
             else:
-                leave_out(Problem(shown(value), f"takes at most {len(names)} values without names"))
+                leave_out(Refusal(shown(value), f"takes at most {len(names)} values"))
         named = {}
         for name, value in kwargs.items():
             if name in self._keywords:
@@ -292,7 +293,7 @@ class Arguments:
             elif keep_unknown or self._takes_unknown:
                 named[name] = value
             else:
-                leave_out(Problem(name, f"has no argument {name!r}"))
+                leave_out(Refusal(name, missing_argument(name)))
         return positional, named
 
     def name_of(
@@ -309,21 +310,21 @@ class Arguments:
         except Exception:  # of a user's class
             return shown(value)
 
-    def _one(self, name: str, value: Any, leave_out: Callable[[Problem], None]) -> Any:
+    def _one(self, name: str, value: Any, leave_out: Callable[[Refusal], None]) -> Any:
         has_default = name in self._defaults
         if value is None and has_default:
             return None if name in self._nullable else self._defaults[name]
         kind = self.kinds[name]
 
         def omit(item: str, _error: Exception) -> None:
-            leave_out(Problem(f"{name}[{item}]", f"{name} is {kind.takes}"))
+            leave_out(Refusal(f"{name}[{item}]", f"{name} is {kind.takes}"))
 
         try:
             return kind.plain(value, omit)
         except Exception:
             is_fatal = not has_default and name != self._rest
             text = f"{name}={shown(value)} is not {kind.takes}"
-            leave_out(Problem(name, text, is_fatal=is_fatal))
+            leave_out(Refusal(name, text, is_fatal=is_fatal))
             return self._defaults.get(name)
 
 

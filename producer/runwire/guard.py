@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from runwire.conversion import ArgumentKind, Arguments, Problem, with_arguments
+from runwire.conversion import ArgumentKind, Arguments, Refusal, with_arguments
 from runwire.errors import ConfigError, RunwireError
 
 __all__ = ["Guard", "needed_call", "public_call", "starting_call"]
@@ -78,7 +78,7 @@ class Guard:
         _log.warning("runwire: %s failed, %s is lost: %s. %s", kind, name, _describe(exc), _ADVICE)
 
     def leave_out(
-        self, call: str, problem: Problem, *, error: type[RunwireError] = ConfigError
+        self, call: str, problem: Refusal, *, error: type[RunwireError] = ConfigError
     ) -> None:
         """Count one unusable argument of a call; log the first of its name.
 
@@ -167,7 +167,7 @@ def public_call(
         def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
             guard, missing = self.guard, ""
 
-            def leave_out(problem: Problem) -> None:
+            def leave_out(problem: Refusal) -> None:
                 nonlocal missing
                 if problem.is_fatal or raises:
                     missing = problem.argument
@@ -208,7 +208,7 @@ def needed_call(
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         table = Arguments(function, kinds)
 
-        def refuse(problem: Problem) -> None:
+        def refuse(problem: Refusal) -> None:
             raise error(f"{table.call}(): {problem.sentence}")
 
         @functools.wraps(function)
@@ -243,9 +243,9 @@ def starting_call(
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            problems: list[Problem] = []
+            problems: list[Refusal] = []
 
-            def leave_out(problem: Problem) -> None:
+            def leave_out(problem: Refusal) -> None:
                 if problem.argument in needed:
                     raise ConfigError(f"{table.call}(): {problem.sentence}")
                 problems.append(problem)

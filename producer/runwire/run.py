@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from runwire.artifacts.calls import ArtifactCalls
 from runwire.checkpoints.calls import CheckpointCalls
@@ -22,6 +22,7 @@ from runwire.conversion import (
 )
 from runwire.guard import Guard, public_call
 from runwire.metrics.flush import FlushReport
+from runwire.other_trackers import missing_name
 from runwire.params.config import Config
 from runwire.params.summary import Summary
 from runwire.process.exits import Outcome, outcome_of
@@ -96,6 +97,11 @@ class Run(ArtifactCalls, CheckpointCalls):
             **about,
             "name": self.name,
         }
+
+    if not TYPE_CHECKING:  # for the checker every attribute would exist
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(missing_name("the run", name))
 
     @property
     def id(self) -> str:

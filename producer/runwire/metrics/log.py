@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from runwire.conversion import ANY, FLAG, INSTANT, STEP, STEPS, ArgumentKind, declared, shown
+from runwire.conversion import ANY, FLAG, INSTANT, STEP, ArgumentKind, declared, shown
 from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp
@@ -94,7 +94,7 @@ class MetricLog:
                 or not ((type(total) is float and _LOW < total < _HIGH) or layout.fits(values))
                 or commit is not True
                 or ts is not None
-                or not (step is None or type(step) is int)
+                or not (step is None or (type(step) is int and _LOW < step < _HIGH))
                 or self._check_at < (at_ns := _time_ns())
             ):
                 self._slow(data, step, commit=commit, ts=ts, sync=sync)
@@ -126,11 +126,7 @@ class MetricLog:
             finally:
                 self._release()
         except Exception as exc:
-            if type(step) is int and step not in STEPS:
-                kept = self._plain("step", STEP, step, None)
-                self.log(data, kept, commit=commit, ts=ts, sync=sync)
-            else:
-                self._failed(data, exc)
+            self._failed(data, exc)
 
     def _failed(self, data: object, exc: Exception) -> None:
         """Report a failure of `log`, and count the points that it may have cost."""
