@@ -69,6 +69,8 @@ class ArgumentKind:
 
     takes: str
     plain: Callable[[Any, Omit], Any]
+    # Whether a value is plain already; may be wrong only by saying no.
+    is_plain: Callable[[Any], bool] = lambda _value: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,14 @@ def _text(value: Any) -> str:
     return _limited(text)
 
 
+def _is_text(value: Any) -> bool:
+    return type(value) is str and len(value) <= TEXT_CHARS_MAX and value.isascii()
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and value in STEPS
+
+
 def _content(value: Any) -> str:
     try:
         text = scalar_text(value)
@@ -165,7 +175,12 @@ def _path(value: Any) -> str:
 
 def _step_or_text(value: Any) -> int | str:
     text = scalar_text(value)
-    return _text(value) if isinstance(value, str) or text is None else whole_step(value) or 0
+    if text is None or isinstance(value, (str, bytes)):
+        return _text(value)
+    step = whole_step(value)
+    if step is None:
+        raise TypeError
+    return step
 
 
 def _parent(value: Any) -> str:
@@ -196,14 +211,14 @@ def _tags(value: Any, omit: Omit) -> dict[str, str]:
     return tags
 
 
-ANY: Final = ArgumentKind("any value", _wrap(lambda value: value))
-TEXT: Final = ArgumentKind("text", _wrap(_text))
-CONTENT: Final = ArgumentKind("text, or a value that JSON can express", _wrap(_content))
-STEP: Final = ArgumentKind("a whole number of 64 bits", _wrap(whole_step))
+ANY: Final = ArgumentKind("any value", _wrap(lambda value: value), lambda _value: True)
+TEXT: Final = ArgumentKind("text", _wrap(_text), _is_text)
+CONTENT: Final = ArgumentKind("text, or a value that JSON can express", _wrap(_content), _is_text)
+STEP: Final = ArgumentKind("a whole number of 64 bits", _wrap(whole_step), _is_step)
 SECONDS: Final = ArgumentKind("a number of seconds from 0 to 10**8", _wrap(_seconds))
 FLAG: Final = ArgumentKind("True or False", _wrap(_flag))
 INSTANT: Final = ArgumentKind("a datetime or seconds since 1970", _wrap(instant_ns))
-STEP_OR_TEXT: Final = ArgumentKind("a step or a word", _wrap(_step_or_text))
+STEP_OR_TEXT: Final = ArgumentKind("'latest', 'best' or a step", _wrap(_step_or_text))
 EXIT_CODE: Final = ArgumentKind("a whole number", _wrap(_exit_code))
 PATH: Final = ArgumentKind("a path", _wrap(_path))
 PARENT: Final = ArgumentKind("a run or the id of one", _wrap(_parent))
@@ -242,29 +257,54 @@ def shown(value: Any) -> str:
 class Arguments:
     """The declared arguments of one public call. Raises: nothing but a mistake in the declaration.
 
-    `plain` is on the path of every call except `log` itself, so it looks up names only.
+    `are_plain` is on the path of every call except `log` itself.
     """
 
-    def __init__(self, function: Callable[..., Any], kinds: Mapping[str, ArgumentKind]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        kinds: Mapping[str, ArgumentKind],
+        *,
+        refuses_none: bool = False,
+    ) -> None:
         self.call = function.__name__
         parameters = list(inspect.signature(function).parameters.values())
         if parameters and parameters[0].name == "self":
             del parameters[0]
         self.kinds = dict(kinds)
+        self._refuses_none = refuses_none
         self._defaults = {
             p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty
         }
-        # Where None says something by itself it is kept; elsewhere it is the same as no argument.
+        # Where None says something by itself it is kept; elsewhere it is the same as no argument,
+        # or refused: a result that the caller needs must not be that of a default.
         self._nullable = {p.name for p in parameters if "None" in str(p.annotation)}
         self._names = [
             p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
         self._keywords = {*self._names, *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)}
+        self._tests = [kinds[name].is_plain for name in self._names if name in kinds]
         self._rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
         self._takes_unknown = any(p.kind is p.VAR_KEYWORD for p in parameters)
         undeclared = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} ^ set(kinds)
         if undeclared:
             raise TypeError(f"{self.call}: declare each argument once, also {sorted(undeclared)}")
+
+    def are_plain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Return whether nothing has to be converted; it is so in the loop of most trainers."""
+        if len(args) > len(self._tests):
+            return False
+        for index, value in enumerate(args):
+            if not self._tests[index](value) and (
+                value is not None or self._names[index] not in self._nullable
+            ):
+                return False
+        for name, value in kwargs.items():
+            if name not in self._keywords or not (
+                self.kinds[name].is_plain(value) or (value is None and name in self._nullable)
+            ):
+                return False
+        return True
 
     def plain(
         self,
@@ -312,8 +352,10 @@ class Arguments:
 
     def _one(self, name: str, value: Any, leave_out: Callable[[Refusal], None]) -> Any:
         has_default = name in self._defaults
-        if value is None and has_default:
-            return None if name in self._nullable else self._defaults[name]
+        if value is None and name in self._nullable:
+            return None
+        if value is None and has_default and not self._refuses_none:
+            return self._defaults[name]
         kind = self.kinds[name]
 
         def omit(item: str, _error: Exception) -> None:

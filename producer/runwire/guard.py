@@ -161,7 +161,7 @@ def public_call(
     """
 
     def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-        table = Arguments(method, kinds)
+        table = Arguments(method, kinds, refuses_none=raises)
 
         @functools.wraps(method)
         def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -178,6 +178,8 @@ def public_call(
                 plain, named = table.plain(args, kwargs, leave_out)
                 return method(self, *plain, **named)
             try:
+                if table.are_plain(args, kwargs):
+                    return method(self, *args, **kwargs)
                 plain, named = table.plain(args, kwargs, leave_out)
                 return method(self, *plain, **named)
             except Exception as exc:
@@ -206,7 +208,7 @@ def needed_call(
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        table = Arguments(function, kinds)
+        table = Arguments(function, kinds, refuses_none=True)
 
         def refuse(problem: Refusal) -> None:
             raise error(f"{table.call}(): {problem.sentence}")
