@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from runwire.conversion import ArgumentKind, Arguments, Refusal, with_arguments
+from runwire.arguments import Arguments, Refusal, with_arguments
+from runwire.conversion import ArgumentKind
 from runwire.errors import ConfigError, RunwireError
 
 __all__ = ["Guard", "needed_call", "public_call", "starting_call"]

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 import runwire
-from runwire.conversion import arguments_of
+from runwire.arguments import arguments_of
 from runwire.errors import RunwireError
 from runwire.metrics.log import MetricLog
 from runwire_disk.spool.reader import FolderReader, list_folders

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runwire.conversion import ANY, CONTENT, STEP, TEXT, Refusal, shown, word
+from runwire.arguments import Refusal
+from runwire.conversion import ANY, CONTENT, STEP, TEXT, shown, word
 from runwire.errors import ArtifactError
 from runwire.guard import public_call
 from runwire.session import SessionCalls

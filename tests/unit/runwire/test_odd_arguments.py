@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import runwire
-from runwire.conversion import arguments_of
+from runwire.arguments import arguments_of
 from support.odd_calls import Trial, functions, good_arguments
 
 # Drawn for each argument; `make faults` tries all.
