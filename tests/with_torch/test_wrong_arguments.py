@@ -11,6 +11,7 @@ import pytest
 
 from runwire.run import Run
 from support.checkpoints import local_parts
+from support.odd_calls import WITH_TORCH, Trial
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -95,3 +96,15 @@ def test_strict_run_raises_for_wrong_retention_before_writing(start: Start) -> N
     with pytest.raises(TypeError, match=r"retention=3: write retention=runwire\.Retention"):
         run.save_checkpoint(1, extra=1, retention=3)
     assert run.load_checkpoint() is None
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize("name", sorted(WITH_TORCH))
+def test_odd_arguments_of_checkpoint_calls_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seed: int
+) -> None:
+    """Nothing raises but what the caller asked for, and the run's records are kept."""
+    monkeypatch.setenv("RUNWIRE_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("RUNWIRE_CAPTURE_GIT", "0")
+    monkeypatch.chdir(tmp_path)
+    assert Trial(name, tmp_path, seed, 3).run() == []
