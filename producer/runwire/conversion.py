@@ -1,18 +1,17 @@
 """Kinds of argument that public calls take, and the conversion of what a caller gave to one.
 
-Each public call declares an `ArgumentKind` per argument (`guard.public_call`). Records are made of
+Each public call declares an `ArgumentKind` per argument (`arguments`). Records are made of
 plain values only: one of another type would be accepted here and refused by the worker, hours
 later, with all that its record holds.
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from runwire.safe_text import clean_text, json_text, scalar_text
 from runwire_disk.interrupts import reraise_interrupt
@@ -35,18 +34,12 @@ __all__ = [
     "TEXT",
     "WORD_OR_FLAG",
     "ArgumentKind",
-    "Arguments",
-    "Problem",
-    "arguments_of",
-    "declared",
     "instant_ns",
     "shown",
     "whole_step",
-    "with_arguments",
     "word",
 ]
 
-_DECLARED: Final = "_runwire_arguments"
 TEXT_CHARS_MAX: Final = 65_536
 # An endless iterator must not take the trainer with it.
 TAGS_MAX: Final = 10_000
@@ -71,15 +64,8 @@ class ArgumentKind:
 
     takes: str
     plain: Callable[[Any, Omit], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One argument that was left out. `is_fatal`: the call cannot do without it."""
-
-    argument: str
-    sentence: str
-    is_fatal: bool = False
+    # Whether a value is plain already; may be wrong only by saying no.
+    is_plain: Callable[[Any], bool] = lambda _value: False
 
 
 def whole_step(step: Any) -> int | None:
@@ -110,7 +96,7 @@ def instant_ns(ts: Any) -> int:
     return int(seconds * 1_000_000) * 1000
 
 
-def _each(convert: Callable[[Any], Any]) -> Callable[[Any, Omit], Any]:
+def _wrap(convert: Callable[[Any], Any]) -> Callable[[Any, Omit], Any]:
     return lambda value, _omit: convert(value)
 
 
@@ -121,10 +107,19 @@ def _text(value: Any) -> str:
     return _limited(text)
 
 
+def _is_text(value: Any) -> bool:
+    return type(value) is str and len(value) <= TEXT_CHARS_MAX and value.isascii()
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and value in STEPS
+
+
 def _content(value: Any) -> str:
     try:
         text = scalar_text(value)
-    except Exception:  # of a user's class; `json_text` says so in the text
+    except Exception as error:  # of a user's class; `json_text` says so in the text
+        reraise_interrupt(error)
         text = None
     return _limited(json_text(value) if text is None else text)
 
@@ -171,7 +166,12 @@ def _path(value: Any) -> str:
 
 def _step_or_text(value: Any) -> int | str:
     text = scalar_text(value)
-    return _text(value) if isinstance(value, str) or text is None else whole_step(value) or 0
+    if text is None or isinstance(value, (str, bytes)):
+        return _text(value)
+    step = whole_step(value)
+    if step is None:
+        raise TypeError
+    return step
 
 
 def _parent(value: Any) -> Any:
@@ -212,20 +212,20 @@ def _tags(value: Any, omit: Omit) -> dict[str, str]:
     return tags
 
 
-ANY: Final = ArgumentKind("any value", _each(lambda value: value))
-TEXT: Final = ArgumentKind("text", _each(_text))
-CONTENT: Final = ArgumentKind("text, or a value that JSON can express", _each(_content))
-STEP: Final = ArgumentKind("a whole number of 64 bits", _each(whole_step))
-SECONDS: Final = ArgumentKind("a number of seconds from 0 to 10**8", _each(_seconds))
-FLAG: Final = ArgumentKind("True or False", _each(_flag))
-WORD_OR_FLAG: Final = ArgumentKind("a word, or True or False", _each(_word_or_flag))
-INSTANT: Final = ArgumentKind("a datetime or seconds since 1970", _each(instant_ns))
-STEP_OR_TEXT: Final = ArgumentKind("a step or a word", _each(_step_or_text))
-EXIT_CODE: Final = ArgumentKind("a whole number", _each(_exit_code))
-PATH: Final = ArgumentKind("a path", _each(_path))
-PARENT: Final = ArgumentKind("a run or the id of one", _each(_parent))
-RANKS: Final = ArgumentKind("'all', 'zero', or ranks from 0 on", _each(_ranks))
-SETTINGS: Final = ArgumentKind("runwire.Settings or a mapping of names to values", _each(_settings))
+ANY: Final = ArgumentKind("any value", _wrap(lambda value: value), lambda _value: True)
+TEXT: Final = ArgumentKind("text", _wrap(_text), _is_text)
+CONTENT: Final = ArgumentKind("text, or a value that JSON can express", _wrap(_content), _is_text)
+STEP: Final = ArgumentKind("a whole number of 64 bits", _wrap(whole_step), _is_step)
+SECONDS: Final = ArgumentKind("a number of seconds from 0 to 10**8", _wrap(_seconds))
+FLAG: Final = ArgumentKind("True or False", _wrap(_flag))
+INSTANT: Final = ArgumentKind("a datetime or seconds since 1970", _wrap(instant_ns))
+STEP_OR_TEXT: Final = ArgumentKind("'latest', 'best' or a step", _wrap(_step_or_text))
+EXIT_CODE: Final = ArgumentKind("a whole number", _wrap(_exit_code))
+PATH: Final = ArgumentKind("a path", _wrap(_path))
+PARENT: Final = ArgumentKind("a run or the id of one", _wrap(_parent))
+SETTINGS: Final = ArgumentKind("runwire.Settings or a mapping of names to values", _wrap(_settings))
+RANKS: Final = ArgumentKind("'all', 'zero', or ranks from 0 on", _wrap(_ranks))
+WORD_OR_FLAG: Final = ArgumentKind("a word, or True or False", _wrap(_word_or_flag))
 TAGS: Final = ArgumentKind("a mapping of names to texts, or a sequence of names", _tags)
 
 
@@ -243,7 +243,7 @@ def word(*choices: str, also: Mapping[str, str] | None = None) -> ArgumentKind:
             raise ValueError
         return text
 
-    return ArgumentKind("one of " + ", ".join(repr(choice) for choice in choices), _each(plain))
+    return ArgumentKind("one of " + ", ".join(repr(choice) for choice in choices), _wrap(plain))
 
 
 def shown(value: Any) -> str:
@@ -256,118 +256,3 @@ def shown(value: Any) -> str:
         reraise_interrupt(error)
         return f"<{type(value).__name__} whose repr failed>"
     return f"<{type(value).__name__}>"
-
-
-class Arguments:
-    """The declared arguments of one public call. Raises: nothing but a mistake in the declaration.
-
-    `plain` is on the path of every call except `log` itself, so it looks up names only.
-    """
-
-    def __init__(self, function: Callable[..., Any], kinds: Mapping[str, ArgumentKind]) -> None:
-        self.call = function.__name__
-        parameters = list(inspect.signature(function).parameters.values())
-        if parameters and parameters[0].name == "self":
-            del parameters[0]
-        self.kinds = dict(kinds)
-        self._defaults = {
-            p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty
-        }
-        # Where None says something by itself it is kept; elsewhere it is the same as no argument.
-        self._nullable = {p.name for p in parameters if "None" in str(p.annotation)}
-        self._names = [
-            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ]
-        self._keywords = {*self._names, *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)}
-        self._rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "")
-        self._takes_unknown = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        undeclared = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD} ^ set(kinds)
-        if undeclared:
-            raise TypeError(f"{self.call}: declare each argument once, also {sorted(undeclared)}")
-
-    def plain(
-        self,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        leave_out: Callable[[Problem], None],
-        *,
-        keep_unknown: bool = False,
-    ) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments as plain values; each that is left out goes to `leave_out`."""
-        names, positional = self._names, []
-        for index, value in enumerate(args):
-            if index < len(names):
-                positional.append(self._one(names[index], value, leave_out))
-            elif self._rest:
-                kept = self._one(self._rest, value, leave_out)
-                positional += [kept] if kept is not None else []
-            elif keep_unknown:
-                positional.append(value)
-            else:
-                leave_out(Problem(shown(value), f"takes at most {len(names)} values without names"))
-        named = {}
-        for name, value in kwargs.items():
-            if name in self._keywords:
-                named[name] = self._one(name, value, leave_out)
-            elif keep_unknown or self._takes_unknown:
-                named[name] = value
-            else:
-                leave_out(Problem(name, f"has no argument {name!r}"))
-        return positional, named
-
-    def name_of(
-        self, names: Iterable[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> str:
-        """Return the first of these arguments that has a value, as a sentence shows it."""
-        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        value = next((given[name] for name in names if given.get(name) is not None), None)
-        if value is None:
-            return ""
-        try:
-            named = getattr(value, "name", value)
-            return shown(os.fspath(value) if isinstance(value, os.PathLike) else named)
-        except Exception as error:  # of a user's class
-            reraise_interrupt(error)
-            return shown(value)
-
-    def _one(self, name: str, value: Any, leave_out: Callable[[Problem], None]) -> Any:
-        has_default = name in self._defaults
-        if value is None and has_default:
-            return None if name in self._nullable else self._defaults[name]
-        kind = self.kinds[name]
-
-        def omit(item: str, _error: Exception) -> None:
-            leave_out(Problem(f"{name}[{item}]", f"{name} is {kind.takes}"))
-
-        try:
-            return kind.plain(value, omit)
-        except Exception as error:
-            reraise_interrupt(error)
-            is_fatal = not has_default and name != self._rest
-            text = f"{name}={shown(value)} is not {kind.takes}"
-            leave_out(Problem(name, text, is_fatal=is_fatal))
-            return self._defaults.get(name)
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def declared(**kinds: ArgumentKind) -> Callable[[F], F]:
-    """Declare the arguments of a function that converts them itself: its cost per call counts."""
-
-    def decorate(function: F) -> F:
-        return with_arguments(function, Arguments(function, kinds))
-
-    return decorate
-
-
-def with_arguments(function: F, arguments: Arguments) -> F:
-    """Return the function, with its declaration where `arguments_of` reads it."""
-    setattr(function, _DECLARED, arguments)
-    return function
-
-
-def arguments_of(function: Any) -> Arguments | None:
-    """Return the declared arguments of a public call, None without a declaration."""
-    known = getattr(function, _DECLARED, None)
-    return known if isinstance(known, Arguments) else None

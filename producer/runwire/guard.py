@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from runwire.conversion import ArgumentKind, Arguments, Problem, with_arguments
+from runwire.arguments import Arguments, Refusal, with_arguments
+from runwire.conversion import ArgumentKind
 from runwire.errors import ConfigError, RunwireError
 from runwire_disk.interrupts import reraise_interrupt
 
@@ -79,7 +80,7 @@ class Guard:
         _log.warning("runwire: %s failed, %s is lost: %s. %s", kind, name, _describe(exc), _ADVICE)
 
     def leave_out(
-        self, call: str, problem: Problem, *, error: type[RunwireError] = ConfigError
+        self, call: str, problem: Refusal, *, error: type[RunwireError] = ConfigError
     ) -> None:
         """Count one unusable argument of a call; log the first of its name.
 
@@ -163,13 +164,13 @@ def public_call(
     """
 
     def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-        table = Arguments(method, kinds)
+        table = Arguments(method, kinds, refuses_none=raises)
 
         @functools.wraps(method)
         def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
             guard, missing = self.guard, ""
 
-            def leave_out(problem: Problem) -> None:
+            def leave_out(problem: Refusal) -> None:
                 nonlocal missing
                 if problem.is_fatal or raises:
                     missing = problem.argument
@@ -180,6 +181,8 @@ def public_call(
                 plain, named = table.plain(args, kwargs, leave_out)
                 return method(self, *plain, **named)
             try:
+                if table.are_plain(args, kwargs):
+                    return method(self, *args, **kwargs)
                 plain, named = table.plain(args, kwargs, leave_out)
                 return method(self, *plain, **named)
             except Exception as exc:
@@ -208,9 +211,9 @@ def needed_call(
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        table = Arguments(function, kinds)
+        table = Arguments(function, kinds, refuses_none=True)
 
-        def refuse(problem: Problem) -> None:
+        def refuse(problem: Refusal) -> None:
             raise error(f"{table.call}(): {problem.sentence}")
 
         @functools.wraps(function)
@@ -245,9 +248,9 @@ def starting_call(
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            problems: list[Problem] = []
+            problems: list[Refusal] = []
 
-            def leave_out(problem: Problem) -> None:
+            def leave_out(problem: Refusal) -> None:
                 if problem.argument in needed:
                     raise ConfigError(f"{table.call}(): {problem.sentence}")
                 problems.append(problem)

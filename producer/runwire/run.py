@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from runwire.artifacts.calls import ArtifactCalls
 from runwire.checkpoints.calls import CheckpointCalls
@@ -25,6 +25,7 @@ from runwire.conversion import (
 from runwire.errors import RunwireError
 from runwire.guard import Guard, public_call
 from runwire.metrics.flush import FlushReport
+from runwire.other_trackers import missing_name
 from runwire.params.config import Config
 from runwire.params.summary import Summary
 from runwire.process.exits import Outcome, outcome_of
@@ -184,6 +185,11 @@ class Run(ArtifactCalls, CheckpointCalls):
 
     def _emit_tags(self, tags: dict[str, str]) -> None:
         self._session.emit("run", {"event": "updated", "tags": tags})
+
+    if not TYPE_CHECKING:  # for the checker every attribute would exist
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(missing_name("the run", name))
 
     @property
     def id(self) -> str:

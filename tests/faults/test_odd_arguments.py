@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from faults import results
-from support.odd_calls import ODD, Trial, functions
+from support.odd_calls import OBJECT_CALLS, ODD, Trial, functions
 
 LONG = os.environ.get("RUNWIRE_FAULTS") == "long"
 BEGIN = [
@@ -34,7 +34,11 @@ _rows: list[str] = []
 def _report() -> object:
     """Write the section of the README from a long run that was asked to."""
     yield
-    if LONG and os.environ.get(results.VARIABLE) and len(_rows) == len(functions()):
+    if (
+        LONG
+        and os.environ.get(results.VARIABLE)
+        and len(_rows) == len(functions()) + len(OBJECT_CALLS)
+    ):
         text = "\n".join([*BEGIN, *sorted(_rows), ""])
         results.replace_part("odd arguments", text)
 
@@ -55,4 +59,20 @@ def test_every_odd_argument_costs_a_sentence_alone(
         findings += trial.run()
         tried += trial.tried
     _rows.append(f"| `{name}` | {tried} | {len(findings)} |")
+    assert findings == []
+
+
+@pytest.mark.swallows
+@pytest.mark.skipif(not LONG, reason="RUNWIRE_FAULTS=long runs it; tests/unit has the short form")
+@pytest.mark.parametrize("name", sorted(OBJECT_CALLS))
+def test_every_odd_argument_of_objects_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seed: int
+) -> None:
+    """All odd values in config, summary, artifacts and histograms."""
+    monkeypatch.setenv("RUNWIRE_CAPTURE_GIT", "0")
+    monkeypatch.setenv("RUNWIRE_DIR", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    trial = Trial(name, tmp_path, seed)
+    findings = trial.run_objects()
+    _rows.append(f"| {name} | {len(ODD)} | {len(findings)} |")
     assert findings == []

@@ -18,7 +18,8 @@ from typing import Any, Self
 import numpy as np
 
 import runwire
-from runwire.conversion import arguments_of
+from runwire import Artifact, Histogram
+from runwire.arguments import arguments_of
 from runwire.errors import RunwireError
 from runwire.metrics.log import MetricLog
 from runwire_disk.spool.reader import FolderReader, list_folders
@@ -153,8 +154,10 @@ PLACES = {"project", "run_id", "id", "resume", "reinit", "mode", "dir", "ranks",
 CONTENTS = {"img", "fig", "rows", "values", "path"}
 # Objects that torch gets; its own errors pass where the caller needs the result.
 OF_TORCH = {"model", "optimizer", "scheduler", "map_location"}
+# These import torch; the short form of the others does not wait for that.
+WITH_TORCH = {"save_checkpoint", "read_checkpoint"}
 # Each call of these takes long: one value per argument in the short form.
-SLOW = {"save_checkpoint", "log_checkpoint"}
+SLOW = {"save_checkpoint", "log_checkpoint", "load_checkpoint", "read_checkpoint"}
 # Valid times to wait, which `finish` would then do; what `flush` falls back to is one, too.
 WAITS = {"int", "float", "int enum", "int64", "float32", "decimal"}
 
@@ -373,6 +376,20 @@ class Trial:
                 kept[name] = what
         self._check_spool(kept, {"before"})
 
+    def run_objects(self) -> list[str]:
+        """Do what `name` says in `OBJECT_CALLS` with every odd value; return what was wrong."""
+        run = runwire.init("odd", name="intact")
+        run.log({"before": 1.0})
+        for label, make in self._values():
+            try:
+                OBJECT_CALLS[self.name](run, make())
+            except Exception as error:
+                self.findings.append(f"{self.name} ({label}) raised {type(error).__name__}")
+        run.log({"after": 1.0})
+        run.finish()
+        self._check_spool({}, {"before", "after"})
+        return self.findings
+
     def _finishes(self) -> None:
         for argument, label, _, given in self._cases():
             run = runwire.init("odd", settings={"strict": self.strict})
@@ -380,6 +397,40 @@ class Trial:
             self._try(run.finish, given, f"{argument}={label}")
             run.finish()
         self._check_spool({}, {"before"})
+
+
+def _kept(run: Any, **given: Any) -> None:
+    run.log_artifact(Artifact(**{"name": "a", **given}).add_bytes(b"x", "f"))
+
+
+# What users call on objects that belong to a run, with one odd value each.
+OBJECT_CALLS: dict[str, Callable[[Any, Any], Any]] = {
+    "config.update": lambda run, odd: run.config.update(odd),
+    "config value": lambda run, odd: run.config.__setitem__(f"k{id(odd)}", odd),
+    "config name": lambda run, odd: run.config.__setitem__(odd, 1),
+    "config attribute": lambda run, odd: setattr(run.config, f"a{id(odd)}", odd),
+    "config inside": lambda run, odd: run.config.update({"in": {"a": odd}}, allow_val_change=True),
+    "config removal": lambda run, odd: run.config.__delitem__(odd),
+    "summary.update": lambda run, odd: run.summary.update(odd),
+    "summary value": lambda run, odd: run.summary.__setitem__("k", odd),
+    "summary name": lambda run, odd: run.summary.__setitem__(odd, 1),
+    "summary attribute": lambda run, odd: setattr(run.summary, "best", odd),
+    "artifact name": lambda run, odd: _kept(run, name=odd),
+    "artifact type": lambda run, odd: _kept(run, type=odd),
+    "artifact metadata": lambda run, odd: _kept(run, metadata=odd),
+    "artifact aliases": lambda run, odd: _kept(run, aliases=odd),
+    "artifact file": lambda run, odd: run.log_artifact(Artifact("a").add_file(odd)),
+    "artifact file name": lambda run, odd: run.log_artifact(Artifact("a").add_file("f", odd)),
+    "artifact folder": lambda run, odd: run.log_artifact(Artifact("a").add_dir(odd)),
+    "artifact bytes": lambda run, odd: run.log_artifact(Artifact("a").add_bytes(odd, "f")),
+    "artifact bytes name": lambda run, odd: run.log_artifact(Artifact("a").add_bytes(b"x", odd)),
+    "artifact reference": lambda run, odd: run.log_artifact(Artifact("a").add_reference(odd)),
+    "artifact policy": lambda run, odd: run.log_artifact(Artifact("a").add_file("f", policy=odd)),
+    "histogram edges": lambda run, odd: run.log_histogram("h", Histogram(odd, [1])),
+    "histogram counts": lambda run, odd: run.log_histogram("h", Histogram([0.0, 1.0], odd)),
+    "histogram of": lambda run, odd: run.log_histogram("h", Histogram.of(odd)),
+    "histogram bins": lambda run, odd: run.log_histogram("h", Histogram.of([1.0, 2.0], odd)),
+}
 
 
 def functions() -> dict[str, Any]:

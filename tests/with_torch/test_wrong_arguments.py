@@ -14,6 +14,7 @@ import pytest
 
 from runwire.run import Run
 from support.checkpoints import local_parts
+from support.odd_calls import WITH_TORCH, Trial
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -147,3 +148,15 @@ def test_exception_of_a_signal_handler_reaches_the_user_from_a_save(
     assert local_parts(root) == []
     assert run.save_checkpoint(2, extra=2).wait()
     assert run.load_checkpoint("latest").extra == 2
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize("name", sorted(WITH_TORCH))
+def test_odd_arguments_of_checkpoint_calls_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seed: int
+) -> None:
+    """Nothing raises but what the caller asked for, and the run's records are kept."""
+    monkeypatch.setenv("RUNWIRE_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("RUNWIRE_CAPTURE_GIT", "0")
+    monkeypatch.chdir(tmp_path)
+    assert Trial(name, tmp_path, seed, 3).run() == []

@@ -162,7 +162,7 @@ def _copied(data: Any) -> Any:
     """Return bytes as they are now; anything else unchanged, to be refused when it is logged."""
     try:
         return data if isinstance(data, bytes) else memoryview(data).tobytes()
-    except (TypeError, ValueError, BufferError):
+    except Exception:  # of a user's class, too
         return data
 
 

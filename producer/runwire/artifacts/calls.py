@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runwire.conversion import ANY, CONTENT, STEP, TEXT, Problem, shown, word
+from runwire.arguments import Refusal
+from runwire.conversion import ANY, CONTENT, STEP, TEXT, shown, word
 from runwire.errors import ArtifactError
 from runwire.guard import public_call
 from runwire.session import SessionCalls
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 # Equals `artifact.FILE`. The modules that these calls need are loaded by the first call, not by
 # every trainer.
 FILE = "file"
+# Artifacts whose file names are remembered.
+NAMES_MAX = 1000
 
 
 def _refused() -> ArtifactRef:
@@ -66,6 +69,8 @@ class ArtifactCalls(SessionCalls):
 
         checked = None if name is None else self._usable("name", check_name, name, None)
         artifact = artifact_of(path, checked, policy=policy)
+        if checked is not None:
+            self._note_version(checked, path)
         given = artifact.type if type == FILE else type
         return self._session.outbox.submit(
             artifact.name,
@@ -75,6 +80,22 @@ class ArtifactCalls(SessionCalls):
             metadata=self._metadata(artifact.metadata, metadata),
         )
 
+    def _note_version(self, name: str, path: Any) -> None:
+        """Say so when another file becomes a version of a name, as MLflow's folders do not."""
+        if not isinstance(path, (str, os.PathLike)):
+            return
+        sources: dict[str, str] = self.__dict__.setdefault("_sources", {})
+        file, before = Path(path).name, sources.get(name)
+        if before is None and len(sources) < NAMES_MAX:
+            sources[name] = file
+        elif before not in (None, file):
+            self.guard.note(
+                "log_artifact",
+                repr(name),
+                f"{file!r} is the next version of what {before!r} was; give "
+                f"name='{name}/{file}' to keep both as artifacts of their own",
+            )
+
     def _usable(self, argument: str, check: Callable[[Any], Any], value: Any, instead: Any) -> Any:
         """Return a checked argument, or `instead` with a sentence: the content is what counts."""
         try:
@@ -83,7 +104,7 @@ class ArtifactCalls(SessionCalls):
             sentence = f"{argument}={shown(value)} is not usable"
             if isinstance(error, ArtifactError):
                 sentence = str(error)
-            problem = Problem(argument, sentence)
+            problem = Refusal(argument, sentence)
             self.guard.leave_out("log_artifact", problem, error=ArtifactError)
             return instead
 

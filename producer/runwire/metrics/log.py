@@ -17,7 +17,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from runwire.conversion import ANY, FLAG, INSTANT, STEP, ArgumentKind, declared, shown
+from runwire.arguments import declared
+from runwire.conversion import ANY, FLAG, INSTANT, STEP, ArgumentKind, shown
 from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp

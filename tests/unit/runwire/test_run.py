@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -346,3 +347,54 @@ def test_set_tag_records_the_change_alone(root: Path) -> None:
     runs = [e for e in events(root) if isinstance(e, RunEvent)]
     assert [e.tags for e in runs if e.tags] == [{"a": "1"}, {"b": "2"}, {"c": ""}]
     assert run.tags == {"a": "1", "b": "2", "c": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("log_dict", "log_artifact(json"),
+        ("log_artifacts", "log_artifact(folder"),
+        ("set_experiment", "init(project="),
+        ("end_run", "finish()"),
+        ("watch", "log_histogram"),
+        ("add_scalar", "log({name: value}"),
+        ("Image", "log_image"),
+    ],
+)
+def test_name_of_another_tracker_is_answered_with_ours(root: Path, name: str, instead: str) -> None:
+    """The AttributeError of package and run says what to use; other names have none."""
+    with runwire.init("p") as run:
+        for owner in (runwire, run):
+            with pytest.raises(AttributeError, match=re.escape(f"use {instead}")):
+                getattr(owner, name)
+            with pytest.raises(AttributeError, match=r"no 'nonsense'$"):
+                owner.nonsense  # noqa: B018
+
+
+def test_unknown_argument_is_left_out_with_a_sentence(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Arguments of MLflow and wandb do not end a training; the call is kept."""
+    with runwire.init("p") as run:
+        runwire.log_metric("a", 1.0, timestamp=5)
+        run.log_metric("b", 2.0, None, "too many", synchronous=True)  # type: ignore[call-arg]
+        runwire.log_text("t", "name", artifact_file="x")
+    assert scalars(root) == {"a": [1.0], "b": [2.0]}
+    assert [e.name for e in events(root) if isinstance(e, LogEvent)] == ["name"]
+    assert "no argument 'timestamp'; use log({name: value}, ts=SECONDS)" in caplog.text
+    assert "takes at most 3 values" in caplog.text
+
+
+def test_second_file_of_one_artifact_name_is_said(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two files into "plots" are two versions of one artifact, not a folder as in MLflow."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    with runwire.init("p") as run:
+        run.log_artifact(tmp_path / "a.png", "plots")
+        run.log_artifact(tmp_path / "a.png", "plots")
+        assert "next version" not in caplog.text
+        run.log_artifact(tmp_path / "b.png", "plots")
+        run.log_artifact(tmp_path / "b.png", "plots")
+    assert caplog.text.count("name='plots/b.png'") == 1
