@@ -18,6 +18,7 @@ RunwireError
 │   └── RegistryAway                 no answer from the registry
 ├── SpoolError                       runwire_disk.spool: files of the spool; also a RuntimeError
 │   ├── SpoolBusy                    another process holds the folder
+│   ├── SeriesClosed                 the writer has ended
 │   ├── QuotaExceeded                no further segment is allowed; also an OSError
 │   └── RecordTooLarge               also a ValueError
 ├── OutboxError                      runwire_disk.outbox: requests and their content

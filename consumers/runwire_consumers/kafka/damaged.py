@@ -20,7 +20,7 @@ from runwire_consumers.kafka.headers import count_points
 ANSWER_S: Final = 10.0
 
 
-class Damage(NamedTuple):
+class DamagedSpan(NamedTuple):
     """Offsets [first, end) that nobody can read, and the points that their headers name."""
 
     first: int
@@ -30,7 +30,7 @@ class Damage(NamedTuple):
 
 def measure(
     config: Mapping[str, Any], place: TopicPartition, batch: int, failed: Callable[..., Retryable]
-) -> Damage | None:
+) -> DamagedSpan | None:
     """Return what the batch that begins at offset `batch` costs from the place's offset on.
 
     None when the place is behind it. Blocks: for a dozen requests. Raises: Retryable.
@@ -43,7 +43,7 @@ def measure(
         except KafkaException as error:
             raise failed(error.args[0]) from error
     with _reader({**config, "check.crcs": False}) as reader:
-        return Damage(place.offset, end, _points(reader, place, end))
+        return DamagedSpan(place.offset, end, _points(reader, place, end))
 
 
 def _end(reader: Consumer, place: TopicPartition, batch: int) -> int:

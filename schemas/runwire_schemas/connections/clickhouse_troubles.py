@@ -9,12 +9,29 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from runwire_schemas.connections.clickhouse import ClickHouseAddress
+from typing import Final, Protocol
 
 __all__ = ["ClickHouseTrouble", "code_names", "troubles_by_code"]
+
+
+class Described(Protocol):
+    """What a sentence says about an address, without its password."""
+
+    @property
+    def shown(self) -> str:
+        """The URL without login and options."""
+
+    @property
+    def username(self) -> str:
+        """The user."""
+
+    @property
+    def database(self) -> str:
+        """The database."""
+
+    @property
+    def source(self) -> str:
+        """The variable or file that the address came from."""
 
 
 class ClickHouseTrouble(Enum):
@@ -56,7 +73,7 @@ class ClickHouseTrouble(Enum):
     REFUSED = "ClickHouse at {shown} refused a request: {detail}"
     UNKNOWN = "ClickHouse at {shown} failed in a way this version does not know: {detail}"
 
-    def sentence(self, address: ClickHouseAddress, detail: str = "") -> str:
+    def sentence(self, address: Described, detail: str = "") -> str:
         """Return the sentence about this address, without the password."""
         template: str = self.value
         return template.format(
