@@ -250,12 +250,15 @@ def _print(args: argparse.Namespace) -> None:
 
 def _grants(args: argparse.Namespace, prefix: str) -> list[Any]:
     from runwire_consumers.kafka import acls
-    from runwire_consumers.settings import WorkerSettings
+    from runwire_consumers.settings import WorkerSettings, variable
+
+    def group(name: str) -> str:
+        return os.environ.get(variable(name)) or str(getattr(WorkerSettings(), name))
 
     return acls.grants(
         prefix=prefix,
-        group=_setting(WorkerSettings, "group"),
-        objects_group=_setting(WorkerSettings, "objects_group"),
+        group=group("group"),
+        objects_group=group("objects_group"),
         agent_user=args.agent_user or "",
         worker_user=args.worker_user or "",
         objects_user=args.objects_user or "",

@@ -49,8 +49,6 @@ _SENTENCES = {
     KafkaError.GROUP_AUTHORIZATION_FAILED: "this user may not join the consumer group: grant READ "
     "on it (`runwire migrate --print` shows the commands)",
     KafkaError.UNKNOWN_TOPIC_OR_PART: "a topic does not exist: run `runwire migrate`",
-    KafkaError.MSG_SIZE_TOO_LARGE: "a record is larger than its topic takes: raise the topic's "
-    "max.message.bytes with `runwire migrate --fix`",
     KafkaError._UNKNOWN_TOPIC: "a topic does not exist: run `runwire migrate`",
 }
 
