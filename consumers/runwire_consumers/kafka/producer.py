@@ -13,6 +13,8 @@ from runwire_schemas.connections.kafka import KafkaSettings
 
 DELIVERY_S = 20.0  # librdkafka retries this long before it reports a message as failed
 ACKNOWLEDGED_S = 30.0  # longer than `DELIVERY_S`, so that the reason arrives before we give up
+# Larger than max.message.bytes of the topic, or than one of its segments.
+_TOO_LARGE = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE))
 ANY_PARTITION = -1  # RD_KAFKA_PARTITION_UA: the key decides
 
 
@@ -69,7 +71,7 @@ class DurableProducer:
             producer.poll(0)
         left = producer.flush(ACKNOWLEDGED_S)
         for failure in failures:
-            if failure.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            if failure.code() in _TOO_LARGE:
                 raise MessageTooLarge(1.0, explain(failure, self._kafka.bootstrap_servers))
         if failures:
             raise retryable(failures[0], self._kafka.bootstrap_servers)
