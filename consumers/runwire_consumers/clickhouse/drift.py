@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse import migrate
+from runwire_consumers.clickhouse.client import CALL_ERRORS
 from runwire_consumers.core.errors import Fatal
 
 _CREATE = re.compile(
@@ -108,9 +109,23 @@ def _order(name: str, relations: dict[str, Relation], ordered: dict[str, Relatio
     ordered[name] = relation
 
 
+def may_compare(client: Client) -> bool:
+    """Return whether this user sees all tables and columns: others would seem to be missing."""
+    try:
+        database = client.database or "runwire"
+        return bool(client.command(f"CHECK GRANT SHOW COLUMNS ON `{database}`.*"))
+    except CALL_ERRORS:
+        return True  # a server that cannot be asked this
+
+
 def find_drift(client: Client) -> list[Drift]:
-    """Return what differs in a database that has exactly the migrations of this version."""
+    """Return what differs in a database that has exactly the migrations of this version.
+
+    Nothing for a user who may not see all of it.
+    """
     known = migrate.migrations()
+    if not may_compare(client):
+        return []
     if migrate.pending(client) or migrate.newest(client) > known[-1].version:
         return []  # neither an older nor a newer database is as these migrations make it
     query = "SELECT name, as_select FROM system.tables WHERE database = currentDatabase()"

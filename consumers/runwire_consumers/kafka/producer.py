@@ -16,6 +16,8 @@ DELIVERY_S = 20.0  # librdkafka retries this long before it reports a message as
 ACKNOWLEDGED_S = 30.0  # longer than `DELIVERY_S`, so that the reason arrives before we give up
 # A fatal error has ended the producer: it refuses everything from then on.
 _ENDED = frozenset((KafkaError._FATAL, KafkaError._FENCED, KafkaError._PURGE_QUEUE))
+# Larger than max.message.bytes of the topic, or than one of its segments.
+_TOO_LARGE = frozenset((KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE))
 ANY_PARTITION = -1  # RD_KAFKA_PARTITION_UA: the key decides
 
 
@@ -103,4 +105,4 @@ class DurableProducer:
 
 
 def _is_too_large(cause: KafkaError) -> bool:
-    return bool(cause.code() == KafkaError.MSG_SIZE_TOO_LARGE)
+    return cause.code() in _TOO_LARGE

@@ -148,10 +148,12 @@ def _migrations(root: Path) -> str:
 
 def _drift(root: Path) -> str:
     from runwire_consumers.clickhouse.client import connect
-    from runwire_consumers.clickhouse.drift import find_drift
+    from runwire_consumers.clickhouse.drift import find_drift, may_compare
 
     client = connect(control.writer_url(root))
     try:
+        if not may_compare(client):
+            return "not compared: this user may not see all of them (SHOW COLUMNS)"
         found = find_drift(client)
     finally:
         client.close()

@@ -44,7 +44,29 @@ def kafka_findings(environ: Mapping[str, str]) -> list[Finding]:
     except Retryable as error:
         return [answers, Finding(FAIL, "topics", "some are missing or hidden", error.reason)]
     exist = Finding(OK, "topics", f"all {len(names)} exist")
-    return [answers, exist, *_settings_findings(cluster, settings.topic_prefix)]
+    letters = _letters_findings(settings)
+    return [answers, exist, *letters, *_settings_findings(cluster, settings.topic_prefix)]
+
+
+def _letters_findings(settings: kafka_settings.KafkaSettings) -> list[Finding]:
+    """Return how many letters the topic has; nothing for a user that may not read it."""
+    from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
+
+    check = "dead letters in Kafka"
+    letters = KafkaDeadLetters(settings)
+    try:
+        count = letters.count()
+    except Retryable:
+        return []  # an agent's user may only write there
+    finally:
+        letters.close()
+    if not count:
+        return [Finding(OK, check, "none")]
+    advice = (
+        "`runwire dead-letters ls` names reasons, `replay` stores and `rm` deletes them; workers "
+        "stop at RUNWIRE_WORKER_DEAD_LETTERS_MAX"
+    )
+    return [Finding(WARN, check, f"{count:,}", advice)]
 
 
 def _settings_findings(cluster: KafkaAdmin, prefix: str) -> list[Finding]:

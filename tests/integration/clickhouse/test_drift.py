@@ -11,6 +11,7 @@ from runwire import cli
 from runwire_consumers.clickhouse import drift, migrate
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.core.errors import Fatal
+from support.engine import Server
 
 pytestmark = [pytest.mark.engine, pytest.mark.fault]
 
@@ -127,6 +128,22 @@ def test_database_of_a_newer_version_is_not_compared(client: Client) -> None:
     client.insert("schema_migrations", [[9999, "9999_later", "x"]],
                   column_names=["version", "name", "checksum"])  # fmt: skip
     assert sentences(client) == []
+
+
+def test_database_is_compared_only_for_a_user_who_sees_all_of_it(
+    client: Client, clickhouse_server: Server
+) -> None:
+    """What a user may not see would look as if it were missing."""
+    if clickhouse_server.reader_url is None:
+        pytest.skip("this server was not started by us: it has no reader user")
+    connect(clickhouse_server.url, create=True).close()
+    reader = connect(clickhouse_server.reader_url)
+    assert drift.may_compare(client)
+    assert drift.may_compare(reader)
+    reader.database = client.database
+    assert not drift.may_compare(reader)
+    assert drift.find_drift(reader) == []
+    reader.close()
 
 
 def test_repair_that_the_server_refuses_is_one_sentence(client: Client) -> None:

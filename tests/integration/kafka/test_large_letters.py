@@ -7,7 +7,13 @@ from dataclasses import replace
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+)
 
 from runwire_consumers.core.dead_letters import letter_of
 from runwire_consumers.core.source import Record
@@ -93,6 +99,26 @@ def test_record_larger_than_the_letters_topic_is_kept_in_part(
     letters = KafkaDeadLetters(settings)
     assert letters.read_original(letter) == value
     letters.close()
+
+
+def test_letter_larger_than_a_segment_of_its_topic_is_kept_in_part(
+    settings: KafkaSettings, seed: int
+) -> None:
+    """The other limit of a topic: segment.bytes."""
+    topic = topic_name("deadletter", settings.topic_prefix)
+    limits = {"max.message.bytes": str(32 << 20), "segment.bytes": str(1 << 20)}
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in limits.items()
+    ]
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
+    admin = AdminClient(settings.client_config())
+    (future,) = admin.incremental_alter_configs([resource]).values()
+    future.result()
+    value = hashlib.shake_256(str(seed).encode()).digest(2 << 20)
+    (letter,) = keep(settings, produce(settings, value))
+    assert letter.is_cut
+    assert letter.whole_bytes == len(value)
 
 
 def test_large_key_does_not_keep_a_record_from_being_set_aside(settings: KafkaSettings) -> None:

@@ -29,14 +29,12 @@ def test_blank_variable_of_a_server_counts_as_unset(
 def test_printed_commands_follow_the_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Brokers, prefix, groups and bucket are those of the environment, blanks around them cut."""
+    """Brokers, prefix and bucket are those of the environment, blanks around them cut."""
     monkeypatch.setenv("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS", " kafka:9092 ")
     monkeypatch.setenv("RUNWIRE_KAFKA_TOPIC_PREFIX", "team ")
-    monkeypatch.setenv("RUNWIRE_WORKER_GROUP", " workers")
     monkeypatch.setenv("RUNWIRE_S3_BUCKET", "bucket-7 ")
     assert cli.main(["migrate", "--print"]) == 0
     printed = capsys.readouterr().out
     assert "--bootstrap-server kafka:9092 --create" in printed
     assert "--topic team.metric.v1 " in printed
-    assert "--group workers" in printed
     assert "mc mb --ignore-existing STORE/bucket-7" in printed
