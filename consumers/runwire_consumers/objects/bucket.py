@@ -43,7 +43,7 @@ def prepare(settings: S3Settings) -> BucketReport:
 
     Raises: StoreRefused, StoreAway.
     """
-    http = new_pool()
+    http = new_pool(settings)
     outcome = BucketReport()
     try:
         client = new_client(settings, http)
