@@ -70,6 +70,9 @@ class NodeSettings:
     s3_secret_key: str | None = shared(S3Settings, "secret_key")
     s3_secret_key_file: str | None = shared(S3Settings, "secret_key_file")
     s3_region: str | None = shared(S3Settings, "region")
+    s3_ssl_ca_location: str | None = shared(S3Settings, "ssl_ca_location")
+    s3_ssl_certificate_location: str | None = shared(S3Settings, "ssl_certificate_location")
+    s3_ssl_key_location: str | None = shared(S3Settings, "ssl_key_location")
     schema_registry_url: str | None = shared(RegistrySettings, "url")
     artifact_route: str = setting(
         choice("auto", "direct", "kafka", "reference"),
@@ -107,8 +110,8 @@ class NodeSettings:
         if not self.s3_endpoint:
             return None
         values = self._values_of(S3Settings, "s3_")
-        for name in ("access_key_file", "secret_key_file"):
-            if values[name]:
+        for name in values:
+            if name.endswith(("_file", "_location")) and values[name]:
                 values[name] = str(Path(values[name]).expanduser().absolute())
         return S3Settings(**values)
 

@@ -76,7 +76,7 @@ def missing_rules(settings: S3Settings) -> list[str]:
 
 @contextmanager
 def _connect(settings: S3Settings) -> Iterator[tuple[Minio, SignedRequests]]:
-    http = new_pool()
+    http = new_pool(settings)
     try:
         client = new_client(settings, http)
         yield client, SignedRequests(settings, client, http, READ_S)

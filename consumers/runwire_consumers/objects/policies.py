@@ -63,7 +63,7 @@ def apply(settings: S3Settings) -> tuple[list[str], str]:
 
     They take effect when an administrator attaches them to a user.
     """
-    http = new_pool()
+    http = new_pool(settings)
     done = []
     try:
         admin = MinioAdmin(

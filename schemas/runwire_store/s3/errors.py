@@ -205,7 +205,9 @@ def _of_connection(error: Exception, settings: S3Settings) -> StoreError:
     if isinstance(reason, SSLError) or isinstance(error, SSLError):
         return StoreRefused(
             f"no trusted connection to {settings.url}: {reason}. Name the certificate authority in "
-            "SSL_CERT_FILE; a store without TLS needs http:// in RUNWIRE_S3_ENDPOINT"
+            "RUNWIRE_S3_SSL_CA_LOCATION, and a client certificate in "
+            "RUNWIRE_S3_SSL_CERTIFICATE_LOCATION if the store asks for one; a store without TLS "
+            "needs http:// in RUNWIRE_S3_ENDPOINT"
         )
     return StoreAway(
         f"the object store at {settings.url} does not answer: {reason}. Start it, or correct "

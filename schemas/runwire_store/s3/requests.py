@@ -44,14 +44,20 @@ _CONNECTIONS: Final = 8
 _MD5_WANTED: Final = re.compile(r"content-?md5", re.IGNORECASE)
 
 
-def new_pool(*, read_s: float = READ_S) -> PoolManager:
-    """Return connections with timeouts and a few retries; SSL_CERT_FILE names authorities."""
+def new_pool(settings: S3Settings, *, read_s: float = READ_S) -> PoolManager:
+    """Return connections with timeouts and a few retries.
+
+    Each new connection reads the certificates again, so that renewed ones are used.
+    """
+    authority = settings.ssl_ca_location or os.environ.get("SSL_CERT_FILE")
     return PoolManager(
         timeout=Timeout(connect=CONNECT_S, read=read_s),
         maxsize=_CONNECTIONS,
         blocksize=_BLOCK_BYTES,
         cert_reqs="CERT_REQUIRED",
-        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+        ca_certs=authority or certifi.where(),
+        cert_file=settings.ssl_certificate_location or None,
+        key_file=settings.ssl_key_location or None,
         retries=Retry(
             total=_RETRIES,
             read=1,

@@ -46,7 +46,8 @@ class S3Store:
 
     def __init__(self, settings: S3Settings) -> None:
         self.settings = settings
-        self._http, self._slow_http = new_pool(), new_pool(read_s=JOIN_TIMEOUT_S)
+        self._http = new_pool(settings)
+        self._slow_http = new_pool(settings, read_s=JOIN_TIMEOUT_S)
         self._client = new_client(settings, self._http)
         self._slow = new_client(settings, self._slow_http)
         self._requests = SignedRequests(settings, self._client, self._http, JOIN_TIMEOUT_S)
