@@ -27,6 +27,7 @@ __all__ = [
     "error_sentence",
     "explain_error",
     "first_line",
+    "sentence_of",
     "trouble_of",
 ]
 
@@ -206,11 +207,24 @@ def _of_status(status: int) -> ClickHouseTrouble:
     return ClickHouseTrouble.UNKNOWN
 
 
+def sentence_of(trouble: ClickHouseTrouble, address: ClickHouseAddress, detail: str = "") -> str:
+    """Return the sentence for people about a trouble at this address, without the password."""
+    template: str = trouble.value
+    return template.format(
+        shown=address.shown,
+        user=address.username,
+        database=address.database,
+        source=address.source,
+        detail=detail,
+    )
+
+
 def explain_error(error: BaseException, address: ClickHouseAddress) -> str:
     """Return one sentence about a failed request, without the password."""
     trouble = trouble_of(error)
     is_network = trouble is ClickHouseTrouble.UNREACHABLE
-    return trouble.sentence(address, _network_reason(error) if is_network else first_line(error))
+    detail = _network_reason(error) if is_network else first_line(error)
+    return sentence_of(trouble, address, detail)
 
 
 def error_sentence(text: str) -> str:

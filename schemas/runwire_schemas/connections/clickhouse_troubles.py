@@ -9,16 +9,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from runwire_schemas.connections.clickhouse import ClickHouseAddress
+from typing import Final
 
 __all__ = ["ClickHouseTrouble", "code_names", "troubles_by_code"]
 
 
 class ClickHouseTrouble(Enum):
-    """What a failed request means, by what ends it; the value is the sentence for people."""
+    """What a failed request means, by what ends it; the value is a sentence to be filled in.
+
+    `connections.clickhouse.sentence_of` fills it in.
+    """
 
     UNREACHABLE = (
         "ClickHouse at {shown} does not answer ({detail}): start it (the embedded one with "
@@ -55,17 +55,6 @@ class ClickHouseTrouble(Enum):
     PASSING = "ClickHouse at {shown} cannot do it now: {detail}"
     REFUSED = "ClickHouse at {shown} refused a request: {detail}"
     UNKNOWN = "ClickHouse at {shown} failed in a way this version does not know: {detail}"
-
-    def sentence(self, address: ClickHouseAddress, detail: str = "") -> str:
-        """Return the sentence about this address, without the password."""
-        template: str = self.value
-        return template.format(
-            shown=address.shown,
-            user=address.username,
-            database=address.database,
-            source=address.source,
-            detail=detail,
-        )
 
 
 _TABLE: Final = {
