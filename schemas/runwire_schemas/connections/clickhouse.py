@@ -222,8 +222,12 @@ def sentence_of(trouble: ClickHouseTrouble, address: ClickHouseAddress, detail: 
 def explain_error(error: BaseException, address: ClickHouseAddress) -> str:
     """Return one sentence about a failed request, without the password."""
     trouble = trouble_of(error)
-    is_network = trouble is ClickHouseTrouble.UNREACHABLE
-    detail = _network_reason(error) if is_network else first_line(error)
+    if (status := _PROXY_STATUS.search(str(error))) is not None:
+        detail = f"HTTP status {status[1]}, without a code of ClickHouse"  # the rest is a page
+    elif trouble is ClickHouseTrouble.UNREACHABLE:
+        detail = _network_reason(error)
+    else:
+        detail = first_line(error)
     return sentence_of(trouble, address, detail)
 
 

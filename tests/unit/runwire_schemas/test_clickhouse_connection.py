@@ -103,6 +103,14 @@ def test_error_code_means_one_trouble_with_a_sentence(
     assert "{" not in explain_error(error, address)
 
 
+def test_page_of_a_proxy_is_reported_as_its_status_alone() -> None:
+    """The sentence has the status and no HTML."""
+    page = "HTTP driver received HTTP status 413, server response: <html><h1>Too Large</h1>"
+    sentence = explain_error(RuntimeError(page), ClickHouseAddress.parse("http://me@h:99/d"))
+    assert "HTTP status 413" in sentence
+    assert "<" not in sentence
+
+
 @pytest.mark.parametrize("text", ["Code: 987654. DB::Exception: new", "a driver's new sentence"])
 def test_unknown_error_is_reported_in_its_own_words(text: str) -> None:
     """Neither a code of a newer server nor a driver's new error ends as "does not answer"."""
