@@ -26,7 +26,8 @@ class ClickHouseTrouble(Enum):
     )
     UNTRUSTED = (
         "no trusted connection to ClickHouse at {shown} ({detail}): name its certificate authority "
-        "in {source} (https://…?ca_cert=/path/to/ca.pem), or renew the certificate"
+        "in {source} (https://…?ca_cert=/path/to/ca.pem), and client_cert and client_cert_key if "
+        "it asks for a client's; replaced files are read without a restart"
     )
     PASSWORD = (
         "ClickHouse at {shown} refused the password of user `{user}`: correct {source} "

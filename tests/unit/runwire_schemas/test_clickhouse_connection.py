@@ -156,6 +156,23 @@ def test_bare_delimiter_in_a_password_is_refused_without_showing_it(password: st
     assert "12" not in str(caught.value).replace("8123", "")
 
 
+@pytest.mark.parametrize(
+    ("login", "options", "mode"),
+    [
+        ("me:pw@", "client_cert=/c&client_cert_key=/k", "strict"),
+        ("me@", "client_cert=/c", None),
+        ("me:pw@", "ca_cert=/ca", None),
+        ("me:pw@", "client_cert=/c&tls_mode=proxy", None),
+    ],
+)
+def test_password_is_sent_beside_a_client_certificate(
+    login: str, options: str, mode: str | None
+) -> None:
+    """The driver would leave it out; a mode in the URL, or no password, changes nothing."""
+    address = ClickHouseAddress.parse(f"https://{login}h/d?{options}")
+    assert address.client_arguments().get("tls_mode") == mode
+
+
 def test_table_of_codes_has_each_code_once() -> None:
     """No code is sorted twice: the two views of the table agree on their number."""
     assert len(code_names()) == len(troubles_by_code())
