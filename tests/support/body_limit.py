@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,15 +17,21 @@ _TOO_LARGE = b"<html><body><h1>413 Request Entity Too Large</h1></body></html>"
 class BodyLimit:
     """Forwards to the server of `target()`; `limit` may change at any time. A context manager.
 
-    `refused` counts the requests that were too large, `passed` the others.
+    `refused` counts the requests that were too large, `passed` the others. With `tls` it speaks
+    https, one connection per request.
     """
 
-    def __init__(self, target: Callable[[], str], limit: int) -> None:
+    def __init__(
+        self, target: Callable[[], str], limit: int, *, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.target, self.limit = target, limit
         self.refused = self.passed = 0
         handler = type("Handler", (_Forward,), {"proxy": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        self.is_secure = tls is not None
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}
         )
@@ -44,7 +51,8 @@ class BodyLimit:
         parts = urlsplit(self.target())
         login = parts.netloc.rpartition("@")[0]
         port = self._server.server_address[1]
-        return urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{port}"))
+        scheme = "https" if self.is_secure else "http"
+        return urlunsplit(parts._replace(scheme=scheme, netloc=f"{login}@127.0.0.1:{port}"))
 
 
 class _Forward(BaseHTTPRequestHandler):
@@ -87,6 +95,8 @@ class _Forward(BaseHTTPRequestHandler):
             for name, text in headers.items():
                 self.send_header(name, text)
             self.send_header("Content-Length", str(len(data)))
+            if self.proxy.is_secure:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(data)
 

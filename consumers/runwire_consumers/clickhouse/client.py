@@ -13,6 +13,7 @@ from runwire_schemas.connections.clickhouse import (
     ClickHouseAddress,
     ClickHouseSettingsError,
     explain_error,
+    sentence_of,
     trouble_of,
 )
 from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble
@@ -62,7 +63,7 @@ def connect(url: str, *, create: bool = False) -> Client:
     except TypeError as error:  # the driver's own words for an argument that it does not have
         raise Fatal(f"{address.source} has an option that cannot be used: {error}") from error
     if not exists:
-        raise Fatal(ClickHouseTrouble.DATABASE.sentence(address))
+        raise Fatal(sentence_of(ClickHouseTrouble.DATABASE, address))
     client.database = address.database
     return client
 

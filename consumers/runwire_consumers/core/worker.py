@@ -85,6 +85,7 @@ class Worker:
         self._open = OpenBatches(self._options.limits, self._clock, source.lane)
         self._carry: deque[Record] = deque()
         self._pending: list[Pending] = []
+        self._cut_level = logging.WARNING
         self._no_wait_until_s = float("-inf")  # the registry was waited for, in vain
         self._round = WriteRound(sink, dead_letters, self._metrics, self._report_dead)
         self._patience = Patience(
@@ -270,7 +271,9 @@ class Worker:
                     if batch.token == need.token:
                         self._source.cut(batch.spans, need.pieces)
                 self._round.cut(need)
-                _log.warning("batch %s is written in smaller pieces: %s", need.token, need.reason)
+                # Each batch of a busy worker may be cut: the first one says it.
+                level, self._cut_level = self._cut_level, logging.DEBUG
+                _log.log(level, "batch %s is written in pieces: %s", need.token, need.reason)
 
     def _try_commit(self) -> None:
         self._drop_revoked()

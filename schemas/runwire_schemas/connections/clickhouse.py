@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble, troubles_by_code
 from runwire_schemas.connections.loopback import is_loopback
@@ -28,6 +28,7 @@ __all__ = [
     "error_sentence",
     "explain_error",
     "first_line",
+    "sentence_of",
     "trouble_of",
 ]
 
@@ -44,6 +45,9 @@ _SENTENCE_CHARS_MAX: Final = 300
 _PROXY_STATUS = re.compile(r"received HTTP status (\d{3})")
 _DRIVER_SETTING = re.compile(r"[Ss]etting \S+ is (?:readonly|unknown)|readonly setting")
 _TRANSPORT = re.compile(r"executing HTTP request|Connection|[Tt]imeout|timed out|\[Errno -?\d+\]")
+_NETWORK_REASON = re.compile(
+    r"\[Errno -?\d+\] [A-Za-z ]+|\[SSL: [A-Z0-9_]+\] [A-Za-z0-9 ]+|timed out|[Tt]imeout"
+)
 _PASSING_STATUSES: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
@@ -142,7 +146,13 @@ class ClickHouseAddress:
             "username": self.username,
             "password": self.password,
         }
-        return arguments | ({"dsn": f"{self.scheme}://?{self.options}"} if self.options else {})
+        if not self.options:
+            return arguments
+        options = parse_qs(self.options)
+        if self.password and "client_cert" in options and "tls_mode" not in options:
+            # The driver would log in by the certificate and leave the password out.
+            arguments["tls_mode"] = "strict"
+        return arguments | {"dsn": f"{self.scheme}://?{self.options}"}
 
     @property
     def is_local(self) -> bool:
@@ -229,11 +239,28 @@ def _of_status(status: int) -> ClickHouseTrouble:
     return ClickHouseTrouble.UNKNOWN
 
 
+def sentence_of(trouble: ClickHouseTrouble, address: ClickHouseAddress, detail: str = "") -> str:
+    """Return the sentence for people about a trouble at this address, without the password."""
+    template: str = trouble.value
+    return template.format(
+        shown=address.shown,
+        user=address.username,
+        database=address.database,
+        source=address.source,
+        detail=detail,
+    )
+
+
 def explain_error(error: BaseException, address: ClickHouseAddress) -> str:
     """Return one sentence about a failed request, without the password."""
     trouble = trouble_of(error)
-    is_network = trouble is ClickHouseTrouble.UNREACHABLE
-    return trouble.sentence(address, _network_reason(error) if is_network else first_line(error))
+    if (status := _PROXY_STATUS.search(str(error))) is not None:
+        detail = f"HTTP status {status[1]}, without a code of ClickHouse"  # the rest is a page
+    elif trouble in (ClickHouseTrouble.UNREACHABLE, ClickHouseTrouble.UNTRUSTED):
+        detail = _network_reason(error)
+    else:
+        detail = first_line(error)
+    return sentence_of(trouble, address, detail)
 
 
 def error_sentence(text: str) -> str:
@@ -257,5 +284,5 @@ def first_line(error: BaseException) -> str:
 
 def _network_reason(error: BaseException) -> str:
     """Return the operating system's reason from an error that two libraries have wrapped."""
-    match = re.search(r"\[Errno -?\d+\] [A-Za-z ]+|timed out|[Tt]imeout", str(error))
+    match = _NETWORK_REASON.search(str(error))
     return match[0] if match else first_line(error)

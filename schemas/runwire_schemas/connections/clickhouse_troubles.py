@@ -9,33 +9,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final
 
 __all__ = ["ClickHouseTrouble", "code_names", "troubles_by_code"]
 
 
-class Described(Protocol):
-    """What a sentence says about an address, without its password."""
-
-    @property
-    def shown(self) -> str:
-        """The URL without login and options."""
-
-    @property
-    def username(self) -> str:
-        """The user."""
-
-    @property
-    def database(self) -> str:
-        """The database."""
-
-    @property
-    def source(self) -> str:
-        """The variable or file that the address came from."""
-
-
 class ClickHouseTrouble(Enum):
-    """What a failed request means, by what ends it; the value is the sentence for people."""
+    """What a failed request means, by what ends it; the value is a sentence to be filled in.
+
+    `connections.clickhouse.sentence_of` fills it in.
+    """
 
     UNREACHABLE = (
         "ClickHouse at {shown} does not answer ({detail}): start it (the embedded one with "
@@ -43,7 +26,8 @@ class ClickHouseTrouble(Enum):
     )
     UNTRUSTED = (
         "no trusted connection to ClickHouse at {shown} ({detail}): name its certificate authority "
-        "in {source} (https://…?ca_cert=/path/to/ca.pem), or renew the certificate"
+        "in {source} (https://…?ca_cert=/path/to/ca.pem), and client_cert and client_cert_key if "
+        "it asks for a client's; replaced files are read without a restart"
     )
     PASSWORD = (
         "ClickHouse at {shown} refused the password of user `{user}`: correct {source} "
@@ -72,17 +56,6 @@ class ClickHouseTrouble(Enum):
     PASSING = "ClickHouse at {shown} cannot do it now: {detail}"
     REFUSED = "ClickHouse at {shown} refused a request: {detail}"
     UNKNOWN = "ClickHouse at {shown} failed in a way this version does not know: {detail}"
-
-    def sentence(self, address: Described, detail: str = "") -> str:
-        """Return the sentence about this address, without the password."""
-        template: str = self.value
-        return template.format(
-            shown=address.shown,
-            user=address.username,
-            database=address.database,
-            source=address.source,
-            detail=detail,
-        )
 
 
 _TABLE: Final = {

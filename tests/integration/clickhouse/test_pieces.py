@@ -180,3 +180,21 @@ def test_tables_that_views_read_are_the_ones_never_cut_by_the_server(clickhouse_
     client.close()
     assert {name for (name,) in answer.result_rows} == set(VIEWED_TABLES)
     assert sink_module.REFUSALS_MAX > 1
+
+
+def test_row_that_the_server_refuses_becomes_a_dead_letter(clickhouse_url: str) -> None:
+    """A value that violates a constraint is set aside alone; the others are stored once."""
+    client = connect(clickhouse_url)
+    client.command("ALTER TABLE logs ADD CONSTRAINT no_secrets CHECK text != 'secret'")
+    builder = BatchBuilder(BatchLimits(), MemoryClock())
+    for seq in range(100):
+        item = record(log_event(seq=seq, text="secret" if seq in (3, 64) else f"line {seq}"), seq)
+        builder.add(item, decode_record(item))
+    sink = ClickHouseSink(clickhouse_url)
+    batch = write_through(sink, builder.close("w:1"), lambda _: None)
+    sink.write(batch)
+    sink.close(Deadline(1))
+    assert [letter.offset for letter in batch.dead] == [3, 64]
+    assert all("no_secrets" in letter.reason for letter in batch.dead)
+    assert stored(client)["logs"] == 98
+    client.close()

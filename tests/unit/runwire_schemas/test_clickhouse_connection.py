@@ -129,6 +129,14 @@ def test_error_code_means_one_trouble_with_a_sentence(
     assert "{" not in explain_error(error, address)
 
 
+def test_page_of_a_proxy_is_reported_as_its_status_alone() -> None:
+    """The sentence has the status and no HTML."""
+    page = "HTTP driver received HTTP status 413, server response: <html><h1>Too Large</h1>"
+    sentence = explain_error(RuntimeError(page), ClickHouseAddress.parse("http://me@h:99/d"))
+    assert "HTTP status 413" in sentence
+    assert "<" not in sentence
+
+
 @pytest.mark.parametrize("text", ["Code: 987654. DB::Exception: new", "a driver's new sentence"])
 def test_unknown_error_is_reported_in_its_own_words(text: str) -> None:
     """Neither a code of a newer server nor a driver's new error ends as "does not answer"."""
@@ -163,6 +171,23 @@ def test_password_of_the_file_wins_and_may_hold_any_character(
     file.unlink()
     with pytest.raises(ClickHouseSettingsError, match="RUNWIRE_CLICKHOUSE_PASSWORD_FILE"):
         ClickHouseSettings.from_environment(environ)
+
+
+@pytest.mark.parametrize(
+    ("login", "options", "mode"),
+    [
+        ("me:pw@", "client_cert=/c&client_cert_key=/k", "strict"),
+        ("me@", "client_cert=/c", None),
+        ("me:pw@", "ca_cert=/ca", None),
+        ("me:pw@", "client_cert=/c&tls_mode=proxy", None),
+    ],
+)
+def test_password_is_sent_beside_a_client_certificate(
+    login: str, options: str, mode: str | None
+) -> None:
+    """The driver would leave it out; a mode in the URL, or no password, changes nothing."""
+    address = ClickHouseAddress.parse(f"https://{login}h/d?{options}")
+    assert address.client_arguments().get("tls_mode") == mode
 
 
 def test_table_of_codes_has_each_code_once() -> None:
