@@ -13,18 +13,14 @@ from typing import Final
 from confluent_kafka import (
     Consumer,
     ConsumerGroupState,
-    ConsumerGroupTopicPartitions,
-    KafkaError,
     KafkaException,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Fatal
-from runwire_consumers.kafka.connection import Connection
 from runwire_consumers.kafka.partition import BOUNDS_REQUEST_S, Partition
-from runwire_schemas.errors import SchemaError
-from runwire_schemas.topics import kind_of_topic
+from runwire_schemas.topics import TOPICS, topic_name
 
 _log = logging.getLogger("runwire.kafka")
 GROUP_REQUEST_S: Final = 10.0
@@ -32,46 +28,38 @@ GROUP_REQUEST_S: Final = 10.0
 UNREAD_CHECKS: Final = 3
 # A transaction of a living producer ends within a minute (its default transaction.timeout.ms).
 HELD_BACK_CHECKS: Final = 13
-# No group yet, no coordinator yet, or not for this user: joining says it better.
-_UNKNOWN: Final = frozenset(
-    (
-        KafkaError.GROUP_ID_NOT_FOUND,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.NOT_COORDINATOR,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    )
-)
 
 
 class GroupWatch:
     """Looks at one group for one of its members. Threads: one."""
 
-    def __init__(
-        self, name: str, topics: Sequence[str], prefix: str, connection: Connection
-    ) -> None:
-        self._name, self._topics, self._prefix = name, frozenset(topics), prefix
-        self._connection = connection
+    def __init__(self, name: str, topics: Sequence[str], prefix: str) -> None:
+        self._name = name
+        names = {topic_name(kind, prefix): topic.partitions for kind, topic in TOPICS.items()}
+        # Asked by the consumer: librdkafka 2.16 may crash where the same question to an admin
+        # client meets a coordinator that is still loading.
+        self._others = [
+            TopicPartition(topic, number)
+            for topic, count in names.items()
+            for number in range(count)
+            if topic not in topics
+        ]
         self._unread_checks = 0
         # By partition: the offset it stands at, and for how many checks.
         self._standing: dict[str, tuple[int, int]] = {}
 
-    def refuse_other_kind(self, admin: AdminClient) -> None:
+    def refuse_other_kind(self, consumer: Consumer) -> None:
         """Refuse a group in which workers of the other kind have committed offsets.
 
-        Raises: Fatal, since each artifact would reach only one of both kinds; Retryable.
+        Blocks: for one request. Raises: Fatal, since each artifact would reach only one of both.
         """
-        wanted = [ConsumerGroupTopicPartitions(self._name)]
-        future = admin.list_consumer_group_offsets(wanted, request_timeout=GROUP_REQUEST_S)
         try:
-            found = future[self._name].result().topic_partitions
+            found = consumer.committed(self._others, timeout=GROUP_REQUEST_S)
         except KafkaException as error:
-            if error.args[0].code() in _UNKNOWN:
-                return
-            raise self._connection.failed(error.args[0]) from error
+            _log.debug("cannot look up the offsets of group %s (%s)", self._name, error)
+            return  # joining says it better
         for place in found:
-            if place.offset >= 0 and place.topic not in self._topics and self._is_ours(place.topic):
+            if place.error is None and place.offset >= 0:
                 raise Fatal(
                     f"consumer group {self._name!r} is used by workers of the other kind, which "
                     f"read {place.topic}: each artifact would reach only one of both. Give "
@@ -132,13 +120,6 @@ class GroupWatch:
             for one in group.members
             for place in one.assignment.topic_partitions
         }
-
-    def _is_ours(self, topic: str) -> bool:
-        try:
-            kind_of_topic(topic, self._prefix)
-        except SchemaError:
-            return False
-        return True
 
 
 def _report_transaction(consumer: Consumer, place: TopicPartition, name: str, high: int) -> None:
