@@ -29,10 +29,6 @@ __all__ = ["Reader", "columns_of", "connect", "find_address", "has_address", "tr
 
 CONNECT_TIMEOUT_S: Final = 5
 QUERY_TIMEOUT_S: Final = 300
-STREAM_SETTINGS: Final = {
-    "output_format_json_array_of_rows": 1,
-    "output_format_arrow_string_as_string": 1,
-}
 _STREAM_PIECE_BYTES: Final = 1 << 16
 _UNKNOWN_TABLE: Final = 60
 # The statement is the user's own: the server's sentence says more about it than ours.
@@ -106,9 +102,12 @@ class Reader:
         return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
     def stream(self, sql: str, output_format: str | None) -> Iterable[bytes]:
-        """Yield the server's own output in a ClickHouse format, in pieces. Raises: QueryError."""
+        """Yield the server's own output in a ClickHouse format, in pieces. Raises: QueryError.
+
+        No setting goes along: a user with `readonly=1` may change none.
+        """
         try:
-            source = self._client.raw_stream(sql, fmt=output_format, settings=STREAM_SETTINGS)
+            source = self._client.raw_stream(sql, fmt=output_format)
             while piece := source.read(_STREAM_PIECE_BYTES):
                 yield piece
         except Exception as error:
@@ -142,6 +141,13 @@ def connect(directory: str | None) -> Reader:
             send_receive_timeout=QUERY_TIMEOUT_S,
             pool_mgr=default_pool_manager() if address.is_direct else None,
         )
+    except TypeError as error:
+        if not address.options:
+            raise
+        raise QueryError(
+            f"an option behind the ? of {address.source} is unknown ({error}): options are "
+            "arguments of clickhouse_connect.get_client, for example ?ca_cert=/etc/ca.pem"
+        ) from error
     except Exception as error:
         raise translate_error(error, address) from error
     return Reader(client, address)

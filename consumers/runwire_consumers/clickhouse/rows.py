@@ -35,6 +35,8 @@ K = TypeVar("K", bound=Hashable)
 # Bytes of a dead letter that its table keeps; the dead-letter file or topic keeps all.
 DEAD_VALUE_BYTES_MAX = 64 * 1024
 
+# 2262-04-11, where nanoseconds in 64 bits end; DateTime64(3) itself ends in 2299.
+_MS_MAX = (2**63 - 1) // 1_000_000
 # A worker sees the same few runs, writers and metrics all day.
 run_key = lru_cache(65_536)(identity.run_key)
 metric_id = lru_cache(65_536)(identity.metric_id)
@@ -68,7 +70,7 @@ def metric_rows(batches: Sequence[MetricColumns]) -> bytes:
         native.numbers("writer", "UInt64", spread(_writers(batches), "<u8")),
         native.numbers("step", "Int64", joined(lambda b: b.step)),
         native.numbers("seq", "Int64", joined(lambda b: b.seq)),
-        native.numbers("at", "DateTime64(3)", joined(lambda b: b.at_ms)),
+        native.numbers("at", "DateTime64(3)", joined(readable_ms)),
         native.numbers("value", "Float64", joined(lambda b: b.value)),
     ]
     return native.block(columns)
@@ -96,8 +98,8 @@ def batch_rows(
         numbers("last_seq", "Int64", lambda b: b.last_seq),
         numbers("first_step", "Int64", lambda b: int(b.step.min())),
         numbers("last_step", "Int64", lambda b: int(b.step.max())),
-        numbers("first_at", "DateTime64(3)", lambda b: int(b.at_ms.min())),
-        numbers("last_at", "DateTime64(3)", lambda b: int(b.at_ms.max())),
+        numbers("first_at", "DateTime64(3)", lambda b: int(readable_ms(b).min())),
+        numbers("last_at", "DateTime64(3)", lambda b: int(readable_ms(b).max())),
         native.numbers("untidy", "Bool", untidy),
         instants("append_at", [append_at_ns] * len(batches)),
     ]
@@ -268,6 +270,18 @@ def _dictionary(values: Sequence[K]) -> tuple[list[K], Array]:
     return list(places), np.array(index, "i8")
 
 
+def readable_ms(batch: MetricColumns) -> Array:
+    """Return the times of a batch's points, all of which clients of ClickHouse can read.
+
+    A time beyond the range is in a smaller unit (a producer that sends nanoseconds for
+    milliseconds); one point with it would fail every query of the run, and every list of runs.
+    """
+    at_ms = batch.at_ms
+    while bool(np.any(at_ms > _MS_MAX)):
+        at_ms = np.where(at_ms > _MS_MAX, at_ms // 1000, at_ms)
+    return at_ms if bool(np.all(at_ms >= 0)) else np.maximum(at_ms, 0)
+
+
 def _attempts(batches: Sequence[MetricColumns]) -> list[int]:
     return [attempt_key(batch.attempt) for batch in batches]
 
@@ -314,10 +328,11 @@ def roll_up(batches: Sequence[MetricColumns]) -> Rollup:
     order = np.argsort(group.astype("u2") if len(places) < 1 << 16 else group, kind="stable")
     group = group[order]
     starts = np.flatnonzero(np.diff(group, prepend=-1))
-    step, seq, at_ms, value = (
+    step, seq, value = (
         np.concatenate([getattr(batch, field) for batch in batches])[order]
-        for field in ("step", "seq", "at_ms", "value")
+        for field in ("step", "seq", "value")
     )
+    at_ms = np.concatenate([readable_ms(batch) for batch in batches])[order]
     place_ms = np.concatenate([_rising(batch) for batch in batches])[order]
     finite = np.isfinite(value)
     least = np.minimum.reduceat(np.where(finite, value, np.inf), starts)
@@ -348,11 +363,12 @@ def _groups(places: dict[Series, int], batch: MetricColumns) -> Array:
 
 def _rising(batch: MetricColumns) -> Array:
     """Return the times of the points, each at least that of every earlier call of the batch."""
-    if bool(np.all(np.diff(batch.at_ms) >= 0)) and bool(np.all(np.diff(batch.seq) >= 0)):
-        return batch.at_ms
+    at_ms = readable_ms(batch)
+    if bool(np.all(np.diff(at_ms) >= 0)) and bool(np.all(np.diff(batch.seq) >= 0)):
+        return at_ms
     order = np.argsort(batch.seq, kind="stable")
-    rising = np.empty_like(batch.at_ms)
-    rising[order] = np.maximum.accumulate(batch.at_ms[order])
+    rising = np.empty_like(at_ms)
+    rising[order] = np.maximum.accumulate(at_ms[order])
     return rising
 
 

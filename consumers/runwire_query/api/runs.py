@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from runwire_query.connection import Reader, columns_of, connect, has_address
 from runwire_query.errors import QueryError, printable
+from runwire_schemas.identity import run_key
 
 __all__ = [
     "OF_RUN",
@@ -23,8 +24,10 @@ __all__ = [
     "read_status",
 ]
 
-OF_RUN: Final = "project = {project:String} AND run_id = {run_id:String}"
-"""The condition of one run, with the parameters of `RunRef.parameters`."""
+OF_RUN: Final = (
+    "project = {project:String} AND run_id = {run_id:String} AND run_key = {run_key:UInt128}"
+)
+"""The condition of one run, with the parameters of `RunRef.parameters`; the key is the index."""
 _CANDIDATES_MAX: Final = 50
 _CANDIDATES_SHOWN: Final = 10
 
@@ -38,7 +41,8 @@ class RunRef:
 
     def parameters(self, **more: Any) -> dict[str, Any]:
         """Return the query parameters of `OF_RUN`, and more."""
-        return {"project": self.project, "run_id": self.run_id, **more}
+        key = int.from_bytes(run_key(self.project, self.run_id), "little")
+        return {"project": self.project, "run_id": self.run_id, "run_key": str(key), **more}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

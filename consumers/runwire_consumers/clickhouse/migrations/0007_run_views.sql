@@ -45,8 +45,10 @@ FROM
     UNION ALL
     SELECT
         project, run_id, run_key, attempt, writer, rank, 'points',
-        '', '', NULL, NULL, NULL, 0, last_at, append_at, last_step,
-        last_at, NULL, NULL, map(), ''
+        '', '', NULL, NULL, NULL, 0, said_at, append_at, last_step,
+        -- Of points stored before the worker bounded times: no client can read later ones.
+        if(last_at < toDateTime64('2262-01-01 00:00:00', 3, 'UTC'), last_at, append_at) AS said_at,
+        NULL, NULL, map(), ''
     FROM {database}.writer_progress
 ) AS w
 WHERE run_key NOT IN (SELECT run_key FROM {database}.deleted_runs)
