@@ -170,9 +170,17 @@ def _parent(value: Any) -> str:
     return _text(getattr(value, "run_id", value))
 
 
+class _NamedSettings(dict[str, Any]):
+    """A mapping of settings, read as `Settings` is."""
+
+    def changed(self) -> dict[str, Any]:
+        """Return the settings that were given."""
+        return dict(self)
+
+
 def _settings(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {_text(name): item for name, item in value.items()}
+        return _NamedSettings({_text(name): item for name, item in value.items()})
     if not callable(getattr(value, "changed", None)):
         raise TypeError
     return value

@@ -59,7 +59,7 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     mode: str | None = None,
     dir: str | PathLike[str] | None = None,  # noqa: A002 - the name people know from wandb
     all_ranks: bool = False,
-    settings: Settings | Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
 ) -> Run:
     """Start a run and make it the current one.
 
@@ -70,7 +70,7 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     be written. Nothing raises afterwards unless strict.
     """
     global _current, _started
-    given = dict(settings) if isinstance(settings, Mapping) else (settings or Settings()).changed()
+    given = settings.changed() if settings is not None else {}
     arguments = {"project": project, "run_id": run_id, "mode": mode, "dir": dir}
     # Arguments that are left out do not override `settings`.
     given |= {name: value for name, value in arguments.items() if value is not None}
