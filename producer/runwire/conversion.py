@@ -187,9 +187,17 @@ def _ranks(value: Any) -> str | list[int]:
     return [rank for rank in ranks if rank is not None]
 
 
+class _NamedSettings(dict[str, Any]):
+    """A mapping of settings, read as `Settings` is."""
+
+    def changed(self) -> dict[str, Any]:
+        """Return the settings that were given."""
+        return dict(self)
+
+
 def _settings(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {_text(name): item for name, item in value.items()}
+        return _NamedSettings({_text(name): item for name, item in value.items()})
     if not callable(getattr(value, "changed", None)):
         raise TypeError
     return value

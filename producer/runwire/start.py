@@ -88,7 +88,7 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     mode: str | None = None,
     dir: str | PathLike[str] | None = None,  # noqa: A002 - the name people know from wandb
     ranks: str | int | Sequence[int] | None = None,
-    settings: Settings | Mapping[str, Any] | None = None,
+    settings: Settings | None = None,
     id: str | None = None,  # noqa: A002 - the name people know from wandb
     reinit: bool | str | None = None,
     **unknown: Never,
@@ -183,7 +183,7 @@ def start_run(run_name: str | None = None, *, nested: bool = False, **arguments:
 
 
 def _resolve(
-    settings: Settings | Mapping[str, Any] | None, parent: str | Run | None, given: dict[str, Any]
+    settings: Settings | None, parent: str | Run | None, given: dict[str, Any]
 ) -> Settings:
     """Return the settings of a run: arguments, `settings`, those of the parent, environment."""
     inherited: dict[str, Any] = {}
@@ -194,9 +194,7 @@ def _resolve(
         inherited["project"] = outer.project
     # Arguments that are left out do not override `settings`.
     given = {name: value for name, value in given.items() if value is not None}
-    changed = (
-        dict(settings) if isinstance(settings, Mapping) else (settings or Settings()).changed()
-    )
+    changed = settings.changed() if settings is not None else {}
     pin_state_dir(os.environ)
     resolved = Settings.resolve({**inherited, **changed, **given})
     # From here on nothing moves the folder: neither os.chdir nor a change of the environment.
