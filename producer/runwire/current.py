@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +25,32 @@ _stack: ContextVar[tuple[weakref.ref[Run], ...]] = ContextVar("runwire_stack", d
 # stays here, and so ends as finished when the process does.
 _started: list[tuple[Run, int]] = []
 _last: Run | None = None
+# The one open run of this process, current in every context.
+_only: Run | None = None
 
 
 def push(run: Run) -> None:
     """Make `run` the current one of this context, until it ends."""
     global _last
     _last = run
-    _started[:] = [(other, ident) for other, ident in _started if other.is_active]
     _started.append((run, threading.get_ident()))
+    _settle()
     _stack.set((*(ref for ref in _stack.get() if _is_active(ref())), weakref.ref(run)))
+
+
+def _settle() -> None:
+    """Forget the runs that have ended; note when only one is open."""
+    global _only
+    for entry in tuple(_started):
+        if not entry[0].is_active:
+            with suppress(ValueError):  # another thread was faster
+                _started.remove(entry)
+    still_open = tuple(_started)
+    _only = still_open[0][0] if len(still_open) == 1 else None
+    # Another thread may have added a run in between. It does so before it looks, and this one sets
+    # its answer before it looks again: one of the two sees both runs.
+    if len(_started) != 1:
+        _only = None
 
 
 def own_run() -> Run | None:
@@ -73,7 +91,10 @@ def current() -> Run:
 
     Raises: RunwireError before the first `init`.
     """
-    run = active_run() or _last
+    run = _only  # every `runwire.log` comes here
+    if run is None:
+        _settle()
+        run = active_run() or _last
     if run is None:
         raise RunwireError("there is no run yet: call runwire.init(project=...) first")
     return run
