@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart
 from runwire.checkpoints.random_states import capture_rng
+from runwire.checkpoints.saving_thread import SavingThread
 from runwire.checkpoints.snapshot import Snapshot, check_collective
 from runwire.checkpoints.state_file import (
     LEFT_OUT,
@@ -31,6 +32,7 @@ from runwire.conversion import whole_step
 from runwire.errors import CheckpointError
 from runwire.metrics.values import Unloggable, to_float
 from runwire.outbox.arguments import Entry
+from runwire_store.announce import saved_fields
 from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest, checkpoint_name
 from runwire_store.retention import Retention, RetentionError
 
@@ -39,9 +41,8 @@ if TYPE_CHECKING:
     from runwire.session import Session
     from runwire.settings import Settings
 
-__all__ = ["Saved", "Saver", "Wishes", "check_step", "event_fields"]
+__all__ = ["Saved", "Saver", "Wishes", "check_step"]
 
-_POLL_S = 0.002
 # Names in a message; the checkpoint has them all.
 _NAMES_MAX = 3
 
@@ -106,35 +107,6 @@ class _Job:
     saved: Saved
 
 
-class _SavingThread(threading.Thread):
-    """The thread of one save. `is_over` needs no lock, so a signal handler may poll it."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        # Not a daemon: the interpreter waits for it, so that a script's last save is whole.
-        super().__init__(name="runwire-checkpoint", daemon=False)
-        self._work, self.is_over, self.is_cancelled = work, False, False
-        self._tokens = [None]  # whoever pops it decides, at once and without a lock
-
-    def run(self) -> None:
-        try:
-            if self._pop():
-                self._work()
-        finally:
-            self.is_over = True
-
-    def cancel(self) -> bool:
-        """Keep the thread from working; false if it has begun."""
-        self.is_cancelled = self._pop()
-        return self.is_cancelled
-
-    def _pop(self) -> bool:
-        try:
-            self._tokens.pop()
-        except IndexError:
-            return False
-        return True
-
-
 class Saver:
     """Saves the checkpoints of one session in this process, one at a time. Threads: safe."""
 
@@ -144,15 +116,14 @@ class Saver:
         self._lock = threading.RLock()
         self._newest_ns = 0
         self._latest = CheckpointFacts(step=-1, kind="")
-        self._thread: _SavingThread | None = None
-        self._is_joining = False
+        self._thread = SavingThread()
         self._failure: tuple[int, Exception] | None = None
         self.local = LocalCheckpoints.of(session.settings, session.meta)
 
     def finish(self) -> None:
         """Wait for the save under way, if any; report its failure. Blocks: until it is on disk."""
         with self._lock:
-            self._join()
+            self._thread.join()
         failure, self._failure = self._failure, None
         if failure is not None:
             step, error = failure
@@ -190,7 +161,7 @@ class Saver:
             self._save_later(job)
         else:
             with self._lock:
-                self._join()
+                self._thread.join()
                 self._write(job)
         return job.saved
 
@@ -256,35 +227,7 @@ class Saver:
                 job.saved.settle()  # also after an exception that no clause catches
 
         with self._lock:
-            is_begun = False
-            while not is_begun:
-                self._join()
-                # Known before it runs: an interrupt must not leave it unnoticed.
-                thread = self._thread = _SavingThread(work)
-                try:
-                    thread.start()
-                except RuntimeError:  # no more threads, or the interpreter is about to end
-                    self._thread = None
-                    work()
-                    return
-                is_begun = not thread.is_cancelled  # by a signal handler that saved meanwhile
-
-    def _join(self) -> None:
-        while (thread := self._thread) is not None:
-            if thread.ident is None and thread.cancel():
-                pass  # a signal handler came before it began
-            elif self._is_joining:
-                # A signal handler that interrupted the join below: another one may never return.
-                while not thread.is_over:
-                    time.sleep(_POLL_S)
-            else:
-                self._is_joining = True
-                try:
-                    thread.join()
-                finally:
-                    self._is_joining = False
-            if self._thread is thread:  # else a signal handler has begun another meanwhile
-                self._thread = None
+            self._thread.start(work)
 
     def _write(self, job: _Job) -> None:
         compress, saved = self._can_compress(), job.saved
@@ -304,7 +247,7 @@ class Saver:
                     self.local.prepare(hidden, manifest)
                     # Before the rename: killed in between, views would miss a saved checkpoint.
                     uri = self.local.place(manifest).as_uri()
-                    self._session.append("checkpoint", event_fields(manifest, uri))
+                    self._session.append("checkpoint", saved_fields(manifest, uri))
                     part = self.local.publish(hidden, manifest)
                     saved.path = part.folder
                     saved.settle()  # safe from here on, also if its upload fails
@@ -404,28 +347,6 @@ class Saver:
             metadata=metadata or {},
             checkpoint=facts,
         )
-
-
-def event_fields(manifest: Manifest, uri: str) -> dict[str, Any]:
-    """Return the record of a saved checkpoint."""
-    facts = manifest.checkpoint
-    assert facts is not None
-    return {
-        "at_ns": manifest.created_at_ns,
-        "artifact": manifest.artifact,
-        "step": facts.step,
-        "kind": facts.kind,
-        "world_size": facts.world_size,
-        "metrics": dict(facts.metrics),
-        "is_best": facts.is_best,
-        "bytes": manifest.size,
-        # For foreign checkpoints the agent computes the digest later; it is unknown here.
-        "sha256": manifest.digest if all(entry.sha256 for entry in manifest.files) else "",
-        "uri": uri,
-        "duration_s": facts.duration_s,
-        "blocked_s": facts.blocked_s,
-        "raw_bytes": facts.raw_bytes,
-    }
 
 
 def check_step(step: Any) -> int:
