@@ -56,7 +56,7 @@ class TablePiece:
         is_single = len(placed) == 1 and placed[0].size == 1
         # Places from the first to the last row; 1 where there is nothing left to cut.
         self.span = 1 if is_single else end - self.first
-        self.index = placed[0].index
+        self.indexes = [item.index for item in placed]
         self.block = rows.encode([item.row for item in placed])
 
     def token(self, of_batch: str) -> str:

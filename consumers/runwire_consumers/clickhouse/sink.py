@@ -34,12 +34,17 @@ DEAD_LETTER = "deadletter"
 # A block is refused this often before it is written in pieces: the cause may be passing.
 REFUSALS_MAX = 3
 PIECES_OF_A_CUT = 8
+# Kafka takes 4096 bytes of metadata with an offset. A batch with more refused rows than fit loses
+# their neighbours to the dead letters too, where they can be replayed.
+PIECES_TEXT_MAX = 2000
 # No smaller block is cut. A server needs some MiB for an insert of any size.
 SERVER_BLOCK_BYTES_MIN = 256 * 1024
 PROXY_BLOCK_BYTES_MIN = 8 * 1024
 # Tables that materialized views read: a refusal may come from a view, after the table took the
 # block, so only a proxy's refusal proves that nothing was stored.
 VIEWED_TABLES = frozenset({"artifacts", "batches", "heartbeats", "run_events"})
+
+_REFUSALS = (ClickHouseTrouble.TOO_LARGE, ClickHouseTrouble.ROWS)
 
 
 class _OfRun(Protocol):
@@ -73,6 +78,8 @@ class ClickHouseSink:
         self.rows_of_deleted_runs: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
+        # Tokens that the server has confirmed since this batch met nothing but refusals.
+        self._stored_of, self._stored = "", set[str]()
         self._sizes: dict[str, int] = {}  # of the smallest pieces that a table needed so far
 
     def check(self) -> None:
@@ -99,12 +106,18 @@ class ClickHouseSink:
             self._connected()
             self._refresh_tombstones()
             self._left_out.clear()  # of a try that failed
+            if batch.token != self._stored_of:
+                self._stored_of, self._stored = batch.token, set()
             for piece in self._pieces(batch):
-                self._insert(batch, piece)
+                if piece.token(batch.token) not in self._stored:
+                    self._insert(batch, piece)
             self._note_untidy(batch)
             self._tidiness.keep()
             self.rows_of_deleted_runs += self._left_out
+            self._stored_of = ""
         except CALL_ERRORS as error:
+            if trouble_of(error) not in _REFUSALS:
+                self._stored_of = ""  # a server that went away may have lost what it had confirmed
             raise explain(error, self._url) from error
 
     def close(self, deadline: Deadline) -> None:
@@ -138,11 +151,12 @@ class ClickHouseSink:
             self._act_on_refusal(batch, piece, error)
             raise
         self._refusals.pop(token, None)
+        self._stored.add(token)
 
     def _act_on_refusal(self, batch: Batch, piece: TablePiece, error: Exception) -> None:
         """Raises: PiecesNeeded, RowsRejected; returns where time may help or a person must act."""
         trouble, sentence = trouble_of(error), str(explain(error, self._url))
-        if trouble not in (ClickHouseTrouble.TOO_LARGE, ClickHouseTrouble.ROWS):
+        if trouble not in _REFUSALS:
             return
         is_of_proxy = error_code(error) is None
         if piece.table in VIEWED_TABLES and not is_of_proxy:
@@ -153,12 +167,17 @@ class ClickHouseSink:
             PROXY_BLOCK_BYTES_MIN if is_of_proxy else SERVER_BLOCK_BYTES_MIN
         ):
             return  # smaller ones would not pass either, and cost the store one part each
-        if piece.span > 1:
+        may_cut = piece.span > 1
+        if may_cut:
             pieces = self._smaller(batch, piece, trouble)
-            if pieces is not None:
+            if pieces is None:
+                return
+            may_cut = len(str(pieces)) <= PIECES_TEXT_MAX
+            if may_cut:
                 raise PiecesNeeded(batch.token, pieces, sentence) from error
-        elif piece.kind in EVENT_TABLES and (is_of_proxy or trouble is ClickHouseTrouble.ROWS):
-            raise RowsRejected([Rejection(piece.kind, piece.index, sentence)]) from error
+        if piece.kind in EVENT_TABLES and (is_of_proxy or trouble is ClickHouseTrouble.ROWS):
+            rejected = [Rejection(piece.kind, index, sentence) for index in piece.indexes]
+            raise RowsRejected(rejected) from error
 
     def _smaller(
         self, batch: Batch, piece: TablePiece, trouble: ClickHouseTrouble

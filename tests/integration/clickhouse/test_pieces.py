@@ -12,7 +12,7 @@ from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse import sink as sink_module
 from runwire_consumers.clickhouse.client import connect
-from runwire_consumers.clickhouse.sink import VIEWED_TABLES, ClickHouseSink
+from runwire_consumers.clickhouse.sink import PIECES_TEXT_MAX, VIEWED_TABLES, ClickHouseSink
 from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, decode_record
 from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.core.errors import PiecesNeeded, Retryable, RowsRejected
@@ -180,6 +180,30 @@ def test_tables_that_views_read_are_the_ones_never_cut_by_the_server(clickhouse_
     client.close()
     assert {name for (name,) in answer.result_rows} == set(VIEWED_TABLES)
     assert sink_module.REFUSALS_MAX > 1
+
+
+def test_many_refused_rows_leave_the_intent_small_and_lose_nothing(
+    clickhouse_url: str, seed: int
+) -> None:
+    """Each row is stored or set aside, never both; the pieces fit the metadata of an offset."""
+    rng = random.Random(f"{seed} refused")
+    bad = set(rng.sample(range(300), 70))
+    client = connect(clickhouse_url)
+    client.command("ALTER TABLE logs ADD CONSTRAINT no_secrets CHECK text != 'secret'")
+    builder = BatchBuilder(BatchLimits(), MemoryClock())
+    for seq in range(300):
+        item = record(log_event(seq=seq, text="secret" if seq in bad else f"line {seq}"), seq)
+        builder.add(item, decode_record(item))
+    sink = ClickHouseSink(clickhouse_url)
+    batch = write_through(sink, builder.close("w:1"), lambda _: None)
+    sink.close(Deadline(1))
+    assert len(str(batch.pieces)) <= PIECES_TEXT_MAX
+    aside = {letter.offset for letter in batch.dead}
+    assert bad <= aside
+    kept = {seq for (seq,) in client.query("SELECT seq FROM logs").result_rows}
+    assert kept == set(range(300)) - aside
+    assert stored(client)["logs"] == len(kept)
+    client.close()
 
 
 def test_row_that_the_server_refuses_becomes_a_dead_letter(clickhouse_url: str) -> None:
