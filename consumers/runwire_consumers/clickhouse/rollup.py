@@ -1,4 +1,4 @@
-"""Rollup of the points of a batch: one row per series, none of whose aggregates a replay changes."""
+"""Rollup of the points of a batch: one row per series, of aggregates that no replay changes."""
 
 from __future__ import annotations
 
