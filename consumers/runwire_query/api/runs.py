@@ -57,6 +57,7 @@ class RunRow:
     last_step: int | None
     started_at: datetime | None
     finished_at: datetime | None
+    last_seen_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

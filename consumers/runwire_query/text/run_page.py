@@ -50,7 +50,7 @@ def as_table(runs: Sequence[RunRow]) -> str:
             run.run_id,
             run.name or "-",
             run.project,
-            run.status,
+            ", ".join(filter(None, (run.status, words.silence(run.status, run.last_seen_at, now)))),
             "-" if run.last_step is None else str(run.last_step),
             f"{words.age(run.started_at, now)} ago",
         )
@@ -113,7 +113,9 @@ def json_value(row: Any) -> dict[str, Any]:
 
 def _head(run: RunDetail) -> str:
     status = words.coloured(run.status, colour=has_colour())
-    reason = f" ({run.status_reason})" if run.status_reason else ""
+    silent = words.silence(run.status, run.last_seen_at, datetime.now(UTC))
+    why = ", ".join(filter(None, (run.status_reason, silent)))
+    reason = f" ({why})" if why else ""
     until = run.finished_at or datetime.now(UTC)
     took = words.duration((until - run.started_at).total_seconds()) if run.started_at else "-"
     verb = "took" if run.finished_at else "for"

@@ -222,10 +222,10 @@ FROM
 CREATE OR REPLACE VIEW {database}.v_latest {on_cluster} AS
 SELECT
     r.project AS project, r.run_id AS run_id, r.metric AS metric, r.rank AS rank,
-    max((a.attempt, r.newest)) AS latest,
-    latest.2.5 AS step,
-    least(latest.2.4, toDateTime64('2262-01-01 00:00:00', 3, 'UTC')) AS at,
-    latest.2.6 AS value,
+    max((a.attempt, r.newest)) AS newest,
+    newest.2.5 AS step,
+    least(newest.2.4, toDateTime64('2262-01-01 00:00:00', 3, 'UTC')) AS at,
+    newest.2.6 AS value,
     min(r.min) AS min, max(r.max) AS max,
     min(r.first_step) AS first_step, max(r.last_step) AS last_step,
     r.run_key AS run_key, r.metric_id AS metric_id

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from runwire_consumers.clickhouse.rows import Series, roll_up
+from runwire_consumers.clickhouse.rollup import Series, roll_up
 from runwire_schemas.metric_decode import MetricColumns
 
 Point = tuple[int, int, int, int, float]  # place_ms, seq, at_ms, step, value

@@ -1,13 +1,14 @@
 """Requests of an outbox: looks, claims, and the leftovers that are deleted."""
 
 import fcntl
+import itertools
 import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -193,9 +194,12 @@ def test_look_at_many_requests_is_not_repeated_at_once(
     monkeypatch.setattr(claims, "MANY", 3)
     monkeypatch.setattr(claims, "LOOK_SHARE", 1e-9)
     monkeypatch.setattr(claims, "LOOK_REST_S_MAX", 0.3)
+    clock = itertools.count()
+    monkeypatch.setattr(claims, "time", SimpleNamespace(monotonic=lambda: next(clock) / 1000))
     listing = requests(tmp_path)
     for number in range(1, 5):
         leave(tmp_path)
         assert len(listing.look()) == min(number, 3)
-    time.sleep(0.3)
+    for _ in range(300):
+        next(clock)
     assert len(listing.look()) == 4
