@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from runwire.conversion import ArgumentKind, shown
 from runwire.other_trackers import missing_argument
+from runwire_disk.interrupts import reraise_interrupt
 
 __all__ = ["Arguments", "Refusal", "arguments_of", "declared", "with_arguments"]
 
@@ -134,7 +135,8 @@ class Arguments:
 
         try:
             return kind.plain(value, omit)
-        except Exception:
+        except Exception as error:
+            reraise_interrupt(error)
             is_fatal = not has_default and name != self._rest
             text = f"{name}={shown(value)} is not {kind.takes}"
             leave_out(Refusal(name, text, is_fatal=is_fatal))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from runwire.safe_text import clean_text, json_text, scalar_text
+from runwire_disk.interrupts import reraise_interrupt
 
 __all__ = [
     "ANY",
@@ -74,7 +75,8 @@ def whole_step(step: Any) -> int | None:
         is_bool = isinstance(step, bool) or type(step).__name__.startswith("bool")
         whole = int(step)
         is_whole = not is_bool and bool(whole == step)
-    except Exception:  # of a user's class; of NaN and infinities
+    except Exception as error:  # of a user's class; of NaN and infinities
+        reraise_interrupt(error)
         raise TypeError(f"step must be an integer, not {type(step).__name__}") from None
     if not is_whole:
         raise TypeError(f"step must be a whole number, not {step!r}")
@@ -115,7 +117,8 @@ def _is_step(value: Any) -> bool:
 def _content(value: Any) -> str:
     try:
         text = scalar_text(value)
-    except Exception:  # of a user's class; `json_text` says so in the text
+    except Exception as error:  # of a user's class; `json_text` says so in the text
+        reraise_interrupt(error)
         text = None
     return _limited(json_text(value) if text is None else text)
 
@@ -198,6 +201,7 @@ def _tags(value: Any, omit: Omit) -> dict[str, str]:
         try:
             tags[_text(name)] = "" if item is None else _content(item)
         except Exception as error:
+            reraise_interrupt(error)
             omit(shown(name), error)
     return tags
 

@@ -15,6 +15,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from runwire.arguments import Arguments, Refusal, with_arguments
 from runwire.conversion import ArgumentKind
 from runwire.errors import ConfigError, RunwireError
+from runwire_disk.interrupts import reraise_interrupt
 
 __all__ = ["Guard", "needed_call", "public_call", "starting_call"]
 
@@ -57,7 +58,7 @@ class Guard:
     def report(self, kind: str, exc: BaseException, *, hint: str = "", name: str = "") -> None:
         """Count a failure; log the first of its kind and `name` with what to do.
 
-        Raises: `exc` itself in strict mode.
+        Raises: `exc` itself in strict mode, and an interrupt: it is no failure.
         """
         if self._count(kind, exc, name):
             of = f" of {name}" if name else ""
@@ -104,6 +105,7 @@ class Guard:
 
     def _count(self, kind: str, exc: BaseException, name: str = "") -> bool:
         """Count a failure; return whether it is the first of its name. Raises: as `report`."""
+        reraise_interrupt(exc)
         if self.strict:
             raise exc
         with self._lock:

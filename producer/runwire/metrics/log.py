@@ -21,6 +21,7 @@ from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp
 from runwire.metrics.values import FLOAT_EXACT_MAX, Unloggable, no_mapping
+from runwire_disk.interrupts import reraise_interrupt
 from runwire_disk.spool.format import LAST_WORD, SpoolError
 from runwire_disk.spool.quota import QuotaExceeded
 from runwire_disk.spool.series_writer import RecordTooLarge
@@ -136,7 +137,8 @@ class MetricLog:
                 self._writer.count_dropped("other", len(data))
             else:
                 exc = no_mapping(data)
-        except Exception:  # of a user's class
+        except Exception as error:  # of a user's class
+            reraise_interrupt(error)
             self._writer.count_dropped("other")
         self._report("log", exc)
 
