@@ -77,7 +77,8 @@ def whole_step(step: Any) -> int | None:
         is_bool = isinstance(step, bool) or type(step).__name__.startswith("bool")
         whole = int(step)
         is_whole = not is_bool and bool(whole == step)
-    except Exception:  # of a user's class; of NaN and infinities
+    except Exception as error:  # of a user's class; of NaN and infinities
+        reraise_interrupt(error)
         raise TypeError(f"step must be an integer, not {type(step).__name__}") from None
     if not is_whole:
         raise TypeError(f"step must be a whole number, not {step!r}")

@@ -58,7 +58,7 @@ class Guard:
     def report(self, kind: str, exc: BaseException, *, hint: str = "", name: str = "") -> None:
         """Count a failure; log the first of its kind and `name` with what to do.
 
-        Raises: `exc` itself in strict mode; an exception of the user's own signal handler.
+        Raises: `exc` itself in strict mode, and an interrupt: it is no failure.
         """
         if self._count(kind, exc, name):
             of = f" of {name}" if name else ""

@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from runwire_disk.interrupts import reraise_interrupt
+
 __all__ = [
     "TEXT_BYTES_MAX",
     "as_mapping",
@@ -128,7 +130,8 @@ def as_mapping(value: object) -> Mapping[str, Any] | None:
     """
     try:
         return _fields(value)
-    except Exception:  # of a user's class
+    except Exception as error:  # of a user's class
+        reraise_interrupt(error)
         return None
 
 
@@ -154,7 +157,8 @@ def key_text(key: object) -> str:
     """Return the name that a key of a user's mapping stands for."""
     try:
         return clean_text(str.__str__(key) if isinstance(key, str) else str(key))
-    except Exception:
+    except Exception as error:
+        reraise_interrupt(error)
         return f"<{type(key).__name__} whose text failed>"
 
 
@@ -165,6 +169,7 @@ def _read_fields(value: object, names: Iterable[str]) -> Iterator[tuple[str, Any
         except AttributeError:  # declared, but never set
             continue
         except Exception as error:
+            reraise_interrupt(error)
             yield name, f"<cannot be read: {type(error).__name__}>"
 
 
@@ -219,7 +224,8 @@ class _Plainer:
                 return self._container(value, depth + 1)
             finally:
                 self._above.discard(id(value))
-        except Exception:  # properties, iterators and __getattr__ of a user's class may do anything
+        except Exception as error:  # properties and iterators of a user's class may do anything
+            reraise_interrupt(error)
             return _safe_repr(value)
 
     def _container(self, value: object, inside: int) -> Any:
@@ -274,7 +280,8 @@ def _float(value: float) -> float | str:
 def _safe_repr(value: object) -> str:
     try:
         return repr(value)[:TEXT_BYTES_MAX]
-    except Exception:
+    except Exception as error:
+        reraise_interrupt(error)
         return f"<{type(value).__name__} whose repr failed>"
 
 

@@ -42,7 +42,7 @@ def metric_log(writer: SpoolWriter, failures: list[tuple[str, str]] | None = Non
     def report(kind: str, exc: BaseException, *, hint: str = "", name: str = "") -> None:
         if failures is None:
             raise exc
-        failures.append((kind, f"{exc} {hint}"))
+        failures.append((kind, f"{name} {exc} {hint}"))
 
     def on_text(name: str, text: str, step: int) -> None:
         writer.append_json(

@@ -162,7 +162,8 @@ def _copied(data: Any) -> Any:
     """Return bytes as they are now; anything else unchanged, to be refused when it is logged."""
     try:
         return data if isinstance(data, bytes) else memoryview(data).tobytes()
-    except Exception:  # of a user's class, too
+    except Exception as error:  # of a user's class, too
+        reraise_interrupt(error)
         return data
 
 

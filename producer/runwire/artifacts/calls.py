@@ -12,6 +12,7 @@ from runwire.conversion import ANY, CONTENT, STEP, TEXT, shown, word
 from runwire.errors import ArtifactError
 from runwire.guard import public_call
 from runwire.session import SessionCalls
+from runwire_disk.interrupts import reraise_interrupt
 
 if TYPE_CHECKING:
     from runwire.artifacts.artifact import Artifact
@@ -46,7 +47,8 @@ class _NoRef:
 def _refused() -> Any:
     try:
         from runwire.outbox.ref import refused
-    except Exception:  # no descriptors left, or the package was replaced under the trainer
+    except Exception as error:  # no descriptors left, or the package was replaced under the trainer
+        reraise_interrupt(error)
         return _NoRef()
     return refused()
 
@@ -120,6 +122,7 @@ class ArtifactCalls(SessionCalls):
         try:
             return check(value)
         except Exception as error:
+            reraise_interrupt(error)
             sentence = f"{argument}={shown(value)} is not usable"
             if isinstance(error, ArtifactError):
                 sentence = str(error)

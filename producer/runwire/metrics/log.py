@@ -22,7 +22,7 @@ from runwire.conversion import ANY, FLAG, INSTANT, STEP, ArgumentKind, shown
 from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp
-from runwire.metrics.values import FLOAT_EXACT_MAX, no_mapping, unloggable
+from runwire.metrics.values import FLOAT_EXACT_MAX, Unloggable, no_mapping
 from runwire_disk.interrupts import is_interrupt, reraise_interrupt
 from runwire_disk.spool.format import LAST_WORD, SpoolError
 from runwire_disk.spool.quota import QuotaExceeded
@@ -237,7 +237,8 @@ class MetricLog:
             return instead if value is None else kind.plain(value, _nothing)
         except Exception as exc:  # of a user's class
             reraise_interrupt(exc)
-            problem = unloggable(f"{argument}={shown(value)} is not {kind.takes}", exc)
+            problem = Unloggable(f"{argument}={shown(value)} is not {kind.takes}")
+            problem.__cause__ = exc
             hint = f"{argument} is left out, the rest of the call is kept."
             self._report(f"log({argument}=)", problem, hint=hint)
             return instead

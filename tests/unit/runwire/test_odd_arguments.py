@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,3 +64,51 @@ def test_odd_values_in_objects_of_a_run_never_raise(folder: Path, name: str, see
 def test_odd_arguments_end_no_strict_run_badly(folder: Path, name: str, seed: int) -> None:
     """Strict, the call may raise; what was logged before and after is there, the run ends."""
     assert Trial(name, folder, seed, VALUES, strict=True).run() == []
+
+
+class Interrupted:
+    """An argument during whose conversion a signal arrives."""
+
+    def __str__(self) -> str:
+        signal.raise_signal(signal.SIGUSR1)
+        return "never"
+
+    __float__ = __int__ = __fspath__ = __iter__ = __str__
+    __repr__ = object.__repr__
+
+    @property
+    def shape(self) -> object:
+        return str(self)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run, odd: run.set_tag("k", odd),
+        lambda run, odd: run.set_tags({"k": odd}),
+        lambda run, odd: run.log_metric("k", 1.0, step=odd),
+        lambda run, odd: run.log({"k": odd}),
+        lambda run, odd: run.log({odd: 1.0}),
+        lambda run, odd: run.config.update({odd: 1}),
+        lambda run, odd: run.summary.update(k=odd),
+        lambda run, odd: run.log_artifact(b"x", "n", aliases=odd),
+        lambda run, odd: run.log_histogram("h", odd),
+    ],
+)
+def test_exception_of_a_signal_handler_in_a_conversion_reaches_the_user(
+    folder: Path, call: Callable[[runwire.Run, Any], None]
+) -> None:
+    """A time limit is no odd argument: it passes, and the run's other records are kept."""
+
+    def handler(_signum: int, _frame: object) -> None:
+        raise TimeoutError("time is up")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with runwire.init("p") as run:
+            with pytest.raises(TimeoutError, match="time is up"):
+                call(run, Interrupted())
+            run.log({"after": 1.0})
+            assert run.summary["after"] == 1.0
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -195,7 +195,9 @@ def test_look_at_many_requests_is_not_repeated_at_once(
     monkeypatch.setattr(claims, "LOOK_SHARE", 1e-9)
     monkeypatch.setattr(claims, "LOOK_REST_S_MAX", 0.3)
     clock = itertools.count()
-    monkeypatch.setattr(claims, "time", SimpleNamespace(monotonic=lambda: next(clock) / 1000))
+    monkeypatch.setattr(
+        claims, "time", SimpleNamespace(monotonic=lambda: next(clock) / 1000, time=time.time)
+    )
     listing = requests(tmp_path)
     for number in range(1, 5):
         leave(tmp_path)
