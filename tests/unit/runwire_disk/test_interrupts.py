@@ -47,14 +47,13 @@ def test_exception_of_a_signal_handler_passes_a_suppression() -> None:
 def test_failure_while_the_user_handles_an_interrupt_is_a_failure() -> None:
     """What the user had caught before he called us is not raised at him again."""
     assert interrupts.is_interrupt(struck())
-    try:
+    with pytest.raises(ValueError, match="of our own") as caught:
         try:
             signal.raise_signal(signal.SIGUSR1)
         except LimitError:
             raise ValueError("of our own") from None
-    except ValueError as error:
-        assert interrupts.interrupt_of(error) is None
-        interrupts.reraise_interrupt(error)
+    assert interrupts.interrupt_of(caught.value) is None
+    interrupts.reraise_interrupt(caught.value)
 
 
 def test_function_that_takes_a_frame_is_no_handler() -> None:
