@@ -146,6 +146,8 @@ class Run(ArtifactCalls, CheckpointCalls):
                 "'minimize', 'maximize' or None"
             )
         fields = {"step_metric": step_metric, "summary": summary, "goal": goal, "hidden": hidden}
+        if self._metric_defs.get(name) == fields:
+            return  # said again at each step, as some loops do
         self._metric_defs[name] = fields
         self._session.emit(
             "run", {"event": "updated", "metric_defs": json.dumps(self._metric_defs)}

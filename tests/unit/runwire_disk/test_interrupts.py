@@ -36,6 +36,14 @@ def struck() -> Exception:
     raise AssertionError("no signal came")
 
 
+def fail_while_handling() -> None:
+    """A failure of a call that the user made while he handled his time limit."""
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    except LimitError:
+        raise ValueError("of our own") from None
+
+
 def test_exception_of_a_signal_handler_passes_a_suppression() -> None:
     """Errors of the block itself are swallowed, the same class from a handler is not."""
     with interrupts.suppressed(LimitError):
@@ -48,10 +56,7 @@ def test_failure_while_the_user_handles_an_interrupt_is_a_failure() -> None:
     """What the user had caught before he called us is not raised at him again."""
     assert interrupts.is_interrupt(struck())
     with pytest.raises(ValueError, match="of our own") as caught:
-        try:
-            signal.raise_signal(signal.SIGUSR1)
-        except LimitError:
-            raise ValueError("of our own") from None
+        fail_while_handling()
     assert interrupts.interrupt_of(caught.value) is None
     interrupts.reraise_interrupt(caught.value)
 

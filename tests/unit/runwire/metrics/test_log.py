@@ -144,3 +144,13 @@ def test_end_while_threads_log_counts_what_is_stored(tmp_path: Path) -> None:
     finished = [e for e in events(tmp_path) if isinstance(e, RunEvent) and e.event == "finished"]
     assert [event.accepted for event in finished] == [stored]
     assert report.spooled == stored
+
+
+def test_repeated_definition_of_a_metric_is_recorded_once(tmp_path: Path) -> None:
+    """A loop that defines its metrics at each step does not fill the spool with them."""
+    with runwire.init("p", dir=tmp_path, settings=SETTINGS) as run:
+        for _ in range(100):
+            run.define_metric("loss", summary="min")
+        run.define_metric("loss", summary="max")
+    runs = [e for e in events(tmp_path) if isinstance(e, RunEvent)]
+    assert sum(event.metric_defs is not None for event in runs) == 2
