@@ -19,8 +19,8 @@ class FlushReport:
     """State of one writer's spool.
 
     Units: points, except `waiting`, which counts records held in memory, for want of disk space or
-    until an append that was interrupted goes on. `spooled` survives the death of the trainer; `acked` is stored in ClickHouse (or
-    handed to Kafka); `pending` is spooled but not acked yet.
+    until an interrupted append goes on. `spooled` survives the death of the trainer; `acked` is
+    stored in ClickHouse (or handed to Kafka); `pending` is spooled but not acked yet.
     """
 
     spooled: int = 0
