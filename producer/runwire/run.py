@@ -264,7 +264,7 @@ class Run(ArtifactCalls, CheckpointCalls):
         """Define how views and dashboards summarise and draw a metric."""
         fields = {"step_metric": step_metric, "summary": summary, "goal": goal, "hidden": hidden}
         if self._metric_defs.get(name) == fields:
-            return
+            return  # repeated at each step, as some loops do
         self._metric_defs[name] = fields
         self._session.emit(
             "run", {"event": "updated", "metric_defs": json.dumps(self._metric_defs)}

@@ -66,6 +66,8 @@ class Series:
         self._writer = writer
         self._on_new = on_new
         self.segment: Segment | None = None
+        # One that was replaced, until it is closed: an interrupt may come first.
+        self._replaced: Segment | None = None
         self.is_closed = False
         # (offset, next seq, next call, accepted points); limit 0 sends every append to `make_room`.
         self.state = (0, 0, 0, 0)
@@ -153,12 +155,17 @@ class Series:
         fresh = Segment(self.folder, self.name, header)
         self._on_new(fresh)
         self.limit = 0  # interrupted from here on, the next append opens another segment
-        self.segment = fresh
+        self._close_replaced()
+        self._replaced, self.segment = old, fresh
         self.state = (FIRST_RECORD, seq, call, accepted)
         self.limit = fresh.size - _END_BYTES
         self._next_size = min(self._next_size * SEGMENT_GROWTH, SEGMENT_BYTES_MAX)
-        if old is not None:
-            old.close()
+        self._close_replaced()
+
+    def _close_replaced(self) -> None:
+        if self._replaced is not None:
+            self._replaced.close()
+            self._replaced = None
 
     def next_segment_bytes(self) -> int:
         """Return the size that the next segment will have."""
@@ -182,6 +189,6 @@ class Series:
     def restart(self) -> None:
         """Close the live segment; the next record opens the first one of a new folder."""
         self.limit = 0
-        segment, self.segment = self.segment, None
-        if segment is not None:
-            segment.close()
+        self._close_replaced()
+        self._replaced, self.segment = self.segment, None
+        self._close_replaced()

@@ -130,16 +130,19 @@ def test_file_system_without_locks_counts_as_locked(
         try_lock(file.fileno())
 
 
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EIO])
-def test_probe_that_cannot_open_the_file_counts_as_locked(
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO])
+def test_lock_that_cannot_be_looked_at_counts_as_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """An agent without descriptors neither ends a living run nor deletes what it captures."""
+    """Without descriptors a living trainer is not taken for a dead one; a missing file is free."""
 
-    def fail(*_: object) -> int:
+    def refused(*_: object, **__: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    path = tmp_path / "writer.lock"
-    path.touch()
-    monkeypatch.setattr(os, "open", fail)
-    assert is_locked(path)
+    (tmp_path / "lock").touch()
+    assert not is_locked(tmp_path / "lock")
+    assert not is_locked(tmp_path / "missing")
+    assert not is_locked(tmp_path / "lock" / "below")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.open", refused)
+        assert is_locked(tmp_path / "lock")
