@@ -73,8 +73,8 @@ def test_migrate_carries_attempts_of_an_earlier_version_over(
         of = f"{who}, {attempt} AS attempt, {attempt} AS writer, {at} AS at"
         point = f"SELECT {of}, cityHash64('{metric}') AS metric_id, '{metric}' AS metric"
         empty.command(
-            "INSERT INTO run_events (project, run_key, run_id, rank, attempt, writer, at, append_at,"
-            f" attempt_name, seq, event) SELECT * EXCEPT at, at, at, 'a{attempt}', 0, 'started'"
+            "INSERT INTO run_events (project, run_key, run_id, rank, attempt, writer, at,"
+            f" append_at, attempt_name, seq, event) SELECT * EXCEPT at, at, at, 'a{attempt}', 0, 'started'"
             f" FROM (SELECT {of})"
         )
         empty.command(
