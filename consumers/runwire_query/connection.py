@@ -21,6 +21,8 @@ from runwire_schemas.connections.clickhouse import (
     error_code,
     error_sentence,
     explain_error,
+    first_line,
+    sentence_of,
     trouble_of,
 )
 from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble
@@ -36,7 +38,6 @@ _OF_STATEMENT: Final = (
     ClickHouseTrouble.SCHEMA,
     ClickHouseTrouble.REFUSED,
     ClickHouseTrouble.ROWS,
-    ClickHouseTrouble.TOO_LARGE,
 )
 
 RowT = TypeVar("RowT")
@@ -157,7 +158,11 @@ def translate_error(error: Exception, address: ClickHouseAddress) -> Exception:
     """Return a driver's error as a QueryError of one sentence, any other error as it is."""
     if not type(error).__module__.startswith(("clickhouse_connect", "urllib3")):
         return error
-    if trouble_of(error) not in _OF_STATEMENT:
+    trouble = trouble_of(error)
+    if trouble is ClickHouseTrouble.TOO_LARGE:  # no block here: the statement needs too much
+        passing = ClickHouseTrouble.PASSING
+        return QueryError(sentence_of(passing, address, first_line(error)))
+    if trouble not in _OF_STATEMENT:
         return QueryError(explain_error(error, address))
     sentence = error_sentence(str(error))
     if error_code(error) == _UNKNOWN_TABLE and "'v_" in sentence:
