@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from confluent_kafka import KafkaError
 
 from runwire_consumers.core.errors import Retryable
-from runwire_consumers.kafka.errors import NO_WAY, UNEXPLAINED, retryable
+from runwire_consumers.kafka.errors import NO_WAY, UNEXPLAINED, cause_of, retryable
 from runwire_schemas.connections.kafka import KafkaSettings, KafkaSettingsError, advertised_name
 
+_log = logging.getLogger("runwire.librdkafka")
 _FILES_CHECK_S: Final = 1.0  # a few small files are read
 _LOGIN: Final = frozenset(
     (
@@ -29,6 +31,25 @@ _LOGIN: Final = frozenset(
 )
 
 
+class FailureWords(logging.Handler):
+    """Notes the reasons of lost connections: some are only logged, several times a second.
+
+    Everything else that the client logs is passed on.
+    """
+
+    def __init__(self, note: Callable[[KafkaError], None]) -> None:
+        super().__init__()
+        self._note = note
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take one line: `FAIL [client] [thrd:name]: words`."""
+        text = record.getMessage()
+        if text.startswith("FAIL"):
+            self._note(KafkaError(KafkaError._TRANSPORT, text.rpartition("]: ")[2]))
+        else:
+            _log.handle(record)
+
+
 class Connection:
     """Configuration and troubles of the clients of one owner. Threads: one."""
 
@@ -38,6 +59,9 @@ class Connection:
         self._kafka = kafka
         self._opened_with = ""
         self._check_at_s = 0.0
+        # Of these clients alone, outside the hierarchy that applications configure.
+        self._logger = logging.Logger("librdkafka")  # noqa: LOG001
+        self._logger.addHandler(FailureWords(self.note))
 
     def config(self) -> dict[str, Any]:
         """Return the connection part of a client's configuration, secrets read afresh.
@@ -46,7 +70,7 @@ class Connection:
         """
         self._opened_with, self.reason = self._kafka.files_digest(), None
         config: dict[str, Any] = {**self._kafka.client_config(), "error_cb": self.note}
-        return {**config, "log_level": 3, "logger": logging.getLogger("runwire.librdkafka")}
+        return {**config, "log_level": 3, "logger": self._logger}
 
     def config_or_wait(self) -> dict[str, Any]:
         """Return the same while a worker runs. Raises: Retryable when a file cannot be read."""
@@ -57,6 +81,7 @@ class Connection:
 
     def note(self, error: KafkaError) -> None:
         """Keep the most telling reason: a refused login is followed by "all brokers down"."""
+        error = cause_of(error)
         if error.code() not in _LOGIN | NO_WAY:
             return
         if self.reason is None or self._weight(error) >= self._weight(self.reason):
@@ -86,6 +111,7 @@ class Connection:
         """
         if cause.code() in UNEXPLAINED and self.reason is not None:
             cause = self.reason
+        cause = cause_of(cause)
         self.note(cause)
         return Retryable(after_s, retryable(cause, self.servers).reason)
 

@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.kafka.errors import Treatment, treatment
 from runwire_consumers.kafka.headers import count_points
+from runwire_consumers.kafka.partition import Partition
 
 ANSWER_S: Final = 10.0
 
@@ -29,12 +30,17 @@ class DamagedSpan(NamedTuple):
 
 
 def measure(
-    config: Mapping[str, Any], place: TopicPartition, batch: int, failed: Callable[..., Retryable]
+    config: Mapping[str, Any], partition: Partition, batch: int, failed: Callable[..., Retryable]
 ) -> DamagedSpan | None:
-    """Return what the batch that begins at offset `batch` costs from the place's offset on.
+    """Return what the batch that begins at offset `batch` costs a partition from its position on.
 
-    None when the place is behind it. Blocks: for a dozen requests. Raises: Retryable.
+    No more than its range to repeat, if it has one. None when the position is behind the batch, or
+    the range is complete. Blocks: for a dozen requests. Raises: Retryable.
     """
+    if partition.is_complete:
+        return None
+    first = max(batch, partition.next_offset)
+    place = TopicPartition(partition.topic, partition.number, first)
     # One batch for each answer: behind a damaged one, librdkafka (2.16) goes on at a wrong place.
     config = {**config, "max.partition.fetch.bytes": 1}
     try:
@@ -43,6 +49,8 @@ def measure(
         end = _end(config, place, batch)
     except KafkaException as error:
         raise failed(error.args[0]) from error
+    if partition.repeat is not None:
+        end = min(end, partition.behind(partition.repeat))
     return DamagedSpan(place.offset, end, _points(config, place, end))
 
 

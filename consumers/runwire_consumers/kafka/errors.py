@@ -156,7 +156,13 @@ def treatment(code: int) -> Treatment:
 
 
 def cause_of(error: KafkaError) -> KafkaError:
-    """Return the error that ended a client: librdkafka names it in the text of its fatal one."""
+    """Return the error that librdkafka names in the text of another.
+
+    Its fatal error has one code for all causes, and a certificate that a broker refuses is a lost
+    connection.
+    """
+    if error.code() in NO_WAY and "SSL routines" in error.str():
+        return KafkaError(KafkaError._SSL, error.str())
     if error.code() != KafkaError._FATAL:
         return error
     for code in _SENTENCES:

@@ -27,7 +27,7 @@ from runwire_consumers.kafka.errors import (
     treatment,
 )
 from runwire_consumers.kafka.group_settings import CONSUMER, GroupSettings
-from runwire_consumers.kafka.group_watch import GroupWatch
+from runwire_consumers.kafka.group_watch import GroupWatch, records_behind
 from runwire_consumers.kafka.partition import (
     Partition,
     TopicIds,
@@ -131,16 +131,15 @@ class Group:
         Blocks: for a dozen requests each. Raises: Retryable; the next call measures the rest.
         """
         found = []
+        config = {**self._config, **CONSUMER, "group.id": self._settings.name}
         for name, batch in list(self._damaged.items()):
-            partition = self.partitions.get(name)
-            damage = None
-            if partition is not None and not partition.is_complete:
-                damage = self._measure(partition, batch)
+            if (partition := self.partitions.get(name)) is not None:
+                damage = measure(config, partition, batch, self._connection.failed)
+                if damage is None:
+                    self.skip(partition)
+                else:
+                    found.append((partition, damage))
             del self._damaged[name]
-            if partition is not None and damage is None:
-                self.skip(partition)
-            elif partition is not None and damage is not None:
-                found.append((partition, damage))
         return found
 
     def skip(self, partition: Partition) -> None:
@@ -184,6 +183,7 @@ class Group:
 
         Blocks: for one request. Raises: Retryable.
         """
+        self._renew()  # the request below would fail as long as it has an old password
         if self._consumer is not None and self._is_recreated():
             _log.warning("a topic was deleted and created again; reading it from its start")
             self.reopen()
@@ -218,14 +218,7 @@ class Group:
 
     def lag(self) -> dict[str, int]:
         """Return how many records follow the positions, by topic, without a request."""
-        behind = dict.fromkeys(self.topics, 0)
-        if self._consumer is None:
-            return behind
-        for partition in self.partitions.values():
-            place = TopicPartition(partition.topic, partition.number)
-            _, high = self._consumer.get_watermark_offsets(place, cached=True) or (0, -1)
-            behind[partition.topic] += max(0, high - max(0, partition.next_offset))
-        return behind
+        return records_behind(self._consumer, self.topics, self.partitions.values())
 
     def _open(self) -> Consumer:
         if self._consumer is None:
@@ -243,15 +236,6 @@ class Group:
             )
             self._consumer = consumer
         return self._consumer
-
-    def _measure(self, partition: Partition, batch: int) -> DamagedSpan | None:
-        first = max(batch, partition.next_offset)
-        place = TopicPartition(partition.topic, partition.number, first)
-        config = {**self._config, **CONSUMER, "group.id": self._settings.name}
-        damage = measure(config, place, batch, self._connection.failed)
-        if damage is not None and partition.repeat is not None:
-            return damage._replace(end=min(damage.end, partition.behind(partition.repeat)))
-        return damage
 
     def _renew_admin(self) -> None:
         self._admin = AdminClient(self._config)

@@ -7,7 +7,7 @@ has it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from confluent_kafka import (
@@ -120,6 +120,20 @@ class GroupWatch:
             for one in group.members
             for place in one.assignment.topic_partitions
         }
+
+
+def records_behind(
+    consumer: Consumer | None, topics: Sequence[str], partitions: Iterable[Partition]
+) -> dict[str, int]:
+    """Return how many records follow the positions, by topic, without a request."""
+    behind = dict.fromkeys(topics, 0)
+    if consumer is None:
+        return behind
+    for partition in partitions:
+        place = TopicPartition(partition.topic, partition.number)
+        _, high = consumer.get_watermark_offsets(place, cached=True) or (0, -1)
+        behind[partition.topic] += max(0, high - max(0, partition.next_offset))
+    return behind
 
 
 def _report_transaction(consumer: Consumer, place: TopicPartition, name: str, high: int) -> None:

@@ -166,6 +166,7 @@ class TopicIds:
                         # The request went to the controller that the client last knew, and a
                         # client without topics of its own refreshes that every five minutes only.
                         self._refresh_metadata()
+                        self._admin.poll(0.0)  # delivers the reason for the missing answer
                     raise self._connection.failed(cause) from error
                 missing.append(name)
         if missing:

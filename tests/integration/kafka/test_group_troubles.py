@@ -1,4 +1,4 @@
-"""What a worker makes of a group, a log and a cluster that are not as they should be."""
+"""Groups, logs and clusters that are not as they should be, as a worker takes them."""
 
 from __future__ import annotations
 

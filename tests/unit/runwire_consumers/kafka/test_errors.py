@@ -88,3 +88,10 @@ def test_broker_that_only_the_cluster_named_is_in_the_sentence(code: int) -> Non
     assert "sends its clients" not in explain(own, SERVERS)
     named = KafkaError(code, f"{SERVERS}/1: Connect to ipv4#10.0.0.1:9092 failed")
     assert "sends its clients" not in explain(named, SERVERS)
+
+
+@pytest.mark.parametrize("code", sorted(NO_WAY))
+def test_certificate_that_a_broker_refuses_is_no_lost_connection(code: int) -> None:
+    """The reason is in the words alone; the sentence names the setting of the certificate."""
+    words = "ssl://kafka-1:9093/1: Receive failed: error:0A:SSL routines::alert bad certificate"
+    assert "SSL_CERTIFICATE_LOCATION" in explain(cause_of(KafkaError(code, words)), SERVERS)
