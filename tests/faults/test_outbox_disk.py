@@ -34,7 +34,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def sentence(caplog: pytest.LogCaptureFixture) -> str:
-    (record,) = [r for r in caplog.records if "log_artifact failed" in r.message]
+    record, *_ = [r for r in caplog.records if "log_artifact failed" in r.message]
     return record.message
 
 
@@ -64,6 +64,7 @@ def test_artifact_too_large_for_the_disk_leaves_no_byte(
     assert "is full, so 'large' was not kept. Free space there, or set RUNWIRE_DIR" in sentence(
         caplog
     )
+    assert "'bytes' is lost" in caplog.text
     assert [request.name for request in requests(disk)] == ["first", "small"]
     assert len(folders_in(disk)) == 2
     assert run.flush(0).dropped == {}
