@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from runwire.outbox.outbox import Outbox
 
 TEXT_CHARS_MAX = 65_536
-# How long a signal handler waits for a thread that is just appending.
-SIGNAL_WAIT_S = 0.2
+SIGNAL_WAIT_S = 0.2  # of a signal handler, for a thread that is just appending
 
 
 class LogHolder(Protocol):
@@ -187,10 +186,7 @@ class Session:
             self._writer.append_json(kind, fields, is_last=fields.get("event") == "finished")
 
     def identity(self) -> Meta | None:
-        """Return the name that this process logs under, None when it logs nothing.
-
-        Raises: RunwireError when the run has ended.
-        """
+        """Return the name to log under, None without one. Raises: RunwireError after the end."""
         if self._late is not None:
             self._late.open()
         if self._is_closed:

@@ -127,15 +127,21 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
         _end(previous)
     about = {"name": name, "job_type": job_type, "notes": notes}
     run = _open(resolved, identity, start, tags=named_tags(tags), about=about)
-    if config is not None:
-        try:
-            run.config.update(config)
-        except ConfigError:  # strict
-            run.finish("failed")
-            raise
+    _configure(run, config)
     push(run)
     _started += 1
     return run
+
+
+def _configure(run: Run, config: Any) -> None:
+    """Set the parameters. Raises: ConfigError in strict mode; the run has then failed."""
+    if config is None:
+        return
+    try:
+        run.config.update(config)
+    except ConfigError:
+        run.finish("failed")
+        raise
 
 
 def _open(

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -32,13 +31,12 @@ from runwire_consumers.kafka.partition import (
     Partition,
     TopicIds,
     log_bounds,
-    parse_intent,
-    parse_pieces,
+    partition_at,
     report_cut,
     report_outside,
 )
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.topics import kind_of_topic, topic_name
+from runwire_schemas.topics import topic_name
 
 _log = logging.getLogger("runwire.kafka")
 
@@ -256,7 +254,7 @@ class Group:
                 raise KafkaException(failed)  # else it would count as no offset: begin at the start
             ids = self._ids.read() if assigned else self._ids.last
             for place in places:
-                fresh = self._committed_partition(place, ids[place.topic])
+                fresh = partition_at(place, ids[place.topic], self._kafka.topic_prefix)
                 self.partitions[fresh.name] = fresh
             consumer.incremental_assign(places)
         except (KafkaException, Retryable) as error:
@@ -266,19 +264,6 @@ class Group:
         self._metrics.set("runwire_worker_assigned_partitions", len(self.partitions))
         # Also to resume: a partition revoked while it was paused comes back paused.
         self._apply_pause(self.partitions.values(), consumer)
-
-    def _committed_partition(self, place: TopicPartition, topic_id_now: str) -> Partition:
-        """Return a partition at its committed offset, at its start if the topic was recreated."""
-        topic_id, repeat = parse_intent(place.metadata)
-        if place.offset < 0 or (topic_id and topic_id != topic_id_now):
-            if place.offset >= 0:
-                _log.warning("%s was recreated, its old offset is ignored", place.topic)
-            place.offset, repeat = OFFSET_BEGINNING, None
-        kind = kind_of_topic(place.topic, self._kafka.topic_prefix)
-        pieces = parse_pieces(place.metadata)
-        return Partition(
-            place.topic, place.partition, topic_id_now, kind, place.offset, repeat, pieces
-        )
 
     def _revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         self._metrics.add("runwire_worker_rebalances_total")

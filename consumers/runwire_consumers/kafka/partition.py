@@ -26,6 +26,7 @@ from runwire_consumers.core.pieces import WHOLE, Pieces
 from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.kafka.connection import Connection
 from runwire_consumers.kafka.errors import NO_ANSWER
+from runwire_schemas.topics import kind_of_topic
 
 _log = logging.getLogger("runwire.kafka")
 
@@ -231,3 +232,14 @@ def report_outside(partition: Partition, low: int, high: int) -> None:
         low,
         high,
     )
+
+
+def partition_at(place: TopicPartition, topic_id_now: str, prefix: str) -> Partition:
+    """Return a partition at its committed place, at its start if the topic was recreated."""
+    topic_id, repeat = parse_intent(place.metadata)
+    if place.offset < 0 or (topic_id and topic_id != topic_id_now):
+        if place.offset >= 0:
+            _log.warning("%s was recreated, its old offset is ignored", place.topic)
+        place.offset, repeat = OFFSET_BEGINNING, None
+    kind, pieces = kind_of_topic(place.topic, prefix), parse_pieces(place.metadata)
+    return Partition(place.topic, place.partition, topic_id_now, kind, place.offset, repeat, pieces)
