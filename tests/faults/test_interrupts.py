@@ -71,7 +71,7 @@ def table(seed: int) -> Iterator[list[str]]:
             "## Interrupts",
             "",
             "`interrupted_trainer.py` makes one call again and again, and lets an exception come",
-            "up at one bytecode of it after the other. No point was lost or stored at two places.",
+            "up at one bytecode of it after the other. No logged point was lost or damaged.",
             "",
             "```",
             command,

@@ -10,7 +10,6 @@ user, and the next call finds the series whole (`runwire_disk.spool.series_write
 
 from __future__ import annotations
 
-import threading
 import time
 import zlib
 from collections import deque
@@ -108,12 +107,9 @@ class MetricLog:
             ):
                 self._slow(data, step, commit=commit, ts=ts, sync=sync)
                 return
-            series = self._series
-            lock: threading.Lock | None = self._lock.inner
-            if not lock.acquire(False):  # type: ignore[union-attr]
-                lock = self._wait(data, step, at_ns)
-                if lock is None:
-                    return
+            series, lock = self._series, self._lock.inner
+            if not lock.acquire(False) and (lock := self._wait(data, step, at_ns)) is None:
+                return
             try:
                 offset, seq, call, accepted = series.state
                 segment, end = series.segment, offset + layout.size
@@ -129,15 +125,14 @@ class MetricLog:
                 step = self._step if step is None else step
                 accepted += layout.n
                 body = layout.pack(seq, call, at_ns, step, accepted, layout.tag, *values)
-                # Before the commit: interrupted here, no other call gets the step of this one.
-                self._step = step + 1
+                self._step = step + 1  # first: Ctrl-C must not leave it to the next call
                 segment.bytes[offset + 8 : end] = body
                 segment.words[offset >> 3] = _crc32(body, layout.low) << 32 | layout.low
                 series.state = (end, seq + 1, call + 1, accepted)
                 segment.words[LAST_WORD] = offset
                 layout.last = body
             finally:
-                lock.release()  # type: ignore[union-attr]
+                lock.release()
         except Exception as exc:
             self._failed(data, exc)
 
@@ -291,7 +286,7 @@ class MetricLog:
         finally:
             lock.release()
 
-    def _wait(self, data: Mapping[str, Any], step: int | None, at_ns: int) -> threading.Lock | None:
+    def _wait(self, data: Mapping[str, Any], step: int | None, at_ns: int) -> Any:
         """Get the lock that was taken; None when the call is kept for later instead.
 
         A signal handler may log while it interrupts `log`: waiting would never end.
