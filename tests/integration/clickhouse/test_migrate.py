@@ -74,7 +74,7 @@ def test_migrate_carries_attempts_of_an_earlier_version_over(
         point = f"SELECT {of}, cityHash64('{metric}') AS metric_id, '{metric}' AS metric"
         empty.command(
             "INSERT INTO run_events (project, run_key, run_id, rank, attempt, writer, at,"
-            " append_at, attempt_name, seq, event)"
+            f" append_at, attempt_name, seq, event)"
             f" SELECT * EXCEPT at, at, at, 'a{attempt}', 0, 'started' FROM (SELECT {of})"
         )
         empty.command(
