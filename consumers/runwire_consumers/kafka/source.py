@@ -14,7 +14,7 @@ from runwire_consumers.core.clock import Clock, Deadline, SystemClock
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_consumers.kafka.damaged import Damage
+from runwire_consumers.kafka.damaged import DamagedBatch
 from runwire_consumers.kafka.group import Group
 from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.headers import count_points
@@ -188,7 +188,7 @@ def _record(partition: Partition, message: Message, clock: Clock) -> Record:
     )
 
 
-def _damaged_record(partition: Partition, damage: Damage, clock: Clock) -> Record:
+def _damaged_record(partition: Partition, damage: DamagedBatch, clock: Clock) -> Record:
     """Return one record in place of a damaged batch; its bytes are dropped, as they are wrong."""
     return Record(
         stream=partition.kind,
