@@ -21,7 +21,7 @@ from runwire_consumers.kafka.partition import Partition
 ANSWER_S: Final = 10.0
 
 
-class DamagedSpan(NamedTuple):
+class DamagedBatch(NamedTuple):
     """Offsets [first, end) that nobody can read, and the points that their headers name."""
 
     first: int
@@ -31,7 +31,7 @@ class DamagedSpan(NamedTuple):
 
 def measure(
     config: Mapping[str, Any], partition: Partition, batch: int, failed: Callable[..., Retryable]
-) -> DamagedSpan | None:
+) -> DamagedBatch | None:
     """Return what the batch that begins at offset `batch` costs a partition from its position on.
 
     No more than its range to repeat, if it has one. None when the position is behind the batch, or
@@ -51,7 +51,7 @@ def measure(
         raise failed(error.args[0]) from error
     if partition.repeat is not None:
         end = min(end, partition.behind(partition.repeat))
-    return DamagedSpan(place.offset, end, _points(config, place, end))
+    return DamagedBatch(place.offset, end, _points(config, place, end))
 
 
 def _end(config: Mapping[str, Any], place: TopicPartition, batch: int) -> int:

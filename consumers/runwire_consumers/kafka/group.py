@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.kafka.connection import Connection
-from runwire_consumers.kafka.damaged import DamagedSpan, measure
+from runwire_consumers.kafka.damaged import DamagedBatch, measure
 from runwire_consumers.kafka.errors import (
     FENCED,
     PASSING,
@@ -123,7 +123,7 @@ class Group:
             partition.cut(offset)
             self.hold(partition)
 
-    def take_damaged(self) -> list[tuple[Partition, DamagedSpan]]:
+    def take_damaged(self) -> list[tuple[Partition, DamagedBatch]]:
         """Return the damaged batches met since the last call; `skip` behind each.
 
         Blocks: for a dozen requests each. Raises: Retryable; the next call measures the rest.

@@ -15,7 +15,7 @@ from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.core.pieces import Pieces
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_consumers.kafka.damaged import DamagedSpan
+from runwire_consumers.kafka.damaged import DamagedBatch
 from runwire_consumers.kafka.group import Group
 from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.headers import count_points
@@ -203,7 +203,7 @@ def _record(partition: Partition, message: Message, clock: Clock) -> Record:
     )
 
 
-def _damaged_record(partition: Partition, damage: DamagedSpan, clock: Clock) -> Record:
+def _damaged_record(partition: Partition, damage: DamagedBatch, clock: Clock) -> Record:
     """Return one record in place of a damaged batch; its bytes are dropped, as they are wrong."""
     return Record(
         stream=partition.kind,
