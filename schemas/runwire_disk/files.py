@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from runwire_disk.interrupts import reraise_interrupt
 from runwire_store.folder.files import sync_folder
 
 __all__ = [
@@ -61,7 +62,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return a file's JSON object; None when there is no file, or nothing readable in it."""
     try:
         fields = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        reraise_interrupt(error)
         return None
     return fields if isinstance(fields, dict) else None
 
