@@ -20,8 +20,7 @@ RunwireError
 │   ├── SpoolBusy                    another process holds the folder
 │   ├── SeriesClosed                 the writer has ended
 │   ├── QuotaExceeded                no further segment is allowed; also an OSError
-│   ├── RecordTooLarge               also a ValueError
-│   └── SeriesClosed                 the writer has ended
+│   └── RecordTooLarge               also a ValueError
 ├── OutboxError                      runwire_disk.outbox: requests and their content
 │   ├── NewerRequestError            written by a newer runwire; also a ValueError
 │   └── ContentGoneError             a file was changed or removed before it was uploaded

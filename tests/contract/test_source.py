@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,15 +86,20 @@ class KafkaRig(Rig):
 
 
 @pytest.fixture(params=["memory", "spool", "kafka", "kafka, next-generation group"])
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     if request.param == "memory":
-        return MemoryRig()
+        yield MemoryRig()
+        return
     if request.param == "spool":
-        return SpoolRig(tmp_path)
+        spools = SpoolRig(tmp_path)
+        yield spools
+        for writer in spools.spools:
+            writer.close()
+        return
     kafka = request.getfixturevalue("kafka")
     prefix = request.getfixturevalue("topic_prefix")
     protocol = "classic" if request.param == "kafka" else "consumer"
-    return KafkaRig(kafka.settings, prefix, protocol)
+    yield KafkaRig(kafka.settings, prefix, protocol)
 
 
 def drain(source: Source) -> list[Record]:

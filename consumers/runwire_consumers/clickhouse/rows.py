@@ -212,7 +212,8 @@ def dead_rows(letters: Sequence[DeadLetter]) -> bytes:
         instants("at", [e.at_ns for e in letters]),
         native.strings("key", [e.key for e in letters]),
         native.strings("value", [e.value[:DEAD_VALUE_BYTES_MAX] for e in letters]),
-        native.numbers("value_bytes", "UInt64", [e.whole_bytes for e in letters]),
+        # Any client may write a letter, also one with a negative size.
+        native.numbers("value_bytes", "UInt64", [max(0, e.whole_bytes) for e in letters]),
     ]
     texts, numbers = ("id", "stream", "partition", "reason"), ("offset", "last_offset", "points")
     columns += [native.strings(f, [getattr(e, f) for e in letters]) for f in texts]

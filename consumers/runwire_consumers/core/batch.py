@@ -202,6 +202,8 @@ class BatchBuilder:
                 f"batch {pending.token} cannot be rebuilt: it covers {dict(intended)}, the source "
                 f"yields {dict(covered)}. Nothing was written. Report this; it must not happen"
             )
+        if dict(covered) != dict(intended):
+            pending = pending.in_part()
         batch = self.close(pending.token)
         return replace(
             batch, spans=intended, append_at_ns=pending.append_at_ns, pieces=pending.pieces

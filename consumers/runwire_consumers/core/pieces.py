@@ -12,7 +12,8 @@ pieces, each under a token of its own. Exactly-once rests on four rules:
 
 A refusal of a range that the store took earlier (sent by an owner that died before its commit, and
 now over a limit that was lowered meanwhile) cannot be told from any other: its rows are then stored
-twice and collapse by the tables' keys. A range is therefore tried several times before it is cut.
+twice and collapse by the tables' keys. A range is therefore tried several times before it is cut,
+until the worker has learned what size the table takes.
 """
 
 from __future__ import annotations

@@ -60,6 +60,16 @@ class Pending:
     records: Sequence[Record] = ()
     pieces: Pieces = WHOLE
 
+    def in_part(self) -> "Pending":
+        """Return the intent of what is left after some of its records were lost.
+
+        In pieces the rest has other places than before, and a token in use would drop it: it gets a
+        token of its own, and rows that are stored already collapse by the tables' keys.
+        """
+        if not self.pieces.sizes:
+            return self
+        return replace(self, token=f"{self.token}:rest", pieces=WHOLE)
+
 
 class Source(Protocol):
     """Yields records in order per partition, and stores intents and commits."""

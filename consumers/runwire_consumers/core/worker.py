@@ -22,7 +22,7 @@ from runwire_consumers.core.batch import (
     decode_record,
 )
 from runwire_consumers.core.clock import Clock, SystemClock
-from runwire_consumers.core.dead_letters import DeadLetters
+from runwire_consumers.core.dead_letters import DeadLetters, letter_of
 from runwire_consumers.core.errors import Fatal, PiecesNeeded, Retryable, SkipFlush
 from runwire_consumers.core.health import Health, SelfMetrics
 from runwire_consumers.core.patience import SLICE_S, Backoff, OutOfTime, Patience, Stop
@@ -160,13 +160,16 @@ class Worker:
         self._health.pending = self._open.rows + len(self._carry)
         self._metrics.set("runwire_worker_pending_rows", self._health.pending)
 
-    def _gather(self, record: Record, into: OpenBatches | BatchBuilder) -> None:
+    def _gather(
+        self, record: Record, into: OpenBatches | BatchBuilder, *, is_in_pieces: bool = False
+    ) -> None:
         if record.damage:
             self._metrics.add("runwire_worker_dead_letters_total", reason="damage")
             into.add_bad(record, record.damage)
             return
         try:
-            decoded = self._decode_patiently(record)
+            decode = self._decode_as_before if is_in_pieces else self._decode_patiently
+            decoded = decode(record)
         except Retryable as error:
             self._metrics.add("runwire_worker_dead_letters_total", reason="decode")
             reason = f"cannot be decoded without the schema registry: {error}; replay it later"
@@ -201,6 +204,21 @@ class Worker:
             raise
         return decoded
 
+    def _decode_as_before(self, record: Record) -> Decoded:
+        """Decode a record of a batch that is written in pieces, with the outcome of the first time.
+
+        Without it the records behind would move to places whose tokens are used, and be lost. So a
+        record without a letter is waited for, however long the registry does not answer.
+        Raises: Retryable for one that has its letter, DecodeError.
+        """
+        try:
+            return self._decode(record)
+        except Retryable:
+            letters = self._patience.insist(self._dead_letters.read)
+            if letter_of(record, "", at_ns=0).id in {letter.id for letter in letters}:
+                raise
+        return self._patience.insist(lambda: self._decode(record))
+
     def _replay(self) -> None:
         """Write the batches of earlier owners before anything newer of their partitions."""
         self._pending += self._patience.insist(self._source.pending)
@@ -216,7 +234,7 @@ class Worker:
     def _rebuild(self, pending: Pending) -> Batch:
         builder = BatchBuilder(self._options.limits, self._clock)
         for record in pending.records:
-            self._gather(record, builder)
+            self._gather(record, builder, is_in_pieces=bool(pending.pieces.sizes))
         batch = builder.close_again(pending)
         _log.info("writing batch %s again: %d rows", batch.token, batch.rows)
         self._metrics.add("runwire_worker_replayed_batches_total")

@@ -12,6 +12,7 @@ keeps the beginning, and the rest can be read from its own topic until it expire
 
 import hashlib
 import logging
+import time
 from collections.abc import Iterator
 
 from confluent_kafka import (
@@ -41,7 +42,7 @@ ID_HEADER = "letter"
 FINAL_HEADER = "removed"
 LETTER_REQUEST_S = 10.0
 CONSUME_S = 0.1  # longest wait for a full list of messages
-ORIGINAL_S = 30.0  # longest wait for one record of the largest size
+RECORD_S = 30.0  # longest wait for one record of the largest size
 # Beginnings of a value to keep, the largest that its topic takes: the first fits into Kafka's
 # default limit of 1 MiB, the last into any limit that takes records of ours at all.
 HEADS_BYTES = (256 * 1024, 4 * 1024, 0)
@@ -177,7 +178,7 @@ class KafkaDeadLetters:
     def read_original(self, letter: DeadLetter) -> bytes | None:
         """Read a cut letter's record from its own topic; None when it is gone or another one.
 
-        Blocks: up to `ORIGINAL_S`. Raises: Retryable.
+        Blocks: up to `RECORD_S`. Raises: Retryable.
         """
         topic, _, number = letter.partition.rpartition("/")
         consumer = self._open()
@@ -192,7 +193,7 @@ class KafkaDeadLetters:
             if not low <= letter.offset < end:
                 return None
             consumer.assign([place])
-            messages = consumer.consume(1, ORIGINAL_S)
+            messages = consumer.consume(1, RECORD_S)
             if not messages:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         except KafkaException as error:
@@ -227,6 +228,7 @@ class KafkaDeadLetters:
         """Yield the letters' messages from the positions to the ends of the topic's partitions.
 
         Foreign messages are passed over: nobody could remove them, so none may count.
+        Raises: Retryable, also when the brokers fall silent on the way.
         """
         consumer = self._open()
         try:
@@ -238,8 +240,14 @@ class KafkaDeadLetters:
                     for n in behind
                 ]
             )
+            heard_s = time.monotonic()
             while behind:
-                for message in consumer.consume(500, CONSUME_S):
+                messages = consumer.consume(500, CONSUME_S)
+                if messages:
+                    heard_s = time.monotonic()
+                elif time.monotonic() - heard_s > RECORD_S:
+                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+                for message in messages:
                     number, offset = message.partition() or 0, message.offset() or 0
                     problem = message.error()
                     if problem is None:

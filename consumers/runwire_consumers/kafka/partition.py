@@ -83,6 +83,10 @@ class Partition:
         self.is_complete = record.last_offset == self.repeat.last
         return []
 
+    def pass_over(self, offset: int) -> None:
+        """Note a message that makes no record: it is read, and no lag."""
+        self.next_offset = max(self.next_offset, offset + 1)
+
     def behind(self, span: Span) -> int:
         """Return the offset to resume from after a range."""
         return span.last + 1 if self.log_end is None else min(span.last + 1, self.log_end)

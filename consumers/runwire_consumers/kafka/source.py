@@ -22,6 +22,8 @@ from runwire_consumers.kafka.headers import count_points
 from runwire_consumers.kafka.partition import Partition, intent_text
 from runwire_schemas.connections.kafka import KafkaSettings
 
+# 2262-04-11: beyond it a producer of a topic with CreateTime has sent nanoseconds for milliseconds.
+_MS_MAX = (2**63 - 1) // 1_000_000
 TOPICS_CHECK_S = 5.0  # pace of the checks of topics and group, and of the lag
 
 
@@ -68,7 +70,8 @@ class KafkaSource:
                 self._group.note_end(partition, message.offset() or 0)
                 continue
             if message.value() is None and partition.kind == "deadletter":
-                continue  # a removed letter
+                partition.pass_over(message.offset() or 0)  # a removed letter
+                continue
             self._take(partition, _record(partition, message, self._clock))
         for partition, damage in self._group.take_damaged():
             self._take(partition, _damaged_record(partition, damage, self._clock))
@@ -190,12 +193,13 @@ def _record(partition: Partition, message: Message, clock: Clock) -> Record:
     kind, at_ms = message.timestamp()
     offset = message.offset()
     assert offset is not None  # None only for messages that are errors
+    is_known = kind != TIMESTAMP_NOT_AVAILABLE and 0 <= at_ms <= _MS_MAX
     return Record(
         stream=partition.kind,
         partition=partition.name,
         offset=offset,
         last_offset=offset,
-        append_at_ns=clock.unix_ns() if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1_000_000,
+        append_at_ns=at_ms * 1_000_000 if is_known else clock.unix_ns(),
         value=message.value() or b"",
         key=message.key() or b"",
         points=count_points(message),

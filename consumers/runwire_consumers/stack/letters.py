@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
-from runwire_consumers.core.errors import Retryable, RowsRejected
+from runwire_consumers.core.errors import PiecesNeeded, Retryable, RowsRejected
 from runwire_consumers.core.source import Record
 from runwire_consumers.kafka.schema_ids import kafka_with_registry
 from runwire_disk.paths import letters_dir
@@ -29,6 +29,7 @@ from runwire_schemas.topics import topic_name
 
 if TYPE_CHECKING:
     from runwire_consumers.core.batch import Batch
+    from runwire_consumers.core.sink import Sink
 
 
 def survey_dead_letters(root: Path) -> Section:
@@ -158,15 +159,43 @@ def replay(
         sink.check()
         for letter in letters:
             try:
-                sink.write(batch_of(_whole(kept, letter)))
+                batch = batch_of(_whole(kept, letter))
+            except (
+                DecodeError,
+                Retryable,
+            ) as error:  # Retryable: of its registry, not of the store
+                failed[letter.id] = str(error)
+                continue
+            try:
+                _store(sink, batch)
                 stored.append(letter.id)
-            except (DecodeError, RowsRejected) as error:
+            except RowsRejected as error:
                 failed[letter.id] = str(error)
     finally:
         sink.close(Deadline(5.0))
         if stored:
             _delete(url, kept, stored)
     return stored, failed
+
+
+def _store(sink: Sink, batch: Batch) -> None:
+    """Write a batch, in pieces where the store takes it only so. Raises: RowsRejected, Retryable.
+
+    A repetition may choose other pieces: rows that are stored already collapse by the tables' keys.
+    """
+    from runwire_consumers.clickhouse.sink import REFUSALS_MAX
+
+    failures = 0
+    while True:
+        try:
+            sink.write(batch)
+            return
+        except PiecesNeeded as need:
+            batch = replace(batch, pieces=need.pieces)
+        except Retryable:
+            failures += 1
+            if failures >= REFUSALS_MAX:  # a sink that asks for pieces does so by now
+                raise
 
 
 def _whole(kept: DeadLetters, letter: DeadLetter) -> DeadLetter:

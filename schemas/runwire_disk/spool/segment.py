@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from pathlib import Path
@@ -29,8 +30,7 @@ class Segment:
         self.base_accepted = header.base_accepted
         self.path = folder / segment_name(series, header.number)
         hidden = folder / f".{self.path.name}"
-        # A file object: an interrupt may drop the segment before anybody could close it.
-        self._file = open(hidden, "w+b", buffering=0, opener=_private)  # noqa: SIM115
+        self._file = _SegmentFile(hidden, "w+", opener=_private)
         try:
             _allocate(self._file.fileno(), header.size)
             self._map = mmap.mmap(self._file.fileno(), header.size)
@@ -68,6 +68,17 @@ class Segment:
 
 
 FIRST_RECORD = HEADER_BYTES
+
+
+class _SegmentFile(io.FileIO):
+    """A file that is closed with its last reference, without a warning.
+
+    An interrupt may drop a segment before anybody could close it, and a forked child drops those
+    of its parent.
+    """
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def _private(path: str, flags: int) -> int:

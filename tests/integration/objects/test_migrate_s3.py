@@ -121,7 +121,7 @@ def test_migrate_keeps_what_the_client_cannot_parse_in_foreign_rules(
         b"<NewerNoncurrentVersions>2</NewerNoncurrentVersions></NoncurrentVersionExpiration>"
         b"</Rule></LifecycleConfiguration>"
     )
-    http = new_pool()
+    http = new_pool(minio_bucket)
     client = minio.client()
     client.set_bucket_versioning(minio_bucket.bucket, VersioningConfig(ENABLED))
     requests = SignedRequests(minio_bucket, client, http, 10.0)

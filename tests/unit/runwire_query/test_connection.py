@@ -34,7 +34,7 @@ def driver_error(code: int, sentence: str) -> DatabaseError:
         (driver_error(81, "gone"), "no database `d`.*runwire migrate"),
         (driver_error(47, "Unknown identifier `x`."), r"^Unknown identifier `x`\. \(NAME\)$"),
         (driver_error(60, "Unknown table 'v_run'."), "misspelt.*runwire migrate"),
-        (driver_error(241, "memory"), r"^memory \(NAME\)$"),
+        (driver_error(241, "memory"), "cannot do it now: memory"),
         (driver_error(202, "queries"), "cannot do it now: queries"),
         (OperationalError("[Errno 111] Connection refused"), "does not answer.*runwire up"),
     ],

@@ -8,7 +8,8 @@ from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.errors import PiecesNeeded
 from runwire_consumers.core.pieces import WHOLE, Pieces
 from runwire_consumers.core.sink import MemorySink
-from support.builders import Bench, metric_record
+from runwire_consumers.core.source import Pending, Span
+from support.builders import AT_NS, Bench, metric_record
 
 SMALL = WHOLE.cut("metrics", 0, 3)
 
@@ -64,3 +65,14 @@ def test_replayed_batch_has_the_pieces_of_its_intent() -> None:
     assert bench.start(sink=again).run() == 0
     assert again.seen == [sink.seen[-1]]
     assert bench.store.points == 2
+
+
+def test_rest_of_a_batch_whose_first_records_expired_gets_a_token_of_its_own() -> None:
+    """Its rows have other places than before: under the tokens in use they would be dropped."""
+    bench = Bench()
+    bench.log.append([metric_record(1), metric_record(2)])
+    bench.log.intent = Pending("memory:1", {"p/metric": Span(0, 2)}, AT_NS, (), SMALL)
+    assert bench.start().run() == 0
+    (batch,) = bench.store.batches.values()
+    assert (batch.token, batch.pieces, batch.points) == ("memory:1:rest", WHOLE, 4)
+    assert bench.log.committed == {"p/metric": 3}

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from runwire_consumers.core.batch import Decoded, decode_record
+from runwire_consumers.core.dead_letters import letter_of
 from runwire_consumers.core.errors import Retryable
-from runwire_consumers.core.source import Record
-from support.builders import Bench, metric_record
+from runwire_consumers.core.pieces import WHOLE
+from runwire_consumers.core.source import Pending, Record, Span
+from support.builders import AT_NS, Bench, metric_record
 
 WAIT_S = 60.0  # the default of RUNWIRE_WORKER_REGISTRY_WAIT_S
 
@@ -59,3 +63,21 @@ def test_second_foreign_record_of_an_outage_waits_no_more() -> None:
     assert len(bench.letters) == 4
     assert bench.store.points == 12
     assert registry.asked_s[-1] - registry.asked_s[0] < 2 * WAIT_S
+
+
+@pytest.mark.parametrize("has_letter", [False, True])
+def test_record_of_a_batch_in_pieces_has_the_outcome_of_the_first_time(*, has_letter: bool) -> None:
+    """Its neighbours keep their places: another outcome would drop them with tokens in use."""
+    bench = Bench()
+    records = [metric_record(offset) for offset in range(3)]
+    bench.log.append(records)
+    pieces = WHOLE.cut("metrics", 0, 2)
+    bench.log.intent = Pending("memory:1", {"p/metric": Span(0, 2)}, AT_NS, (), pieces)
+    if has_letter:
+        letter = letter_of(records[0], "no registry", at_ns=AT_NS)
+        bench.letters[letter.id] = letter
+    registry = Registry(bench, {0}, up_at_s=5 * WAIT_S)
+    assert bench.start(decode=registry.decode).run() == 0
+    assert bench.store.points == (4 if has_letter else 6)
+    assert len(bench.letters) == int(has_letter)
+    assert (bench.clock.monotonic_s() > 5 * WAIT_S) is not has_letter

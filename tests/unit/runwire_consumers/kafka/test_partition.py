@@ -83,3 +83,12 @@ def test_log_end_cuts_only_an_unfinished_range() -> None:
         partition.take(at(offset))
     assert not partition.misses_records(5)
     assert not Partition("t", 0, "id", "run", 4).misses_records(4)
+
+
+def test_passed_over_message_is_no_lag_and_moves_nothing_back() -> None:
+    """A removed letter counts as read; one that was fetched before a seek changes nothing."""
+    partition = Partition("t", 0, "id", "deadletter", OFFSET_BEGINNING)
+    partition.pass_over(7)
+    partition.pass_over(3)
+    assert partition.next_offset == 8
+    assert [one.offset for one in partition.take(at(8))] == [8]
