@@ -62,7 +62,7 @@ class Run(ArtifactCalls, CheckpointCalls):
     """One run as this process sees it; made by `runwire.init`.
 
     Threads: safe. Raises: nothing after `init`, unless strict: failures are counted and the first
-    of each kind is logged.
+    of each name is logged.
     """
 
     # Replaced by the session: `run.log` is the hot path itself, without a second Python frame.
@@ -237,7 +237,7 @@ class Run(ArtifactCalls, CheckpointCalls):
         self.config.update(params)
 
     @public_call(key=TEXT, value=CONTENT)
-    def set_tag(self, key: str, value: Any) -> None:
+    def set_tag(self, key: str, value: Any | None) -> None:
         """Set one tag; the last value wins."""
         self._tags.add({key: value})
 

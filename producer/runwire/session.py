@@ -130,6 +130,8 @@ class Session:
         policy = self.settings.fork_policy
         if policy == "ignore" or self.settings.mode == "disabled":
             return _ignore
+        if not self.is_live:  # a child of a process whose run has ended
+            return self._refuse
         self._late = LateWriter(self, is_forbidden=policy == "raise")
         return self._late.log
 

@@ -22,6 +22,7 @@ from runwire.job.environment import environment_facts
 from runwire.job.identity import Identity, identify
 from runwire.job.launches import announce_launch
 from runwire.process import exits, notebook
+from runwire.process.exits import outcome_of
 from runwire.run import Run
 from runwire.session import Session
 from runwire.settings import Settings
@@ -121,10 +122,12 @@ def init(  # noqa: PLR0913 - the surface people know from wandb
     asked["parent_run_id"] = parent.id if isinstance(parent, Run) else parent
     resolved = _resolve(settings, parent, asked)
     identity = identify(resolved.project, resolved.run_id, nth=_started)
+    over = _replaced(previous, identity, parent, rule)
+    if over is not None and over.id == identity.run_id and resume != "never":
+        _end(over)  # a cell that runs again continues after its own steps
     start = _resume(resolved, identity, resume)
     identity = replace(identity, attempt=start.attempt)
-    if previous is not None and _is_over(previous, identity, parent, rule):
-        _end(previous)
+    _end(over)
     about = {"name": name, "job_type": job_type, "notes": notes}
     run = _open(resolved, identity, start, tags=named_tags(tags), about=about)
     _configure(run, config)
@@ -152,7 +155,7 @@ def _open(
     tags: Mapping[str, str],
     about: Mapping[str, Any],
 ) -> Run:
-    """Open the writer, record the start, hook into the end of the process, start the agent."""
+    """Open the writer and begin the run."""
     session = Session(
         settings,
         _meta(settings, identity),
@@ -160,6 +163,23 @@ def _open(
         environment=environment_facts(git=settings.capture_git),
         first_step=start.step,
     )
+    try:
+        return _begin(session, identity, start, tags=tags, about=about)
+    except BaseException as error:
+        session.end(outcome_of(error))  # nobody gets the run, so nobody could end it
+        raise
+
+
+def _begin(
+    session: Session,
+    identity: Identity,
+    start: Start,
+    *,
+    tags: Mapping[str, str],
+    about: Mapping[str, Any],
+) -> Run:
+    """Record the start, hook into the end of the process, start the agent."""
+    settings = session.settings
     # A further attempt or writer without a name leaves the run the one it has.
     name = about["name"] or (None if start.is_known else identity.run_id)
     of_settings = {"name": name, "group": settings.group, "parent_run_id": settings.parent_run_id}
@@ -185,7 +205,9 @@ def start_run(run_name: str | None = None, *, nested: bool = False, **arguments:
     parent = active_run()
     if nested and parent is not None:
         arguments.setdefault("parent", parent)
-    return init(name=run_name, **arguments)
+    if run_name is not None:
+        arguments["name"] = run_name
+    return init(**arguments)
 
 
 def _resolve(
@@ -216,14 +238,17 @@ def _check_reinit(reinit: bool | str | None) -> str | None:
     return words[reinit]
 
 
-def _is_over(previous: Run, identity: Identity, parent: str | Run | None, rule: str | None) -> bool:
-    """Return whether a new run of this thread ends `previous`."""
-    if rule == CREATE:
-        return False
+def _replaced(
+    previous: Run | None, identity: Identity, parent: str | Run | None, rule: str | None
+) -> Run | None:
+    """Return the open run of this thread if a new one ends it."""
+    if previous is None or rule == CREATE:
+        return None
     is_block = previous._session.is_block  # noqa: SLF001 - our own
     is_parent = parent is previous or parent == previous.id
     is_other_rank = previous.id == identity.run_id and previous.rank != identity.ranks.rank
-    return rule == FINISH or not (is_block or is_parent or is_other_rank)
+    is_kept = rule != FINISH and (is_block or is_parent or is_other_rank)
+    return None if is_kept else previous
 
 
 def _previous() -> Run | None:
@@ -232,13 +257,15 @@ def _previous() -> Run | None:
     return None if run is None or run._session.is_foreign() else run  # noqa: SLF001 - our own
 
 
-def _end(previous: Run) -> None:
+def _end(over: Run | None) -> None:
+    if over is None or not over.is_active:
+        return
     _log.warning(
         "runwire: run %s was still open and is ended as finished, because init starts another. "
         "Call finish() first, or pass reinit='create_new' to keep both open.",
-        previous.id,
+        over.id,
     )
-    previous.finish()
+    over.finish()
 
 
 def _unknown_argument(name: str) -> str:
@@ -262,7 +289,7 @@ def _resume(settings: Settings, identity: Identity, resume: str | bool | None) -
         place = (settings.root, identity.project, identity.run_id)
         # Otherwise opening the spool fails next, with a better error.
         with contextlib.suppress(OSError):
-            write_note(*place, attempt=start.attempt, last_step=None)
+            write_note(*place, attempt=start.attempt, last_step=None, first_step=start.step)
     return start
 
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+from runwire.conversion import TAGS
 from runwire.errors import ConfigError
 from runwire.guard import Guard
 
 __all__ = ["Tags", "named_tags"]
 
-VALUE_CHARS_MAX = 65_536
 
+def named_tags(
+    tags: Mapping[str, Any] | Iterable[str] | None,
+    omit: Callable[[str, Exception], None] = lambda _name, _error: None,
+) -> dict[str, str]:
+    """Return tags as a mapping of texts; names without a value get the empty text.
 
-def named_tags(tags: Mapping[str, Any] | Iterable[str] | None) -> dict[str, str]:
-    """Return tags as a mapping; names without a value get the empty text."""
-    if tags is None:
-        return {}
-    if isinstance(tags, Mapping):
-        return {str(key): str(value)[:VALUE_CHARS_MAX] for key, value in tags.items()}
-    if isinstance(tags, str):
-        return {tags: ""}
-    return {str(name): "" for name in tags}
+    `omit` gets each tag that is left out. Raises: TypeError for what holds no tags.
+    """
+    named: dict[str, str] = {} if tags is None else TAGS.plain(tags, omit)
+    return named
 
 
 class Tags(MutableMapping[str, str]):
@@ -39,9 +39,12 @@ class Tags(MutableMapping[str, str]):
     def add(self, tags: Mapping[str, Any] | Iterable[str] | None) -> None:
         """Set several tags; the last values win."""
         with self._guard.catching("set_tags"):
-            if changed := named_tags(tags):
+            if changed := named_tags(tags, self._omit):
                 self._values = {**self._values, **changed}
                 self._on_change(changed)
+
+    def _omit(self, name: str, error: Exception) -> None:
+        self._guard.report("set_tags", error, name=name)
 
     def __getitem__(self, key: str) -> str:
         return self._values[key]

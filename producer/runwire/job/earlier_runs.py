@@ -13,6 +13,8 @@ from runwire_disk.spool.run_notes import read_note
 from runwire_disk.spool.writer import folder_prefix
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from runwire.job.identity import Identity
     from runwire.settings import Settings
     from runwire_disk.spool.format import Meta
@@ -75,8 +77,12 @@ def find_start(settings: Settings, identity: Identity, resume: str) -> Start:
 def _on_this_disk(root: Path, identity: Identity) -> EarlierRun:
     """Return what the notes and the spool folders of the data root show of earlier attempts."""
     note = read_note(root, identity.project, identity.run_id)
-    is_known = bool(note) and note.get("attempt") != identity.attempt
-    steps = [note["last_step"]] if is_known and isinstance(note.get("last_step"), int) else []
+    if note.get("attempt") == identity.attempt:  # rank 0 of this very attempt was faster
+        is_known = (note.get("attempt_number") or 1) > 1
+        last = (note.get("first_step") or 0) - 1
+    else:
+        is_known, last = bool(note), note.get("last_step")
+    steps = [last] if is_known and isinstance(last, int) else []
     living = None
     if identity.source == "random":
         return EarlierRun()  # nobody else can have this id
@@ -136,7 +142,7 @@ def _elsewhere(settings: Settings, identity: Identity, resume: str) -> EarlierRu
     for place, lookup in places:
         try:
             answer = lookup(settings.root, identity.project, identity.run_id)
-        except (RunwireError, OSError, ValueError, ImportError) as error:
+        except (RunwireError, OSError, ValueError, ImportError, AttributeError) as error:
             problems.append(f"{place} could not be asked: {error}")
             continue
         if answer is None:
@@ -191,4 +197,12 @@ def _store_lookup(settings: Settings) -> Lookup:
 def _installed_lookups() -> list[tuple[str, Lookup]]:
     from importlib.metadata import entry_points
 
-    return [(entry.name, entry.load()) for entry in entry_points(group=LOOKUP_GROUP)]
+    return [(entry.name, _lookup_of(entry)) for entry in entry_points(group=LOOKUP_GROUP)]
+
+
+def _lookup_of(entry: EntryPoint) -> Lookup:
+    def look(root: Path, project: str, run_id: str) -> tuple[bool, int | None] | None:
+        answer: tuple[bool, int | None] | None = entry.load()(root, project, run_id)
+        return answer
+
+    return look

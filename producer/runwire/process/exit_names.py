@@ -19,7 +19,7 @@ def replace(original: Callable[..., Any], wrapped: Callable[..., Any]) -> None:
     global _current
     _current = wrapped
     for module in tuple(sys.modules.values()):
-        namespace = getattr(module, "__dict__", None)
+        namespace = _namespace(module)
         if module is not sys and type(namespace) is dict and namespace.get("exit") is original:
             _put(namespace, "exit", wrapped)
     for name in () if hasattr(sys, "ps1") else ("exit", "quit"):  # a prompt shows their help
@@ -33,6 +33,14 @@ def restore() -> None:
         if namespace.get(name) is _current:
             namespace[name] = before
     _replaced.clear()
+
+
+def _namespace(module: object) -> Any:
+    """Return the dict of a module. `getattr` would load a lazy one, and raise what that raises."""
+    try:
+        return object.__getattribute__(module, "__dict__")
+    except AttributeError:  # an object with slots
+        return None
 
 
 def _put(namespace: dict[str, Any], name: str, wrapped: Callable[..., Any]) -> None:

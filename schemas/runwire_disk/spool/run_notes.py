@@ -26,21 +26,31 @@ def read_note(root: Path, project: str, run_id: str) -> dict[str, Any]:
 
 
 def write_note(
-    root: Path, project: str, run_id: str, *, attempt: str, last_step: int | None
+    root: Path,
+    project: str,
+    run_id: str,
+    *,
+    attempt: str,
+    last_step: int | None,
+    first_step: int | None = None,
 ) -> None:
     """Note the newest attempt of a run, count its attempts, and keep its greatest step.
 
+    `first_step` is that of a new attempt: ranks that start after rank 0 find it here.
     Raises: OSError.
     """
     path = _path(root, project, run_id)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     note = read_note(root, project, run_id)
     steps = [step for step in (note.get("last_step"), last_step) if isinstance(step, int)]
-    count = attempt_count(note)
-    if note and note.get("attempt") != attempt:
+    count, begin = attempt_count(note), first_step
+    if note.get("attempt") == attempt:
+        begin = note.get("first_step")
+    elif note:
         count["attempt_number"] += 1
     state = {"project": project, "run_id": run_id, "attempt": attempt, "first_attempt": attempt}
-    replace_json(path, {**state, **count, "last_step": max(steps, default=None)})
+    last = max(steps, default=None)
+    replace_json(path, {**state, **count, "first_step": begin, "last_step": last})
 
 
 def attempt_count(note: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,24 @@ def test_tags_are_recorded_by_item_and_by_assignment(root: Path) -> None:
     assert run.guard.counts.pop("set_tags") == 1
 
 
+def test_tag_values_are_converted_alike_on_every_way(root: Path) -> None:
+    """A mapping is JSON, None the empty text; a name that fails leaves out its tag alone."""
+
+    class Unnamed:
+        """Fails as a tag's name."""
+
+    with runwire.init("p", tags={"a": {"n": 1}, "none": None}) as run:
+        run.tags["b"] = {"n": 1}
+        run.tags = {Unnamed(): "x", "c": {"n": 1}}
+        run.set_tag("d", None)
+        run.set_tags({"e": None})
+        assert run.tags == {
+            **dict.fromkeys("abc", '{"n": 1}'),
+            **dict.fromkeys(("none", "d", "e"), ""),
+        }
+        assert run.guard.counts.pop("set_tags") == 1
+
+
 def test_assigned_config_and_summary_update_the_run(root: Path) -> None:
     """As with wandb, assignment sets the keys of a mapping."""
     with runwire.init("p", run_id="r") as run:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 import runwire
-from runwire_disk.spool.reader import list_folders
+from runwire_disk.spool.reader import list_folders, writer_alive
 from support.spooled import end_of, points, run_events
 
 
@@ -217,11 +217,27 @@ def test_unknown_arguments_of_init_name_what_to_use(root: Path) -> None:
 
 def test_refused_init_leaves_the_open_run_alone(root: Path) -> None:
     """A wrong argument must not end the run before."""
-    run = runwire.init("p")
-    with pytest.raises(runwire.ConfigError):
-        runwire.init("p", resume="sometimes")
+    run = runwire.init("p", run_id="r")
+    for run_id, resume in ((None, "sometimes"), ("r", "never")):
+        with pytest.raises(runwire.ConfigError):
+            runwire.init("p", run_id=run_id, resume=resume)
     assert runwire.active_run() is run
     run.finish()
+
+
+def test_init_that_is_interrupted_leaves_no_open_run(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody gets the run, so its writer must not stay open: it would look alive for ever."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runwire.start.announce_launch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runwire.init("p", run_id="r")
+    assert end_of(root, "r") == "interrupted"
+    assert not any(map(writer_alive, list_folders(root)))
 
 
 def test_id_and_resume_true_are_accepted_as_with_wandb(root: Path) -> None:
@@ -230,3 +246,11 @@ def test_id_and_resume_true_are_accepted_as_with_wandb(root: Path) -> None:
         run.log({"a": 1.0}, 4)
     with runwire.init("p", id="r", resume=True) as run:
         assert (run.id, run.step) == ("r", 5)
+
+
+def test_start_run_takes_the_name_under_both_words(root: Path) -> None:
+    """MLflow's `run_name`, and `name` as `init` has it."""
+    with runwire.start_run("a") as run:
+        assert run.name == "a"
+    with runwire.start_run(name="b") as run:
+        assert run.name == "b"

@@ -81,3 +81,15 @@ def test_log_function_that_was_kept_logs_through_the_writer_of_a_forked_child(ro
         assert run.flush(0).spooled == 2
     assert len(list_folders(root)) == 2
     assert sorted(points(root)["r", "a"]) == [(0, 0.0), (1, 1.0), (2, 2.0)]
+
+
+def test_child_that_is_forked_after_the_end_of_a_run_logs_nothing_to_it(root: Path) -> None:
+    """A data loader that is made after `finish` must not write to the ended run."""
+    run = runwire.init("p", run_id="r")
+    run.finish()
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=lambda: (run.log({"a": 1.0}), runwire.log({"a": 1.0})))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert len(list_folders(root)) == 1

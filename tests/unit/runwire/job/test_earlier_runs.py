@@ -116,3 +116,38 @@ def test_resume_must_with_an_unreachable_clickhouse_says_so(
         runwire.init("p", run_id="r", resume="must")
     with runwire.init("p", run_id="r", resume="allow") as run:
         assert run.step == 0
+
+
+@pytest.mark.parametrize("resume", ["auto", "must"])
+def test_rank_that_starts_after_rank_0_resumes_at_the_same_step(
+    root: Path, monkeypatch: pytest.MonkeyPatch, resume: str
+) -> None:
+    """Rank 0 has noted the new attempt already, and the spool of the earlier one is delivered."""
+    with runwire.init("p", run_id="r") as run:
+        run.log({"a": 1.0}, 6)
+    deliver(root)
+    steps = []
+    for rank in ("0", "1"):
+        for name in ("RANK", "LOCAL_RANK"):
+            monkeypatch.setenv(name, rank)
+        for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            monkeypatch.setenv(name, "2")
+        monkeypatch.setattr("runwire.start._started", 0)  # as in a process of its own
+        with runwire.init("p", run_id="r", resume=resume) as run:
+            steps.append(run.step)
+    assert steps == [7, 7]
+
+
+def test_same_id_again_in_one_process_continues_as_a_new_attempt(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a notebook cell that runs twice: the open run ends first, and is no living writer."""
+    first = runwire.init("p", run_id="r")
+    first.log({"a": 1.0})
+    with runwire.init("p", run_id="r") as run:
+        assert not first.is_active
+        assert run.step == 1
+        run.log({"a": 2.0})
+    assert "is writing to run" not in caplog.text
+    assert len({event.attempt for event in run_events(root, "r")}) == 2
+    assert sorted(points(root)["r", "a"]) == [(0, 1.0), (1, 2.0)]
