@@ -59,7 +59,7 @@ class Group:
         self._lost: set[str] = set()
         self._losses = 0
         self._problem: KafkaError | None = None
-        self._must_reopen = False
+        self._must_reopen = self._is_leaving = False
         self._fatal: KafkaError | None = None
         self._open_at_s = 0.0
         self._consumer: Consumer | None = None
@@ -212,7 +212,11 @@ class Group:
         self._damaged.clear()
         self._unsettled.clear()
         if consumer is not None:
-            consumer.close()
+            self._is_leaving = True
+            try:
+                consumer.close()
+            finally:
+                self._is_leaving = False
 
     def lag(self) -> dict[str, int]:
         """Return how many records follow the positions, by topic, without a request."""
@@ -248,6 +252,8 @@ class Group:
     def _assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         """Begin each new partition at its committed offset, or repeat its intent first."""
         self._metrics.add("runwire_worker_rebalances_total")
+        if self._is_leaving:  # nothing of it is read, and a request could hold up the leaving
+            return
         try:
             places = consumer.committed(assigned, timeout=COMMITTED_REQUEST_S) if assigned else []
             for failed in (place.error for place in places if place.error is not None):

@@ -137,9 +137,10 @@ def test_tasks_with_runs_of_their_own_do_not_mix(root: Path) -> None:
 
 
 def test_second_init_ends_the_open_run_as_finished(
-    root: Path, caplog: pytest.LogCaptureFixture
+    root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loops and notebook cells: the end is recorded, logged by name, and frees descriptors."""
+    monkeypatch.setenv("RUNWIRE_CAPTURE_GIT", "0")  # a process for each start
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are all that is needed
     with caplog.at_level(logging.WARNING, "runwire"):
         for number in range(20):
