@@ -1,7 +1,6 @@
 """Telemetry for ML training: `import runwire`, `runwire.init()`, `runwire.log()`.
 
 Nothing raises after `init`; records that `log` accepted survive the death of this process.
-`unknown` are arguments that a call does not have: they are left out with a sentence.
 """
 
 from __future__ import annotations
@@ -11,15 +10,12 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from runwire.current import active_run, current
 from runwire.errors import ArtifactError, CheckpointError, ConfigError, RunwireError
 from runwire.metrics.flush import FlushReport
-from runwire.other_trackers import missing_name
 from runwire.run import Run
 from runwire.settings import Settings
-from runwire.start import init, start_run
+from runwire.start import active_run, current, init, start_run
 from runwire.version import __version__
-from runwire_disk.paths import pin_state_dir
 from runwire_disk.spool.format import SpoolError
 
 if TYPE_CHECKING:
@@ -89,29 +85,29 @@ def log(
     current().log(data, step, commit=commit, ts=ts, sync=sync)
 
 
-def log_metric(key: str, value: Any, step: int | None = None, **unknown: Any) -> None:
+def log_metric(key: str, value: Any, step: int | None = None) -> None:
     """Log one scalar of the current run."""
-    current().log_metric(key, value, step, **unknown)
+    current().log_metric(key, value, step)
 
 
-def log_metrics(data: Mapping[str, Any], step: int | None = None, **unknown: Any) -> None:
+def log_metrics(data: Mapping[str, Any], step: int | None = None) -> None:
     """Log scalars of the current run, as `log`."""
-    current().log_metrics(data, step, **unknown)
+    current().log_metrics(data, step)
 
 
-def log_param(key: str, value: Any, **unknown: Any) -> None:
+def log_param(key: str, value: Any) -> None:
     """Set one parameter of the current run."""
-    current().log_param(key, value, **unknown)
+    current().log_param(key, value)
 
 
-def log_params(params: Any, **unknown: Any) -> None:
+def log_params(params: Any) -> None:
     """Set several parameters of the current run."""
-    current().log_params(params, **unknown)
+    current().log_params(params)
 
 
-def log_text(text: str, name: str, step: int | None = None, **unknown: Any) -> None:
+def log_text(text: str, name: str, step: int | None = None) -> None:
     """Log a text of the current run."""
-    current().log_text(text, name, step, **unknown)
+    current().log_text(text, name, step)
 
 
 def log_artifact(
@@ -121,26 +117,24 @@ def log_artifact(
     return current().log_artifact(path, name, **how)
 
 
-def log_image(img: Any, name: str, step: int | None = None, **unknown: Any) -> ArtifactRef:
+def log_image(img: Any, name: str, step: int | None = None) -> ArtifactRef:
     """Keep an image with the current run."""
-    return current().log_image(img, name, step, **unknown)
+    return current().log_image(img, name, step)
 
 
-def log_figure(fig: Any, name: str, step: int | None = None, **unknown: Any) -> ArtifactRef:
+def log_figure(fig: Any, name: str, step: int | None = None) -> ArtifactRef:
     """Keep a matplotlib figure with the current run."""
-    return current().log_figure(fig, name, step, **unknown)
+    return current().log_figure(fig, name, step)
 
 
-def log_table(rows: Any, name: str, **unknown: Any) -> ArtifactRef:
+def log_table(rows: Any, name: str) -> ArtifactRef:
     """Keep a table with the current run."""
-    return current().log_table(rows, name, **unknown)
+    return current().log_table(rows, name)
 
 
-def log_histogram(
-    name: str, values: Any | Histogram, step: int | None = None, **unknown: Any
-) -> None:
+def log_histogram(name: str, values: Any | Histogram, step: int | None = None) -> None:
     """Record the distribution of values with the current run."""
-    current().log_histogram(name, values, step, **unknown)
+    current().log_histogram(name, values, step)
 
 
 def use_artifact(ref: str, type: str | None = None) -> ArtifactRef:  # noqa: A002
@@ -163,14 +157,14 @@ def load_checkpoint(which: str | int = "latest", **into: Any) -> Checkpoint | No
     return current().load_checkpoint(which, **into)
 
 
-def set_tag(key: str, value: Any, **unknown: Any) -> None:
+def set_tag(key: str, value: Any) -> None:
     """Set one tag of the current run."""
-    current().set_tag(key, value, **unknown)
+    current().set_tag(key, value)
 
 
-def set_tags(tags: Mapping[str, Any], **unknown: Any) -> None:
+def set_tags(tags: Mapping[str, Any]) -> None:
     """Set several tags of the current run."""
-    current().set_tags(tags, **unknown)
+    current().set_tags(tags)
 
 
 def add_tags(*names: str) -> None:
@@ -211,9 +205,6 @@ def finish(
     return run.finish(status, exit_code, timeout) if run is not None else FlushReport()
 
 
-# Before a framework changes the working folder (Hydra does so before the user's function runs).
-pin_state_dir(os.environ)
-
 # `runwire.run`, `.config` and `.summary` are those of the current run, as wandb users expect. The
 # module `runwire.run` stays importable; only the package's attribute of that name is removed.
 _OF_CURRENT_RUN = ("run", "config", "summary")
@@ -239,4 +230,4 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_WHEN_USED[name]), name)
     if name in _OF_CURRENT_RUN:
         return getattr(current(), name)
-    raise AttributeError(missing_name("module 'runwire'", name))
+    raise AttributeError(f"module 'runwire' has no attribute {name!r}")

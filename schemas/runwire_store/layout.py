@@ -30,7 +30,6 @@ __all__ = [
     "checkpoints_prefix",
     "name_prefix",
     "names_prefix",
-    "run_prefix",
     "staging_prefix",
     "tombstone_key",
     "version_key",
@@ -55,14 +54,9 @@ def blob_key(sha256: str) -> str:
     return f"{BLOBS}{_check_id(sha256, _SHA256)[:2]}/{sha256}"
 
 
-def run_prefix(project: str, run_id: str) -> str:
-    """Return the prefix of everything that names a run."""
-    return f"{RUNS}{run_key(project, run_id).hex()}/"
-
-
 def artifacts_prefix(project: str, run_id: str) -> str:
     """Return the prefix of the manifests of a run's artifacts."""
-    return f"{run_prefix(project, run_id)}artifacts/"
+    return f"{RUNS}{run_key(project, run_id).hex()}/artifacts/"
 
 
 def artifact_key(project: str, run_id: str, artifact: str) -> str:
@@ -72,7 +66,7 @@ def artifact_key(project: str, run_id: str, artifact: str) -> str:
 
 def checkpoints_prefix(project: str, run_id: str) -> str:
     """Return the prefix of the manifests of a run's checkpoints; their keys sort by step."""
-    return f"{run_prefix(project, run_id)}checkpoints/"
+    return f"{RUNS}{run_key(project, run_id).hex()}/checkpoints/"
 
 
 def checkpoint_key(
@@ -85,7 +79,7 @@ def checkpoint_key(
 
 def tombstone_key(project: str, run_id: str) -> str:
     """Return the key that marks a run as deleted: nothing of it is published any more."""
-    return f"{run_prefix(project, run_id)}deleted.json"
+    return f"{RUNS}{run_key(project, run_id).hex()}/deleted.json"
 
 
 def names_prefix(project: str) -> str:

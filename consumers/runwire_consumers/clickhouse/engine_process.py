@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import fcntl
 import os
 import signal
 import sys
@@ -15,8 +16,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
-
-from runwire_disk.files import try_lock
 
 MISSING_ENGINE = (
     "the embedded engine is not installed: pip install 'runwire[embedded]' "
@@ -39,9 +38,11 @@ def take_lock(folder: Path) -> TextIO | None:
     """Lock the folder and write the pid into the lock; None when another process holds it."""
     lock = (folder / "engine.lock").open("a+")
     for _ in range(20):
-        if try_lock(lock.fileno()):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
-        time.sleep(0.05)  # Engine.alive() holds the lock for a moment to test it
+        except BlockingIOError:
+            time.sleep(0.05)  # Engine.alive() holds the lock for a moment to test it
     else:
         lock.close()
         return None

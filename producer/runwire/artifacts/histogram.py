@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runwire.errors import ArtifactError
-from runwire_disk.interrupts import reraise_interrupt
 
 __all__ = ["BINS", "Histogram"]
 
@@ -66,7 +65,6 @@ _ULPS_PER_BIN: Final = 4
 
 
 def _explain(error: Exception) -> str:
-    reraise_interrupt(error)
     is_ours = isinstance(error, ArtifactError)
     return str(error) if is_ours else f"a histogram is made of numbers: {error!r}"
 
