@@ -137,9 +137,9 @@ def make_folder(folder: Path) -> None:
         try:
             made.mkdir(mode=_FOLDER_MODE)
         except FileExistsError:
-            # Another process made it and may remove it again at any moment, which `exist_ok` would
-            # take for a file in the way: one look decides. The caller then finds the folder missing
-            # and tries again.
+            # Another process made this folder and may delete it at any moment. One stat tells it
+            # from a file in the way; `exist_ok` looks twice and reports a deleted folder as a file.
+            # The caller of a deleted folder finds it missing and tries again.
             with suppress(FileNotFoundError):
                 if not stat.S_ISDIR(made.stat().st_mode):
                     raise
