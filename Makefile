@@ -68,6 +68,8 @@ integration: setup  ## the parts against real servers
 	$(PYTEST) tests/integration/cli
 
 faults: setup  ## kill, cut and fill things on purpose, long form (a quarter of an hour and more)
+	cd tests && $(abspath $(BIN))/python -m faults.catalogue
+	$(PYTEST) -m fault --ignore tests/faults tests
 	RUNWIRE_FAULTS=long $(PYTEST) tests/faults
 
 e2e: setup  ## from `import runwire` to the answer of an SQL query, and the README's commands

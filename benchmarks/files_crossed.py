@@ -94,7 +94,7 @@ def trace_record() -> set[str]:
         address = kafka.from_environment(environ)
         assert address is not None
         settings = from_environment(environ)
-        parts = clickhouse_parts(root, None, settings, kafka=address)
+        parts = clickhouse_parts(root, lambda: None, settings, kafka=address)
         stop, clock = Stop(), SystemClock()
         worker = Worker(
             parts.source,

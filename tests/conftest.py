@@ -8,6 +8,7 @@ import atexit
 import os
 import random
 import signal
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,8 @@ def seed() -> int:
 @pytest.fixture(autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No setting, home or state folder of the developer reaches a test; agents start on demand."""
-    home = tmp_path_factory.mktemp("home")
+    # Not `mktemp`, which looks at all earlier folders of the session for the next number.
+    home = Path(tempfile.mkdtemp(prefix="home-", dir=tmp_path_factory.getbasetemp()))
     # Settings of matplotlib and others that would otherwise rebuild a cache for every test.
     cache = tmp_path_factory.getbasetemp() / "cache"
     with pytest.MonkeyPatch.context() as patch:
@@ -122,9 +124,9 @@ def _no_child_left(_clean_environment: None) -> Iterator[None]:
 
     Servers that a session or module fixture keeps are up before this looks for the first time.
     """
-    before = set(psutil.Process().children(recursive=True))
+    before = set(_find_children())
     yield
-    left = [c for c in psutil.Process().children(recursive=True) if c not in before]
+    left = [child for child in _find_children() if child not in before]
     _, left = psutil.wait_procs([c for c in left if _runs(c)], timeout=CHILD_GRACE_S)
     names = [describe(child) for child in left if _runs(child)]
     for child in left:
@@ -144,10 +146,10 @@ def _no_swallowed_mistake(
     swallowed: list[BaseException] = []
     report = Guard.report
 
-    def remember(self: Guard, kind: str, exc: BaseException, *, hint: str = "") -> None:
+    def remember(self: Guard, kind: str, exc: BaseException, **how: Any) -> None:
         if isinstance(exc, PROGRAMMING_ERRORS):
             swallowed.append(exc)
-        report(self, kind, exc, hint=hint)
+        report(self, kind, exc, **how)
 
     monkeypatch.setattr(Guard, "report", remember)
     yield
@@ -188,6 +190,17 @@ def describe(process: psutil.Process) -> str:
         return f"pid {process.pid}: {' '.join(process.cmdline())[:200]}"
     except psutil.Error:
         return f"pid {process.pid}"
+
+
+def _find_children() -> list[psutil.Process]:
+    """All descendants of this process; without any, psutil need not look at every process."""
+    try:
+        tasks = [task / "children" for task in Path("/proc/self/task").iterdir()]
+        if tasks and not any(task.read_bytes() for task in tasks):
+            return []
+    except OSError:  # a kernel without these files, or a thread that has just ended
+        pass
+    return psutil.Process().children(recursive=True)
 
 
 def _runs(process: psutil.Process) -> bool:

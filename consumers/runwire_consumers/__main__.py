@@ -98,12 +98,19 @@ def _clickhouse(arguments: argparse.Namespace) -> Callable[[], int]:
         kafka = kafka_with_registry(os.environ)
     if arguments.source == "kafka" and kafka is None:
         raise ValueError("--source kafka: set RUNWIRE_KAFKA_BOOTSTRAP_SERVERS to the brokers")
-    root, url = state_dir(arguments.dir), arguments.url
-    url = url or ClickHouseSettings.from_environment(os.environ).url
-    from runwire_consumers.compose.workers import clickhouse_parts, run_clickhouse
+    root = state_dir(arguments.dir)
+    login = ClickHouseSettings.from_environment(os.environ)
+    from runwire_consumers.compose.workers import clickhouse_parts, configured_url, run_clickhouse
 
     def run() -> int:
-        return run_clickhouse(root, settings, clickhouse_parts(root, url, settings, kafka=kafka))
+        parts = clickhouse_parts(
+            root,
+            lambda: arguments.url or configured_url(os.environ),
+            settings,
+            is_login_renewable=bool(login.password_file) and not arguments.url,
+            kafka=kafka,
+        )
+        return run_clickhouse(root, settings, parts)
 
     return run
 

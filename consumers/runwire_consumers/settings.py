@@ -3,8 +3,9 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+from runwire_schemas.connections.kafka import check_topic_prefix
 from runwire_schemas.connections.table import (
     COUNT,
     SECONDS,
@@ -13,9 +14,17 @@ from runwire_schemas.connections.table import (
     environment_values,
     setting,
 )
+from runwire_schemas.errors import ConfigError
 
 PREFIX = "RUNWIRE_WORKER_"
 DEFAULT_METRICS_PORT = 9464  # Prometheus' registered port of OpenTelemetry exporters
+
+
+class ConsumerGroups(NamedTuple):
+    """Names of the consumer groups of one pipeline's workers."""
+
+    clickhouse: str
+    objects: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,18 +42,22 @@ class WorkerSettings:
     shutdown_s: float = setting(SECONDS, 10.0, "time for the last flush after a first signal")
     stuck_after_s: float = setting(SECONDS, 120.0, "rows waiting this long turn /healthz to 503")
     dead_letters_max: int = setting(COUNT, 1000, "the worker stops when this many letters are kept")
+    registry_wait_s: float = setting(
+        SECONDS, 60.0, "a record that needs an unreachable schema registry is set aside after this"
+    )
     metrics_port: int = setting(
         COUNT,
         DEFAULT_METRICS_PORT,
         "/metrics and /healthz on loopback; a free port when taken, 0 switches them off",
     )
     group: str = setting(
-        TEXT, "runwire-clickhouse", "Kafka consumer group, shared by all such workers"
+        TEXT, "", "consumer group of the workers to ClickHouse; unset: `<topic prefix>-clickhouse`"
     )
     objects_group: str = setting(
         TEXT,
-        "runwire-objects",
-        "consumer group of object workers; must differ from RUNWIRE_WORKER_GROUP",
+        "",
+        "consumer group of the object workers, another than RUNWIRE_WORKER_GROUP; unset: "
+        "`<topic prefix>-objects`",
     )
     group_protocol: str = setting(
         choice("classic", "consumer"),
@@ -67,6 +80,23 @@ class WorkerSettings:
         86_400.0,
         "object worker: content that no manifest names is deleted after this long",
     )
+
+    def groups(self, topic_prefix: str) -> ConsumerGroups:
+        """Return the groups; unset names carry the topic prefix, so that pipelines stay apart.
+
+        Raises: ConfigError for one group for both: each worker would miss the other's artifacts.
+        """
+        prefix = check_topic_prefix(topic_prefix)
+        groups = ConsumerGroups(
+            self.group or f"{prefix}-clickhouse", self.objects_group or f"{prefix}-objects"
+        )
+        if groups.clickhouse == groups.objects:
+            raise ConfigError(
+                f"{variable('group')} and {variable('objects_group')} are both "
+                f"{groups.clickhouse!r}: the two kinds of worker would take artifacts from each "
+                f"other. Give each a group of its own, or remove both"
+            )
+        return groups
 
 
 # Pieces are half a megabyte each, and the next batch is gathered while one is written. The last

@@ -18,27 +18,38 @@ from runwire_schemas.connections.clickhouse import (
     ClickHouseAddress,
     ClickHouseSettings,
     ClickHouseSettingsError,
-    ClickHouseTrouble,
     error_code,
     error_sentence,
     explain_error,
+    first_line,
+    sentence_of,
     trouble_of,
 )
+from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble
 
-__all__ = ["Reader", "columns_of", "connect", "find_address", "translate_error"]
+__all__ = ["Reader", "columns_of", "connect", "find_address", "has_address", "translate_error"]
 
 CONNECT_TIMEOUT_S: Final = 5
 QUERY_TIMEOUT_S: Final = 300
-STREAM_SETTINGS: Final = {
-    "output_format_json_array_of_rows": 1,
-    "output_format_arrow_string_as_string": 1,
-}
 _STREAM_PIECE_BYTES: Final = 1 << 16
 _UNKNOWN_TABLE: Final = 60
 # The statement is the user's own: the server's sentence says more about it than ours.
-_OF_STATEMENT: Final = (ClickHouseTrouble.SCHEMA, ClickHouseTrouble.REFUSED)
+_OF_STATEMENT: Final = (
+    ClickHouseTrouble.SCHEMA,
+    ClickHouseTrouble.REFUSED,
+    ClickHouseTrouble.ROWS,
+)
 
 RowT = TypeVar("RowT")
+
+
+def has_address(root: Path) -> bool:
+    """Return whether this process or data root names a ClickHouse. Raises: QueryError."""
+    try:
+        url = ClickHouseSettings.from_environment(os.environ).url
+    except ClickHouseSettingsError as error:
+        raise QueryError(str(error)) from error
+    return bool(url) or paths.connection_file(root).exists()
 
 
 def find_address(root: Path) -> ClickHouseAddress:
@@ -92,9 +103,12 @@ class Reader:
         return [dict(zip(result.column_names, row, strict=True)) for row in result.result_rows]
 
     def stream(self, sql: str, output_format: str | None) -> Iterable[bytes]:
-        """Yield the server's own output in a ClickHouse format, in pieces. Raises: QueryError."""
+        """Yield the server's own output in a ClickHouse format, in pieces. Raises: QueryError.
+
+        No setting goes along: a user with `readonly=1` may change none.
+        """
         try:
-            source = self._client.raw_stream(sql, fmt=output_format, settings=STREAM_SETTINGS)
+            source = self._client.raw_stream(sql, fmt=output_format)
             while piece := source.read(_STREAM_PIECE_BYTES):
                 yield piece
         except Exception as error:
@@ -114,6 +128,7 @@ def connect(directory: str | None) -> Reader:
     """Open a connection. Raises: QueryError with a sentence. Blocks: at most 5 s."""
     import clickhouse_connect
     from clickhouse_connect import common
+    from clickhouse_connect.driver.httputil import default_pool_manager
 
     address = find_address(paths.state_dir(directory))
     common.set_setting("autogenerate_session_id", False)
@@ -125,7 +140,15 @@ def connect(directory: str | None) -> Reader:
             database=address.database,
             connect_timeout=CONNECT_TIMEOUT_S,
             send_receive_timeout=QUERY_TIMEOUT_S,
+            pool_mgr=default_pool_manager() if address.is_direct else None,
         )
+    except TypeError as error:
+        if not address.options:
+            raise
+        raise QueryError(
+            f"an option behind the ? of {address.source} is unknown ({error}): options are "
+            "arguments of clickhouse_connect.get_client, for example ?ca_cert=/etc/ca.pem"
+        ) from error
     except Exception as error:
         raise translate_error(error, address) from error
     return Reader(client, address)
@@ -135,7 +158,11 @@ def translate_error(error: Exception, address: ClickHouseAddress) -> Exception:
     """Return a driver's error as a QueryError of one sentence, any other error as it is."""
     if not type(error).__module__.startswith(("clickhouse_connect", "urllib3")):
         return error
-    if trouble_of(error) not in _OF_STATEMENT:
+    trouble = trouble_of(error)
+    if trouble is ClickHouseTrouble.TOO_LARGE:  # no block here: the statement needs too much
+        passing = ClickHouseTrouble.PASSING
+        return QueryError(sentence_of(passing, address, first_line(error)))
+    if trouble not in _OF_STATEMENT:
         return QueryError(explain_error(error, address))
     sentence = error_sentence(str(error))
     if error_code(error) == _UNKNOWN_TABLE and "'v_" in sentence:

@@ -1,6 +1,7 @@
 """Telemetry for ML training: `import runwire`, `runwire.init()`, `runwire.log()`.
 
 Nothing raises after `init`; records that `log` accepted survive the death of this process.
+`unknown` are arguments that a call does not have: they are left out with a sentence.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from runwire.current import active_run, current
 from runwire.errors import ArtifactError, CheckpointError, ConfigError, RunwireError
 from runwire.metrics.flush import FlushReport
+from runwire.other_trackers import missing_name
 from runwire.run import Run
 from runwire.settings import Settings
-from runwire.start import active_run, current, init, start_run
+from runwire.start import init, start_run
 from runwire.version import __version__
+from runwire_disk.paths import pin_state_dir
 from runwire_disk.spool.format import SpoolError
 
 if TYPE_CHECKING:
@@ -85,29 +89,29 @@ def log(
     current().log(data, step, commit=commit, ts=ts, sync=sync)
 
 
-def log_metric(key: str, value: Any, step: int | None = None) -> None:
+def log_metric(key: str, value: Any, step: int | None = None, **unknown: Any) -> None:
     """Log one scalar of the current run."""
-    current().log_metric(key, value, step)
+    current().log_metric(key, value, step, **unknown)
 
 
-def log_metrics(data: Mapping[str, Any], step: int | None = None) -> None:
+def log_metrics(data: Mapping[str, Any], step: int | None = None, **unknown: Any) -> None:
     """Log scalars of the current run, as `log`."""
-    current().log_metrics(data, step)
+    current().log_metrics(data, step, **unknown)
 
 
-def log_param(key: str, value: Any) -> None:
+def log_param(key: str, value: Any, **unknown: Any) -> None:
     """Set one parameter of the current run."""
-    current().log_param(key, value)
+    current().log_param(key, value, **unknown)
 
 
-def log_params(params: Any) -> None:
+def log_params(params: Any, **unknown: Any) -> None:
     """Set several parameters of the current run."""
-    current().log_params(params)
+    current().log_params(params, **unknown)
 
 
-def log_text(text: str, name: str, step: int | None = None) -> None:
+def log_text(text: str, name: str, step: int | None = None, **unknown: Any) -> None:
     """Log a text of the current run."""
-    current().log_text(text, name, step)
+    current().log_text(text, name, step, **unknown)
 
 
 def log_artifact(
@@ -117,24 +121,26 @@ def log_artifact(
     return current().log_artifact(path, name, **how)
 
 
-def log_image(img: Any, name: str, step: int | None = None) -> ArtifactRef:
+def log_image(img: Any, name: str, step: int | None = None, **unknown: Any) -> ArtifactRef:
     """Keep an image with the current run."""
-    return current().log_image(img, name, step)
+    return current().log_image(img, name, step, **unknown)
 
 
-def log_figure(fig: Any, name: str, step: int | None = None) -> ArtifactRef:
+def log_figure(fig: Any, name: str, step: int | None = None, **unknown: Any) -> ArtifactRef:
     """Keep a matplotlib figure with the current run."""
-    return current().log_figure(fig, name, step)
+    return current().log_figure(fig, name, step, **unknown)
 
 
-def log_table(rows: Any, name: str) -> ArtifactRef:
+def log_table(rows: Any, name: str, **unknown: Any) -> ArtifactRef:
     """Keep a table with the current run."""
-    return current().log_table(rows, name)
+    return current().log_table(rows, name, **unknown)
 
 
-def log_histogram(name: str, values: Any | Histogram, step: int | None = None) -> None:
+def log_histogram(
+    name: str, values: Any | Histogram, step: int | None = None, **unknown: Any
+) -> None:
     """Record the distribution of values with the current run."""
-    current().log_histogram(name, values, step)
+    current().log_histogram(name, values, step, **unknown)
 
 
 def use_artifact(ref: str, type: str | None = None) -> ArtifactRef:  # noqa: A002
@@ -157,14 +163,14 @@ def load_checkpoint(which: str | int = "latest", **into: Any) -> Checkpoint | No
     return current().load_checkpoint(which, **into)
 
 
-def set_tag(key: str, value: Any) -> None:
+def set_tag(key: str, value: Any, **unknown: Any) -> None:
     """Set one tag of the current run."""
-    current().set_tag(key, value)
+    current().set_tag(key, value, **unknown)
 
 
-def set_tags(tags: Mapping[str, Any]) -> None:
+def set_tags(tags: Mapping[str, Any], **unknown: Any) -> None:
     """Set several tags of the current run."""
-    current().set_tags(tags)
+    current().set_tags(tags, **unknown)
 
 
 def add_tags(*names: str) -> None:
@@ -205,6 +211,9 @@ def finish(
     return run.finish(status, exit_code, timeout) if run is not None else FlushReport()
 
 
+# Before a framework changes the working folder (Hydra does so before the user's function runs).
+pin_state_dir(os.environ)
+
 # `runwire.run`, `.config` and `.summary` are those of the current run, as wandb users expect. The
 # module `runwire.run` stays importable; only the package's attribute of that name is removed.
 _OF_CURRENT_RUN = ("run", "config", "summary")
@@ -230,4 +239,4 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(_WHEN_USED[name]), name)
     if name in _OF_CURRENT_RUN:
         return getattr(current(), name)
-    raise AttributeError(f"module 'runwire' has no attribute {name!r}")
+    raise AttributeError(missing_name("module 'runwire'", name))

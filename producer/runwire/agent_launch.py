@@ -44,6 +44,7 @@ _DROPPED_NAMES = frozenset(
         "SLURM_PROCID",
         "SLURM_LOCALID",
         "RUNWIRE_RUN_ID",
+        "_RUNWIRE_LAUNCH",
         "PYTHONINSPECT",
         "PYTHONSTARTUP",
         "PYTHONWARNINGS",

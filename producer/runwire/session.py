@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from runwire.announcements import say_finished
 from runwire.errors import RunwireError
 from runwire.guard import Guard
-from runwire.job import known_runs
 from runwire.metrics.flush import FlushReport, report_of, wait_stored
 from runwire.metrics.log import MetricLog
 from runwire.params.config import Config
@@ -21,15 +21,18 @@ from runwire.params.summary import Summary
 from runwire.process import exits, notebook
 from runwire.process.exits import Outcome
 from runwire.process.late_writer import LateWriter
+from runwire.recorded_ranks import RecordedRanks
 from runwire.safe_text import redact_text
 from runwire.settings import Settings
 from runwire_disk.spool.format import KIND_SERIES, Meta
+from runwire_disk.spool.run_notes import write_note
 from runwire_disk.spool.writer import SpoolWriter
 
 if TYPE_CHECKING:
     from runwire.outbox.outbox import Outbox
 
 TEXT_CHARS_MAX = 65_536
+SIGNAL_WAIT_S = 0.2  # of a signal handler, for a thread that is just appending
 
 
 class LogHolder(Protocol):
@@ -62,7 +65,6 @@ class Session:
         *,
         environment: Mapping[str, str] | None = None,
         first_step: int = 0,
-        values_wanted: bool = True,
         owner: bool = True,
     ) -> None:
         self.settings, self.meta, self.guard = settings, meta, guard
@@ -71,14 +73,16 @@ class Session:
         self.summary = Summary(self._emit_summary, self.last_values, guard)
         self.log: Callable[..., None] = _ignore
         self.noted: Outcome | None = None
-        self._holder: Callable[[], LogHolder | None] = _no_holder
+        self.is_block = False  # a `with` statement ends the run; another `init` does not
+        self._holder: Callable[[], LogHolder | None] = lambda: None
         self._first_step = first_step
         self._has_resumed = False
-        self._values_wanted = values_wanted
+        self._recorded = RecordedRanks(settings.ranks)
         self._preempted: str | None = None
         self._ended: Outcome | None = None
-        self._is_closed = False
+        self._is_closed = self._is_over = False
         self._closed = FlushReport()
+        self._last_values: dict[str, Any] = {}  # of an ended run
         self._parts: dict[Any, SessionPart] = {}
         # Reentrant: a signal handler may use the part that its own thread is just making.
         self._making = threading.RLock()
@@ -117,22 +121,24 @@ class Session:
             first_step=self._first_step,
         )
         log = self._metrics.log
-        if self._values_wanted:
+        if self._recorded.includes(self.meta.rank):
             return log
-
-        def progress_only(_: Mapping[str, Any], step: int | None = None, **__: Any) -> None:
-            """Metrics come from rank 0; this rank only shows its progress."""
-            log({}, step)
-
-        return progress_only
+        return self._recorded.progress_only(log, self._writer.count_dropped, self.meta.rank)
 
     def _log_late(self) -> Callable[..., None]:
         """Return a function that opens a writer of this process when it is first called."""
         policy = self.settings.fork_policy
         if policy == "ignore" or self.settings.mode == "disabled":
             return _ignore
+        if not self.is_live:  # a child of a process whose run has ended
+            return self._refuse
         self._late = LateWriter(self, is_forbidden=policy == "raise")
         return self._late.log
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run takes records: from its start to its end."""
+        return self._ended is None
 
     @property
     def step(self) -> int:
@@ -153,7 +159,7 @@ class Session:
 
     def last_values(self) -> dict[str, Any]:
         """Return the last value of every metric."""
-        return self._metrics.last() if self._metrics is not None else {}
+        return self._metrics.last() if self._metrics is not None else self._last_values
 
     def emit(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Append one event of the run; after its end, report the call instead."""
@@ -179,13 +185,10 @@ class Session:
         if self._late is not None:
             self._late.open()
         if self._writer is not None:
-            self._writer.append_json(kind, fields)
+            self._writer.append_json(kind, fields, is_last=fields.get("event") == "finished")
 
     def identity(self) -> Meta | None:
-        """Return the name that this process logs under, None when it logs nothing.
-
-        Raises: RunwireError when the run has ended.
-        """
+        """Return the name to log under, None without one. Raises: RunwireError after the end."""
         if self._late is not None:
             self._late.open()
         if self._is_closed:
@@ -213,13 +216,16 @@ class Session:
             self._writer.set_phase(name)
 
     def counts(self) -> dict[str, Any]:
-        """Return the fields of a finish event that count this writer's points."""
+        """Return the fields of a finish event: points of this writer, and calls that failed.
+
+        In `dropped`, keys that begin with `call:` count calls, all others points.
+        """
         if self._writer is None or self._metrics is None:
             return {}
         metrics = self._writer.series["metric"].position()
         return {
             "accepted": metrics.accepted,
-            "dropped": self._writer.dropped,
+            "dropped": {**self._writer.dropped, **self.guard.swallowed()},
             "last_step": self._metrics.step - 1 if metrics.call else None,
         }
 
@@ -237,27 +243,37 @@ class Session:
         """Return the points that are spooled, stored, waiting and dropped."""
         return self._closed if self._writer is None else report_of(self._writer)
 
-    def end(self, outcome: Outcome, timeout: float) -> FlushReport:
+    def end(self, outcome: Outcome, timeout: float | None = None) -> FlushReport:
         """Record the end of the run and close; does nothing in a process that does not own it.
 
-        Blocks: one fdatasync, and at most `timeout` seconds until everything is stored.
+        Blocks: one fdatasync, and at most `timeout` seconds (`finish_timeout_s` when None) until
+        everything is stored.
         """
-        if self._ended is not None or self.is_foreign():
+        if self._is_over or self.is_foreign():
             return self.report()
-        if outcome.traceback:
-            self.emit_text("exception", outcome.traceback, None, level="error")
+        with self.guard.catching("finish"):
+            if outcome.traceback:
+                self.emit_text("exception", outcome.traceback, None, level="error")
         for part in tuple(self._parts.values()):
-            part.finish()
-        self._ended = outcome
+            with self.guard.catching("finish"):
+                part.finish()
         report = FlushReport()
         with self.guard.catching("finish"):
-            self.drain()
+            self.drain()  # before the end: texts that wait are logged too
+        self._ended = outcome
+        with self.guard.catching("finish"):
+            if self._writer is not None:
+                self._writer.seal("metric")  # other threads may log: the counts are final
             self.emit("run", {"event": "finished", **outcome.as_fields(), **self.counts()})
-            report = self.wait_stored(timeout)
+            report = self.wait_stored(
+                self.settings.finish_timeout_s if timeout is None else timeout
+            )
         with self.guard.catching("finish"):
             exits.uninstall(self)
             notebook.uninstall(self)
             self._close()
+        self._is_over = True  # an end that Ctrl-C interrupts is completed by the next one
+        say_finished(self.settings, self.meta, outcome, report)
         return report
 
     def mark_preempting(self, reason: str) -> None:
@@ -281,31 +297,24 @@ class Session:
         else:
             self.set_phase("preempting")  # if it is killed meanwhile, the agent sees why
             fields = {"event": "updated", "status_reason": f"pre-empting: signal {signum}"}
-        self._append_from_signal("run", fields)
+        self._append_from_signal("run", fields, is_last=final)
 
     def finish_at_exit(self, outcome: Outcome) -> None:
         """End with `outcome`, or as pre-empted where that was announced."""
         if self._preempted is not None and outcome.status != "interrupted":
             reason, code = self._preempted, outcome.exit_code
             outcome = Outcome(status="preempted", reason=reason, exit_code=code)
-        self.end(outcome, 0.0)
+        self.end(outcome)
 
-    def _append_from_signal(self, kind: str, fields: Mapping[str, Any]) -> None:
+    def _append_from_signal(self, kind: str, fields: Mapping[str, Any], *, is_last: bool) -> None:
         """Append from a signal handler: never waits for a lock its own thread may hold."""
-        if self._writer is None:
-            return
-        series, _ = KIND_SERIES[kind]
-        target = self._writer.series[series]
-        if target.lock.acquire(timeout=0.2):
-            target.lock.release()
-            self._writer.append_json(kind, fields)
-            segment = target.segment
-            if segment is not None:
-                segment.sync()
+        if self._writer is not None:
+            self._writer.append_json(kind, fields, wait_s=SIGNAL_WAIT_S, is_last=is_last)
+            self._writer.sync((KIND_SERIES[kind][0],), wait_s=SIGNAL_WAIT_S)
 
     def _close(self) -> None:
         self._remember()
-        self._closed = self.report()
+        self._closed, self._last_values = self.report(), self.last_values()
         if self._writer is not None:
             self._writer.close()
         self._writer, self._metrics = None, None
@@ -323,7 +332,7 @@ class Session:
         last = self.counts().get("last_step")
         with self.guard.catching("remembering the run"):
             if self._writer is not None and self.meta.rank == 0:
-                known_runs.remember(
+                write_note(
                     self.settings.root,
                     self.meta.project,
                     self.meta.run_id,
@@ -341,10 +350,12 @@ class Session:
             state.reset_after_fork()
         # Parts may have threads that the child does not have, and locks that nobody will free.
         self._parts, self._making = {}, threading.RLock()
-        parent, self._metrics, self._writer = self._writer, None, None
+        parent, kept, self._writer, self._metrics = self._writer, self._metrics, None, None
         if parent is not None:
             parent.abandon()
         self._replace_log(self._log_late())
+        if kept is not None:
+            kept.hand_over(self.log)
 
     def open_as_worker(self, late: LateWriter) -> None:
         """Open a writer of this process, which inherited the run; `late` is done with that."""
@@ -387,7 +398,3 @@ class SessionCalls:
 
 def _ignore(*_: Any, **__: Any) -> None:
     """Log nothing: mode "disabled", or a forked child that must not log."""
-
-
-def _no_holder() -> None:
-    return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
+from runwire.recorded_ranks import parse_ranks
 from runwire_disk.settings import GIB, NodeSettings
 from runwire_schemas.connections.table import (
     BYTES,
@@ -17,6 +18,7 @@ from runwire_schemas.connections.table import (
     SECONDS,
     SIGNALS,
     TEXT,
+    Kind,
     choice,
     is_disabled,
     setting,
@@ -24,6 +26,19 @@ from runwire_schemas.connections.table import (
 from runwire_schemas.identity import DEFAULT_PROJECT
 
 __all__ = ["Settings"]
+
+
+def _tags(value: object) -> tuple[str, ...]:
+    if isinstance(value, Mapping):
+        return tuple(f"{key}={text}" for key, text in value.items())
+    parts = value.split(",") if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+    if not all(isinstance(part, str) for part in parts):
+        raise TypeError
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+RANKS: Final = Kind("all, zero, or ranks such as 0,4", parse_ranks)
+TAGS: Final = Kind("comma separated names or name=value, for example night,model=small", _tags)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +71,21 @@ class Settings(NodeSettings):
         "inherit",
         "forked children: log as workers of this rank, log nothing, or raise",
     )
-    finish_timeout_s: float = setting(SECONDS, 5.0, "longest wait of `finish` at process exit")
+    ranks: str | tuple[int, ...] = setting(
+        RANKS, "all", "ranks whose metrics are recorded: all, zero, or a list such as 0,4"
+    )
+    group: str | None = setting(TEXT, None, "group of the run")
+    parent_run_id: str | None = setting(TEXT, None, "id of the run that started this one")
+    tags: tuple[str, ...] | None = setting(
+        TAGS, None, "tags of the run: comma separated names, or name=value"
+    )
+    quiet: bool = setting(FLAG, False, "print no line at the start and end of a run")
+    finish_timeout_s: float = setting(
+        SECONDS,
+        0.0,
+        "how long `finish` without `timeout`, and the end of the process, wait until everything "
+        "is stored",
+    )
     preempt_signals: tuple[str, ...] = setting(
         SIGNALS,
         ("SIGTERM",),

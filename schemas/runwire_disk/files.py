@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -12,9 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from runwire_disk.interrupts import reraise_interrupt
 from runwire_store.folder.files import sync_folder
 
 __all__ = [
+    "DESCRIPTORS_ADVICE",
+    "NO_DESCRIPTORS",
+    "descriptor_shortage",
     "is_locked",
     "read_json",
     "replace_bytes",
@@ -26,6 +31,11 @@ __all__ = [
 
 # Beside the file: a kill leaves it, and the next replacement overwrites it.
 FRESH_SUFFIX: Final = ".new"
+# The process, or the host, has no file descriptor left: that tells nothing about a file or a disk.
+NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
+DESCRIPTORS_ADVICE: Final = (
+    "No file descriptor is left: close files that are no longer used, or raise `ulimit -n`."
+)
 
 
 def replace_bytes(path: Path, data: bytes, *, sync: bool = False) -> None:
@@ -52,7 +62,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return a file's JSON object; None when there is no file, or nothing readable in it."""
     try:
         fields = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        reraise_interrupt(error)
         return None
     return fields if isinstance(fields, dict) else None
 
@@ -87,15 +98,16 @@ def try_lock(fd: int) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Tell whether a process holds a file's lock; a file that cannot be opened has no holder.
+    """Tell whether a process holds a file's lock; a file that does not exist has no holder.
 
-    The probe takes a shared lock for microseconds, so that two probes do not see each other. A
-    file system that cannot tell counts as locked.
+    The probe takes a shared lock for microseconds, so that two probes do not see each other. What
+    cannot be found out counts as locked: on a file system without locks, without permission, or
+    when this process has no descriptor left to look with.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
@@ -103,3 +115,17 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def descriptor_shortage(error: OSError | None = None) -> str:
+    """Return what to do when `error` was that no file descriptor was left, "" for another error.
+
+    Without an error it is tried now, for a library that does not say why it failed.
+    """
+    if error is None:
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as now:
+            error = now
+    is_short = error is not None and error.errno in NO_DESCRIPTORS
+    return DESCRIPTORS_ADVICE.rstrip(".") if is_short else ""

@@ -6,7 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Launcher", "boot_id", "find_launcher", "hostname", "pid_namespace", "process_start"]
+__all__ = [
+    "Launcher",
+    "boot_id",
+    "count_children",
+    "find_launcher",
+    "hostname",
+    "pid_namespace",
+    "process_start",
+]
 
 PROC = Path("/proc")
 # Shells, wrappers and profilers between a rank and its launcher; deeper means a loop.
@@ -48,13 +56,19 @@ def process_start(pid: int, proc: Path = PROC) -> str | None:
     return stat[1] if stat else None
 
 
-def find_launcher(marker: str, *, pid: int | None = None, proc: Path = PROC) -> Launcher | None:
+def find_launcher(
+    marker: str, *, pid: int | None = None, proc: Path = PROC, itself: bool = False
+) -> Launcher | None:
     """Nearest ancestor whose initial environment lacks `marker`, the launcher's variable.
 
     A shell or profiler between launcher and rank carries the variable, so it is passed over.
     An ancestor whose environment may not be read belongs to another user: it is the launcher.
+    With `itself` the search begins at the process, which may have started the other ranks.
     """
-    current = os.getppid() if pid is None else _parent(pid, proc)
+    if itself:
+        current: int | None = os.getpid() if pid is None else pid
+    else:
+        current = os.getppid() if pid is None else _parent(pid, proc)
     for _ in range(ANCESTORS_MAX):
         if current is None or current <= 0:
             return None
@@ -63,6 +77,15 @@ def find_launcher(marker: str, *, pid: int | None = None, proc: Path = PROC) -> 
             return Launcher(current, start) if start is not None else None
         current = _parent(current, proc)
     return None
+
+
+def count_children(pid: int, proc: Path = PROC) -> int:
+    """Return how many living children a process has; 0 where the kernel does not list them."""
+    try:
+        lists = [path.read_text(encoding="ascii") for path in proc.glob(f"{pid}/task/*/children")]
+    except OSError:
+        return 0  # it ended, or belongs to another user
+    return sum(len(text.split()) for text in lists)
 
 
 def _stat(pid: int, proc: Path) -> tuple[int, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 from pathlib import Path
 
 
@@ -22,6 +23,13 @@ def state_dir(explicit: str | os.PathLike[str] | None = None) -> Path:
     if Path(xdg).is_absolute():
         return Path(xdg) / "runwire"
     return _absolute("~/.local/state/runwire")
+
+
+def pin_state_dir(environ: MutableMapping[str, str]) -> None:
+    """Make a relative $RUNWIRE_DIR absolute: later it, or a child's, means another folder."""
+    chosen = environ.get("RUNWIRE_DIR", "")
+    if chosen.strip() and "\0" not in chosen and not Path(chosen).is_absolute():
+        environ["RUNWIRE_DIR"] = str(_absolute(chosen))
 
 
 def spool_dir(root: Path) -> Path:

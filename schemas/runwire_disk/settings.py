@@ -33,6 +33,14 @@ from runwire_schemas.errors import ConfigError
 __all__ = ["NodeSettings"]
 
 GIB = 1024**3
+SYSTEM_AUTHORITIES = "probe"  # librdkafka's word, where the path of a certificate may stand
+_KAFKA_PATHS = (
+    "sasl_password_file",
+    "ssl_ca_location",
+    "ssl_certificate_location",
+    "ssl_key_location",
+    "ssl_key_password_file",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +58,10 @@ class NodeSettings:
     kafka_sasl_password: str | None = shared(KafkaSettings, "sasl_password")
     kafka_sasl_password_file: str | None = shared(KafkaSettings, "sasl_password_file")
     kafka_ssl_ca_location: str | None = shared(KafkaSettings, "ssl_ca_location")
+    kafka_ssl_certificate_location: str | None = shared(KafkaSettings, "ssl_certificate_location")
+    kafka_ssl_key_location: str | None = shared(KafkaSettings, "ssl_key_location")
+    kafka_ssl_key_password: str | None = shared(KafkaSettings, "ssl_key_password")
+    kafka_ssl_key_password_file: str | None = shared(KafkaSettings, "ssl_key_password_file")
     kafka_topic_prefix: str = shared(KafkaSettings, "topic_prefix")
     s3_endpoint: str | None = shared(S3Settings, "endpoint")
     s3_bucket: str = shared(S3Settings, "bucket")
@@ -58,6 +70,9 @@ class NodeSettings:
     s3_secret_key: str | None = shared(S3Settings, "secret_key")
     s3_secret_key_file: str | None = shared(S3Settings, "secret_key_file")
     s3_region: str | None = shared(S3Settings, "region")
+    s3_ssl_ca_location: str | None = shared(S3Settings, "ssl_ca_location")
+    s3_ssl_certificate_location: str | None = shared(S3Settings, "ssl_certificate_location")
+    s3_ssl_key_location: str | None = shared(S3Settings, "ssl_key_location")
     schema_registry_url: str | None = shared(RegistrySettings, "url")
     artifact_route: str = setting(
         choice("auto", "direct", "kafka", "reference"),
@@ -83,9 +98,9 @@ class NodeSettings:
         if not self.kafka_bootstrap_servers:
             return None
         values = self._values_of(KafkaSettings, "kafka_")
-        for name in ("sasl_password_file", "ssl_ca_location"):
-            # The agent runs elsewhere; "probe" is librdkafka's word for the system's authorities.
-            if values[name] and values[name] != "probe":
+        for name in _KAFKA_PATHS:
+            # The agent runs elsewhere.
+            if values[name] and values[name] != SYSTEM_AUTHORITIES:
                 values[name] = str(Path(values[name]).expanduser().absolute())
         return KafkaSettings(**values)
 
@@ -95,8 +110,8 @@ class NodeSettings:
         if not self.s3_endpoint:
             return None
         values = self._values_of(S3Settings, "s3_")
-        for name in ("access_key_file", "secret_key_file"):
-            if values[name]:
+        for name in values:
+            if name.endswith(("_file", "_location")) and values[name]:
                 values[name] = str(Path(values[name]).expanduser().absolute())
         return S3Settings(**values)
 
@@ -135,6 +150,10 @@ class NodeSettings:
         refuse_unknown(given, rows, source="argument")
         for name, value in given.items():
             values[name] = parse_value(rows[name], value, f"argument {name}=")
+        # Now, not at each use: os.chdir must not move what a process has begun to write.
+        for name in rows.keys() & values.keys():
+            if rows[name].kind is PATH and values[name] and values[name] != SYSTEM_AUTHORITIES:
+                values[name] = str(Path(values[name]).expanduser().absolute())
         settings = cls(**values)
         settings.check()
         return settings

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
-from runwire_schemas.errors import DecodeError, SchemaError
+from runwire_schemas.errors import DecodeError, RunwireError, SchemaError
 from runwire_schemas.events import EVENTS, Event, MetricBatch
 from runwire_schemas.metric_encode import MetricParts, encode_parts, parts_of
 from runwire_schemas.topics import TOPICS
@@ -37,6 +37,8 @@ BUNDLED: Final[dict[int, tuple[str, str]]] = {
     BUNDLED_ID_BASE + 7: ("checkpoint.v1", "b1d66e1ea9d602fe"),
     BUNDLED_ID_BASE + 8: ("artifact.v1", "23901c2b32d7ebda"),
     BUNDLED_ID_BASE + 9: ("chunk.v1", "3e80f0581e4e5836"),
+    BUNDLED_ID_BASE + 10: ("run.v2", "2e938f23ae2989b9"),
+    BUNDLED_ID_BASE + 16: ("deadletter.v2", "b9df1dd189bb1c4c"),
 }
 """Schema stem and CRC-64-AVRO fingerprint by id. Rows are only added, because old messages stay."""
 
@@ -88,26 +90,23 @@ def encode_metric_parts(parts: MetricParts) -> bytes:
     return _current("metric").header + encode_parts(parts)
 
 
-def decode(value: bytes) -> Event:
+def decode(value: bytes, *, kind: str = "") -> Event:
     """Return the event in a message, in the shape of the schema in force today.
 
+    With `kind`, what its topic carries, the bundled schemas of that kind are tried where the id
+    yields none that fits: a registry that was reset gives old ids to other schemas.
     Raises: DecodeError for any other bytes, and the errors of the resolver.
     """
-    from runwire_schemas import avro_records
-
-    writer = _writer(value)
-    same = writer.fingerprint == _current(writer.kind).fingerprint
-    record = avro_records.read(
-        value,
-        HEADER_BYTES,
-        writer=writer.text,
-        reader=None if same else schema_json(writer.kind),
-        bytes_max=LETTER_BYTES_MAX if writer.kind == "deadletter" else MESSAGE_BYTES_MAX,
-    )
-    event = EVENTS[writer.kind](**record)
-    if isinstance(event, MetricBatch):
-        _check_batch(event)
-    return event
+    try:
+        event = _decode_as(value, _writer(value))
+        if not kind or isinstance(event, EVENTS[kind]):
+            return event
+    except RunwireError:
+        again = _decode_as_bundled(value, kind)
+        if again is None:
+            raise
+        return again
+    return _decode_as_bundled(value, kind) or event
 
 
 def kind_of(value: bytes) -> str:
@@ -170,6 +169,39 @@ def learn_schema(schema_id: int, text: str) -> str:
     if known.fingerprint != writer.fingerprint:
         raise SchemaError(f"schema id {schema_id} is taken by another schema")
     return writer.kind
+
+
+def _decode_as_bundled(value: bytes, kind: str) -> Event | None:
+    """Return the event under the newest bundled schema of a kind that fits the whole message.
+
+    None when none fits, and for ids in the reserved range, which no registry gives.
+    """
+    if len(value) < HEADER_BYTES or value[0] != 0 or value[1] == BUNDLED_ID_BASE >> 24:
+        return None
+    for writer in reversed(_bundled().values()):
+        if writer.kind == kind:
+            try:
+                return _decode_as(value, writer)
+            except DecodeError:
+                continue
+    return None
+
+
+def _decode_as(value: bytes, writer: _Writer) -> Event:
+    from runwire_schemas import avro_records
+
+    same = writer.fingerprint == _current(writer.kind).fingerprint
+    record = avro_records.read(
+        value,
+        HEADER_BYTES,
+        writer=writer.text,
+        reader=None if same else schema_json(writer.kind),
+        bytes_max=LETTER_BYTES_MAX if writer.kind == "deadletter" else MESSAGE_BYTES_MAX,
+    )
+    event = EVENTS[writer.kind](**record)
+    if isinstance(event, MetricBatch):
+        _check_batch(event)
+    return event
 
 
 def _check_batch(batch: MetricBatch) -> None:

@@ -18,6 +18,7 @@ RunwireError
 │   └── RegistryAway                 no answer from the registry
 ├── SpoolError                       runwire_disk.spool: files of the spool; also a RuntimeError
 │   ├── SpoolBusy                    another process holds the folder
+│   ├── SeriesClosed                 the writer has ended
 │   ├── QuotaExceeded                no further segment is allowed; also an OSError
 │   └── RecordTooLarge               also a ValueError
 ├── OutboxError                      runwire_disk.outbox: requests and their content
@@ -36,15 +37,19 @@ RunwireError
 │   └── PublishError                 content that the manifest names is missing
 ├── ArtifactError                    runwire: an artifact could not be kept or brought back
 ├── CheckpointError                  runwire: a checkpoint cannot be saved, found or loaded
-│   └── DamagedCheckpoint            what is on this disk is not what was saved
+│   ├── DamagedCheckpoint            what is on this disk is not what was saved
+│   └── UnstorableValue              a value that the safe loader would refuse, with its place
 ├── UploadError                      runwire_agent.upload: why a request stays or leaves
 │   ├── UploadFailed                 it can never be uploaded
 │   └── NotNow                       it cannot be uploaded at the moment
 └── WorkerError                      runwire_consumers.core: what the worker acts on
     ├── Retryable, RowsRejected      see the table in `core/errors.py`
+    │   ├── MessageTooLarge          a Retryable: its topic does not take the record
+    │   └── PiecesNeeded             the batch is written in smaller pieces
     ├── DamagedContent               pieces do not make the content they claim to be
+    ├── LifecycleError               rules of a bucket have a form that we do not know
     └── Fatal                        a person has to act
-        └── DeadLetterLimit, AlreadyRunning, NotAuthorized
+        └── DeadLetterLimit, AlreadyRunning, NotAuthorized, LoginRefused
 ```
 """
 

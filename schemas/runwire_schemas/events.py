@@ -42,6 +42,8 @@ class RunEvent:
     environment: dict[str, str] | None = None
     summary: str | None = None
     metric_defs: str | None = None
+    attempt_number: int | None = None
+    first_attempt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +201,9 @@ class Chunk:
 class DeadLetter:
     """Something that could not be stored, kept aside with its coordinates and the reason.
 
-    `id` follows from the coordinates, so storing one twice changes nothing.
+    `id` follows from the coordinates, so storing one twice changes nothing. `topic_id` sets a topic
+    apart from a deleted one of the same name. Of a value too large for a letter the beginning is
+    kept, with the size and the SHA-256 of all of it.
     """
 
     id: str
@@ -214,6 +218,19 @@ class DeadLetter:
     value: bytes
     project: str = ""
     run_id: str = ""
+    topic_id: str = ""
+    value_bytes: int = 0
+    value_sha256: str = ""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether only the beginning of the record's value is kept."""
+        return bool(self.value_sha256)
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of the record's whole value."""
+        return self.value_bytes if self.is_cut else len(self.value)
 
 
 Event = (

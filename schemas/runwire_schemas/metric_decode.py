@@ -6,6 +6,7 @@ positive block) and leaves any other to the careful path of `codec`. A property 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from runwire_schemas import codec
 from runwire_schemas.bounds import ARRAY_ITEMS_MAX, MESSAGE_BYTES_MAX
-from runwire_schemas.errors import DecodeError
+from runwire_schemas.errors import DecodeError, RunwireError
 from runwire_schemas.events import MetricBatch
 from runwire_schemas.metric_encode import COLUMNS, ColumnType, require_columns
 from runwire_schemas.varint import VARINT_BYTES_MAX, read_long
@@ -79,14 +80,15 @@ class _Unexpected(Exception):  # noqa: N818 - never leaves this module
 
 
 def decode_metric_batch(value: bytes) -> MetricColumns:
-    """Return the points of a metric message.
+    """Return the points of a message of a metric topic.
 
     Raises: DecodeError for any other bytes, and the errors of the codec's resolver.
     """
-    columns = decode_fast(value)
-    if columns is not None:
-        return columns
-    event = codec.decode(value)
+    with contextlib.suppress(RunwireError):  # an id that is unknown, or cannot be asked for now
+        columns = decode_fast(value)
+        if columns is not None:
+            return columns
+    event = codec.decode(value, kind="metric")
     if not isinstance(event, MetricBatch):
         raise DecodeError(f"message is a {codec.kind_of(value)} event and no metric batch")
     return columns_of(event)

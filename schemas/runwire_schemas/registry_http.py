@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, Request
 
+from runwire_schemas.connections.loopback import opener_for
 from runwire_schemas.errors import RegistryAway, SchemaError
 
 _JSON: Final = "application/vnd.schemaregistry.v1+json"
@@ -80,10 +81,7 @@ class RegistryHttp:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             token = base64.b64encode(login.encode()).decode()
             self._headers["Authorization"] = f"Basic {token}"
-        handlers: list[Any] = [_NoRedirect]
-        if parts.hostname in ("localhost", "127.0.0.1", "::1"):
-            handlers.append(ProxyHandler({}))
-        self._opener = build_opener(*handlers)
+        self._opener = opener_for(parts.hostname, _NoRedirect)
 
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Return the answer to one request, also a refusal.

@@ -55,7 +55,7 @@ class Topic:
 _ROWS = (
     Topic(
         kind="run",
-        schema="run.v1",
+        schema="run.v2",
         key="writer",
         partitions=3,
         retention_ms=30 * _DAY_MS,
@@ -136,7 +136,7 @@ _ROWS = (
     ),
     Topic(
         kind="deadletter",
-        schema="deadletter.v1",
+        schema="deadletter.v2",
         key="the key of the rejected record",
         partitions=3,
         retention_ms=30 * _DAY_MS,

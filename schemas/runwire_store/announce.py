@@ -1,4 +1,4 @@
-"""The only factory of artifact events, for the SDK, the agent and the object worker alike."""
+"""The only factory of events about artifacts and checkpoints, for SDK, agent and object worker."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = [
     "artifact_event",
     "failed_event",
     "logged_fields",
+    "saved_fields",
     "uri_of",
     "used_fields",
 ]
@@ -168,3 +169,25 @@ def uri_of(manifest: Manifest, store_uri: str) -> str:
         (entry,) = manifest.files
         return entry.uri or f"{store_uri}/{blob_key(entry.sha256)}"
     return f"{store_uri}/{manifest.key}"
+
+
+def saved_fields(manifest: Manifest, uri: str) -> dict[str, Any]:
+    """Return the record of a saved checkpoint."""
+    facts = manifest.checkpoint
+    assert facts is not None
+    return {
+        "at_ns": manifest.created_at_ns,
+        "artifact": manifest.artifact,
+        "step": facts.step,
+        "kind": facts.kind,
+        "world_size": facts.world_size,
+        "metrics": dict(facts.metrics),
+        "is_best": facts.is_best,
+        "bytes": manifest.size,
+        # For foreign checkpoints the agent computes the digest later; it is unknown here.
+        "sha256": manifest.digest if all(entry.sha256 for entry in manifest.files) else "",
+        "uri": uri,
+        "duration_s": facts.duration_s,
+        "blocked_s": facts.blocked_s,
+        "raw_bytes": facts.raw_bytes,
+    }

@@ -19,6 +19,8 @@ from runwire_store.layout import (
     checkpoints_prefix,
     name_prefix,
     names_prefix,
+    run_prefix,
+    tombstone_key,
 )
 from runwire_store.manifest import Manifest, ManifestError, read_manifest
 from runwire_store.retention import find_checkpoint
@@ -120,6 +122,15 @@ class Catalog:
             manifests = (reader.of_version(key) for key in reversed(keys))
             projects |= {m.project for m in islice((m for m in manifests if m is not None), 1)}
         return sorted(projects)
+
+    def knows_run(self, project: str, run_id: str) -> bool:
+        """Return whether the run keeps anything here, an artifact or a checkpoint.
+
+        False for a deleted run, and for one that logged values alone.
+        """
+        gone = tombstone_key(project, run_id)
+        keys = {stat.key for stat in islice(self.store.list(run_prefix(project, run_id)), 2)}
+        return bool(keys - {gone}) and self.store.stat(gone) is None
 
     def checkpoints(self, project: str, run_id: str) -> Listing[CheckpointView]:
         """Return the checkpoints of a run, oldest first, including those with missing parts."""

@@ -30,6 +30,7 @@ __all__ = [
     "checkpoints_prefix",
     "name_prefix",
     "names_prefix",
+    "run_prefix",
     "staging_prefix",
     "tombstone_key",
     "version_key",
@@ -54,9 +55,14 @@ def blob_key(sha256: str) -> str:
     return f"{BLOBS}{_check_id(sha256, _SHA256)[:2]}/{sha256}"
 
 
+def run_prefix(project: str, run_id: str) -> str:
+    """Return the prefix of everything that names a run."""
+    return f"{RUNS}{run_key(project, run_id).hex()}/"
+
+
 def artifacts_prefix(project: str, run_id: str) -> str:
     """Return the prefix of the manifests of a run's artifacts."""
-    return f"{RUNS}{run_key(project, run_id).hex()}/artifacts/"
+    return f"{run_prefix(project, run_id)}artifacts/"
 
 
 def artifact_key(project: str, run_id: str, artifact: str) -> str:
@@ -66,7 +72,7 @@ def artifact_key(project: str, run_id: str, artifact: str) -> str:
 
 def checkpoints_prefix(project: str, run_id: str) -> str:
     """Return the prefix of the manifests of a run's checkpoints; their keys sort by step."""
-    return f"{RUNS}{run_key(project, run_id).hex()}/checkpoints/"
+    return f"{run_prefix(project, run_id)}checkpoints/"
 
 
 def checkpoint_key(
@@ -79,7 +85,7 @@ def checkpoint_key(
 
 def tombstone_key(project: str, run_id: str) -> str:
     """Return the key that marks a run as deleted: nothing of it is published any more."""
-    return f"{RUNS}{run_key(project, run_id).hex()}/deleted.json"
+    return f"{run_prefix(project, run_id)}deleted.json"
 
 
 def names_prefix(project: str) -> str:

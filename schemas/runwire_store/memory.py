@@ -116,6 +116,10 @@ class MemoryObjectStore:
             with self._lock:
                 self._objects.pop(key, None)
 
+    def keeps_versions(self) -> bool:
+        """Return False: a deleted object is gone."""
+        return False
+
     def expire_uploads(self, older_than_s: float) -> int:
         """Return 0: no transfer outlives its call."""
         self._ask("expire_uploads", "")

@@ -135,6 +135,10 @@ class ObjectStore(Protocol):
         """Delete objects; missing ones are no error."""
         ...
 
+    def keeps_versions(self) -> bool:
+        """Return whether deleted objects stay as old versions, so that no space is freed."""
+        ...
+
     def expire_uploads(self, older_than_s: float) -> int:
         """Abort unfinished transfers into the store that are older; return how many."""
         ...

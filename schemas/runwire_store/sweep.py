@@ -37,6 +37,7 @@ class SweepReport:
     """The deleted objects, or with `is_dry_run` the deletable ones. `staging` are artifact ids.
 
     `unreadable` maps each unreadable manifest to the reason; if there is one no content is deleted.
+    With `keeps_versions` the deleted objects still take their space, as old versions.
     """
 
     blobs: tuple[str, ...] = ()
@@ -46,6 +47,17 @@ class SweepReport:
     uploads: int = 0
     unreadable: dict[str, str]
     is_dry_run: bool = False
+    keeps_versions: bool = False
+
+    @property
+    def space_note(self) -> str:
+        """The sentence about space that is not freed yet; empty when it is."""
+        if not self.keeps_versions:
+            return ""
+        return (
+            "the bucket keeps old versions, so the space is not freed yet: a lifecycle rule that "
+            f"expires noncurrent versions below {BLOBS} and {STAGING} frees it"
+        )
 
 
 def sweep(
@@ -65,6 +77,7 @@ def sweep(
     unreadable: dict[str, str] = {}
     old = dict(_old_blobs(store, now_ns - int(grace_s * NS)))
     swept = _sweep_blobs(store, old, unreadable, now_ns, dry_run=dry_run) if old else []
+    is_any_deleted = bool(swept or staging)
     return SweepReport(
         blobs=tuple(blob.hex() for blob in swept),
         blob_bytes=sum(old[blob] for blob in swept),
@@ -73,6 +86,7 @@ def sweep(
         uploads=uploads,
         unreadable=unreadable,
         is_dry_run=dry_run,
+        keeps_versions=is_any_deleted and store.keeps_versions(),
     )
 
 

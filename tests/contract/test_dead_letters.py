@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from runwire_consumers.core.dead_letters import (
     DeadLetters,
     FileDeadLetters,
     MemoryDeadLetters,
+    cut_letter,
     letter_of,
 )
 from runwire_consumers.core.errors import DeadLetterLimit
@@ -35,7 +37,8 @@ def open_letters(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
         make_topics(settings, prefix, ["deadletter"])
         return lambda limit: KafkaDeadLetters(settings, limit=limit)
     shared: dict[str, DeadLetter] = {}
-    return lambda limit: MemoryDeadLetters(shared, limit=limit)
+    removed: set[str] = set()
+    return lambda limit: MemoryDeadLetters(shared, limit=limit, removed=removed)
 
 
 def letter(offset: int) -> DeadLetter:
@@ -80,6 +83,47 @@ def test_removed_letter_is_gone_and_may_be_kept_again(open_letters: Open) -> Non
     letters.put(letter(1))
     assert letters.flush() == 1
     assert open_letters(3).count() == 3
+
+
+def test_letters_removed_for_good_leave_room_for_the_rest_of_their_batch(
+    open_letters: Open,
+) -> None:
+    """After a final removal the batch that reached the limit is set aside from where it stopped."""
+    batch = [letter(offset) for offset in range(5)]
+    letters = open_letters(3)
+    for one in batch:
+        letters.put(one)
+    with pytest.raises(DeadLetterLimit):
+        letters.flush()
+    kept = {one.id for one in open_letters(3).read()}
+    assert open_letters(3).remove(kept, is_final=True) == 3
+    letters = open_letters(3)
+    assert letters.count() == 0
+    for one in batch:
+        letters.put(one)
+    assert letters.flush() == 2
+    assert [one.offset for one in open_letters(3).read()] == [3, 4]
+    assert open_letters(3).remove({batch[3].id}) == 1
+    assert open_letters(3).count() == 1
+
+
+def test_cut_letter_has_head_size_and_hash(open_letters: Open) -> None:
+    """Every field of a cut letter survives, and its id is that of the whole one."""
+    whole = replace(letter(7), value=b"0123456789", key=b"k" * 300)
+    letters = open_letters(3)
+    letters.put(cut_letter(whole, 4))
+    letters.flush()
+    (kept,) = open_letters(3).read()
+    assert (kept.id, kept.value, kept.whole_bytes, kept.is_cut) == (whole.id, b"0123", 10, True)
+    assert kept.value_sha256 == hashlib.sha256(whole.value).hexdigest()
+    assert not whole.is_cut
+
+
+def test_letter_of_a_recreated_topic_has_another_id() -> None:
+    """The same offset of a topic that was made anew is another record."""
+    first, second = (replace(bad_record(0), topic_id=name) for name in ("a", "b"))
+    ids = {letter_of(one, "bad", at_ns=AT_NS).id for one in (first, second, bad_record(0))}
+    assert len(ids) == 3
 
 
 def test_letter_ids_differ_for_different_coordinates() -> None:

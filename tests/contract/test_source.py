@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runwire_consumers.core.clock import Deadline, MemoryClock
+from runwire_consumers.core.pieces import WHOLE
 from runwire_consumers.core.source import MemoryLog, MemorySource, Record, Source, Span
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_consumers.spool.journal import IntentJournal
@@ -84,15 +86,20 @@ class KafkaRig(Rig):
 
 
 @pytest.fixture(params=["memory", "spool", "kafka", "kafka, next-generation group"])
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     if request.param == "memory":
-        return MemoryRig()
+        yield MemoryRig()
+        return
     if request.param == "spool":
-        return SpoolRig(tmp_path)
+        spools = SpoolRig(tmp_path)
+        yield spools
+        for writer in spools.spools:
+            writer.close()
+        return
     kafka = request.getfixturevalue("kafka")
     prefix = request.getfixturevalue("topic_prefix")
     protocol = "classic" if request.param == "kafka" else "consumer"
-    return KafkaRig(kafka.settings, prefix, protocol)
+    yield KafkaRig(kafka.settings, prefix, protocol)
 
 
 def drain(source: Source) -> list[Record]:
@@ -192,6 +199,34 @@ def test_source_restores_an_intent_exactly_after_a_crash(rig: Rig) -> None:
     source.commit(spans)
     assert source.pending() == []
     assert len(drain(source)) == 4
+    source.close(Deadline(1))
+
+
+def test_source_restores_the_pieces_of_an_intent_after_a_crash(rig: Rig) -> None:
+    """The last cut counts, through several restarts; the next batch is whole again."""
+    rig.feed(0, 3)
+    source = rig.open()
+    batch = drain(source)
+    source.intend(batches_of(source, batch))
+    for size in (50, 7):
+        source.cut(spans_of(batch), WHOLE.cut("metrics", 0, size).cut("logs", 0, 1))
+    source.close(Deadline(1))
+    for _ in range(2):
+        source = rig.open()
+        assert drain(source) == []
+        (pending,) = source.pending()
+        assert str(pending.pieces) == "logs:0/1;metrics:0/7"
+        source.close(Deadline(1))
+    source = rig.open()
+    _, spans, _ = replayed(source)
+    source.commit(spans)
+    rig.feed(0, 2)
+    source.intend(batches_of(source, drain(source)))
+    source.close(Deadline(1))
+    source = rig.open()
+    assert drain(source) == []
+    (pending,) = source.pending()
+    assert pending.pieces == WHOLE
     source.close(Deadline(1))
 
 

@@ -30,7 +30,7 @@ TRAINER = f"""
 import os, sys, time
 import runwire
 acks, pause_s = sys.argv[1], float(sys.argv[2])
-run = runwire.init("e2e", all_ranks=True, config={{"lr": 0.1}})
+run = runwire.init("e2e", config={{"lr": 0.1}})
 with open(acks, "wb", buffering=0) as told:
     for step in range({STEPS}):
         run.log({{f"m{{i}}": step + i / 8 for i in range({NAMES})}}, step)

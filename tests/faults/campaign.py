@@ -29,9 +29,17 @@ class Campaign:
     def run(self, victims: list[str]) -> None:
         """Kill each victim at a random moment and restart it."""
         for victim in victims:
-            if not self.stack.trainer_runs:
-                self.stack.start_trainer(self.rng.choice(self.modes))
-            self._kill(victim)
+            self.run_one(victim)
+        self.finish()
+
+    def run_one(self, victim: str) -> None:
+        """Kill one victim under load and restart it."""
+        if not self.stack.trainer_runs:
+            self.stack.start_trainer(self.rng.choice(self.modes))
+        self._kill(victim)
+
+    def finish(self) -> None:
+        """Let a trainer end in order and everything arrive."""
         if not self.stack.trainer_runs:
             self.stack.start_trainer(self.rng.choice(self.modes))
             self.stack.wait_for_acks()

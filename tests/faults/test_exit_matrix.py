@@ -94,6 +94,9 @@ MATRIX: list[tuple[str, tuple[tuple[str, int], ...], int, str, int | None, dict[
     ("finishes_in_a_block", (), 0, "finished", 0, {"loss": 1}),
     ("exits_with_3", (), 3, "failed", 3, {"loss": 1}),
     ("exits_with_3_in_a_block", (), 3, "failed", 3, {"loss": 1}),
+    ("exits_by_imported_name", (), 5, "failed", 5, {"loss": 1}),
+    ("exits_by_builtin", (), 6, "failed", 6, {"loss": 1}),
+    ("raises_exit", (), 4, "finished", None, {"loss": 1}),
     ("exits_with_a_message", (), 1, "failed", 1, {}),
     ("catches_its_exit", (), 0, "finished", 0, {"loss": 1}),
     ("raises", (), 1, "failed", 1, {"loss": 1}),
@@ -163,6 +166,12 @@ def test_status_reason_names_a_thread_that_died(tmp_path: Path) -> None:
     assert "lost batch" in ending.last("status_reason")
 
 
+def test_reason_says_that_a_raised_exit_has_an_unknown_code(tmp_path: Path) -> None:
+    """`raise SystemExit(n)` leaves a trace, but not its code; a run that returned has no reason."""
+    assert "use sys.exit(code)" in train(tmp_path / "raised", "raises_exit").last("status_reason")
+    assert train(tmp_path / "returned", "finishes").last("status_reason") is None
+
+
 def test_status_reason_of_a_killed_run_has_its_last_step(tmp_path: Path) -> None:
     """The reason of a killed run names its last step and the process that reported it."""
     ending = train(tmp_path, "waits", signals=(("ready", signal.SIGKILL),))
@@ -189,6 +198,25 @@ def test_worker_processes_log_into_the_run_and_never_end_it(tmp_path: Path, meth
     assert len([e for e in ending.runs if e.event == "finished"]) == 1
     assert {b.phase for b in ending.beats} == {"ended"}
     assert sum(b.accepted for b in ending.beats) == 2
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_multiprocessing_end_their_own_runs(tmp_path: Path, method: str) -> None:
+    """They end by os._exit, without atexit: by returning, an exception, or an exit code."""
+    ending = train(tmp_path, "has_children_with_runs", method)
+    assert ending.returncode == 0, ending.stderr
+    ends = {
+        run_id: (ending.last("status", run_id), ending.last("exit_code", run_id))
+        for run_id in ("returns", "raises", "exits", "raises_exit")
+    }
+    assert ends == {
+        "returns": ("finished", 0),
+        "raises": ("failed", 1),
+        "exits": ("failed", 3),
+        "raises_exit": ("failed", 4),
+    }
+    assert "lost batch" in ending.last("status_reason", "raises")
+    assert ending.points == {"loss": 4}
 
 
 def test_two_runs_of_one_process_end_with_their_own_status(tmp_path: Path) -> None:

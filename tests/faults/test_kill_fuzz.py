@@ -13,10 +13,13 @@ import pytest
 from faults import results
 from faults.campaign import Campaign, victims
 from faults.verdict import Verdict, assert_exactly_once, judge
+from support.body_limit import BodyLimit
 from support.faults import Stack
+from support.harness_worker import CUT_POINT
 
 pytestmark = pytest.mark.engine
 
+BODY_BYTES = 200_000
 SEED_VARIABLE = "RUNWIRE_FAULTS_SEED"
 LONG = os.environ.get("RUNWIRE_FAULTS") == "long"
 LONG_KILLS = int(os.environ.get("RUNWIRE_FAULTS_KILLS", "110"))
@@ -72,6 +75,30 @@ def test_every_acknowledged_point_is_stored_once(mode: str, tmp_path: Path, fuzz
     rng = random.Random(f"{fuzz_seed} {mode}")
     verdict, campaign = fuzz(tmp_path, SHORT[mode], rng, modes=(mode,))
     assert campaign.kills.total() == len(SHORT[mode])
+    assert_exactly_once(verdict)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LONG, reason="RUNWIRE_FAULTS=long runs it (make faults)")
+def test_kills_while_batches_are_written_in_pieces_store_points_once(
+    tmp_path: Path, fuzz_seed: int
+) -> None:
+    """A proxy refuses large bodies; the worker dies between cuts and pieces, the limit rises."""
+    rng = random.Random(f"{fuzz_seed} pieces")
+    with Stack(tmp_path) as stack, BodyLimit(lambda: stack.url, BODY_BYTES) as proxy:
+        stack.stop_worker()
+        stack.proxy_url = proxy.url
+        stack.start_worker()
+        campaign = Campaign(stack, rng, modes=("single",))
+        for victim in (CUT_POINT, "between-tables", CUT_POINT, "after-insert", "worker"):
+            campaign.run_one(victim)
+            proxy.limit = int(proxy.limit * rng.choice((1, 1.2)))
+        proxy.limit = 1 << 40  # the batch in flight keeps its pieces, the backlog is written whole
+        campaign.finish()
+        verdict = judge(stack.url, stack.acks)
+        verdict.faults[:0] = stack.complaints()
+    print(f"{dict(campaign.kills)}, {proxy.refused} bodies refused: {verdict}")
+    assert proxy.refused > 0
     assert_exactly_once(verdict)
 
 

@@ -33,9 +33,9 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def sentence(caplog: pytest.LogCaptureFixture) -> str:
-    (record,) = [r for r in caplog.records if "log_artifact failed" in r.message]
-    return record.message
+def sentences(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """One per lost artifact."""
+    return [r.message for r in caplog.records if "log_artifact failed" in r.message]
 
 
 def free(disk: Path) -> int:
@@ -61,9 +61,8 @@ def test_artifact_too_large_for_the_disk_leaves_no_byte(
         run.log_artifact(tmp_path / "small")
         run.log({"loss": 1.0})
         assert refused(run) == 2
-    assert "is full, so 'large' was not kept. Free space there, or set RUNWIRE_DIR" in sentence(
-        caplog
-    )
+    for name, said in zip(("large", "bytes"), sentences(caplog), strict=True):
+        assert f"is full, so '{name}' was not kept. Free space there, or set RUNWIRE_DIR" in said
     assert [request.name for request in requests(disk)] == ["first", "small"]
     assert len(folders_in(disk)) == 2
     assert run.flush(0).dropped == {}
@@ -129,8 +128,9 @@ def test_training_continues_while_the_outbox_disk_is_read_only(
         assert refused(run) == 1
         subprocess.run(["umount", "--lazy", outbox], check=True)
         run.log_artifact(b"3", "after")
-    assert "cannot write to" in sentence(caplog)
-    assert "Set RUNWIRE_DIR to a local writable folder" in sentence(caplog)
+    said = sentences(caplog)[0]
+    assert "cannot write to" in said
+    assert "Set RUNWIRE_DIR to a local writable folder" in said
     assert [request.name for request in requests(disk)] == ["before", "after"]
 
 

@@ -15,4 +15,4 @@ def local_parts(root: Path, project: str = "p", run_id: str = "r") -> list[Local
 
 def save_threads() -> list[threading.Thread]:
     """The threads of this process that save a checkpoint now."""
-    return [t for t in threading.enumerate() if t.name == "runwire-checkpoint"]
+    return [t for t in threading.enumerate() if t.name == "runwire-checkpoint" and t.is_alive()]

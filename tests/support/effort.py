@@ -1,4 +1,4 @@
-"""Effort of the random tests: a fifth of the examples in `make check`, all elsewhere."""
+"""Effort of the random tests: a tenth of the examples in `make check`, all elsewhere."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ IS_QUICK = os.environ.get(VARIABLE) == "1"
 
 def examples(count: int) -> int:
     """Number of examples for a property, reduced under RUNWIRE_TEST_QUICK."""
-    return max(10, count // 5) if IS_QUICK else count
+    return max(10, count // 10) if IS_QUICK else count

@@ -64,6 +64,7 @@ class Stack:
         self._next_label = 0
         self.engine = Engine(embedded_dir(root), ports=(0, 0), die_with_parent=True)
         self.engine_pid = 0
+        self.proxy_url = ""  # of a proxy between worker and engine
         self.worker: subprocess.Popen[bytes] | None = None
         self.trainer: subprocess.Popen[bytes] | None = None
         self.trainers_log = root / "trainers.log"
@@ -105,6 +106,12 @@ class Stack:
             "RUNWIRE_WORKER_BATCH_AGE_S": "0.05",
             "RUNWIRE_WORKER_RETRY_MAX_S": "0.5",
         }
+        if self.proxy_url:
+            environ |= {
+                "RUNWIRE_CLICKHOUSE_URL": self.proxy_url,
+                "RUNWIRE_WORKER_BATCH_AGE_S": "0.5",  # blocks above the limit
+                "RUNWIRE_WORKER_BATCH_ROWS": "20000",  # and not far above it, after a kill
+            }
         arguments = ("--dir", str(self.root))
         with self.worker_log.open("ab") as log:
             self.worker = subprocess.Popen(

@@ -28,6 +28,7 @@ from runwire_consumers.clickhouse.sink import ClickHouseSink
 from runwire_consumers.compose.workers import WorkerParts, clickhouse_parts, run_clickhouse
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.clock import Deadline
+from runwire_consumers.core.pieces import Pieces
 from runwire_consumers.core.sink import Sink
 from runwire_consumers.core.source import Record, Source, Span
 from runwire_consumers.kafka.schema_ids import kafka_with_registry
@@ -42,6 +43,7 @@ POINTS = (
     "after-insert",
     "after-commit",
 )
+CUT_POINT = "after-cut"  # reached only where the store refuses large blocks
 UNSAFE_COMMIT_EVERY = 20
 IDLE_S = 1.0  # without news for this long, even the control commits
 _TESTS = Path(__file__).parents[1]
@@ -69,8 +71,9 @@ class KillPoint:
     ) -> None:
         """`text` is <point>:<n>, empty for none. Raises: ValueError naming the points."""
         self._point, _, count = text.partition(":")
-        if text and (self._point not in POINTS or not (count or "1").isdigit()):
-            raise ValueError(f"{text!r}: use <point>:<n> with one of {', '.join(POINTS)}")
+        known = (*POINTS, CUT_POINT)
+        if text and (self._point not in known or not (count or "1").isdigit()):
+            raise ValueError(f"{text!r}: use <point>:<n> with one of {', '.join(known)}")
         self._left = int(count or 1)
         self._kill = kill
 
@@ -98,6 +101,10 @@ class KillingSource(ForwardingSource):
         tokens = self.inner.intend(batches)
         self._point.reach("after-intent")
         return tokens
+
+    def cut(self, spans: Mapping[str, Span], pieces: Pieces) -> None:
+        self.inner.cut(spans, pieces)
+        self._point.reach(CUT_POINT)
 
     def commit(self, spans: Mapping[str, Span]) -> None:
         self._point.reach("after-insert")
@@ -130,6 +137,9 @@ class UnsafeSource(ForwardingSource):
 
     def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
         return [f"unsafe:{uuid.uuid4().hex}" for _ in batches]
+
+    def cut(self, spans: Mapping[str, Span], pieces: Pieces) -> None:
+        """Keep nothing: a restart writes the batch whole."""
 
     def commit(self, spans: Mapping[str, Span]) -> None:
         for name, span in spans.items():
@@ -190,7 +200,7 @@ def harness_parts(
 
     parts = clickhouse_parts(
         root,
-        ClickHouseSettings.from_environment(os.environ).url,
+        lambda: ClickHouseSettings.from_environment(os.environ).url,
         settings,
         kafka=kafka_with_registry(os.environ),
         open_sink=open_sink,

@@ -92,7 +92,8 @@ class ObjectWorkers:
         """End all in order. Raises: AssertionError unless each exits with 0 or was killed."""
         for process in self.processes:
             process.terminate()
-        codes = [process.wait(30) for process in self.processes]
+        # A member may have to wait for the group, and for its coordinator, before it can leave.
+        codes = [process.wait(PATIENCE_S) for process in self.processes]
         assert set(codes) <= {0, -9}, self.log.read_text()[-4000:]
 
     def close(self) -> None:

@@ -126,6 +126,15 @@ class SecureCluster(Cluster):
             ssl_ca_location=self.server.facts["ca"],
         )
 
+    def mutual(self, user: str) -> KafkaSettings:
+        """The same user by certificate, at the listener that asks for one."""
+        assert isinstance(self.server, NativeServer)
+        return KafkaSettings(
+            bootstrap_servers=f"127.0.0.1:{self.server.record['ports']['mutual-1']}",
+            ssl_ca_location=self.server.facts["ca"],
+            ssl_certificate_location=self.server.facts["users"][user]["certificate"],
+        )
+
 
 @dataclass(frozen=True)
 class Registry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from runwire_consumers.core.clock import Deadline
+from runwire_consumers.core.pieces import Pieces
 from runwire_consumers.core.source import Pending, Record, Source, Span
 
 
@@ -28,6 +29,9 @@ class ForwardingSource:
 
     def intend(self, batches: Sequence[Mapping[str, Span]]) -> list[str]:
         return self.inner.intend(batches)
+
+    def cut(self, spans: Mapping[str, Span], pieces: Pieces) -> None:
+        self.inner.cut(spans, pieces)
 
     def commit(self, spans: Mapping[str, Span]) -> None:
         self.inner.commit(spans)

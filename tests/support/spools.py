@@ -39,10 +39,10 @@ def new_writer(root: Path, *, quota_bytes: int = 2**31, **overrides: Any) -> Spo
 def metric_log(writer: SpoolWriter, failures: list[tuple[str, str]] | None = None) -> MetricLog:
     """A metric log that collects refusals in `failures`, or raises them without one."""
 
-    def report(kind: str, exc: BaseException, *, hint: str = "") -> None:
+    def report(kind: str, exc: BaseException, *, hint: str = "", name: str = "") -> None:
         if failures is None:
             raise exc
-        failures.append((kind, f"{exc} {hint}"))
+        failures.append((kind, f"{name} {exc} {hint}"))
 
     def on_text(name: str, text: str, step: int) -> None:
         writer.append_json(

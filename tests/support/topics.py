@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from runwire_consumers.core.source import Record
-from runwire_consumers.kafka.group import GroupSettings
+from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.topics import topic_name

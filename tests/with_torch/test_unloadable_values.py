@@ -1,4 +1,4 @@
-"""Values that could not be loaded again: refused at the save, with their place."""
+"""Values that could not be loaded again: refused with their place by a strict run."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def test_save_refuses_a_model_collection_that_contains_itself(start: Start) -> N
     """The sentence names the key under which the collection contains itself."""
     run, models = start(), {"g": torch.nn.Linear(2, 2)}
     models["self"] = models
-    with pytest.raises(runwire.CheckpointError, match=r"model\['self'\] contains itself"):
+    with pytest.raises(
+        runwire.CheckpointError, match=r"model\['self'\] is a container that contains itself"
+    ):
         run.save_checkpoint(1, model=models)
 
 

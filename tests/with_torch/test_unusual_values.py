@@ -94,7 +94,7 @@ def test_load_refuses_values_that_are_no_step(start: Start, which: object) -> No
     """Only 'latest', 'best' or a step can be asked for, and the sentence says so."""
     run = start()
     run.save_checkpoint(1, extra=1)
-    with pytest.raises(runwire.CheckpointError, match="give 'latest', 'best' or a step"):
+    with pytest.raises(runwire.CheckpointError, match="'latest', 'best' or a step"):
         run.load_checkpoint(which)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 
 from runwire.run import Run
 from support.checkpoints import local_parts
+from support.odd_calls import WITH_TORCH, Trial
 from support.torch_here import torch
 
 Start = Callable[..., Run]
@@ -95,3 +99,64 @@ def test_strict_run_raises_for_wrong_retention_before_writing(start: Start) -> N
     with pytest.raises(TypeError, match=r"retention=3: write retention=runwire\.Retention"):
         run.save_checkpoint(1, extra=1, retention=3)
     assert run.load_checkpoint() is None
+
+
+def test_every_failed_save_is_logged_by_its_step(
+    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five lost checkpoints are five lines, saved in the call or in a thread, and are counted."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    run = lenient(start)
+    monkeypatch.setattr("runwire.checkpoints.saver.write_state", full)
+    for step in range(5):
+        assert run.save_checkpoint(step, extra=1, asynchronous=step > 2).wait() is False
+    assert run.load_checkpoint() is None  # waits for the last one
+    assert run.guard.counts == {"save_checkpoint": 3, "asynchronous save_checkpoint": 2}
+    lost = [text for text in caplog.messages if "is lost: CheckpointError: the disk" in text]
+    assert [text.partition("of step ")[2][0] for text in lost] == list("01234")
+
+
+class OverdueError(OSError):
+    """An OSError as TimeoutError is, which code that writes files takes for one of the disk."""
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_exception_of_a_signal_handler_reaches_the_user_from_a_save(
+    start: Start, root: Path, asynchronous: bool
+) -> None:
+    """A time limit ends the training although a save was under way, and leaves nothing half."""
+
+    def time_is_up(_signum: int, _frame: object) -> None:
+        raise OverdueError("the job's hour is over")
+
+    class Model:
+        def state_dict(self) -> dict[str, object]:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return {}
+
+    run = lenient(start)
+    before = signal.signal(signal.SIGUSR1, time_is_up)
+    try:
+        with pytest.raises(OverdueError):
+            run.save_checkpoint(1, model=Model(), asynchronous=asynchronous)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert run.guard.counts == {}
+    assert local_parts(root) == []
+    assert run.save_checkpoint(2, extra=2).wait()
+    assert run.load_checkpoint("latest").extra == 2
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize("name", sorted(WITH_TORCH))
+def test_odd_arguments_of_checkpoint_calls_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seed: int
+) -> None:
+    """Nothing raises but what the caller asked for, and the run's records are kept."""
+    monkeypatch.setenv("RUNWIRE_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("RUNWIRE_CAPTURE_GIT", "0")
+    monkeypatch.chdir(tmp_path)
+    assert Trial(name, tmp_path, seed, 3).run() == []

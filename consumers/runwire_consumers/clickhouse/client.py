@@ -5,16 +5,18 @@ from __future__ import annotations
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.httputil import default_pool_manager
 from urllib3.exceptions import HTTPError
 
-from runwire_consumers.core.errors import Fatal, Retryable, WorkerError
+from runwire_consumers.core.errors import Fatal, LoginRefused, Retryable, WorkerError
 from runwire_schemas.connections.clickhouse import (
     ClickHouseAddress,
     ClickHouseSettingsError,
-    ClickHouseTrouble,
     explain_error,
+    sentence_of,
     trouble_of,
 )
+from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble
 
 # What any client call can raise; requests outside of urllib3 do not exist.
 CALL_ERRORS = (ClickHouseError, HTTPError, OSError)
@@ -27,6 +29,9 @@ _CONNECT_S = 10
 _RETRY_AFTER_S = {
     ClickHouseTrouble.UNREACHABLE: 1.0,
     ClickHouseTrouble.PASSING: 1.0,
+    ClickHouseTrouble.TOO_LARGE: 1.0,
+    ClickHouseTrouble.UNKNOWN: 5.0,
+    ClickHouseTrouble.UNTRUSTED: 10.0,
     ClickHouseTrouble.DISK_FULL: 10.0,
 }
 
@@ -47,6 +52,7 @@ def connect(url: str, *, create: bool = False) -> Client:
             send_receive_timeout=_ANSWER_S,
             autogenerate_session_id=False,
             compress=not address.is_local,
+            pool_mgr=default_pool_manager() if address.is_direct else None,
             settings={"async_insert": 0},
         )
         if create:
@@ -54,8 +60,10 @@ def connect(url: str, *, create: bool = False) -> Client:
         exists = client.command(f"EXISTS DATABASE `{address.database}`")
     except CALL_ERRORS as error:
         raise explain(error, url) from error
+    except TypeError as error:  # the driver's own words for an argument that it does not have
+        raise Fatal(f"{address.source} has an option that cannot be used: {error}") from error
     if not exists:
-        raise Fatal(ClickHouseTrouble.DATABASE.sentence(address))
+        raise Fatal(sentence_of(ClickHouseTrouble.DATABASE, address))
     client.database = address.database
     return client
 
@@ -71,7 +79,10 @@ def explain(error: Exception, url: str) -> WorkerError:
     Retryable when time may cure it, Fatal when only a person can.
     """
     sentence = explain_error(error, _parse(url))
-    retry_after_s = _RETRY_AFTER_S.get(trouble_of(error))
+    trouble = trouble_of(error)
+    if trouble is ClickHouseTrouble.PASSWORD:
+        return LoginRefused(sentence)
+    retry_after_s = _RETRY_AFTER_S.get(trouble)
     return Fatal(sentence) if retry_after_s is None else Retryable(retry_after_s, sentence)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib.util
 import json
 import os
@@ -13,13 +12,15 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import Request
 
 from runwire_consumers.clickhouse import engine_process
 from runwire_consumers.clickhouse.engine_files import EngineAccess, write_config, write_private
+from runwire_disk.files import try_lock
 from runwire_schemas.connections.clickhouse import ClickHouseAddress
+from runwire_schemas.connections.loopback import open_here
 from runwire_schemas.errors import CommandError
 
 DATABASE = "runwire"
@@ -197,9 +198,7 @@ class Engine:
 def _lock_holder(folder: Path) -> int | None:
     try:
         with (folder / "engine.lock").open("r") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(lock.fileno()):
                 return int(lock.read() or 0)
     except OSError:
         pass
@@ -225,11 +224,11 @@ def _free_ports(http_port: int, tcp_port: int) -> tuple[int, int]:
 def _answers(url: str) -> bool:
     """Return whether our own engine answers: another one would refuse the password."""
     address = ClickHouseAddress.parse(url)
-    request = urllib.request.Request(f"http://{address.host}:{address.port}/?query=SELECT+1")
+    request = Request(f"http://{address.host}:{address.port}/?query=SELECT+1")
     request.add_header("X-ClickHouse-User", address.username)
     request.add_header("X-ClickHouse-Key", address.password)
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        with open_here(request, timeout_s=5.0) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

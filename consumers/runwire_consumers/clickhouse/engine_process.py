@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import fcntl
 import os
 import signal
 import sys
@@ -16,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
+
+from runwire_disk.files import try_lock
 
 MISSING_ENGINE = (
     "the embedded engine is not installed: pip install 'runwire[embedded]' "
@@ -38,11 +39,9 @@ def take_lock(folder: Path) -> TextIO | None:
     """Lock the folder and write the pid into the lock; None when another process holds it."""
     lock = (folder / "engine.lock").open("a+")
     for _ in range(20):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(lock.fileno()):
             break
-        except BlockingIOError:
-            time.sleep(0.05)  # Engine.alive() holds the lock for a moment to test it
+        time.sleep(0.05)  # Engine.alive() holds the lock for a moment to test it
     else:
         lock.close()
         return None

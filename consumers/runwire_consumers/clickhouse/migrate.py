@@ -69,12 +69,8 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
     Raises: Fatal when a migration fails or an applied one was changed.
     """
     database = client.database or "runwire"
-    words = {
-        "{database}": f"`{database}`",
-        "{on_cluster}": f"ON CLUSTER `{cluster}`" if cluster else "",
-        "{replicated}": "Replicated" if cluster else "",
-    }
-    _run(client, _fill(_RECORD, words), "schema_migrations")
+    filled = words(database, cluster)
+    execute(client, _RECORD, filled, "migration schema_migrations")
     applied = _applied(client, database)
     done = []
     for migration in migrations():
@@ -87,7 +83,7 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
                 f"never edit a released migration, add a new one"
             )
         for statement in statements(migration.text):
-            _run(client, _fill(statement, words), migration.name)
+            execute(client, statement, filled, f"migration {migration.name}")
         row = [migration.version, migration.name, migration.checksum]
         client.insert("schema_migrations", [row], column_names=["version", "name", "checksum"])
         done.append(migration.name)
@@ -108,19 +104,37 @@ def pending(client: Client) -> list[str]:
     return [m.name for m in migrations() if m.version not in applied]
 
 
-def _applied(client: Client, database: str) -> dict[int, str]:
-    query = f"SELECT version, checksum FROM `{database}`.schema_migrations FINAL"
-    return {int(version): str(checksum) for version, checksum in client.query(query).result_rows}
+def newest(client: Client) -> int:
+    """Return the version of the newest migration this database has; 0 without any."""
+    database = client.database or "runwire"
+    recorded = client.command("EXISTS TABLE schema_migrations")
+    return max(_applied(client, database), default=0) if recorded else 0
 
 
-def _fill(text: str, words: dict[str, str]) -> str:
+def words(database: str, cluster: str | None) -> dict[str, str]:
+    """Return what stands for each placeholder in a migration."""
+    return {
+        "{database}": f"`{database}`",
+        "{on_cluster}": f"ON CLUSTER `{cluster}`" if cluster else "",
+        "{replicated}": "Replicated" if cluster else "",
+    }
+
+
+def fill(text: str, words: dict[str, str]) -> str:
+    """Return a statement with its placeholders replaced."""
     for word, replacement in words.items():
         text = text.replace(word, replacement)
     return text
 
 
-def _run(client: Client, statement: str, name: str) -> None:
+def execute(client: Client, statement: str, words: dict[str, str], purpose: str) -> None:
+    """Run a statement with placeholders. Raises: Fatal "<purpose> failed"."""
     try:
-        client.command(statement)
+        client.command(fill(statement, words))
     except CALL_ERRORS as error:
-        raise Fatal(f"migration {name} failed and can be run again: {first_line(error)}") from error
+        raise Fatal(f"{purpose} failed and can be run again: {first_line(error)}") from error
+
+
+def _applied(client: Client, database: str) -> dict[int, str]:
+    query = f"SELECT version, checksum FROM `{database}`.schema_migrations FINAL"
+    return {int(version): str(checksum) for version, checksum in client.query(query).result_rows}

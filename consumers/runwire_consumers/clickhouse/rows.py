@@ -8,7 +8,6 @@ it costs about 0.05 s. A replay changes none of the aggregates.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse.native import Array, Column
+from runwire_consumers.clickhouse.rollup import readable_ms, roll_up
 from runwire_schemas import identity
 from runwire_schemas.events import (
     ArtifactEvent,
@@ -68,7 +68,7 @@ def metric_rows(batches: Sequence[MetricColumns]) -> bytes:
         native.numbers("writer", "UInt64", spread(_writers(batches), "<u8")),
         native.numbers("step", "Int64", joined(lambda b: b.step)),
         native.numbers("seq", "Int64", joined(lambda b: b.seq)),
-        native.numbers("at", "DateTime64(3)", joined(lambda b: b.at_ms)),
+        native.numbers("at", "DateTime64(3)", joined(readable_ms)),
         native.numbers("value", "Float64", joined(lambda b: b.value)),
     ]
     return native.block(columns)
@@ -96,22 +96,24 @@ def batch_rows(
         numbers("last_seq", "Int64", lambda b: b.last_seq),
         numbers("first_step", "Int64", lambda b: int(b.step.min())),
         numbers("last_step", "Int64", lambda b: int(b.step.max())),
-        numbers("first_at", "DateTime64(3)", lambda b: int(b.at_ms.min())),
-        numbers("last_at", "DateTime64(3)", lambda b: int(b.at_ms.max())),
+        numbers("first_at", "DateTime64(3)", lambda b: int(readable_ms(b).min())),
+        numbers("last_at", "DateTime64(3)", lambda b: int(readable_ms(b).max())),
         native.numbers("untidy", "Bool", untidy),
         instants("append_at", [append_at_ns] * len(batches)),
     ]
     return native.block(columns)
 
 
-def rollup_rows(batches: Sequence[MetricColumns]) -> bytes:
+def rollup_rows(batches: Sequence[MetricColumns], append_at_ns: int) -> bytes:
     """Build the block for `metric_rollup`: one row per series of the batches."""
     rolled = roll_up(batches)
     projects, runs, ranks, attempts, names = zip(*rolled.series, strict=True)
     keys, key = _dictionary(list(zip(projects, runs, strict=True)))
-    last = [
-        native.numbers("at", "DateTime64(3)", rolled.at_ms),
+    newest = [
+        instants("append_at", [append_at_ns] * len(rolled.series)),
+        native.numbers("place_at", "DateTime64(3)", rolled.place_ms),
         native.numbers("seq", "Int64", rolled.seq),
+        native.numbers("at", "DateTime64(3)", rolled.at_ms),
         native.numbers("step", "Int64", rolled.step),
         native.numbers("value", "Float64", rolled.value),
     ]
@@ -126,7 +128,7 @@ def rollup_rows(batches: Sequence[MetricColumns]) -> bytes:
             native.numbers("attempt", "UInt64", [attempt_key(name) for name in attempts]),
             native.numbers("first_step", "Int64", rolled.first_step),
             native.numbers("last_step", "Int64", rolled.last_step),
-            native.tuples("last", last),
+            native.tuples("newest", newest),
             native.nullable_floats("min", rolled.min),
             native.nullable_floats("max", rolled.max),
         ]
@@ -139,12 +141,16 @@ def run_rows(events: Sequence[RunEvent], append_at_ns: int) -> bytes:
         *("status", "status_reason", "name", "group", "job_type", "notes", "parent_run_id"),
         *("summary", "metric_defs"),
     )
-    numbers = ("exit_code", "world_size", "last_step", "resumed_from_step", "accepted")
+    numbers = (
+        *("exit_code", "world_size", "last_step", "resumed_from_step", "accepted"),
+        "attempt_number",
+    )
     columns = event_columns(events, append_at_ns)
     columns += [
         native.strings("attempt_name", [e.attempt for e in events]),
         native.strings("writer_name", [e.writer for e in events]),
         native.strings("reporter", [e.reporter or "" for e in events]),
+        native.strings("first_attempt", [e.first_attempt or "" for e in events]),
         native.strings("event", [e.event for e in events]),
         native.numbers("has_tags", "Bool", [e.tags is not None for e in events]),
         native.string_maps("tags", [e.tags or {} for e in events]),
@@ -206,7 +212,8 @@ def dead_rows(letters: Sequence[DeadLetter]) -> bytes:
         instants("at", [e.at_ns for e in letters]),
         native.strings("key", [e.key for e in letters]),
         native.strings("value", [e.value[:DEAD_VALUE_BYTES_MAX] for e in letters]),
-        native.numbers("value_bytes", "UInt64", [len(e.value) for e in letters]),
+        # Any client may write a letter, also one with a negative size.
+        native.numbers("value_bytes", "UInt64", [max(0, e.whole_bytes) for e in letters]),
     ]
     texts, numbers = ("id", "stream", "partition", "reason"), ("offset", "last_offset", "points")
     columns += [native.strings(f, [getattr(e, f) for e in letters]) for f in texts]
@@ -273,78 +280,6 @@ def _writers(batches: Sequence[MetricColumns]) -> list[int]:
 def instants(name: str, at_ns: Sequence[int]) -> Column:
     """Encode instants as milliseconds. Units: nanoseconds since the epoch."""
     return native.numbers(name, "DateTime64(3)", [at // 1_000_000 for at in at_ns])
-
-
-# Project, run id, rank, attempt and metric name.
-Series = tuple[str, str, int, str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Rollup:
-    """Aggregates of the points of each series.
-
-    Shapes: all arrays [series]. `min` and `max` are of finite values, NaN where there is none.
-    The newest point has the greatest (at_ms, seq, step, value).
-    """
-
-    series: list[Series]
-    first_step: Array
-    last_step: Array
-    at_ms: Array
-    seq: Array
-    step: Array
-    value: Array
-    min: Array
-    max: Array
-
-
-def roll_up(batches: Sequence[MetricColumns]) -> Rollup:
-    """Aggregate the points of the batches, which hold at least one, by series."""
-    places: dict[Series, int] = {}
-    group = np.concatenate([_groups(places, batch) for batch in batches])
-    # A radix sort where the numbers of the series fit 16 bits.
-    order = np.argsort(group.astype("u2") if len(places) < 1 << 16 else group, kind="stable")
-    group = group[order]
-    starts = np.flatnonzero(np.diff(group, prepend=-1))
-    step, seq, at_ms, value = (
-        np.concatenate([getattr(batch, field) for batch in batches])[order]
-        for field in ("step", "seq", "at_ms", "value")
-    )
-    finite = np.isfinite(value)
-    least = np.minimum.reduceat(np.where(finite, value, np.inf), starts)
-    greatest = np.maximum.reduceat(np.where(finite, value, -np.inf), starts)
-    empty = ~np.logical_or.reduceat(finite, starts)
-    last = _newest(group, starts, (at_ms, seq, step, value))
-    series = list(places)
-    return Rollup(
-        series=[series[number] for number in group[starts].tolist()],
-        first_step=np.minimum.reduceat(step, starts),
-        last_step=np.maximum.reduceat(step, starts),
-        at_ms=at_ms[last],
-        seq=seq[last],
-        step=step[last],
-        value=value[last],
-        min=np.where(empty, np.nan, least),
-        max=np.where(empty, np.nan, greatest),
-    )
-
-
-def _groups(places: dict[Series, int], batch: MetricColumns) -> Array:
-    """Return the series number of each point; new series get the next numbers."""
-    run = (batch.project, batch.run_id, batch.rank, batch.attempt)
-    numbers = [places.setdefault((*run, name), len(places)) for name in batch.names]
-    return np.array(numbers, "i8")[batch.name_idx]
-
-
-def _newest(group: Array, starts: Array, keys: tuple[Array, ...]) -> Array:
-    """Return the place of the newest point of each group; only points of its last instant sort."""
-    at_ms = keys[0]
-    lengths = np.diff(starts, append=len(group))
-    latest = np.flatnonzero(at_ms == np.repeat(np.maximum.reduceat(at_ms, starts), lengths))
-    ranked = latest[np.lexsort([key[latest] for key in (*reversed(keys), group)])]
-    ends = np.flatnonzero(np.diff(group[ranked], append=-1))
-    newest: Array = ranked[ends]
-    return newest
 
 
 def artifact_rows(events: Sequence[ArtifactEvent], append_at_ns: int) -> bytes:

@@ -1,14 +1,17 @@
-"""The sink into ClickHouse: one Native block per table and batch, each under the batch's token."""
+"""The sink into ClickHouse: one Native block per table and piece, each under a token of its own."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import Any, Protocol
 
 from clickhouse_connect.driver.client import Client
 
-from runwire_consumers.clickhouse import rows
+from runwire_consumers.clickhouse import rows as rows_of
+from runwire_consumers.clickhouse.blocks import PlacedRow, TablePiece, TableRows
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
 from runwire_consumers.clickhouse.migrate import pending
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
@@ -16,7 +19,10 @@ from runwire_consumers.clickhouse.tidiness import NOTE_UNTIDY, History, Tidiness
 from runwire_consumers.clickhouse.tombstones import deleted_runs
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.clock import Clock, Deadline, SystemClock
-from runwire_consumers.core.errors import Fatal, Rejection, RowsRejected
+from runwire_consumers.core.errors import Fatal, PiecesNeeded, Rejection, RowsRejected
+from runwire_consumers.core.pieces import Pieces
+from runwire_schemas.connections.clickhouse import error_code, trouble_of
+from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble
 from runwire_schemas.events import Event, RunEvent
 from runwire_schemas.metric_decode import MetricColumns
 
@@ -25,14 +31,27 @@ TOMBSTONES_REFRESH_S = 5.0
 DEAD_LETTER = "deadletter"
 
 
+# A block is refused this often before it is written in pieces: the cause may be passing.
+REFUSALS_MAX = 3
+PIECES_OF_A_CUT = 8
+# Kafka takes 4096 bytes of metadata with an offset. A batch with more refused rows than fit loses
+# their neighbours to the dead letters too, where they can be replayed.
+PIECES_TEXT_MAX = 2000
+# No smaller block is cut. A server needs some MiB for an insert of any size.
+SERVER_BLOCK_BYTES_MIN = 256 * 1024
+PROXY_BLOCK_BYTES_MIN = 8 * 1024
+# Tables that materialized views read: a refusal may come from a view, after the table took the
+# block, so only a proxy's refusal proves that nothing was stored.
+VIEWED_TABLES = frozenset({"artifacts", "batches", "heartbeats", "run_events"})
+
+_REFUSALS = (ClickHouseTrouble.TOO_LARGE, ClickHouseTrouble.ROWS)
+
+
 class _OfRun(Protocol):
     @property
     def project(self) -> str: ...
     @property
     def run_id(self) -> str: ...
-
-
-T = TypeVar("T", bound=_OfRun)
 
 
 class ClickHouseSink:
@@ -58,6 +77,10 @@ class ClickHouseSink:
         # Rows left out because their run was deleted, by kind ("metric" counts points).
         self.rows_of_deleted_runs: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        # Tokens that the server has confirmed since this batch met nothing but refusals.
+        self._stored_of, self._stored = "", set[str]()
+        self._sizes: dict[str, int] = {}  # of the smallest pieces that a table needed so far
 
     def check(self) -> None:
         """Prove that a write could work now.
@@ -76,19 +99,25 @@ class ClickHouseSink:
     def write(self, batch: Batch) -> None:
         """Write all rows of the batch; on return they are readable and on disk.
 
-        Raises: Retryable, RowsRejected, Fatal.
-        Blocks: until ClickHouse answers, at most for client.py's answer limit per table.
+        Raises: Retryable, PiecesNeeded, RowsRejected, Fatal.
+        Blocks: until ClickHouse answers, at most for client.py's answer limit per piece.
         """
         try:
             self._connected()
             self._refresh_tombstones()
             self._left_out.clear()  # of a try that failed
-            for table, block in self._blocks(batch):
-                self._insert(table, block, batch.token)
+            if batch.token != self._stored_of:
+                self._stored_of, self._stored = batch.token, set()
+            for piece in self._pieces(batch):
+                if piece.token(batch.token) not in self._stored:
+                    self._insert(batch, piece)
             self._note_untidy(batch)
             self._tidiness.keep()
             self.rows_of_deleted_runs += self._left_out
+            self._stored_of = ""
         except CALL_ERRORS as error:
+            if trouble_of(error) not in _REFUSALS:
+                self._stored_of = ""  # a server that went away may have lost what it had confirmed
             raise explain(error, self._url) from error
 
     def close(self, deadline: Deadline) -> None:
@@ -102,63 +131,127 @@ class ClickHouseSink:
             self._client = self._open_client(self._url)
         return self._client
 
-    def _insert(self, table: str, block: bytes, token: str) -> None:
-        self._connected().raw_insert(
-            table,
-            insert_block=block,
-            fmt="Native",
-            settings={
-                "async_insert": 0,
-                # Reads use FINAL anyway; collapsing at insert too would cost a third of its time.
-                "optimize_on_insert": 0,
-                "insert_deduplicate": 1,
-                "insert_deduplication_token": f"{token}:{table}",
-                "deduplicate_blocks_in_dependent_materialized_views": 1,
-            },
-        )
+    def _insert(self, batch: Batch, piece: TablePiece) -> None:
+        token = piece.token(batch.token)
+        try:
+            self._connected().raw_insert(
+                piece.table,
+                insert_block=piece.block,
+                fmt="Native",
+                settings={
+                    "async_insert": 0,
+                    # Reads use FINAL anyway; collapsing at insert too would cost a third of it.
+                    "optimize_on_insert": 0,
+                    "insert_deduplicate": 1,
+                    "insert_deduplication_token": token,
+                    "deduplicate_blocks_in_dependent_materialized_views": 1,
+                },
+            )
+        except CALL_ERRORS as error:
+            self._act_on_refusal(batch, piece, error)
+            raise
+        self._refusals.pop(token, None)
+        self._stored.add(token)
 
-    def _blocks(self, batch: Batch) -> list[tuple[str, bytes]]:
-        """Return the block of every table, all built before the first is sent.
+    def _act_on_refusal(self, batch: Batch, piece: TablePiece, error: Exception) -> None:
+        """Raises: PiecesNeeded, RowsRejected; returns where time may help or a person must act."""
+        trouble, sentence = trouble_of(error), str(explain(error, self._url))
+        if trouble not in _REFUSALS:
+            return
+        is_of_proxy = error_code(error) is None
+        if piece.table in VIEWED_TABLES and not is_of_proxy:
+            return  # a view may have failed after the table took the block
+        if trouble is ClickHouseTrouble.ROWS and piece.kind in ("metric", DEAD_LETTER):
+            return  # numbers, and letters that are cut to size: the server's words say more
+        if trouble is ClickHouseTrouble.TOO_LARGE and len(piece.block) <= (
+            PROXY_BLOCK_BYTES_MIN if is_of_proxy else SERVER_BLOCK_BYTES_MIN
+        ):
+            return  # smaller ones would not pass either, and cost the store one part each
+        may_cut = piece.span > 1
+        if may_cut:
+            pieces = self._smaller(batch, piece, trouble)
+            if pieces is None:
+                return
+            may_cut = len(str(pieces)) <= PIECES_TEXT_MAX
+            if may_cut:
+                raise PiecesNeeded(batch.token, pieces, sentence) from error
+        if piece.kind in EVENT_TABLES and (is_of_proxy or trouble is ClickHouseTrouble.ROWS):
+            rejected = [Rejection(piece.kind, index, sentence) for index in piece.indexes]
+            raise RowsRejected(rejected) from error
+
+    def _smaller(
+        self, batch: Batch, piece: TablePiece, trouble: ClickHouseTrouble
+    ) -> Pieces | None:
+        """Return smaller pieces; None as long as the same one may pass."""
+        size = max(1, piece.span // PIECES_OF_A_CUT)
+        if trouble is ClickHouseTrouble.ROWS:
+            return batch.pieces.cut(piece.table, piece.first, size, end=piece.end)
+        token = piece.token(batch.token)
+        self._refusals[token] += 1
+        learned = self._sizes.get(piece.table)
+        if learned is None and self._refusals[token] < REFUSALS_MAX:
+            return None
+        size = self._sizes[piece.table] = min(size, learned or size)
+        return batch.pieces.cut(piece.table, piece.first, size)
+
+    def _pieces(self, batch: Batch) -> list[TablePiece]:
+        """Return the blocks of every table in their pieces, all built before the first is sent.
 
         Runs come before points: a reader then never sees points of an unknown attempt.
         """
-        blocks: list[tuple[str, bytes]] = []
+        pieces: list[TablePiece] = []
         rejected: list[Rejection] = []
         for kind, events in batch.events.items():
             if kind not in EVENT_TABLES and kind != DEAD_LETTER:
                 reason = f"this version has no table for {kind} records"
                 rejected += [Rejection(kind, index, reason) for index in range(len(events))]
         for kind, (table, build) in EVENT_TABLES.items():
-            events = self._alive(kind, batch.events.get(kind, []))
-            if events:
-                try:
-                    blocks.append((table, build(events, batch.append_at_ns)))
-                except (ValueError, OverflowError):
-                    rejected += _unencodable(kind, batch.events[kind], build)
-        metrics = self._alive("metric", [m for m in batch.metrics if m.points])
-        untidy = self._tidiness.judge(metrics)
-        if metrics:
-            blocks.append(("metrics", rows.metric_rows(metrics)))
-            blocks.append(("metric_rollup", rows.rollup_rows(metrics)))
-            blocks.append(("batches", rows.batch_rows(metrics, batch.append_at_ns, untidy=untidy)))
-        # One block of both: a second one would carry the same token and be dropped.
-        letters = [*batch.dead, *batch.events.get(DEAD_LETTER, ())]
-        if letters:
-            blocks.append(("dead_letters", rows.dead_rows(letters)))
+            events = batch.events.get(kind, [])
+            encode = partial(_encode_events, build, batch.append_at_ns)
+            rows = TableRows(kind, table, self._alive(kind, batch, events), encode)
+            try:
+                pieces += rows.pieces(batch.pieces)
+            except (ValueError, OverflowError):
+                rejected += _unencodable(kind, events, build)
+        pieces += self._metric_pieces(batch)
+        # One table of both: a second block would carry the same token and be dropped. Letters of
+        # rejected rows are last, so that no other letter changes its place.
+        letters = [*batch.events.get(DEAD_LETTER, ()), *batch.dead]
+        placed = [PlacedRow(place, place, letter) for place, letter in enumerate(letters)]
+        pieces += TableRows(DEAD_LETTER, "dead_letters", placed, rows_of.dead_rows).pieces(
+            batch.pieces
+        )
         if rejected:
             raise RowsRejected(rejected)
-        return blocks
+        return pieces
 
-    def _alive(self, kind: str, events: Sequence[T]) -> list[T]:
-        """Return the events without those of deleted runs, which are counted."""
-        if not self._deleted:
-            return list(events)
+    def _metric_pieces(self, batch: Batch) -> list[TablePiece]:
+        alive = self._alive("metric", batch, batch.metrics)
+        alive = [item for item in alive if item.size]
+        untidy = self._tidiness.judge([item.row for item in alive])
+        judged = [
+            replace(item, row=(item.row, flag), size=1)
+            for item, flag in zip(alive, untidy, strict=True)
+        ]
+        encode = partial(_encode_batches, batch.append_at_ns)
+        roll_up = partial(_encode_rollup, batch.append_at_ns)
+        tables = (
+            # First the rollup: the views find in it which points are abandoned.
+            TableRows("metric", "metric_rollup", alive, roll_up),
+            TableRows("metric", "metrics", alive, rows_of.metric_rows),
+            TableRows("metric", "batches", judged, encode),
+        )
+        return [piece for rows in tables for piece in rows.pieces(batch.pieces)]
+
+    def _alive(self, kind: str, batch: Batch, rows: Sequence[_OfRun]) -> list[PlacedRow]:
+        """Return the rows with their places, without those of deleted runs, which are counted."""
         kept = []
-        for event in events:
-            if (event.project, event.run_id) in self._deleted:
-                self._left_out[kind] += getattr(event, "points", 1)
+        for index, (place, row) in enumerate(zip(batch.places_of(kind), rows, strict=True)):
+            if (row.project, row.run_id) in self._deleted:
+                self._left_out[kind] += getattr(row, "points", 1)
             else:
-                kept.append(event)
+                size = row.points if isinstance(row, MetricColumns) else 1
+                kept.append(PlacedRow(place, index, row, size))
         return kept
 
     def _history(self, batches: Sequence[MetricColumns]) -> History:
@@ -195,8 +288,23 @@ class ClickHouseSink:
 
 def _key_list(runs: set[tuple[str, str]]) -> str:
     """Return the keys of the runs as SQL text: a literal beyond 64 bits is read as a float."""
-    numbers = [int.from_bytes(rows.run_key(*run), "little") for run in sorted(runs)]
+    numbers = [int.from_bytes(rows_of.run_key(*run), "little") for run in sorted(runs)]
     return ",".join(f"toUInt128('{number}')" for number in numbers)
+
+
+def _encode_events(
+    build: Callable[[Any, int], bytes], append_at_ns: int, events: Sequence[Any]
+) -> bytes:
+    return build(events, append_at_ns)
+
+
+def _encode_rollup(append_at_ns: int, batches: Sequence[MetricColumns]) -> bytes:
+    return rows_of.rollup_rows(batches, append_at_ns)
+
+
+def _encode_batches(append_at_ns: int, judged: Sequence[tuple[MetricColumns, bool]]) -> bytes:
+    batches, untidy = [batch for batch, _ in judged], [flag for _, flag in judged]
+    return rows_of.batch_rows(batches, append_at_ns, untidy=untidy)
 
 
 def _unencodable(

@@ -87,13 +87,17 @@ def _delete_objects(root: Path, project: str, run_id: str) -> None:
         ) from error
 
 
-def _confirm(row: dict[str, Any]) -> bool:
+def confirm(question: str) -> bool:
     """Ask for a yes. Raises: StackError when stdin is no terminal."""
     from runwire_consumers.stack.state import StackError
 
     if not sys.stdin.isatty():
         raise StackError("deleting needs a yes: stdin is no terminal, so give --yes", 2)
+    print(f"{question} [y/N] ", end="", flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _confirm(row: dict[str, Any]) -> bool:
     step = "no step" if row["last_step"] is None else f"step {row['last_step']}"
     label = f"{row['run_id']} ({row['name'] or 'no name'}, {row['status']}, {step})"
-    print(f"Delete run {label} of project {row['project']} for good? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return confirm(f"Delete run {label} of project {row['project']} for good?")

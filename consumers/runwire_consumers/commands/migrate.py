@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from runwire_schemas.connections.clickhouse import ClickHouseSettings
+from runwire_schemas.connections.table import parse_value, rows_of
 from runwire_schemas.errors import MISUSE, CommandError, RunwireError
 
 SUMMARY = "create or update tables, views, topics, schemas and the bucket on your servers"
@@ -42,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="object store; default: $RUNWIRE_S3_ENDPOINT (bucket and login from RUNWIRE_S3_*)",
     )
     parser.add_argument(
-        "--fix", action="store_true", help="also set configurations that differ from ours"
+        "--fix",
+        action="store_true",
+        help="also set what differs from ours: column types, views, configurations of topics",
     )
     parser.add_argument(
         "--acls", action="store_true", help="also give the users below their rights in Kafka"
@@ -87,12 +90,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _configured_steps(args: argparse.Namespace) -> list[Step]:
     """Return the steps of configured servers; note the others. Raises: CommandError without any."""
-    from runwire_schemas.connections.s3 import ENDPOINT_VARIABLE
-    from runwire_schemas.registry import URL_VARIABLE
+    from runwire_schemas.connections.kafka import KafkaSettings
+    from runwire_schemas.connections.s3 import S3Settings
 
-    has_s3 = bool(args.s3 or os.environ.get(ENDPOINT_VARIABLE))
-    has_kafka = bool(args.kafka or os.environ.get("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS"))
-    has_registry = bool(args.registry or os.environ.get(URL_VARIABLE))
+    has_s3 = bool(args.s3 or _setting(S3Settings, "endpoint"))
+    has_kafka = bool(args.kafka or _setting(KafkaSettings, "bootstrap_servers"))
+    has_registry = bool(_registry_url(args))
     has_clickhouse = bool(_clickhouse_url(args))
     if not (has_clickhouse or has_kafka or has_registry or has_s3):
         raise CommandError(
@@ -131,17 +134,25 @@ def _clickhouse_url(args: argparse.Namespace) -> str:
 
 
 def _migrate_clickhouse(args: argparse.Namespace) -> dict[str, Any]:
-    from runwire_consumers.clickhouse import migrate
+    from runwire_consumers.clickhouse import drift, migrate
     from runwire_consumers.clickhouse.client import connect, shown
 
     url = _clickhouse_url(args)
     client = connect(url, create=True)
     try:
         applied = migrate.apply(client, cluster=args.cluster)
+        found = drift.find_drift(client)
+        mended = [one for one in found if one.is_missing or args.fix]
+        repaired = drift.repair(client, mended, cluster=args.cluster)
     finally:
         client.close()
-    _report(args, [f"applied {name}" for name in applied], shown(url))
-    return {"url": shown(url), "applied": applied}
+    left = [one.sentence for one in found if one not in mended]
+    for sentence in left:
+        _note(f"{sentence}: --fix sets it")
+    lines = [f"applied {name}" for name in applied] + repaired
+    if lines or not left:
+        _report(args, lines, shown(url))
+    return {"url": shown(url), "applied": applied, "repaired": repaired, "differing": left}
 
 
 def _migrate_kafka(args: argparse.Namespace) -> dict[str, Any]:
@@ -168,10 +179,9 @@ def _migrate_kafka(args: argparse.Namespace) -> dict[str, Any]:
 def _migrate_registry(args: argparse.Namespace) -> dict[str, Any]:
     from runwire_schemas.errors import RegistryAway
     from runwire_schemas.events import EVENTS
-    from runwire_schemas.registry import COMPATIBILITY, URL_VARIABLE, Registry
+    from runwire_schemas.registry import COMPATIBILITY, Registry
 
-    url = args.registry or os.environ[URL_VARIABLE]
-    registry = Registry(url, prefix=_prefix())
+    registry = Registry(_registry_url(args), prefix=_prefix())
     try:
         subjects = [registry.register(kind, fix=args.fix) for kind in EVENTS]
     except RegistryAway as error:
@@ -213,9 +223,9 @@ def _print(args: argparse.Namespace) -> None:
             print(f"-- {migration.name}\n{migration.text.strip()}\n")
     if args.print in (ALL, KAFKA):
         from runwire_consumers.kafka import acls, topics
+        from runwire_schemas.connections.kafka import KafkaSettings
 
-        servers = args.kafka or os.environ.get("RUNWIRE_KAFKA_BOOTSTRAP_SERVERS")
-        servers = servers or "localhost:9092"
+        servers = args.kafka or _setting(KafkaSettings, "bootstrap_servers") or "localhost:9092"
         args.agent_user = args.agent_user or "runwire-agent"
         args.worker_user = args.worker_user or "runwire-worker"
         args.objects_user = args.objects_user or "runwire-objects"
@@ -229,9 +239,9 @@ def _print(args: argparse.Namespace) -> None:
 
     if args.print in (ALL, S3):
         from runwire_consumers.objects import bucket, policies
-        from runwire_schemas.connections.s3 import DEFAULT_BUCKET, PREFIX
+        from runwire_schemas.connections.s3 import S3Settings
 
-        name = os.environ.get(PREFIX + "BUCKET") or DEFAULT_BUCKET
+        name = _setting(S3Settings, "bucket")
         print("# Object store; STORE is its alias: mc alias set STORE URL ACCESS_KEY SECRET_KEY")
         print("\n".join(bucket.commands("STORE", name)))
         print("# Rights; elsewhere than in MinIO attach the same policies with your own tool:")
@@ -240,15 +250,13 @@ def _print(args: argparse.Namespace) -> None:
 
 def _grants(args: argparse.Namespace, prefix: str) -> list[Any]:
     from runwire_consumers.kafka import acls
-    from runwire_consumers.settings import WorkerSettings, variable
+    from runwire_consumers.settings import from_environment
 
-    def group(name: str) -> str:
-        return os.environ.get(variable(name)) or str(getattr(WorkerSettings(), name))
-
+    groups = from_environment().groups(prefix)
     return acls.grants(
         prefix=prefix,
-        group=group("group"),
-        objects_group=group("objects_group"),
+        group=groups.clickhouse,
+        objects_group=groups.objects,
         agent_user=args.agent_user or "",
         worker_user=args.worker_user or "",
         objects_user=args.objects_user or "",
@@ -258,7 +266,8 @@ def _grants(args: argparse.Namespace, prefix: str) -> list[Any]:
 def _kafka(args: argparse.Namespace) -> Any:
     from runwire_schemas.connections import kafka as kafka_settings
 
-    named = {"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": args.kafka} if args.kafka else {}
+    row = rows_of(kafka_settings.KafkaSettings)["bootstrap_servers"]
+    named = {row.env: args.kafka} if args.kafka else {}
     settings = kafka_settings.from_environment({**os.environ, **named})
     assert settings is not None  # `_configured_steps` has seen the brokers
     return settings
@@ -272,9 +281,25 @@ def _s3(args: argparse.Namespace) -> Any:
 
 
 def _prefix() -> str:
-    from runwire_schemas.connections.kafka import TOPIC_PREFIX_VARIABLE
+    from runwire_schemas.connections.kafka import KafkaSettings
 
-    return os.environ.get(TOPIC_PREFIX_VARIABLE, "").strip()
+    return _setting(KafkaSettings, "topic_prefix")
+
+
+def _registry_url(args: argparse.Namespace) -> str:
+    from runwire_schemas.connections.kafka import RegistrySettings
+
+    return str(args.registry or _setting(RegistrySettings, "url"))
+
+
+def _setting(table: type, name: str) -> str:
+    """Return one setting of a table, its default when the environment does not name it.
+
+    Raises: ConfigError.
+    """
+    row = rows_of(table)[name]
+    text = os.environ.get(row.env, "").strip()
+    return str(parse_value(row, text, f"environment variable {row.env}") if text else row.default)
 
 
 def _report(args: argparse.Namespace, lines: list[str], where: str) -> None:

@@ -15,7 +15,7 @@ from runwire_consumers.core.health import Health, SelfMetrics
 from runwire_consumers.core.patience import Stop
 from runwire_consumers.core.worker import Worker
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
-from runwire_consumers.kafka.group import GroupSettings
+from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_consumers.kafka.worker_events import WorkerEvents
 from runwire_consumers.objects.completion import Completion
@@ -71,7 +71,7 @@ def run_objects(
         upkeep.soon()
 
     group = GroupSettings(
-        name=settings.objects_group,
+        name=settings.groups(kafka.topic_prefix).objects,
         kinds=(CHUNK, ARTIFACT),
         protocol=settings.group_protocol,
         instance_id=settings.group_instance_id,

@@ -8,7 +8,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from runwire_consumers.clickhouse.sink import DEAD_LETTER, ClickHouseSink
 from runwire_consumers.core.batch import Batch, BatchLimits
 from runwire_consumers.core.clock import Deadline, SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
-from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.errors import LoginRefused, Retryable
 from runwire_consumers.core.health import Health, HealthServer, SelfMetrics
 from runwire_consumers.core.patience import Stop
 from runwire_consumers.core.sink import Sink
@@ -28,23 +28,34 @@ from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import SpoolSource
 from runwire_disk.files import replace_json
 from runwire_disk.paths import connection_file, embedded_dir, letters_dir
+from runwire_schemas.connections.clickhouse import ClickHouseSettings
 from runwire_schemas.connections.kafka import KafkaSettings
+from runwire_schemas.errors import ConfigError
 
 _log = logging.getLogger("runwire.worker")
 
 JOURNAL_DIR = "journal"
 STATE_FILE = "worker.json"
+LOGIN_RETRY_S = 5.0
 FILES_MAX = 65_536  # a spool of thousands of writers keeps a few files open for each
 
 
 class LazySink:
-    """A sink that is opened at its first use, and again when the address changes.
+    """A sink that is opened at its first use, and again when the address or the login changes.
 
-    The embedded engine may start after the worker, or restart on another port.
+    The embedded engine may start after the worker, or restart on another port. A login that is
+    refused is taken again from the address, where `is_login_renewable` until it is accepted.
     """
 
-    def __init__(self, address: Callable[[], str], open_sink: Callable[[str], Sink]) -> None:
+    def __init__(
+        self,
+        address: Callable[[], str],
+        open_sink: Callable[[str], Sink],
+        *,
+        is_login_renewable: bool = False,
+    ) -> None:
         self._address = address
+        self._is_login_renewable = is_login_renewable
         self._open_sink = open_sink
         self._sink: Sink | None = None
         self._open_address = ""
@@ -70,10 +81,30 @@ class LazySink:
         try:
             action(self._sink)
         except Retryable:
-            with contextlib.suppress(Retryable):
-                if self._address() != self._open_address:
-                    self.close(Deadline(1.0))
+            if self._is_elsewhere():
+                self.close(Deadline(1.0))
             raise
+        except LoginRefused as error:
+            if not (self._is_login_renewable or self._is_elsewhere()):
+                raise
+            self.close(Deadline(1.0))
+            raise Retryable(LOGIN_RETRY_S, str(error)) from error
+
+    def _is_elsewhere(self) -> bool:
+        with contextlib.suppress(Retryable):
+            return self._address() != self._open_address
+        return False
+
+
+def configured_url(environ: Mapping[str, str]) -> str | None:
+    """Return the URL of ClickHouse with the password that its file holds now; None: embedded.
+
+    Raises: Retryable while the file cannot be read.
+    """
+    try:
+        return ClickHouseSettings.from_environment(environ).url
+    except ConfigError as error:
+        raise Retryable(LOGIN_RETRY_S, str(error)) from error
 
 
 def embedded_url(root: Path) -> str:
@@ -106,16 +137,17 @@ class WorkerParts:
 
 def clickhouse_parts(
     root: Path,
-    url: str | None,
+    url: Callable[[], str | None],
     settings: WorkerSettings,
     *,
+    is_login_renewable: bool = False,
     kafka: KafkaSettings | None = None,
     open_sink: Callable[[str], Sink] = ClickHouseSink,
 ) -> WorkerParts:
     """Return the parts of the worker to ClickHouse; `open_sink` gets the address.
 
-    The source is Kafka when `kafka` is given, else the spool under `root`; without `url` the sink
-    is the embedded engine of `root`.
+    The source is Kafka when `kafka` is given, else the spool under `root`; where `url` returns None
+    the sink is the embedded engine of `root`.
     Raises: AlreadyRunning when another worker holds the folder.
     """
     metrics = SelfMetrics()
@@ -129,7 +161,9 @@ def clickhouse_parts(
         source, letters = _kafka_ends(kafka, settings, metrics)
     return WorkerParts(
         source=source,
-        sink=LazySink(lambda: url or embedded_url(root), open_sink),
+        sink=LazySink(
+            lambda: url() or embedded_url(root), open_sink, is_login_renewable=is_login_renewable
+        ),
         dead_letters=letters,
         metrics=metrics,
         overlap=kafka is not None,
@@ -165,7 +199,10 @@ def worker_options(settings: WorkerSettings) -> WorkerOptions:
         age_s=settings.batch_age_s, rows=settings.batch_rows, bytes=settings.batch_bytes
     )
     return WorkerOptions(
-        limits=limits, retry_max_s=settings.retry_max_s, shutdown_s=settings.shutdown_s
+        limits=limits,
+        retry_max_s=settings.retry_max_s,
+        shutdown_s=settings.shutdown_s,
+        registry_wait_s=settings.registry_wait_s,
     )
 
 
@@ -173,11 +210,11 @@ def _kafka_ends(
     kafka: KafkaSettings, settings: WorkerSettings, metrics: SelfMetrics
 ) -> tuple[Source, DeadLetters]:
     from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
-    from runwire_consumers.kafka.group import GroupSettings
+    from runwire_consumers.kafka.group_settings import GroupSettings
     from runwire_consumers.kafka.source import KafkaSource
 
     group = GroupSettings(
-        name=settings.group,
+        name=settings.groups(kafka.topic_prefix).clickhouse,
         # Dead letters too: an agent's are in the topic only, a worker's are in the table already.
         kinds=("metric", *EVENT_TABLES, DEAD_LETTER),
         protocol=settings.group_protocol,

@@ -10,13 +10,15 @@ alone.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TypeVar
 
 from runwire_consumers.core.clock import Clock
 from runwire_consumers.core.dead_letters import letter_of
 from runwire_consumers.core.errors import Fatal, Rejection
+from runwire_consumers.core.pieces import WHOLE, Pieces
 from runwire_consumers.core.source import Pending, Record, Span
 from runwire_schemas import codec
 from runwire_schemas.errors import DecodeError
@@ -44,7 +46,8 @@ class Batch:
     """Rows that a sink writes under one token.
 
     `origins[kind]` is parallel to `events[kind]` (for "metric": to `metrics`) and holds the record
-    of each. `append_at_ns` is the greatest of its records: the watermark.
+    of each. `append_at_ns` is the greatest of its records: the watermark. `places[kind]` holds the
+    place of each row in the batch as it was closed, once rows were rejected.
     """
 
     token: str
@@ -54,6 +57,16 @@ class Batch:
     metrics: list[MetricColumns] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     origins: Mapping[str, list[Record]] = field(default_factory=dict)
+    places: Mapping[str, list[int]] = field(default_factory=dict)
+    pieces: Pieces = WHOLE
+
+    def places_of(self, kind: str) -> Sequence[int]:
+        """Return the place of each row of a kind; for "metric" that of its first point."""
+        if kind in self.places:
+            return self.places[kind]
+        if kind == "metric":
+            return list(accumulate((m.points for m in self.metrics), initial=0))[:-1]
+        return range(len(self.events.get(kind, [])))
 
     @property
     def points(self) -> int:
@@ -79,7 +92,10 @@ class Batch:
         events = {kind: _kept(rows, reasons[kind]) for kind, rows in self.events.items()}
         origins = {kind: _kept(rows, reasons[kind]) for kind, rows in self.origins.items()}
         metrics = _kept(self.metrics, reasons["metric"])
-        return replace(self, events=events, metrics=metrics, dead=dead, origins=origins)
+        places = {kind: _kept(list(self.places_of(kind)), reasons[kind]) for kind in self.origins}
+        return replace(
+            self, events=events, metrics=metrics, dead=dead, origins=origins, places=places
+        )
 
 
 def _kept(rows: list[T], out: Mapping[int, str]) -> list[T]:
@@ -186,8 +202,12 @@ class BatchBuilder:
                 f"batch {pending.token} cannot be rebuilt: it covers {dict(intended)}, the source "
                 f"yields {dict(covered)}. Nothing was written. Report this; it must not happen"
             )
+        if dict(covered) != dict(intended):
+            pending = pending.in_part()
         batch = self.close(pending.token)
-        return replace(batch, spans=intended, append_at_ns=pending.append_at_ns)
+        return replace(
+            batch, spans=intended, append_at_ns=pending.append_at_ns, pieces=pending.pieces
+        )
 
     def _cover(self, record: Record) -> None:
         if self.is_empty:
@@ -206,7 +226,7 @@ def decode_record(record: Record) -> Decoded:
     """
     if record.stream == "metric":
         return decode_metric_batch(record.value)
-    event = codec.decode(record.value)
+    event = codec.decode(record.value, kind=record.stream if record.stream in EVENTS else "")
     if not isinstance(event, EVENTS.get(record.stream, ())):
         raise DecodeError(f"{type(event).__name__} in the stream {record.stream!r}")
     return event

@@ -2,17 +2,20 @@
 
 A letter's id follows from its coordinates, so putting it twice changes nothing. The limit
 counts the letters kept, so it survives a restart; when it is reached the worker stops, because
-a flood of bad records is a broken deploy and not an accident.
+a flood of bad records is a broken deploy and not an accident. Where a whole record does not fit,
+a cut letter has its beginning, its size and its SHA-256: no record is too large to be set aside.
 """
 
 import base64
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from runwire_consumers.core.errors import DeadLetterLimit
 from runwire_consumers.core.source import Record
@@ -23,6 +26,11 @@ from runwire_store.folder.files import sync_folder
 
 LETTERS_FILE = "letters.jsonl"
 LOCK_FILE = "letters.lock"
+# Texts of a cut letter: enough for a writer's id and a sentence, whatever limit its place has.
+_CUT_KEY_BYTES_MAX = 256
+_CUT_REASON_CHARACTERS_MAX = 1000
+_REMOVED = "removed"  # key of a line about a letter that was removed for good
+_BYTES_FIELDS = frozenset(("key", "value"))
 
 
 def letter_of(record: Record, reason: str, *, at_ns: int) -> DeadLetter:
@@ -34,6 +42,7 @@ def letter_of(record: Record, reason: str, *, at_ns: int) -> DeadLetter:
             first=record.offset,
             last=record.last_offset,
             index=record.index,
+            topic_id=record.topic_id,
         ),
         stream=record.stream,
         partition=record.partition,
@@ -44,6 +53,19 @@ def letter_of(record: Record, reason: str, *, at_ns: int) -> DeadLetter:
         points=record.points,
         key=record.key,
         value=record.value,
+        topic_id=record.topic_id,
+    )
+
+
+def cut_letter(letter: DeadLetter, head_bytes: int) -> DeadLetter:
+    """Return the letter with the first `head_bytes` of its value, and the size and hash of all."""
+    return replace(
+        letter,
+        key=letter.key[:_CUT_KEY_BYTES_MAX],
+        reason=letter.reason[:_CUT_REASON_CHARACTERS_MAX],
+        value=letter.value[:head_bytes],
+        value_bytes=len(letter.value),
+        value_sha256=hashlib.sha256(letter.value).hexdigest(),
     )
 
 
@@ -71,8 +93,20 @@ class DeadLetters(Protocol):
         """Return the letters kept, oldest first."""
         ...
 
-    def remove(self, ids: set[str]) -> int:
-        """Delete these letters, after a replay; return how many there were."""
+    def remove(self, ids: set[str], *, is_final: bool = False) -> int:
+        """Delete these letters; return how many there were. Raises: Retryable.
+
+        After a replay a letter is kept again when its record fails again. A final removal is
+        remembered: the batch that was being written when the limit was reached is written again,
+        and its letters must not reach the limit a second time.
+        """
+        ...
+
+    def read_original(self, letter: DeadLetter) -> bytes | None:
+        """Return the whole value of a cut letter's record; None when it is gone.
+
+        Raises: Retryable.
+        """
         ...
 
 
@@ -81,15 +115,23 @@ def limit_reached(limit: int, place: str) -> DeadLetterLimit:
     return DeadLetterLimit(
         f"{limit} records could not be stored and are kept in {place}: the limit is reached. "
         "Nothing was dropped and nothing more is read. List them with `runwire dead-letters ls`, "
-        "replay or remove them, or raise RUNWIRE_WORKER_DEAD_LETTERS_MAX, and start again."
+        "store them with `runwire dead-letters replay` or delete them with `runwire dead-letters "
+        "rm`, or raise RUNWIRE_WORKER_DEAD_LETTERS_MAX, and start again."
     )
 
 
 class MemoryDeadLetters:
-    """Letters in a dictionary; pass the same dictionary to simulate a restart."""
+    """Letters in a dictionary; pass the same dictionary and set to simulate a restart."""
 
-    def __init__(self, letters: dict[str, DeadLetter] | None = None, *, limit: int = 1000) -> None:
+    def __init__(
+        self,
+        letters: dict[str, DeadLetter] | None = None,
+        *,
+        limit: int = 1000,
+        removed: set[str] | None = None,
+    ) -> None:
         self.letters = {} if letters is None else letters
+        self._removed = set() if removed is None else removed
         self._limit = limit
         self._waiting: list[DeadLetter] = []
 
@@ -100,7 +142,8 @@ class MemoryDeadLetters:
     def flush(self) -> int:
         """Keep every letter put so far."""
         waiting, self._waiting = self._waiting, []
-        new = {letter.id: letter for letter in waiting if letter.id not in self.letters}
+        known = self.letters.keys() | self._removed
+        new = {letter.id: letter for letter in waiting if letter.id not in known}
         room = self._limit - len(self.letters)
         self.letters.update(list(new.items())[: max(0, room)])
         if len(new) > room:
@@ -115,12 +158,18 @@ class MemoryDeadLetters:
         """Return the letters kept, oldest first."""
         return list(self.letters.values())
 
-    def remove(self, ids: set[str]) -> int:
+    def remove(self, ids: set[str], *, is_final: bool = False) -> int:
         """Delete these letters."""
         kept = self.letters.keys() & ids
+        if is_final:
+            self._removed |= kept
         for gone in kept:
             del self.letters[gone]
         return len(kept)
+
+    def read_original(self, letter: DeadLetter) -> bytes | None:
+        """Return None: there is no log behind these letters."""
+        return None
 
 
 class FileDeadLetters:
@@ -137,6 +186,7 @@ class FileDeadLetters:
         self._waiting: list[DeadLetter] = []
         self._seen: tuple[int, int] | None = None
         self._ids: set[str] = set()
+        self._removed: set[str] = set()
 
     def put(self, letter: DeadLetter) -> None:
         """Take a letter."""
@@ -149,7 +199,8 @@ class FileDeadLetters:
         waiting, self._waiting = self._waiting, []
         with self._locked():
             self._refresh()
-            new = {letter.id: letter for letter in waiting if letter.id not in self._ids}
+            known = self._ids | self._removed
+            new = {letter.id: letter for letter in waiting if letter.id not in known}
             room = max(0, self._limit - len(self._ids))
             self._append(list(new.values())[:room])
             if len(new) > room:
@@ -164,21 +215,35 @@ class FileDeadLetters:
 
     def read(self) -> list[DeadLetter]:
         """Return the letters kept, oldest first; a torn last line is ignored."""
+        return self._read()[0]
+
+    def remove(self, ids: set[str], *, is_final: bool = False) -> int:
+        """Delete these letters; return how many there were. Blocks: for one fsync."""
+        with self._locked():
+            letters, removed = self._read()
+            kept = [letter for letter in letters if letter.id not in ids]
+            if is_final:
+                removed |= {letter.id for letter in letters} & ids
+            lines = [*map(_line, kept), *map(_removed_line, sorted(removed))]
+            replace_bytes(self._path, b"".join(lines), sync=True)
+        return len(letters) - len(kept)
+
+    def read_original(self, letter: DeadLetter) -> bytes | None:
+        """Return None: a file takes whole records, so none of its letters is cut."""
+        return None
+
+    def _read(self) -> tuple[list[DeadLetter], set[str]]:
+        """Return the letters kept, and the ids of those removed for good."""
         letters: dict[str, DeadLetter] = {}
+        removed: set[str] = set()
         if self._path.exists():
             for line in self._path.read_bytes().split(b"\n"):
-                letter = _parse(line)
-                if letter is not None:
-                    letters.setdefault(letter.id, letter)
-        return list(letters.values())
-
-    def remove(self, ids: set[str]) -> int:
-        """Delete these letters, after a replay; return how many there were."""
-        with self._locked():
-            letters = self.read()
-            kept = [letter for letter in letters if letter.id not in ids]
-            replace_bytes(self._path, b"".join(map(_line, kept)), sync=True)
-        return len(letters) - len(kept)
+                parsed = _parse(line)
+                if isinstance(parsed, str):
+                    removed.add(parsed)
+                elif parsed is not None:
+                    letters.setdefault(parsed.id, parsed)
+        return list(letters.values()), removed
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -192,7 +257,8 @@ class FileDeadLetters:
             sync_folder(self._folder)
         now = self._stat()
         if now != self._seen:
-            self._ids = {letter.id for letter in self.read()}
+            letters, self._removed = self._read()
+            self._ids = {letter.id for letter in letters}
             self._seen = now
 
     def _stat(self) -> tuple[int, int]:
@@ -214,23 +280,26 @@ class FileDeadLetters:
 
 
 def _line(letter: DeadLetter) -> bytes:
-    fields = {
-        name: getattr(letter, name)
-        for name in (
-            *("id", "stream", "partition", "offset", "last_offset"),
-            *("at_ns", "reason", "points", "project", "run_id"),
-        )
-    }
-    fields["key"] = base64.b64encode(letter.key).decode()
-    fields["value"] = base64.b64encode(letter.value).decode()
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    values: dict[str, Any] = {}
+    for field in fields(letter):
+        value = getattr(letter, field.name)
+        is_bytes = field.name in _BYTES_FIELDS
+        values[field.name] = base64.b64encode(value).decode() if is_bytes else value
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
-def _parse(line: bytes) -> DeadLetter | None:
+def _removed_line(letter_id: str) -> bytes:
+    return json.dumps({_REMOVED: letter_id}).encode() + b"\n"
+
+
+def _parse(line: bytes) -> DeadLetter | str | None:
+    """Return the letter of a line, or the id that it says was removed for good."""
     try:
-        fields = json.loads(line)
-        fields["key"] = base64.b64decode(fields["key"])
-        fields["value"] = base64.b64decode(fields["value"])
-        return DeadLetter(**fields)
+        values = json.loads(line)
+        if _REMOVED in values:
+            return str(values[_REMOVED])
+        for name in _BYTES_FIELDS:
+            values[name] = base64.b64decode(values[name])
+        return DeadLetter(**values)
     except (ValueError, KeyError, TypeError):
         return None

@@ -4,12 +4,14 @@
 |---|---|---|
 | `DecodeError` (runwire_schemas) | codec | dead-letters the record; stops at the limit |
 | `Retryable(after_s, reason)` | sink, source | waits, then tries the same batch again |
+| `PiecesNeeded(pieces)` | sink | cuts the batch durably, then tries it again |
 | `RowsRejected(rejections)` | sink | dead-letters those rows, writes the rest, commits |
 | any other error | anywhere | logs it once, commits nothing, exits non-zero |
 """
 
 from dataclasses import dataclass
 
+from runwire_consumers.core.pieces import Pieces
 from runwire_schemas.errors import RunwireError
 
 
@@ -27,6 +29,15 @@ class Retryable(WorkerError):  # noqa: N818 - a word of the worker's vocabulary
         super().__init__(reason)
         self.after_s = after_s
         self.reason = reason
+
+
+class PiecesNeeded(Retryable):
+    """The store refused a piece of the batch of this token: cut it so, then write again."""
+
+    def __init__(self, token: str, pieces: Pieces, reason: str) -> None:
+        super().__init__(0.0, reason)
+        self.token = token
+        self.pieces = pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +65,10 @@ class RowsRejected(WorkerError):  # noqa: N818 - as above
 
 class Fatal(WorkerError):  # noqa: N818 - as above
     """A person must act: the sentence says what happened and what to do next."""
+
+
+class LoginRefused(Fatal):
+    """The store refused user or password; a login from a file may be renewed there."""
 
 
 class DeadLetterLimit(Fatal):

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable
+from math import inf
 from typing import TypeVar
 
 from runwire_consumers.core.clock import Clock, Deadline
@@ -97,28 +98,36 @@ class Patience:
             self._deadline = Deadline(self._shutdown_s, clock=self._clock)
         return self._deadline
 
-    def insist(self, action: Callable[[], T]) -> T:
+    def insist(self, action: Callable[[], T], *, within_s: float = inf) -> T:
         """Repeat the action until it works; return its result.
 
-        Blocks: without limit before a stop, then at most until the deadline.
-        Raises: OutOfTime, and any other error of the action.
+        Blocks: at most `within_s`, and after a stop at most until the deadline.
+        Raises: OutOfTime, Retryable after `within_s`, and any other error of the action.
         """
         state = self._health.state
+        end_s = self._clock.monotonic_s() + within_s
         while True:
             try:
                 result = action()
             except Retryable as error:
+                left_s = end_s - self._clock.monotonic_s()
+                if left_s <= 0.0:
+                    self._recover(state)
+                    raise
                 self._metrics.add("runwire_worker_retries_total")
                 wait_s = self._backoff.next_s(error.after_s)
                 self._report(error.reason, wait_s)
-                self._wait(wait_s)
+                self._wait(min(wait_s, left_s))
             else:
                 if self._reason:
                     _log.info("working again after: %s", self._reason)
-                    self._reason = self._health.reason = ""
-                    self._health.state = state
-                    self._backoff.reset()
+                    self._recover(state)
                 return result
+
+    def _recover(self, state: str) -> None:
+        self._reason = self._health.reason = ""
+        self._health.state = state
+        self._backoff.reset()
 
     def _report(self, reason: str, wait_s: float) -> None:
         self._health.state, self._health.reason = "retrying", reason

@@ -20,9 +20,10 @@ class Sink(Protocol):
     def write(self, batch: Batch) -> None:
         """Write all rows of the batch; on return they are readable and durable.
 
-        Raises: Retryable (same batch, same token, later), RowsRejected (write again without
-        those rows, same token); any other error is fatal. After an error some tables may already
-        have the batch: the token makes the repetition harmless.
+        Raises: Retryable (same batch, same token, later), PiecesNeeded (same batch, same token, in
+        smaller pieces), RowsRejected (write again without those rows, same token); any other error
+        is fatal. After an error some tables may already have the batch: the token makes the
+        repetition harmless.
         """
         ...
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from runwire_consumers.core.clock import Deadline
+from runwire_consumers.core.pieces import WHOLE, Pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Record:
     `stream` is the topic kind ("metric"), `offset` and `last_offset` the inclusive range of
     source positions it covers, `points` the number its producer declared (0: unknown or none).
     `damage` is the reason why the source could not read it: such a record becomes a dead letter
-    without being decoded. `index` distinguishes records with the same range.
+    without being decoded. `index` distinguishes records with the same range. `topic_id` sets a
+    Kafka topic apart from a deleted one of the same name.
     """
 
     stream: str
@@ -33,6 +35,7 @@ class Record:
     points: int = 0
     damage: str = ""
     index: int = 0
+    topic_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,17 @@ class Pending:
     spans: Mapping[str, Span]
     append_at_ns: int
     records: Sequence[Record] = ()
+    pieces: Pieces = WHOLE
+
+    def in_part(self) -> "Pending":
+        """Return the intent of what is left after some of its records were lost.
+
+        In pieces the rest has other places than before, and a token in use would drop it: it gets a
+        token of its own, and rows that are stored already collapse by the tables' keys.
+        """
+        if not self.pieces.sizes:
+            return self
+        return replace(self, token=f"{self.token}:rest", pieces=WHOLE)
 
 
 class Source(Protocol):
@@ -91,6 +105,13 @@ class Source(Protocol):
 
         The spans were polled and are not committed, with one batch per lane; no earlier batch of
         these partitions is pending.
+        Raises: Retryable; call `revoked` before the next try.
+        """
+        ...
+
+    def cut(self, spans: Mapping[str, Span], pieces: Pieces) -> None:
+        """Store durably that the pending batch of these spans is written in these pieces.
+
         Raises: Retryable; call `revoked` before the next try.
         """
         ...
@@ -181,6 +202,11 @@ class MemorySource:
         stamps = [record.append_at_ns for record in self._covered(spans)]
         self._log.intent = Pending(token, dict(spans), max(stamps, default=0))
         return [token]
+
+    def cut(self, spans: Mapping[str, Span], pieces: Pieces) -> None:
+        """Store the pieces with the intent."""
+        if self._log.intent is not None:
+            self._log.intent = replace(self._log.intent, pieces=pieces)
 
     def commit(self, spans: Mapping[str, Span]) -> None:
         """Move the committed offsets and drop the intent."""

@@ -1,7 +1,7 @@
 """The only loop: poll, decode, batch, intent, write, commit.
 
 Invariants, in the order in which a crash may test them:
-1. Nothing is written before its intent is durable: a restart gets the same spans and token.
+1. Nothing is written before its intent is durable: a restart gets the same spans, token and pieces.
 2. Dead letters are durable before the commit that passes over them.
 3. Nothing is committed before the sink has confirmed its write.
 4. While an intent is unresolved no other batch of its partitions begins.
@@ -9,8 +9,6 @@ Invariants, in the order in which a crash may test them:
 """
 
 import logging
-import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,15 +22,19 @@ from runwire_consumers.core.batch import (
     decode_record,
 )
 from runwire_consumers.core.clock import Clock, SystemClock
-from runwire_consumers.core.dead_letters import DeadLetters
-from runwire_consumers.core.errors import Fatal, RowsRejected, SkipFlush
+from runwire_consumers.core.dead_letters import DeadLetters, letter_of
+from runwire_consumers.core.errors import Fatal, PiecesNeeded, Retryable, SkipFlush
 from runwire_consumers.core.health import Health, SelfMetrics
 from runwire_consumers.core.patience import SLICE_S, Backoff, OutOfTime, Patience, Stop
 from runwire_consumers.core.sink import Sink
-from runwire_consumers.core.source import Pending, Record, Source, Span
+from runwire_consumers.core.source import Pending, Record, Source
+from runwire_consumers.core.write_round import WriteRound
 from runwire_schemas.errors import DecodeError
 
 _log = logging.getLogger("runwire.worker")
+
+# After a wait in vain the registry is not waited for during this many times the wait.
+REGISTRY_RESTS = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,125 +50,8 @@ class WorkerOptions:
     retry_first_s: float = 0.2
     retry_max_s: float = 5.0
     shutdown_s: float = 10.0
+    registry_wait_s: float = 60.0
     overlap: bool = False
-
-
-class WriteRound:
-    """Batches that have their intents and are not committed yet: written here or beside the loop.
-
-    Bad rows are set aside before the rest of their batch is written. While another thread writes,
-    the loop fetches and decodes the next records.
-    Threads: the loop calls everything; `launch` starts the only other one, and the loop uses the
-    sink only after it has waited for that one.
-    """
-
-    def __init__(
-        self,
-        sink: Sink,
-        dead_letters: DeadLetters,
-        metrics: SelfMetrics,
-        report_dead: Callable[[int, Batch], None],
-    ) -> None:
-        self._sink, self._dead_letters, self._metrics = sink, dead_letters, metrics
-        self._report_dead = report_dead
-        self._unwritten: list[Batch] = []
-        self._written: list[Batch] = []
-        self._lost: frozenset[str] = frozenset()
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
-
-    @property
-    def batches(self) -> list[Batch]:
-        """The batches of this round whose partitions are still ours."""
-        batches = [*self._written, *self._unwritten]
-        return [batch for batch in batches if self._lost.isdisjoint(batch.spans)]
-
-    @property
-    def spans(self) -> dict[str, Span]:
-        """The spans that a commit covers."""
-        return {p: span for batch in self.batches for p, span in batch.spans.items()}
-
-    @property
-    def is_active(self) -> bool:
-        """Whether batches wait for their commit."""
-        return bool(self._unwritten or self._written)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether `finish` would return without waiting for the other thread."""
-        return self._thread is None or not self._thread.is_alive()
-
-    def begin(self, batches: list[Batch]) -> None:
-        """Start a round with these batches; those of the last one are committed."""
-        self._unwritten, self._written, self._lost = list(batches), [], frozenset()
-
-    def launch(self) -> None:
-        """Write in a thread of its own; `finish` raises its failure."""
-        self._thread = threading.Thread(
-            target=self._write_beside, name="runwire-write", daemon=True
-        )
-        self._thread.start()
-
-    def drop(self, partitions: frozenset[str]) -> None:
-        """Treat these partitions as another worker's; writing their batches is harmless."""
-        self._lost |= partitions
-
-    def finish(self) -> None:
-        """Wait for the other thread, then write the rest in this one.
-
-        Raises: any error of the sink and the dead letters; call again after a Retryable.
-        """
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            try:
-                thread.join()
-            except BaseException:
-                self._thread = thread  # interrupted by a signal: the thread is still writing
-                raise
-            failure, self._failure = self._failure, None
-            if failure is not None:
-                raise failure
-        self._write_all()
-
-    def clear(self) -> None:
-        """End the round: everything is committed."""
-        self.begin([])
-
-    def _write_beside(self) -> None:
-        try:
-            self._write_all()
-        except BaseException as error:
-            self._failure = error
-
-    def _write_all(self) -> None:
-        while self._unwritten:
-            batch = self._unwritten[0]
-            if self._lost.isdisjoint(batch.spans):
-                begin_s = time.perf_counter()
-                self._write(batch)
-                self._metrics.observe("runwire_worker_write_seconds", time.perf_counter() - begin_s)
-            self._written.append(self._unwritten.pop(0))
-
-    def _write(self, batch: Batch) -> None:
-        while True:
-            self._set_aside(batch)
-            try:
-                self._sink.write(batch)
-                return
-            except RowsRejected as error:
-                # Same token: tables that took the batch already ignore the repetition.
-                batch = self._unwritten[0] = batch.without(error.rejections)
-                count = float(len(error.rejections))
-                self._metrics.add("runwire_worker_dead_letters_total", count, reason="rejected")
-
-    def _set_aside(self, batch: Batch) -> None:
-        if not batch.dead:
-            return
-        for letter in batch.dead:
-            self._dead_letters.put(letter)
-        new = self._dead_letters.flush()
-        if new:
-            self._report_dead(new, batch)
 
 
 class Worker:
@@ -200,6 +85,8 @@ class Worker:
         self._open = OpenBatches(self._options.limits, self._clock, source.lane)
         self._carry: deque[Record] = deque()
         self._pending: list[Pending] = []
+        self._cut_level = logging.WARNING
+        self._no_wait_until_s = float("-inf")  # the registry was waited for, in vain
         self._round = WriteRound(sink, dead_letters, self._metrics, self._report_dead)
         self._patience = Patience(
             source,
@@ -273,14 +160,20 @@ class Worker:
         self._health.pending = self._open.rows + len(self._carry)
         self._metrics.set("runwire_worker_pending_rows", self._health.pending)
 
-    def _gather(self, record: Record, into: OpenBatches | BatchBuilder) -> None:
+    def _gather(
+        self, record: Record, into: OpenBatches | BatchBuilder, *, is_in_pieces: bool = False
+    ) -> None:
         if record.damage:
             self._metrics.add("runwire_worker_dead_letters_total", reason="damage")
             into.add_bad(record, record.damage)
             return
         try:
-            # Retryable while a schema registry is unreachable: kafka/schema_ids.py.
-            decoded = self._patience.insist(lambda: self._decode(record))
+            decode = self._decode_as_before if is_in_pieces else self._decode_patiently
+            decoded = decode(record)
+        except Retryable as error:
+            self._metrics.add("runwire_worker_dead_letters_total", reason="decode")
+            reason = f"cannot be decoded without the schema registry: {error}; replay it later"
+            into.add_bad(record, reason)
         except DecodeError as error:
             self._metrics.add("runwire_worker_dead_letters_total", reason="decode")
             into.add_bad(record, f"cannot be decoded: {error}")
@@ -290,6 +183,41 @@ class Worker:
             raise
         else:
             into.add(record, decoded)
+
+    def _decode_patiently(self, record: Record) -> Decoded:
+        """Decode a record; while a registry does not answer (kafka/schema_ids.py), wait.
+
+        One record with a foreign schema must not stop all partitions, so the waiting is bounded:
+        once for an outage, and again when it lasts.
+        Raises: Retryable when it is over, DecodeError.
+        """
+        try:
+            return self._decode(record)
+        except Retryable:
+            if self._clock.monotonic_s() < self._no_wait_until_s:
+                raise
+        wait_s = self._options.registry_wait_s
+        try:
+            decoded = self._patience.insist(lambda: self._decode(record), within_s=wait_s)
+        except Retryable:
+            self._no_wait_until_s = self._clock.monotonic_s() + REGISTRY_RESTS * wait_s
+            raise
+        return decoded
+
+    def _decode_as_before(self, record: Record) -> Decoded:
+        """Decode a record of a batch that is written in pieces, with the outcome of the first time.
+
+        Without it the records behind would move to places whose tokens are used, and be lost. So a
+        record without a letter is waited for, however long the registry does not answer.
+        Raises: Retryable for one that has its letter, DecodeError.
+        """
+        try:
+            return self._decode(record)
+        except Retryable:
+            letters = self._patience.insist(self._dead_letters.read)
+            if letter_of(record, "", at_ns=0).id in {letter.id for letter in letters}:
+                raise
+        return self._patience.insist(lambda: self._decode(record))
 
     def _replay(self) -> None:
         """Write the batches of earlier owners before anything newer of their partitions."""
@@ -306,7 +234,7 @@ class Worker:
     def _rebuild(self, pending: Pending) -> Batch:
         builder = BatchBuilder(self._options.limits, self._clock)
         for record in pending.records:
-            self._gather(record, builder)
+            self._gather(record, builder, is_in_pieces=bool(pending.pieces.sizes))
         batch = builder.close_again(pending)
         _log.info("writing batch %s again: %d rows", batch.token, batch.rows)
         self._metrics.add("runwire_worker_replayed_batches_total")
@@ -351,8 +279,19 @@ class Worker:
         self._round.clear()
 
     def _try_write(self) -> None:
-        self._drop_revoked()
-        self._round.finish()
+        while True:
+            self._drop_revoked()
+            try:
+                self._round.finish()
+                return
+            except PiecesNeeded as need:
+                for batch in self._round.batches:
+                    if batch.token == need.token:
+                        self._source.cut(batch.spans, need.pieces)
+                self._round.cut(need)
+                # Each batch of a busy worker may be cut: the first one says it.
+                level, self._cut_level = self._cut_level, logging.DEBUG
+                _log.log(level, "batch %s is written in pieces: %s", need.token, need.reason)
 
     def _try_commit(self) -> None:
         self._drop_revoked()

@@ -96,7 +96,8 @@ def apply(cluster: KafkaAdmin, rights: list[Grant]) -> list[str]:
     Blocks: until a broker shows them, usually for less than a second.
     Raises: Fatal (NotAuthorized) when this user may not, or when the cluster checks no rights.
     """
-    bindings = [binding for grant in rights for binding in _bindings(grant)]
+    # One user may be agent and worker, so rights may be named twice.
+    bindings = list(dict.fromkeys(binding for grant in rights for binding in _bindings(grant)))
     missing = _missing(cluster, bindings)
     if missing:
         futures = cluster.admin.create_acls(missing, request_timeout=ADMIN_REQUEST_S)

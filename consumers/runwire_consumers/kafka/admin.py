@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Fatal
+from runwire_consumers.kafka.connection import Connection
 from runwire_consumers.kafka.errors import FINAL, UNEXPLAINED, explain, refusal, unreachable
 from runwire_schemas.connections.kafka import KafkaSettings
 
@@ -23,13 +24,10 @@ class KafkaAdmin:
     def __init__(self, settings: KafkaSettings) -> None:
         self.servers = settings.bootstrap_servers
         self._user = settings.sasl_username
-        self._reason: KafkaError | None = None
         self._protocol = settings.protocol
-        config: dict[str, Any] = {**settings.client_config(), "error_cb": self._note}
-        config["log_level"] = (
-            0  # librdkafka logs every reconnect; `refused` reports the reason once
-        )
-        self.admin = AdminClient(config)
+        self.connection = Connection(settings)
+        # librdkafka logs every reconnect; `refused` reports the reason once.
+        self.admin = AdminClient({**self.connection.config(), "log_level": 0})
 
     def brokers(self) -> int:
         """Return how many brokers are up.
@@ -39,8 +37,9 @@ class KafkaAdmin:
         future = self.admin.describe_cluster(request_timeout=ADMIN_REQUEST_S)
         while not future.done():
             self.admin.poll(0.05)
-            if self._reason is not None and self._reason.code() in FINAL:
-                raise Fatal(explain(self._reason, self.servers))
+            reason = self.connection.reason
+            if reason is not None and reason.code() in FINAL:
+                raise Fatal(explain(reason, self.servers))
         return len(self.answer(future, "be described").nodes)
 
     def answer(self, future: Future[Any], doing: str) -> Any:
@@ -77,13 +76,6 @@ class KafkaAdmin:
         """Return the error for a refused request: the failure, its cause and the remedy."""
         (cause,) = error.args
         if cause.code() in UNEXPLAINED:
-            self.admin.poll(0.1)  # delivers the reason to `_note`
-            return unreachable(self._reason or cause, self.servers, self._protocol)
+            self.admin.poll(0.1)  # delivers the reason
+            return unreachable(self.connection.reason or cause, self.servers, self._protocol)
         return refusal(cause, failure, self._user)
-
-    def _note(self, error: KafkaError) -> None:
-        # Keep the most informative reason: any is better than "all brokers down", and an
-        # unresolved name is better than a refused connection.
-        if error.code() != KafkaError._ALL_BROKERS_DOWN or self._reason is None:
-            is_known = self._reason is not None and self._reason.code() not in UNEXPLAINED
-            self._reason = self._reason if is_known and error.code() in UNEXPLAINED else error

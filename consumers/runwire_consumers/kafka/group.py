@@ -1,12 +1,10 @@
-"""Membership in the consumer group: its configuration and the partitions it assigns to us."""
+"""Membership in the consumer group, and the partitions that it assigns to us."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Iterable
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -15,75 +13,35 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from runwire_consumers.core.errors import Fatal, Retryable
+from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.health import SelfMetrics
-from runwire_consumers.kafka.errors import FENCED, PASSING, REBALANCING, explain, retryable
+from runwire_consumers.kafka.connection import Connection
+from runwire_consumers.kafka.damaged import DamagedBatch, measure
+from runwire_consumers.kafka.errors import (
+    FENCED,
+    PASSING,
+    REBALANCING,
+    Treatment,
+    cause_of,
+    treatment,
+)
+from runwire_consumers.kafka.group_settings import CONSUMER, GroupSettings
+from runwire_consumers.kafka.group_watch import GroupWatch, records_behind
 from runwire_consumers.kafka.partition import (
     Partition,
     TopicIds,
     log_bounds,
-    parse_intent,
+    partition_at,
     report_cut,
     report_outside,
 )
 from runwire_schemas.connections.kafka import KafkaSettings
-from runwire_schemas.topics import kind_of_topic, topic_name
-
-# Offsets and commits belong to the protocol (see source.py), so nothing is automatic.
-_CONSUMER: Mapping[str, Any] = {
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "auto.offset.reset": "error",  # `_assign` begins a partition without an offset at its start
-    "enable.partition.eof": True,
-    "isolation.level": "read_committed",
-    "fetch.max.bytes": 52_428_800,
-    "max.partition.fetch.bytes": 4_194_304,
-    "fetch.queue.backoff.ms": 50,  # the default of 1 s stalls a hungry consumer
-    "max.poll.interval.ms": 300_000,
-    "allow.auto.create.topics": False,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupSettings:
-    """Settings of one consumer group and its members.
-
-    `protocol` is "classic" or "consumer" (KIP-848); `session_timeout_s` applies to the classic one.
-    `queued_bytes` limits the messages fetched ahead, `messages_max` those of one poll: with our
-    largest message the default stays below 200 MB.
-    """
-
-    name: str
-    kinds: Sequence[str]
-    protocol: str = "classic"
-    instance_id: str = ""
-    session_timeout_s: float = 45.0
-    queued_bytes: int = 64 * 1024 * 1024
-    messages_max: int = 200
-
-    def client_config(self) -> dict[str, Any]:
-        """Return the librdkafka configuration of a member, without the connection."""
-        config: dict[str, Any] = {**_CONSUMER, "group.id": self.name}
-        config["queued.max.messages.kbytes"] = self.queued_bytes // 1024
-        if self.instance_id:
-            config["group.instance.id"] = self.instance_id
-        if self.protocol == "consumer":  # the broker sets its timeouts
-            return {**config, "group.protocol": "consumer"}
-        session_ms = int(self.session_timeout_s * 1000)
-        classic = {"partition.assignment.strategy": "cooperative-sticky"}
-        # Three heartbeats in a session, as librdkafka's own default of 3 s in 45 s is generous.
-        beat_ms = min(3000, session_ms // 3)
-        return {
-            **config,
-            **classic,
-            "session.timeout.ms": session_ms,
-            "heartbeat.interval.ms": beat_ms,
-        }
-
+from runwire_schemas.topics import topic_name
 
 _log = logging.getLogger("runwire.kafka")
 
 COMMITTED_REQUEST_S = 10.0
+REOPEN_S = 1.0  # pace of new memberships after errors that end a client
 
 
 class Group:
@@ -101,9 +59,19 @@ class Group:
         self._lost: set[str] = set()
         self._losses = 0
         self._problem: KafkaError | None = None
-        self._must_reopen = False
+        self._must_reopen = self._is_leaving = False
+        self._fatal: KafkaError | None = None
+        self._open_at_s = 0.0
         self._consumer: Consumer | None = None
-        self._ids = TopicIds(AdminClient(self._connection()), self.topics, self.servers)
+        self._connection = Connection(kafka)
+        self._config = self._connection.config()
+        self._renew_admin()
+        self._watch = GroupWatch(settings.name, self.topics, kafka.topic_prefix)
+        # By partition: the first offset of a damaged batch. What librdkafka (2.16) yields behind
+        # one in the same answer is unreliable, for it goes on at a wrong place: no errors of the
+        # partition count until it was sent elsewhere, and not the first one then.
+        self._damaged: dict[str, int] = {}
+        self._unsettled: set[str] = set()
 
     def consume(self, messages_max: int, timeout_s: float) -> list[Message]:
         """Return the messages and the ends of logs; errors are handled or raised.
@@ -111,6 +79,7 @@ class Group:
         Blocks: at most `timeout_s`, longer while partitions are assigned.
         Raises: Retryable.
         """
+        self._renew()
         if self._must_reopen:
             self.reopen()
         consumer = self._open()
@@ -120,12 +89,17 @@ class Group:
         except KafkaException as error:
             raise self._failed(error) from error
         good = [message for message in messages if self._is_good(message)]
+        if self._fatal is not None:
+            raise self._ended(self._fatal)
+        if good:
+            self._connection.worked()
         if self._losses != losses_before:
+            self._damaged.clear()  # their partitions are asked again
             self._seek_back(good)
             return []
         if self._problem is not None and not good:
             problem, self._problem = self._problem, None
-            raise retryable(problem, self.servers)
+            raise self._connection.failed(problem)
         return good
 
     def partition_of(self, message: Message) -> Partition | None:
@@ -149,6 +123,28 @@ class Group:
             partition.cut(offset)
             self.hold(partition)
 
+    def take_damaged(self) -> list[tuple[Partition, DamagedBatch]]:
+        """Return the damaged batches met since the last call; `skip` behind each.
+
+        Blocks: for a dozen requests each. Raises: Retryable; the next call measures the rest.
+        """
+        found = []
+        config = {**self._config, **CONSUMER, "group.id": self._settings.name}
+        for name, batch in list(self._damaged.items()):
+            if (partition := self.partitions.get(name)) is not None:
+                damage = measure(config, partition, batch, self._connection.failed)
+                if damage is None:
+                    self.skip(partition)
+                else:
+                    found.append((partition, damage))
+            del self._damaged[name]
+        return found
+
+    def skip(self, partition: Partition) -> None:
+        """Continue fetching behind a damaged batch that was taken."""
+        self._unsettled.add(partition.name)
+        self._seek(partition)
+
     def commit(self, offsets: list[TopicPartition]) -> None:
         """Commit offsets with their metadata. Blocks: for one request. Raises: Retryable."""
         consumer = self._open()
@@ -159,6 +155,7 @@ class Group:
         for offset in done:
             if offset.error is not None:
                 raise self._failed(KafkaException(offset.error))
+        self._connection.worked()
 
     def take_lost(self) -> frozenset[str]:
         """Return the partitions lost since the last call."""
@@ -184,9 +181,24 @@ class Group:
 
         Blocks: for one request. Raises: Retryable.
         """
+        self._renew()  # the request below would fail as long as it has an old password
         if self._consumer is not None and self._is_recreated():
             _log.warning("a topic was deleted and created again; reading it from its start")
             self.reopen()
+
+    def check_members(self) -> str:
+        """Return why this member reads nothing although it should; look for what holds it back.
+
+        Blocks: for two requests. Raises: Fatal in a group of the other kind of worker; Retryable.
+        """
+        if self._consumer is None:
+            return ""
+        self._watch.refuse_other_kind(self._consumer)
+        self._watch.report_held_back(self._consumer, self.partitions)
+        if self.partitions:
+            return ""
+        member = str(self._consumer.memberid() or "")
+        return self._watch.unread(self._admin, member, self._ids.partitions)
 
     def reopen(self) -> None:
         """Leave the group and join again; uncommitted records are dropped."""
@@ -196,45 +208,59 @@ class Group:
     def close(self) -> None:
         """Leave the group. Blocks: until the coordinator knows."""
         consumer, self._consumer = self._consumer, None
-        self._must_reopen = False
+        self._must_reopen, self._fatal, self._problem = False, None, None
+        self._damaged.clear()
+        self._unsettled.clear()
         if consumer is not None:
-            consumer.close()
+            self._is_leaving = True
+            try:
+                consumer.close()
+            finally:
+                self._is_leaving = False
 
     def lag(self) -> dict[str, int]:
         """Return how many records follow the positions, by topic, without a request."""
-        behind = dict.fromkeys(self.topics, 0)
-        if self._consumer is None:
-            return behind
-        for partition in self.partitions.values():
-            place = TopicPartition(partition.topic, partition.number)
-            _, high = self._consumer.get_watermark_offsets(place, cached=True) or (0, -1)
-            behind[partition.topic] += max(0, high - max(0, partition.next_offset))
-        return behind
+        return records_behind(self._consumer, self.topics, self.partitions.values())
 
     def _open(self) -> Consumer:
         if self._consumer is None:
+            if (left_s := self._open_at_s - time.monotonic()) > 0:
+                raise Retryable(left_s, "the membership in the group begins again")
+            if self._connection.has_new_files:
+                self._config = self._connection.config_or_wait()
+                self._renew_admin()
             self._ids.read()
-            consumer = Consumer(self._connection() | self._settings.client_config())
+            own = {**self._settings.client_config(), "error_cb": self._note_problem}
+            consumer = Consumer({**self._config, **own})
+            self._watch.refuse_other_kind(consumer)
             consumer.subscribe(
                 self.topics, on_assign=self._assign, on_revoke=self._revoke, on_lost=self._revoke
             )
             self._consumer = consumer
         return self._consumer
 
-    def _connection(self) -> dict[str, Any]:
-        quiet = {"log_level": 3, "logger": logging.getLogger("runwire.librdkafka")}
-        return {**self._kafka.client_config(), "error_cb": self._note_problem, **quiet}
+    def _renew_admin(self) -> None:
+        self._admin = AdminClient(self._config)
+        self._ids = TopicIds(self._admin, self.topics, self._connection)
+
+    def _renew(self) -> None:
+        """Connect with new secrets: clients keep those that they were opened with."""
+        if self._connection.is_outdated:
+            _log.info("a password or certificate for Kafka has changed: connecting again")
+            self.reopen()
 
     def _assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         """Begin each new partition at its committed offset, or repeat its intent first."""
         self._metrics.add("runwire_worker_rebalances_total")
+        if self._is_leaving:  # nothing of it is read, and a request could hold up the leaving
+            return
         try:
             places = consumer.committed(assigned, timeout=COMMITTED_REQUEST_S) if assigned else []
             for failed in (place.error for place in places if place.error is not None):
                 raise KafkaException(failed)  # else it would count as no offset: begin at the start
             ids = self._ids.read() if assigned else self._ids.last
             for place in places:
-                fresh = self._committed_partition(place, ids[place.topic])
+                fresh = partition_at(place, ids[place.topic], self._kafka.topic_prefix)
                 self.partitions[fresh.name] = fresh
             consumer.incremental_assign(places)
         except (KafkaException, Retryable) as error:
@@ -244,16 +270,6 @@ class Group:
         self._metrics.set("runwire_worker_assigned_partitions", len(self.partitions))
         # Also to resume: a partition revoked while it was paused comes back paused.
         self._apply_pause(self.partitions.values(), consumer)
-
-    def _committed_partition(self, place: TopicPartition, topic_id_now: str) -> Partition:
-        """Return a partition at its committed offset, at its start if the topic was recreated."""
-        topic_id, repeat = parse_intent(place.metadata)
-        if place.offset < 0 or (topic_id and topic_id != topic_id_now):
-            if place.offset >= 0:
-                _log.warning("%s was recreated, its old offset is ignored", place.topic)
-            place.offset, repeat = OFFSET_BEGINNING, None
-        kind = kind_of_topic(place.topic, self._kafka.topic_prefix)
-        return Partition(place.topic, place.partition, topic_id_now, kind, place.offset, repeat)
 
     def _revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
         self._metrics.add("runwire_worker_rebalances_total")
@@ -288,11 +304,19 @@ class Group:
         return any(p.topic_id != ids[p.topic] for p in self.partitions.values())
 
     def _is_good(self, message: Message) -> bool:
-        error = message.error()
+        error, name = message.error(), f"{message.topic()}/{message.partition()}"
         if error is None or error.code() == KafkaError._PARTITION_EOF:
+            self._unsettled.discard(name)
             return True
-        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+        if name in self._damaged:
+            return False
+        if name in self._unsettled and name in self.partitions:
+            self._unsettled.discard(name)
+            self._seek(self.partitions[name])
+        elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             self._begin_at_start(self.partition_of(message))
+        elif treatment(error.code()) is Treatment.REFUSE and name in self.partitions:
+            self._damaged[name] = message.offset() or 0
         else:
             self._note_problem(error)
         return False
@@ -338,12 +362,27 @@ class Group:
             self._must_reopen = True
 
     def _note_problem(self, error: KafkaError) -> None:
+        self._connection.note(error)
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self._fatal = self._fatal or error
         if error.code() not in PASSING:
             self._problem = error
+
+    def _ended(self, cause: KafkaError) -> Retryable:
+        """Return the Retryable for a client that does nothing any more: another one follows.
+
+        Raises: Fatal where another one would end the same way.
+        """
+        self._fatal, self._must_reopen = None, True
+        self._open_at_s = time.monotonic() + REOPEN_S
+        self._forget(self.partitions)
+        return self._connection.failed(cause_of(cause))
 
     def _failed(self, error: KafkaException) -> Retryable:
         """Return the Retryable of a failed call. Raises: Fatal where waiting cannot help."""
         (cause,) = error.args
+        if cause.fatal() or cause.code() == KafkaError._FATAL:
+            return self._ended(self._fatal or cause)
         if cause.code() in FENCED:
             # Rejoining is slower than the client's own recovery, but leaves no partition that the
             # client still fetches and we no longer count as ours.
@@ -352,6 +391,4 @@ class Group:
             return Retryable(0.05, f"the group continued without this worker ({cause.name()})")
         if cause.code() in REBALANCING:
             return Retryable(0.05, "the group is rebalancing")
-        if cause.fatal() and cause.code() != KafkaError._FATAL:
-            raise Fatal(explain(cause, self.servers))
-        return retryable(cause, self.servers)
+        return self._connection.failed(cause)

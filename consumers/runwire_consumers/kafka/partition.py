@@ -1,8 +1,9 @@
 """Partitions as the source reads them: intents, topic ids and the bounds of the log.
 
-The metadata of a committed offset is `<topic id>` or `<topic id> <first>-<last>`: the second form
-is an intent, the exact range of the batch that is being written. The id tells a topic from a
-deleted one of the same name, whose offsets mean nothing here.
+The metadata of a committed offset is `<topic id>` or `<topic id> <first>-<last>[ <pieces>]`: the
+second form is an intent, the exact range of the batch that is being written, and the pieces it is
+written in. The id tells a topic from a deleted one of the same name, whose offsets mean nothing
+here.
 """
 
 import contextlib
@@ -10,12 +11,22 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.pieces import WHOLE, Pieces
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_consumers.kafka.errors import NO_ANSWER, retryable
+from runwire_consumers.kafka.connection import Connection
+from runwire_consumers.kafka.errors import NO_ANSWER
+from runwire_schemas.topics import kind_of_topic
 
 _log = logging.getLogger("runwire.kafka")
 
@@ -36,6 +47,7 @@ class Partition:
     kind: str
     next_offset: int
     repeat: Span | None = None
+    pieces: Pieces = WHOLE
     repeated: list[Record] = field(default_factory=list)
     is_complete: bool = False
     is_handed_out: bool = False
@@ -58,7 +70,9 @@ class Partition:
         """
         if record.offset < self.next_offset:
             return []  # fetched before a seek
-        self.next_offset = record.offset + 1
+        if self.next_offset == OFFSET_BEGINNING and record.offset > 0 and self.kind != "deadletter":
+            report_expired(self, record.offset)
+        self.next_offset = record.last_offset + 1
         if self.repeat is None:
             return [record]
         if record.offset >= self.behind(self.repeat):
@@ -66,8 +80,12 @@ class Partition:
             self.held.append(record)
             return []
         self.repeated.append(record)
-        self.is_complete = record.offset == self.repeat.last
+        self.is_complete = record.last_offset == self.repeat.last
         return []
+
+    def pass_over(self, offset: int) -> None:
+        """Note a message that makes no record: it is read, and no lag."""
+        self.next_offset = max(self.next_offset, offset + 1)
 
     def behind(self, span: Span) -> int:
         """Return the offset to resume from after a range."""
@@ -89,36 +107,46 @@ class Partition:
         self.is_handed_out = True
         stamp = max((record.append_at_ns for record in self.repeated), default=0)
         spans = {self.name: self.repeat}
-        return Pending(self.token(self.repeat), spans, stamp, self.repeated)
+        return Pending(self.token(self.repeat), spans, stamp, self.repeated, self.pieces)
 
     def committed(self) -> list[Record]:
         """Forget the repeated range; return the records held until its commit."""
         held, self.held = self.held, []
-        self.repeat, self.repeated, self.log_end = None, [], None
+        self.repeat, self.repeated, self.log_end, self.pieces = None, [], None, WHOLE
         self.is_complete = self.is_handed_out = False
         return held
 
 
-def intent_text(topic_id: str, span: Span | None = None) -> str:
+def intent_text(topic_id: str, span: Span | None = None, pieces: Pieces = WHOLE) -> str:
     """Return the metadata of a committed offset."""
-    return topic_id if span is None else f"{topic_id} {span.first}-{span.last}"
+    return topic_id if span is None else f"{topic_id} {span.first}-{span.last} {pieces}".rstrip()
 
 
 def parse_intent(metadata: str | None) -> tuple[str, Span | None]:
     """Return (topic id, range to repeat); foreign metadata yields no range."""
     topic_id, _, text = (metadata or "").partition(" ")
-    first, _, last = text.partition("-")
+    first, _, last = text.partition(" ")[0].partition("-")
     if first.isdecimal() and last.isdecimal() and int(first) <= int(last):
         return topic_id, Span(int(first), int(last))
     return topic_id, None
 
 
+def parse_pieces(metadata: str | None) -> Pieces:
+    """Return the pieces of an intent; foreign metadata yields a whole batch."""
+    words = (metadata or "").split(" ")
+    try:
+        return Pieces.parse(words[2]) if len(words) == 3 else WHOLE
+    except ValueError:
+        return WHOLE
+
+
 class TopicIds:
     """Asks the cluster for topic ids and remembers the last answer."""
 
-    def __init__(self, admin: AdminClient, topics: Sequence[str], servers: str) -> None:
-        self._admin, self._topics, self._servers = admin, list(topics), servers
+    def __init__(self, admin: AdminClient, topics: Sequence[str], connection: Connection) -> None:
+        self._admin, self._topics, self._connection = admin, list(topics), connection
         self.last: dict[str, str] = {}
+        self.partitions: dict[str, int] = {}
 
     def read(self) -> Mapping[str, str]:
         """Return the id of each topic.
@@ -130,10 +158,12 @@ class TopicIds:
             TopicCollection(self._topics), request_timeout=TOPIC_IDS_REQUEST_S
         )
         ids: dict[str, str] = {}
+        partitions: dict[str, int] = {}
         missing: list[str] = []
         for name, future in futures.items():
             try:
-                ids[name] = str(future.result().topic_id)
+                topic = future.result()
+                ids[name], partitions[name] = str(topic.topic_id), len(topic.partitions)
             except KafkaException as error:
                 (cause,) = error.args
                 if cause.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -141,14 +171,16 @@ class TopicIds:
                         # The request went to the controller that the client last knew, and a
                         # client without topics of its own refreshes that every five minutes only.
                         self._refresh_metadata()
-                    raise retryable(cause, self._servers) from error
+                        self._admin.poll(0.0)  # delivers the reason for the missing answer
+                    raise self._connection.failed(cause) from error
                 missing.append(name)
         if missing:
             names = ", ".join(sorted(missing))
             raise Retryable(
-                2.0, f"no topic {names} at {self._servers}: run `runwire migrate` to make it"
+                2.0,
+                f"no topic {names} at {self._connection.servers}: run `runwire migrate` to make it",
             )
-        self.last = ids
+        self.last, self.partitions = ids, partitions
         return ids
 
     def _refresh_metadata(self) -> None:
@@ -181,6 +213,18 @@ def report_cut(partition: Partition, end: int) -> None:
     )
 
 
+def report_expired(partition: Partition, first: int) -> None:
+    """Log that the log begins behind its first record, and nothing of it was read before."""
+    _log.error(
+        "%s begins at offset %d: the %d records before it expired before this group read any, and "
+        "their points stay pending in the books of their writers. Raise the retention of the "
+        "topic, or start the workers before the agents",
+        partition.name,
+        first,
+        first,
+    )
+
+
 def report_outside(partition: Partition, low: int, high: int) -> None:
     """Log that the next record is outside the log."""
     _log.error(
@@ -192,3 +236,14 @@ def report_outside(partition: Partition, low: int, high: int) -> None:
         low,
         high,
     )
+
+
+def partition_at(place: TopicPartition, topic_id_now: str, prefix: str) -> Partition:
+    """Return a partition at its committed place, at its start if the topic was recreated."""
+    topic_id, repeat = parse_intent(place.metadata)
+    if place.offset < 0 or (topic_id and topic_id != topic_id_now):
+        if place.offset >= 0:
+            _log.warning("%s was recreated, its old offset is ignored", place.topic)
+        place.offset, repeat = OFFSET_BEGINNING, None
+    kind, pieces = kind_of_topic(place.topic, prefix), parse_pieces(place.metadata)
+    return Partition(place.topic, place.partition, topic_id_now, kind, place.offset, repeat, pieces)

@@ -13,13 +13,18 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message, TopicPartition
 from runwire_consumers.core.clock import Clock, Deadline, SystemClock
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.health import SelfMetrics
+from runwire_consumers.core.pieces import Pieces
 from runwire_consumers.core.source import Pending, Record, Span
-from runwire_consumers.kafka.group import Group, GroupSettings
+from runwire_consumers.kafka.damaged import DamagedBatch
+from runwire_consumers.kafka.group import Group
+from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.headers import count_points
 from runwire_consumers.kafka.partition import Partition, intent_text
 from runwire_schemas.connections.kafka import KafkaSettings
 
-TOPICS_CHECK_S = 5.0  # pace of the checks for recreated topics, and of the lag
+# 2262-04-11: beyond it a producer of a topic with CreateTime has sent nanoseconds for milliseconds.
+_MS_MAX = (2**63 - 1) // 1_000_000
+TOPICS_CHECK_S = 5.0  # pace of the checks of topics and group, and of the lag
 
 
 class KafkaSource:
@@ -46,6 +51,7 @@ class KafkaSource:
         # Keyed by assignment: after a rebalance the same partition gets a new entry.
         self._ready: list[tuple[Partition, Record]] = []
         self._check_at_s = self._clock.monotonic_s() + TOPICS_CHECK_S
+        self._why_idle = ""
 
     def poll(self, timeout_s: float) -> list[Record]:
         """Return new records, in order per partition; none while paused.
@@ -64,13 +70,16 @@ class KafkaSource:
                 self._group.note_end(partition, message.offset() or 0)
                 continue
             if message.value() is None and partition.kind == "deadletter":
-                continue  # a removed letter
-            was_complete = partition.is_complete
-            self._hold_ready(partition, partition.take(_record(partition, message, self._clock)))
-            if partition.is_complete and not was_complete:
-                self._group.hold(partition)
+                partition.pass_over(message.offset() or 0)  # a removed letter
+                continue
+            self._take(partition, _record(partition, message, self._clock))
+        for partition, damage in self._group.take_damaged():
+            self._take(partition, _damaged_record(partition, damage, self._clock))
+            self._group.skip(partition)
         if self._group.is_paused:
             return []
+        if self._why_idle and not self.assigned:
+            raise Retryable(TOPICS_CHECK_S, self._why_idle)
         ready, self._ready = self._ready, []
         return [r for p, r in ready if self._group.partitions.get(p.name) is p]
 
@@ -108,6 +117,19 @@ class KafkaSource:
         )
         return [partition.token(span) for partition, span in owned]
 
+    def cut(self, spans: Mapping[str, Span], pieces: Pieces) -> None:
+        """Commit the intents of these partitions again, with the pieces of their batch.
+
+        Raises: Retryable; call `revoked` before the next try.
+        """
+        owned = [self._owned(partition, span) for partition, span in spans.items()]
+        self._group.commit(
+            [
+                TopicPartition(p.topic, p.number, span.first, intent_text(p.topic_id, span, pieces))
+                for p, span in owned
+            ]
+        )
+
     def commit(self, spans: Mapping[str, Span]) -> None:
         """Move the offsets behind the spans.
 
@@ -143,6 +165,12 @@ class KafkaSource:
             raise Retryable(0.05, f"{name} has another owner now")
         return partition, span
 
+    def _take(self, partition: Partition, record: Record) -> None:
+        was_complete = partition.is_complete
+        self._hold_ready(partition, partition.take(record))
+        if partition.is_complete and not was_complete:
+            self._group.hold(partition)
+
     def _hold_ready(self, partition: Partition, records: list[Record]) -> None:
         self._ready += [(partition, record) for record in records]
 
@@ -156,6 +184,7 @@ class KafkaSource:
             return
         self._check_at_s = self._clock.monotonic_s() + TOPICS_CHECK_S
         self._group.check_topics()
+        self._why_idle = self._group.check_members()
         for topic, behind in self._group.lag().items():
             self._metrics.set("runwire_worker_lag_records", behind, topic=topic)
 
@@ -164,13 +193,30 @@ def _record(partition: Partition, message: Message, clock: Clock) -> Record:
     kind, at_ms = message.timestamp()
     offset = message.offset()
     assert offset is not None  # None only for messages that are errors
+    is_known = kind != TIMESTAMP_NOT_AVAILABLE and 0 <= at_ms <= _MS_MAX
     return Record(
         stream=partition.kind,
         partition=partition.name,
         offset=offset,
         last_offset=offset,
-        append_at_ns=clock.unix_ns() if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1_000_000,
+        append_at_ns=at_ms * 1_000_000 if is_known else clock.unix_ns(),
         value=message.value() or b"",
         key=message.key() or b"",
         points=count_points(message),
+        topic_id=partition.topic_id,
+    )
+
+
+def _damaged_record(partition: Partition, damage: DamagedBatch, clock: Clock) -> Record:
+    """Return one record in place of a damaged batch; its bytes are dropped, as they are wrong."""
+    return Record(
+        stream=partition.kind,
+        partition=partition.name,
+        offset=damage.first,
+        last_offset=damage.end - 1,
+        append_at_ns=clock.unix_ns(),
+        value=b"",
+        points=damage.points,
+        damage=f"the batch at offset {damage.first} fails its checksum: a broker's disk or memory "
+        f"has changed it. A replica on another broker may hold it whole",
     )

@@ -1,7 +1,8 @@
 """Topics of a cluster, brought to the topics table: created, grown, compared, fixed on request.
 
 Nothing is deleted and no partition count is lowered. A configuration that differs is changed only
-with `fix`. Running it again changes nothing.
+with `fix`. Running it again changes nothing. A longer retention and a higher limit than ours are no
+differences: to lower one could lose records.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from runwire_schemas.topics import TOPICS, Topic, replication, topic_name
 
 # A created topic reaches the other brokers by the metadata log: usually within 0.1 s.
 _VISIBLE_S = 10.0
+_MORE_IS_FINE = frozenset(("max.message.bytes", "retention.ms"))
 _EXISTS = frozenset((KafkaError.TOPIC_ALREADY_EXISTS,))
 _MISSING = frozenset((KafkaError.UNKNOWN_TOPIC_OR_PART,))
 # INVALID_PARTITIONS: a concurrent run was faster and the topic has this many already.
@@ -79,6 +81,17 @@ def apply(cluster: KafkaAdmin, *, prefix: str = "", fix: bool = False) -> TopicC
     return changes
 
 
+def compare(cluster: KafkaAdmin, *, prefix: str = "") -> list[Difference]:
+    """Return what `apply` would change in existing topics, and what it would only report.
+
+    Raises: Fatal when a request is refused (NotAuthorized where a right is missing).
+    """
+    brokers = cluster.brokers()
+    wanted = {topic_name(kind, prefix): topic for kind, topic in TOPICS.items()}
+    found = _describe(cluster, list(wanted))
+    return _too_few_partitions(wanted, found) + _compare(cluster, wanted, found, brokers)
+
+
 def commands(servers: str, *, prefix: str = "", brokers: int) -> list[str]:
     """Return shell commands that create the topics, for an administrator."""
     lines = []
@@ -128,7 +141,16 @@ def _wait_visible(cluster: KafkaAdmin, names: list[str], counts: dict[str, int])
 
 
 def _grow(cluster: KafkaAdmin, wanted: dict[str, Topic], found: dict[str, Any]) -> list[Difference]:
-    grown = [
+    grown = _too_few_partitions(wanted, found)
+    if grown:
+        new = [NewPartitions(change.topic, int(change.wanted)) for change in grown]
+        futures = cluster.admin.create_partitions(new, request_timeout=ADMIN_REQUEST_S)
+        cluster.answers(futures, lambda n: f"topic {n} cannot get more partitions", ignored=_GROWN)
+    return grown
+
+
+def _too_few_partitions(wanted: dict[str, Topic], found: dict[str, Any]) -> list[Difference]:
+    return [
         Difference(
             topic=name,
             name="partitions",
@@ -138,11 +160,6 @@ def _grow(cluster: KafkaAdmin, wanted: dict[str, Topic], found: dict[str, Any]) 
         for name, topic in wanted.items()
         if name in found and len(found[name].partitions) < topic.partitions
     ]
-    if grown:
-        new = [NewPartitions(change.topic, int(change.wanted)) for change in grown]
-        futures = cluster.admin.create_partitions(new, request_timeout=ADMIN_REQUEST_S)
-        cluster.answers(futures, lambda n: f"topic {n} cannot get more partitions", ignored=_GROWN)
-    return grown
 
 
 def _compare(
@@ -171,9 +188,16 @@ def _compare(
         # For the existing copies: more in-sync replicas than copies would stop all writing.
         for key, value in wanted[name].configuration(brokers=copies).items():
             now = entries[key].value if key in entries else None
-            if now != value:
+            if now != value and not _is_more(key, now, value):
                 differing.append(Difference(topic=name, name=key, found=str(now), wanted=value))
     return differing
+
+
+def _is_more(key: str, now: str | None, wanted: str) -> bool:
+    """Whether a topic keeps records longer, or takes larger ones, than ours; -1 keeps for ever."""
+    if key not in _MORE_IS_FINE or now is None or not now.lstrip("-").isdecimal():
+        return False
+    return int(now) > int(wanted) or (key == "retention.ms" and int(now) == -1)
 
 
 def _fix(cluster: KafkaAdmin, differences: list[Difference]) -> None:

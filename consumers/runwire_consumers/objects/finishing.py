@@ -229,12 +229,13 @@ class Tending:
         )
         if report.blobs or report.staging or report.uploads:
             _log.info(
-                "swept %d blobs (%d bytes), staging of %d artifacts (%d bytes), %d uploads",
+                "swept %d blobs (%d bytes), staging of %d artifacts (%d bytes), %d uploads%s",
                 len(report.blobs),
                 report.blob_bytes,
                 len(report.staging),
                 report.staging_bytes,
                 report.uploads,
+                f"; {report.space_note}" if report.space_note else "",
             )
         for key, reason in report.unreadable.items():
             _log.warning("no content is swept: %s cannot be read: %s", key, reason)

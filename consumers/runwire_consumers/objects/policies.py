@@ -29,7 +29,8 @@ ROLES: Final = {
 }
 _CODE = re.compile(r'"Code":"(\w+)"')
 _LOOK: Final = ("s3:GetBucketLocation", "s3:ListBucket")
-_UPLOADS: Final = ("s3:ListBucketMultipartUploads",)
+# Versions decide whether a sweep frees space.
+_UPLOADS: Final = ("s3:ListBucketMultipartUploads", "s3:GetBucketVersioning")
 _CONTENT: Final = (BLOBS, NAMES, RUNS)
 _READ: Final = ("s3:GetObject",)
 _WRITE: Final = (
@@ -62,7 +63,7 @@ def apply(settings: S3Settings) -> tuple[list[str], str]:
 
     They take effect when an administrator attaches them to a user.
     """
-    http = new_pool()
+    http = new_pool(settings)
     done = []
     try:
         admin = MinioAdmin(

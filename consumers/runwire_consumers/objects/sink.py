@@ -16,7 +16,7 @@ from runwire_consumers.objects.completion import Announce
 from runwire_consumers.objects.staging import Staging, fault_of
 from runwire_schemas import codec
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX, compile_check
-from runwire_schemas.errors import DecodeError
+from runwire_schemas.errors import DecodeError, RunwireError
 from runwire_schemas.events import ArtifactEvent, Chunk
 from runwire_schemas.varint import read_long
 from runwire_store.announce import SHIPPED, failed_event
@@ -40,7 +40,7 @@ def decode_lean(record: Record) -> Decoded:
     Raises: DecodeError as `decode_record`.
     """
     value = record.value
-    if record.stream != CHUNK or not codec.is_current(value, CHUNK):
+    if record.stream != CHUNK or not _is_current(value):
         return decode_record(record)
     if len(value) > MESSAGE_BYTES_MAX:
         raise DecodeError(f"message has {len(value)} bytes, the limit is {MESSAGE_BYTES_MAX}")
@@ -60,6 +60,13 @@ def decode_lean(record: Record) -> Decoded:
             raise DecodeError(f"record cannot be read: {error}") from error
     fields["digest"] = bytes(fields["digest"])
     return Chunk(**fields)
+
+
+def _is_current(value: bytes) -> bool:
+    try:
+        return codec.is_current(value, CHUNK)
+    except RunwireError:  # an id that is unknown, or cannot be asked for now: the codec tries more
+        return False
 
 
 @cache

@@ -1,21 +1,22 @@
 """Intent journal: makes the batches of the embedded worker exactly-once.
 
-Its facts are the worker's id (first line), an intent (synced before it counts), and a done mark
-(not synced: the next intent's sync covers it, and writing a done batch again is harmless). A torn
-last line is an intent that never returned, so nothing was inserted under it. Any other bad line is
-damage: it is reported, and the worker takes a new id, because a batch number that was used must
-never be used again with other content under the same id.
+Its facts are the worker's id (first line), an intent (synced before it counts), the pieces that it
+is written in (synced too), and a done mark (not synced: the next intent's sync covers it, and
+writing a done batch again is harmless). A torn last line never returned, so nothing was inserted
+under it. Any other bad line is damage: it is reported, and the worker takes a new id, because a
+batch number that was used must never be used again with other content under the same id.
 """
 
 import contextlib
 import os
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from runwire_consumers.core.errors import AlreadyRunning
+from runwire_consumers.core.pieces import WHOLE, Pieces
 from runwire_disk.files import try_lock
 from runwire_disk.line_log import LineLog, read_log
 
@@ -44,6 +45,7 @@ class Intent:
     token: str
     append_at_ns: int
     cuts: tuple[CutRange, ...]
+    pieces: Pieces = WHOLE
 
 
 class Journal(Protocol):
@@ -53,6 +55,10 @@ class Journal(Protocol):
 
     def intend(self, append_at_ns: int, cuts: Sequence[CutRange]) -> Intent:
         """Make an intent durable and return it with its token."""
+        ...
+
+    def cut(self, pieces: Pieces) -> None:
+        """Make the pieces of the intent durable."""
         ...
 
     def done(self, intent: Intent) -> None:
@@ -101,6 +107,12 @@ class IntentJournal:
         self.pending = intent
         return intent
 
+    def cut(self, pieces: Pieces) -> None:
+        """Append and sync the pieces of the open intent. Blocks: for one fdatasync."""
+        if self.pending is not None:
+            self._log.append([{"k": "pieces", "n": self.pending.number, "p": str(pieces)}])
+            self.pending = replace(self.pending, pieces=pieces)
+
     def done(self, intent: Intent) -> None:
         """Append a done mark, and compact now and then."""
         self._log.append([{"k": "done", "n": intent.number}], sync=False)
@@ -137,8 +149,12 @@ class IntentJournal:
             elif fact["k"] == "intent":
                 cuts = tuple(CutRange(*cut) for cut in fact["cuts"])
                 number = int(fact["n"])
-                self.pending = Intent(number, str(fact["t"]), int(fact["at"]), cuts)
+                pieces = Pieces.parse(str(fact.get("p", "")))
+                self.pending = Intent(number, str(fact["t"]), int(fact["at"]), cuts, pieces)
                 self._number = max(self._number, number)
+            elif fact["k"] == "pieces":
+                if self.pending is not None and self.pending.number == int(fact["n"]):
+                    self.pending = replace(self.pending, pieces=Pieces.parse(str(fact["p"])))
             elif fact["k"] == "done":
                 if self.pending is not None and self.pending.number == int(fact["n"]):
                     self.pending = None
@@ -190,4 +206,5 @@ def _intent_fact(intent: Intent) -> dict[str, Any]:
         "t": intent.token,
         "at": intent.append_at_ns,
         "cuts": intent.cuts,
+        **({"p": str(intent.pieces)} if intent.pieces.sizes else {}),
     }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runwire_consumers.core.clock import Clock, Deadline, SystemClock
 from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.pieces import Pieces
 from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.spool.journal import CutRange, Intent, Journal
 from runwire_disk.paths import spool_dir
@@ -89,9 +90,12 @@ class SpoolSource:
         present = self._present(intent)
         # A cursor beyond a cut exists only if the insert had succeeded: the commit had begun.
         begun = any(reader.positions[cut.series] > cut.last_seq for cut, reader in present.items())
+        is_short = len(present) < len(intent.cuts)
         records: list[Record] = []
         for cut, reader in present.items():
-            for again in self._rebuild(cut, reader):
+            rebuilt = self._rebuild(cut, reader)
+            is_short |= not rebuilt
+            for again in rebuilt:
                 records += _records(again, intent.append_at_ns)
         if begun or not records:
             _log.info("batch %s needs no second insert, its commit is finished now", intent.token)
@@ -101,7 +105,8 @@ class SpoolSource:
         for record in records:
             old = spans.get(record.partition)
             spans[record.partition] = Span(old.first if old else record.offset, record.last_offset)
-        return [Pending(intent.token, spans, intent.append_at_ns, records)]
+        pending = Pending(intent.token, spans, intent.append_at_ns, records, intent.pieces)
+        return [pending.in_part() if is_short else pending]
 
     def lane(self, partition: str) -> str:
         """Return the one lane of all folders: journal and reader locks fence them together."""
@@ -124,6 +129,10 @@ class SpoolSource:
             cuts += _merged(cut for cut, _ in inside)
         self._intent = self._journal.intend(append_at_ns, cuts)
         return [self._intent.token]
+
+    def cut(self, spans: Mapping[str, Span], pieces: Pieces) -> None:
+        """Write the pieces of the open intent to the journal."""
+        self._journal.cut(pieces)
 
     def commit(self, spans: Mapping[str, Span]) -> None:
         """Advance and save the cursors of the intent's folders, then mark it done."""

@@ -15,6 +15,7 @@ from runwire_disk.outbox.request import UploadRequest
 from runwire_disk.outbox.requests import read_waiting
 from runwire_disk.spool.format import ENDED_FILE, LOCAL, Meta, SpoolError
 from runwire_disk.spool.reader import list_folders, read_meta, writer_alive
+from runwire_schemas.connections.s3 import ENDPOINT_VARIABLE
 
 
 def live_trainers(root: Path) -> list[str]:
@@ -67,4 +68,4 @@ def _is_served(request: UploadRequest, environ: Mapping[str, str]) -> bool:
         return False
     if not request.store.get("endpoint"):
         return True  # the folder store of this machine
-    return request.mode != "offline" and bool(environ.get("RUNWIRE_S3_ENDPOINT"))
+    return request.mode != "offline" and bool(environ.get(ENDPOINT_VARIABLE))

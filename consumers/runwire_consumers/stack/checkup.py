@@ -7,17 +7,19 @@ import os
 import platform
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from runwire_consumers.clickhouse.engine import HTTP_PORT, TCP_PORT
+from runwire_consumers.objects.lifecycle import LifecycleError
 from runwire_consumers.stack import control, logs
 from runwire_consumers.stack.state import StackError
 from runwire_consumers.stack.survey import examine_parts
 from runwire_disk import paths
 from runwire_disk.survey import FAIL, OK, WARN, Finding, Section
 from runwire_schemas.connections.clickhouse import ClickHouseSettings
+from runwire_store.store import StoreAway, StoreError
 
 DELAY_WARN_S = 30.0
 
@@ -28,6 +30,7 @@ def check_stack(root: Path) -> Section:
     findings = [_cpu(), _module("chdb", "embedded"), _module("clickhouse_connect", "embedded")]
     findings += [_module("matplotlib", "query"), _stack(parts), _ports(parts)]
     findings += _running_parts(root, parts)
+    findings += bucket_findings(os.environ)
     return Section(name="stack", order=20, findings=findings)
 
 
@@ -77,6 +80,7 @@ def _running_parts(root: Path, parts: dict[str, Any]) -> Iterator[Finding]:
     if not parts["supervisor"]["alive"] and not ClickHouseSettings.from_environment(os.environ).url:
         return
     yield _attempt("migrations", lambda: _migrations(root))
+    yield _attempt("tables and views", lambda: _drift(root))
     yield _attempt("reader password", lambda: _reader(root))
     worker = parts["worker"]
     if not parts["supervisor"]["alive"]:
@@ -94,6 +98,28 @@ def _running_parts(root: Path, parts: dict[str, Any]) -> Iterator[Finding]:
     if isinstance(delay_s, float) and delay_s > DELAY_WARN_S:
         advice = "it has a backlog, or the disk is too slow"
         yield Finding(WARN, "worker delay", f"{delay_s:.0f} s", advice)
+
+
+def bucket_findings(environ: Mapping[str, str]) -> list[Finding]:
+    """Return whether the bucket has our lifecycle rules; nothing where no bucket can be asked."""
+    from runwire_schemas.connections import s3 as s3_settings
+
+    check = "bucket rules"
+    try:
+        from runwire_consumers.objects.bucket import missing_rules
+
+        settings = s3_settings.from_environment(environ)
+        missing = [] if settings is None else missing_rules(settings)
+    except (ModuleNotFoundError, s3_settings.S3SettingsError, StoreAway):
+        return []  # the check of the object store reports these
+    except (StoreError, LifecycleError) as error:
+        return [Finding(OK, check, f"not compared: {error}")]
+    if settings is None:
+        return []
+    if missing:
+        advice = "`runwire migrate` sets them; without them the object worker deletes leftovers"
+        return [Finding(WARN, check, f"missing or changed: {', '.join(missing)}", advice)]
+    return [Finding(OK, check, f"{settings.bucket} has ours")]
 
 
 def _attempt(check: str, act: Callable[[], str]) -> Finding:
@@ -118,6 +144,24 @@ def _migrations(root: Path) -> str:
     if missing:
         raise StackError(f"{', '.join(missing)} not applied: run `runwire migrate`")
     return "all applied"
+
+
+def _drift(root: Path) -> str:
+    from runwire_consumers.clickhouse.client import connect
+    from runwire_consumers.clickhouse.drift import find_drift, may_compare
+
+    client = connect(control.writer_url(root))
+    try:
+        if not may_compare(client):
+            return "not compared: this user may not see all of them (SHOW COLUMNS)"
+        found = find_drift(client)
+    finally:
+        client.close()
+    if found:
+        option = "" if all(one.is_missing for one in found) else " --fix"
+        sentences = "; ".join(one.sentence for one in found)
+        raise StackError(f"{sentences}: `runwire migrate{option}` repairs it")
+    return "as the migrations made them"
 
 
 def _reader(root: Path) -> str:

@@ -5,18 +5,23 @@ Everything but the replay works with the base dependencies, so imports of driver
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
-from runwire_consumers.core.errors import Retryable, RowsRejected
+from runwire_consumers.core.errors import PiecesNeeded, Retryable, RowsRejected
 from runwire_consumers.core.source import Record
 from runwire_consumers.kafka.schema_ids import kafka_with_registry
 from runwire_disk.paths import letters_dir
 from runwire_disk.spool.format import LOCAL, OVERSIZED_GLOB, SpoolError, destination_of
+from runwire_disk.spool.letters import LOSS_INDEX, letter_id
 from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_disk.survey import OK, WARN, Finding, Section, labelled
+from runwire_schemas import codec
 from runwire_schemas.connections.kafka import DEFAULT_TOPIC_PREFIX
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import DeadLetter
@@ -24,6 +29,7 @@ from runwire_schemas.topics import topic_name
 
 if TYPE_CHECKING:
     from runwire_consumers.core.batch import Batch
+    from runwire_consumers.core.sink import Sink
 
 
 def survey_dead_letters(root: Path) -> Section:
@@ -64,9 +70,58 @@ def open_letters(root: Path, environ: Mapping[str, str]) -> tuple[DeadLetters | 
     return KafkaDeadLetters(kafka), f"topic {topic} at {kafka.bootstrap_servers}"
 
 
-def oversized_records(root: Path) -> list[Path]:
-    """Return the files of records that are larger than their topics accept."""
-    return sorted(path for folder in list_folders(root) for path in folder.glob(OVERSIZED_GLOB))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OversizedRecord:
+    """A file with a record that no broker takes; its letter is as the agent sent it, if it could.
+
+    `size` is the size of the file; the letter has none of its bytes.
+    """
+
+    path: Path
+    size: int
+    letter: DeadLetter
+
+
+def oversized_records(root: Path) -> list[OversizedRecord]:
+    """Return the records of this node that are larger than their topics accept."""
+    records = []
+    for folder in list_folders(root):
+        for path in sorted(folder.glob(OVERSIZED_GLOB)):
+            try:
+                records.append(_oversized(folder, path))
+            except FileNotFoundError:
+                continue  # removed meanwhile
+    return records
+
+
+def _oversized(folder: Path, path: Path) -> OversizedRecord:
+    writer, project, run_id = folder.name, "", ""
+    with contextlib.suppress(SpoolError, OSError):
+        meta = read_meta(folder)
+        writer, project, run_id = meta.writer, meta.project, meta.run_id
+    with path.open("rb") as file:
+        head = file.read(codec.HEADER_BYTES)
+        info = os.fstat(file.fileno())
+    stream = ""
+    with contextlib.suppress(DecodeError):  # the spool has bundled ids: no registry is asked
+        stream = codec.kind_of(head)
+    _, series, seq = path.stem.split("-", 2)
+    partition, first = f"{writer}/{series}", int(seq) if seq.isdecimal() else 0
+    letter = DeadLetter(
+        id=letter_id(stream=stream, partition=partition, first=first, last=first, index=LOSS_INDEX),
+        stream=stream,
+        partition=partition,
+        offset=first,
+        last_offset=first,
+        at_ns=info.st_mtime_ns,
+        reason="a record larger than its topic accepts",
+        points=0,
+        key=writer.encode(),
+        value=b"",
+        project=project,
+        run_id=run_id,
+    )
+    return OversizedRecord(path=path, size=info.st_size, letter=letter)
 
 
 def letter_topics(root: Path) -> list[str]:
@@ -90,7 +145,8 @@ def replay(
     """Store the letters that can be stored now; ids stored, and id -> reason of the others.
 
     The insert token is made of the letter's id, and rows carry their natural key, so a repeat
-    changes nothing. A letter is deleted only after its rows are stored.
+    changes nothing. A letter is deleted only after its rows are stored. The rest of a cut letter is
+    read from the record's own topic.
     Raises: Retryable when ClickHouse does not answer; stored letters are deleted before.
     """
     from runwire_consumers.clickhouse.sink import ClickHouseSink
@@ -103,15 +159,65 @@ def replay(
         sink.check()
         for letter in letters:
             try:
-                sink.write(batch_of(letter))
+                batch = batch_of(_whole(kept, letter))
+            except (
+                DecodeError,
+                Retryable,
+            ) as error:  # Retryable: of its registry, not of the store
+                failed[letter.id] = str(error)
+                continue
+            try:
+                _store(sink, batch)
                 stored.append(letter.id)
-            except (DecodeError, RowsRejected) as error:
+            except RowsRejected as error:
                 failed[letter.id] = str(error)
     finally:
         sink.close(Deadline(5.0))
         if stored:
             _delete(url, kept, stored)
     return stored, failed
+
+
+def _store(sink: Sink, batch: Batch) -> None:
+    """Write a batch, in pieces where the store takes it only so. Raises: RowsRejected, Retryable.
+
+    A repetition may choose other pieces: rows that are stored already collapse by the tables' keys.
+    """
+    from runwire_consumers.clickhouse.sink import REFUSALS_MAX
+
+    failures = 0
+    while True:
+        try:
+            sink.write(batch)
+            return
+        except PiecesNeeded as need:
+            batch = replace(batch, pieces=need.pieces)
+        except Retryable:
+            failures += 1
+            if failures >= REFUSALS_MAX:  # a sink that asks for pieces does so by now
+                raise
+
+
+def _whole(kept: DeadLetters, letter: DeadLetter) -> DeadLetter:
+    """Return the letter with its whole value. Raises: DecodeError when the rest is gone."""
+    if not letter.is_cut:
+        return letter
+    try:
+        value = kept.read_original(letter)
+    except Retryable as error:
+        raise DecodeError(
+            f"{_cut_sentence(letter)}, and the rest cannot be read: {error}"
+        ) from error
+    if value is None:
+        raise DecodeError(
+            f"{_cut_sentence(letter)}, and the record is no longer at offset {letter.offset} of "
+            f"{letter.partition}: it can only be deleted, with `runwire dead-letters rm`"
+        )
+    return replace(letter, value=value, value_bytes=0, value_sha256="")
+
+
+def _cut_sentence(letter: DeadLetter) -> str:
+    return f"only the first {len(letter.value):,} of {letter.whole_bytes:,} bytes are kept"
 
 
 def batch_of(letter: DeadLetter) -> Batch:

@@ -5,7 +5,6 @@ The kernel frees the lock when the supervisor dies, however it dies, so no lock 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from runwire_disk import paths
+from runwire_disk.files import try_lock
 
 POLL_S = 0.05
 
@@ -39,7 +39,7 @@ def acquire(root: Path, timeout_s: float) -> int | None:
     """
     fd = os.open(lock_file(root), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + timeout_s
-    while not _try_lock(fd):
+    while not try_lock(fd):
         if time.monotonic() > deadline:
             os.close(fd)
             return None
@@ -58,7 +58,7 @@ def holder(root: Path) -> Holder | None:
         return None
     try:
         for _ in range(40):  # a new holder writes its pid a moment after it has the lock
-            if _try_lock(fd):
+            if try_lock(fd):
                 return None
             written = _parse(os.pread(fd, 4096, 0))
             if written is not None and alive(written):
@@ -78,14 +78,6 @@ def alive(holder: Holder) -> bool:
         return bool(abs(process.create_time() - holder.created_at) < 1.0)
     except psutil.Error:
         return False
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _parse(content: bytes) -> Holder | None:

@@ -82,7 +82,7 @@ class Supervisor:
         self._objects: WorkerProcess | None = None
         self._state = state.StackState(pid=os.getpid())
         self._delays = {name: RestartDelay() for name in ("engine", "worker", "objects")}
-        if os.environ.get(BROKERS_VARIABLE):
+        if os.environ.get(BROKERS_VARIABLE, "").strip():
             self._objects = WorkerProcess(root, kind="objects")
             self._state.objects = state.ChildState()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from runwire_disk.agents.state import read_states
 from runwire_disk.spool.format import LOCAL, SpoolError, destination_of
 from runwire_disk.spool.reader import list_folders, read_meta
 from runwire_disk.survey import Section, labelled
+from runwire_schemas.connections.loopback import open_here
 
 DELAY = "runwire_worker_delay_seconds"
 PARTS = ("supervisor", "engine", "worker", "objects")
@@ -85,9 +84,9 @@ def _objects(mine: state.StackState | None) -> dict[str, Any] | None:
 def _read_metric(port: int | None, name: str) -> float | None:
     """Return one unlabelled sample of the worker's /metrics. Blocks: at most 2 s."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=2) as answer:
+        with open_here(f"http://127.0.0.1:{port}/metrics", timeout_s=2.0) as answer:
             text = answer.read().decode("utf-8", "replace")
-    except (OSError, urllib.error.URLError):
+    except OSError:
         return None
     for line in text.splitlines():
         if line.startswith(name + " "):

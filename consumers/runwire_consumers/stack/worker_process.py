@@ -7,14 +7,14 @@ import json
 import os
 import signal
 import subprocess
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 from runwire_consumers.compose.workers import STATE_FILE
 from runwire_consumers.stack import lifeline, logs
 from runwire_disk import paths
+from runwire_schemas.connections.loopback import open_here
 
 STOP_S = 20.0
 
@@ -100,9 +100,9 @@ class WorkerProcess:
 def ask_health(port: int) -> dict[str, Any] | None:
     """Return the answer of /healthz; None without one. Blocks: at most 2 s."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
+        with open_here(f"http://127.0.0.1:{port}/healthz", timeout_s=2.0) as answer:
             body = answer.read()
-    except urllib.error.HTTPError as error:  # 503: the body has the reason
+    except HTTPError as error:  # 503: the body has the reason
         body = error.read()
     except OSError:
         return None

@@ -8,6 +8,7 @@ from typing import Final
 
 from runwire_query.api.runs import OF_RUN, RunRef
 from runwire_query.connection import Reader, columns_of
+from runwire_schemas.identity import metric_id
 
 __all__ = [
     "Completeness",
@@ -68,14 +69,15 @@ def read_curve(reader: Reader, run: RunRef, metric: str, rank: int) -> list[Curv
 
     Shapes: at most `CURVE_POINTS_MAX` buckets of equal width. Raises: QueryError.
     """
-    of_series = f"{OF_RUN} AND metric = {{metric:String}} AND rank = {{rank:Int64}}"
+    # The name itself may be too long for the URL that carries parameters.
+    of_series = f"{OF_RUN} AND metric_id = {{metric_id:UInt64}} AND rank = {{rank:Int64}}"
     rows = reader.rows(
         f"WITH (SELECT (min(step), max(step)) FROM v_series WHERE {of_series}) AS ends "
         "SELECT min(step) AS first_step, avgIf(value, isFinite(value)) AS mean "
         f"FROM v_series WHERE {of_series} "
         "GROUP BY intDiv((step - ends.1) * {points:UInt32}, ends.2 - ends.1 + 1) "
         "ORDER BY first_step",
-        run.parameters(metric=metric, rank=rank, points=CURVE_POINTS_MAX),
+        run.parameters(metric_id=metric_id(metric), rank=rank, points=CURVE_POINTS_MAX),
     )
     return [CurvePoint(row["first_step"], row["mean"]) for row in rows]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
-from runwire_query.connection import Reader, columns_of
+from runwire_query.connection import Reader, columns_of, connect, has_address
 from runwire_query.errors import QueryError, printable
+from runwire_schemas.identity import run_key
 
 __all__ = [
     "OF_RUN",
@@ -17,12 +19,15 @@ __all__ = [
     "RunRow",
     "find_run",
     "list_runs",
+    "look_up_run",
     "read_params",
     "read_status",
 ]
 
-OF_RUN: Final = "project = {project:String} AND run_id = {run_id:String}"
-"""The condition of one run, with the parameters of `RunRef.parameters`."""
+OF_RUN: Final = (
+    "project = {project:String} AND run_id = {run_id:String} AND run_key = {run_key:UInt128}"
+)
+"""The condition of one run, with the parameters of `RunRef.parameters`; the key is the index."""
 _CANDIDATES_MAX: Final = 50
 _CANDIDATES_SHOWN: Final = 10
 
@@ -36,7 +41,8 @@ class RunRef:
 
     def parameters(self, **more: Any) -> dict[str, Any]:
         """Return the query parameters of `OF_RUN`, and more."""
-        return {"project": self.project, "run_id": self.run_id, **more}
+        key = int.from_bytes(run_key(self.project, self.run_id), "little")
+        return {"project": self.project, "run_id": self.run_id, "run_key": str(key), **more}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +57,7 @@ class RunRow:
     last_step: int | None
     started_at: datetime | None
     finished_at: datetime | None
+    last_seen_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +89,8 @@ class RunDetail:
     summary: str | None
     metric_defs: str | None
     run_key: bytes
+    second_writers: int
+    dropped: Mapping[str, int]
 
     @property
     def ref(self) -> RunRef:
@@ -149,3 +158,20 @@ def _ambiguous(wanted: str, matches: Sequence[RunDetail]) -> str:
         for run in matches[:_CANDIDATES_SHOWN]
     ]
     return "\n".join(lines)
+
+
+def look_up_run(root: Path, project: str, run_id: str) -> tuple[bool, int | None] | None:
+    """Return whether ClickHouse knows a run, and its last step; None where none is configured.
+
+    The SDK asks through the entry-point group `runwire.lookup`. Raises: QueryError.
+    """
+    if not has_address(root):
+        return None
+    reader = connect(str(root))
+    try:
+        sql = f"SELECT last_step FROM v_runs WHERE {OF_RUN}"
+        rows = reader.rows(sql, RunRef(project=project, run_id=run_id).parameters())
+    finally:
+        reader.close()
+    steps = [int(row["last_step"]) for row in rows if row["last_step"] is not None]
+    return bool(rows), max(steps, default=None)

@@ -189,6 +189,8 @@ def _sweep(args: argparse.Namespace, catalog: Catalog) -> int:
             f"({byte_size(report.blob_bytes)}) and the remains of {len(report.staging)} "
             f"interrupted transfers ({byte_size(report.staging_bytes)})"
         )
+        if report.space_note:
+            print(report.space_note)
     for reason in report.unreadable.values():
         sentence = f"no content was deleted, because a manifest is unreadable: {reason}"
         print(printable(sentence), file=sys.stderr)

@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         pieces = reader.stream(query, None if own else FORMATS[args.format])
         if args.format == "table" and not own:
             _print_table(pieces)
+        elif args.format == "json" and not own:
+            _print_array(pieces)
         else:
             for piece in pieces:
                 sys.stdout.buffer.write(piece)
@@ -75,6 +77,16 @@ def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield from whole
     if rest:
         yield rest
+
+
+def _print_array(pieces: Iterable[bytes]) -> None:
+    """Print JSON objects, one a line, as one array."""
+    out = sys.stdout.buffer
+    out.write(b"[")
+    for number, line in enumerate(_lines(pieces)):
+        out.write((b",\n" if number else b"\n") + line)
+    out.write(b"\n]\n")
+    out.flush()
 
 
 def _print_table(pieces: Iterable[bytes]) -> None:

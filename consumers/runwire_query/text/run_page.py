@@ -13,13 +13,17 @@ from runwire_query.api.metrics import Completeness, CurvePoint, LatestMetric
 from runwire_query.api.runs import RunDetail, RunRow
 from runwire_query.text import words
 from runwire_query.text.sparkline import sparkline
-from runwire_query.text.table import format_table, terminal_width
+from runwire_query.text.table import ELLIPSIS, format_table, terminal_width
 from runwire_query.text.terminal import has_colour
 
 __all__ = ["RunPage", "as_page", "as_table", "call_json", "call_line", "json_value", "page_json"]
 
 SPARK_WIDTH: Final = 24
 METRICS_MAX: Final = 40  # a page; --metric and --json give the rest
+# Of a longer name the page shows the beginning, --json all.
+NAME_CHARS_MAX: Final = 120
+# Failed calls among the dropped; everything else counts points.
+_CALL: Final = "call:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +50,7 @@ def as_table(runs: Sequence[RunRow]) -> str:
             run.run_id,
             run.name or "-",
             run.project,
-            run.status,
+            ", ".join(filter(None, (run.status, words.silence(run.status, run.last_seen_at, now)))),
             "-" if run.last_step is None else str(run.last_step),
             f"{words.age(run.started_at, now)} ago",
         )
@@ -66,7 +70,7 @@ def as_page(page: RunPage, curves: Sequence[Sequence[CurvePoint]]) -> str:
     left_out = len(page.metrics) - len(page.shown)
     if left_out:
         parts.append(f"  ... and {left_out} more: --metric TEXT narrows, --json has all")
-    parts.append(_completeness(page.completeness))
+    parts.append(_completeness(page.completeness, page.run.dropped))
     return "\n".join(part for part in parts if part)
 
 
@@ -109,7 +113,9 @@ def json_value(row: Any) -> dict[str, Any]:
 
 def _head(run: RunDetail) -> str:
     status = words.coloured(run.status, colour=has_colour())
-    reason = f" ({run.status_reason})" if run.status_reason else ""
+    silent = words.silence(run.status, run.last_seen_at, datetime.now(UTC))
+    why = ", ".join(filter(None, (run.status_reason, silent)))
+    reason = f" ({why})" if why else ""
     until = run.finished_at or datetime.now(UTC)
     took = words.duration((until - run.started_at).total_seconds()) if run.started_at else "-"
     verb = "took" if run.finished_at else "for"
@@ -121,6 +127,11 @@ def _head(run: RunDetail) -> str:
         f"started   {words.instant(run.started_at)}, {verb} {took}",
         f"step      {step}, attempt {run.attempt}, {run.world_size or 1} rank(s)",
     ]
+    if run.second_writers:
+        lines.append(
+            f"note      {run.second_writers} other trainer(s) lived under this id at the same "
+            "time; no points are hidden"
+        )
     if run.tags:
         lines.append("tags      " + ", ".join(f"{k}={v}" for k, v in sorted(run.tags.items())))
     return "\n".join(lines)
@@ -140,7 +151,7 @@ def _metrics(
     has_ranks = len({metric.rank for metric in shown}) > 1
     rows = [
         (
-            metric.metric + (f" [rank {metric.rank}]" if has_ranks else ""),
+            _short(metric.metric) + (f" [rank {metric.rank}]" if has_ranks else ""),
             sparkline([math.nan if p.value is None else p.value for p in curve], SPARK_WIDTH),
             words.number(metric.value),
             words.number(metric.min),
@@ -154,18 +165,32 @@ def _metrics(
     return "\n" + format_table(header, rows, right=right, width=width)
 
 
-def _completeness(rows: Sequence[Completeness]) -> str:
-    if not rows:
-        return ""
-    accepted = sum(row.accepted for row in rows)
-    stored = sum(row.stored for row in rows)
-    dead_lettered = sum(row.dead_lettered for row in rows)
-    dropped = sum(row.dropped for row in rows)
-    pending = sum(row.pending for row in rows)
-    drops = f"; {dropped:,} dropped, see v_completeness" if dropped else ""
-    if pending <= 0 and not dead_lettered:
-        return f"\ncomplete: all {accepted:,} accepted points are stored{drops}"
-    return (
-        f"\npoints: {accepted:,} accepted = {stored:,} stored"
-        f" + {dead_lettered:,} dead-lettered + {pending:,} pending{drops}"
-    )
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_CHARS_MAX else name[: NAME_CHARS_MAX - 1] + ELLIPSIS
+
+
+def _completeness(rows: Sequence[Completeness], dropped: Mapping[str, int]) -> str:
+    """Return the books of the run; "complete" only where nothing at all was dropped."""
+    lost = [f"{count:,} points ({reason})" for reason, count in sorted(_points(dropped).items())]
+    calls = {key.removeprefix(_CALL): n for key, n in dropped.items() if key.startswith(_CALL)}
+    lost += [f"{count:,} calls of {name}" for name, count in sorted(calls.items())]
+    lines = [f"dropped: {', '.join(lost)}"] if lost else []
+    if rows:
+        accepted = sum(row.accepted for row in rows)
+        stored = sum(row.stored for row in rows)
+        dead_lettered = sum(row.dead_lettered for row in rows)
+        pending = sum(row.pending for row in rows)
+        if pending <= 0 and not dead_lettered:
+            complete = "points" if lost else "complete"
+            lines.insert(0, f"{complete}: all {accepted:,} accepted points are stored")
+        else:
+            lines.insert(
+                0,
+                f"points: {accepted:,} accepted = {stored:,} stored"
+                f" + {dead_lettered:,} dead-lettered + {pending:,} pending",
+            )
+    return "".join(f"\n{line}" for line in lines)
+
+
+def _points(dropped: Mapping[str, int]) -> dict[str, int]:
+    return {key: n for key, n in dropped.items() if n and not key.startswith(_CALL)}

@@ -16,6 +16,10 @@ STATUS_COLOURS = {
 }
 
 
+# Twice the silence after which the views call a run lost, where another run still beats.
+SILENT_S = 120
+
+
 def number(value: float | None) -> str:
     """Return six significant digits without trailing zeros; a dash for None."""
     if value is None:
@@ -36,6 +40,18 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{int(seconds // size)} {unit}"
     return f"{int(seconds)} s"
+
+
+def silence(status: str, last_seen_at: datetime | None, now: datetime) -> str:
+    """Return since when a running run is silent, else the empty text.
+
+    The views judge silence by the heartbeats of others: with none left, a run whose machine or
+    container is gone stays "running", as it does while the pipeline lags.
+    """
+    if status != "running" or last_seen_at is None:
+        return ""
+    silent_s = (now - last_seen_at).total_seconds()
+    return f"silent for {duration(silent_s)}" if silent_s >= SILENT_S else ""
 
 
 def byte_size(count: int) -> str:

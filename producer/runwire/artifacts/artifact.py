@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from runwire.errors import ArtifactError
 from runwire.outbox.arguments import Entry, as_alias_list, entries_at, merge_metadata
+from runwire_disk.interrupts import reraise_interrupt
 
 __all__ = ["FILE", "Artifact", "artifact_of"]
 
@@ -152,7 +153,8 @@ def _try_checked(check: Callable[[object], Any], given: object) -> Any:
     """Return the checked value, or a wrong one as it is: it is refused when it is logged."""
     try:
         return check(given)
-    except Exception:
+    except Exception as error:
+        reraise_interrupt(error)
         return given
 
 
@@ -160,7 +162,8 @@ def _copied(data: Any) -> Any:
     """Return bytes as they are now; anything else unchanged, to be refused when it is logged."""
     try:
         return data if isinstance(data, bytes) else memoryview(data).tobytes()
-    except (TypeError, ValueError, BufferError):
+    except Exception as error:  # of a user's class, too
+        reraise_interrupt(error)
         return data
 
 

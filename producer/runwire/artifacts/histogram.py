@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from runwire.errors import ArtifactError
+from runwire_disk.interrupts import reraise_interrupt
 
 __all__ = ["BINS", "Histogram"]
 
@@ -65,6 +66,7 @@ _ULPS_PER_BIN: Final = 4
 
 
 def _explain(error: Exception) -> str:
+    reraise_interrupt(error)
     is_ours = isinstance(error, ArtifactError)
     return str(error) if is_ours else f"a histogram is made of numbers: {error!r}"
 

@@ -8,6 +8,9 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runwire.conversion import ANY, FLAG, STEP_OR_TEXT, TEXT
+from runwire.errors import CheckpointError
+from runwire.guard import public_call
 from runwire.session import SessionCalls
 
 if TYPE_CHECKING:
@@ -22,6 +25,18 @@ _log = logging.getLogger("runwire")
 class CheckpointCalls(SessionCalls):
     """The part of `Run` that saves and loads checkpoints. Threads: safe."""
 
+    @public_call(
+        step=ANY,
+        model=ANY,
+        optimizer=ANY,
+        scheduler=ANY,
+        extra=ANY,
+        metrics=ANY,
+        is_best=FLAG,
+        asynchronous=FLAG,
+        kind=TEXT,
+        retention=ANY,
+    )
     def save_checkpoint(  # noqa: PLR0913 - one call takes all that belongs to a checkpoint
         self,
         step: int,
@@ -57,9 +72,10 @@ class CheckpointCalls(SessionCalls):
             objects = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
             return self._session.part(Saver).save(step, objects, extra, wishes)
         except Exception as error:
-            report("save_checkpoint", error)
+            self.guard.report_loss("save_checkpoint", _checkpoint(step), error)
             return Saved.not_here(-1, str(error))
 
+    @public_call(path=ANY, step=ANY, kind=TEXT, metrics=ANY, is_best=FLAG, retention=ANY)
     def log_checkpoint(
         self,
         path: str | PathLike[str],
@@ -91,9 +107,21 @@ class CheckpointCalls(SessionCalls):
             saver = self._session.part(Saver)
             return log_foreign(self._session, saver, Path(path), step=step, wishes=wishes)
         except Exception as error:
-            report("log_checkpoint", error)
+            self.guard.report_loss("log_checkpoint", _checkpoint(step), error)
             return refused()
 
+    @public_call(
+        raises=True,
+        error=CheckpointError,
+        which=STEP_OR_TEXT,
+        model=ANY,
+        optimizer=ANY,
+        scheduler=ANY,
+        strict=FLAG,
+        map_location=ANY,
+        resume=FLAG,
+        run_id=TEXT,
+    )
     def load_checkpoint(
         self,
         which: str | int = "latest",
@@ -111,8 +139,9 @@ class CheckpointCalls(SessionCalls):
         With an `optimizer`, or `resume=True`, the run continues from it: random generators, the
         step of the next `log` without one, and the mark that later points of earlier attempts are
         abandoned. `run_id` names another run of this project to start from.
-        Raises: CheckpointError, also when it is unknown whether there is one; torch's own error for
-        states that do not fit. Blocks: reads it twice, the first time for its SHA-256.
+        Raises: CheckpointError, also for a run that is not known, and when it is unknown whether
+        there is a checkpoint; torch's own error for states that do not fit. Blocks: reads it twice,
+        the first time for its SHA-256.
         """
         from runwire.checkpoints.finding import finder_for
         from runwire.checkpoints.loading import load
@@ -130,7 +159,7 @@ class CheckpointCalls(SessionCalls):
             return None
         checkpoint = loaded.checkpoint
         if resumes:
-            from runwire.checkpoints.snapshot import restore_rng
+            from runwire.checkpoints.random_states import restore_rng
 
             saver.follow(checkpoint.saved_at_ns)
             for problem in restore_rng(loaded.rng):
@@ -139,3 +168,11 @@ class CheckpointCalls(SessionCalls):
         if not is_own:
             session.emit("artifact", loaded.used_fields())
         return checkpoint
+
+
+def _checkpoint(step: object) -> str:
+    """Return the name of a checkpoint in messages, whatever was given as its step."""
+    try:
+        return f"the checkpoint of step {step!s:.100}"
+    except Exception:  # objects of users may do anything
+        return f"the checkpoint of a step that is a {type(step).__name__}"

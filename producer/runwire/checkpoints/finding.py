@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Self
 
 from runwire.checkpoints.local import (
@@ -20,9 +21,10 @@ from runwire.checkpoints.local import (
     path_of,
     verify,
 )
-from runwire.errors import CheckpointError, ConfigError
+from runwire.errors import CheckpointError, ConfigError, RunwireError
 from runwire.job.ranks import detect_ranks
-from runwire_disk.files import sync_file
+from runwire_disk.files import descriptor_shortage, sync_file
+from runwire_disk.spool.run_notes import noted_runs, read_note
 from runwire_store.checkpoints import CheckpointView, group_checkpoints
 from runwire_store.manifest import Manifest, ManifestError
 from runwire_store.retention import find_checkpoint
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Finder", "finder_for"]
 
 _log = logging.getLogger("runwire")
+_RUNS_MAX = 5  # in a sentence
 
 
 @dataclass(kw_only=True)
@@ -49,6 +52,8 @@ class Finder:
     world_size: int
     # Nodes with disks of their own: others cannot load a checkpoint that only one disk has.
     only_stored: bool = False
+    # This process's own run; another one was named, and its name may be wrong.
+    is_own: bool = True
     _parts: dict[str, LocalPart] = field(default_factory=dict)
     _stored: dict[str, Manifest] = field(default_factory=dict)
     _store: ObjectStore | None = None
@@ -93,9 +98,12 @@ class Finder:
         try:
             parts = self.local.parts(damaged)
         except OSError as error:
+            unreadable = (
+                f"{error}. Make the folder readable, or set RUNWIRE_CHECKPOINT_DIR to another one"
+            )
             raise CheckpointError(
-                f"it is unknown whether run {self.run_id!r} has checkpoints: {error}. Make the "
-                "folder readable, or set RUNWIRE_CHECKPOINT_DIR to another folder"
+                f"it is unknown whether run {self.run_id!r} has checkpoints: "
+                f"{descriptor_shortage(error) or unreadable}"
             ) from error
         self._parts = {part.manifest.artifact: part for part in parts}
         return damaged
@@ -169,9 +177,35 @@ class Finder:
                 )
             return part
         if not candidates:
+            self._check_known()
             return None
         raise CheckpointError(
             f"run {self.run_id!r}: no checkpoint {which!r} can be loaded. " + ". ".join(problems)
+        )
+
+    def _check_known(self) -> None:
+        """Refuse a run that neither this machine nor the store knows. Raises: CheckpointError."""
+        if self.is_own:
+            return
+        root = self.settings.root
+        if read_note(root, self.project, self.run_id):
+            return
+        from runwire_store.open import open_catalog
+
+        def as_error(error: RunwireError) -> CheckpointError:
+            return CheckpointError(f"it is unknown whether run {self.run_id!r} exists: {error}")
+
+        with open_catalog(self.settings.s3, root, as_error) as catalog:
+            if catalog.knows_run(self.project, self.run_id):
+                return
+            store = catalog.store.uri
+        started = noted_runs(root, self.project)
+        near = get_close_matches(self.run_id, started, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        shown = ", ".join(map(repr, started[:_RUNS_MAX])) or "none"
+        raise CheckpointError(
+            f"there is no run {self.run_id!r} in project {self.project!r}: it was not started from "
+            f"{root} (latest runs there: {shown}) and keeps nothing in {store}{hint}"
         )
 
     def _refusal(
@@ -201,14 +235,17 @@ class Finder:
 
     def _check_here(self, manifest: Manifest) -> tuple[VerifiedPart | None, str]:
         """Return the part on this disk, or why it cannot be used."""
-        parts = {part.manifest.artifact: part for part in self.local.parts()}
-        self._parts |= parts
-        part = parts.get(manifest.artifact)
-        if part is None:
-            return None, "it is not on this disk"
         try:
+            parts = {part.manifest.artifact: part for part in self.local.parts()}
+            self._parts |= parts
+            part = parts.get(manifest.artifact)
+            if part is None:
+                return None, "it is not on this disk"
             return verify(part, self._stored.get(manifest.artifact)), ""
         except (DamagedCheckpoint, ManifestError, OSError) as error:
+            if isinstance(error, OSError) and (shortage := descriptor_shortage(error)):
+                # Not a reason to fall back to an older one without being asked.
+                raise CheckpointError(f"no checkpoint can be read: {shortage}") from error
             return None, str(error)
 
     def _fetch(self, manifest: Manifest, problem: str) -> VerifiedPart:
@@ -242,7 +279,6 @@ class Finder:
 
         Raises: CheckpointError when it is: a run must not start from scratch by accident.
         """
-        from runwire_schemas.errors import RunwireError
         from runwire_store.catalog import Catalog
         from runwire_store.open import open_store
 
@@ -321,6 +357,7 @@ def finder_for(session: Session, own: LocalCheckpoints, run_id: str | None) -> F
         rank=meta.rank,
         world_size=meta.world_size,
         only_stored=spans_disks and settings.s3_endpoint is not None,
+        is_own=is_own,
     )
 
 

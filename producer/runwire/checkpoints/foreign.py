@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runwire.checkpoints.local import FOREIGN, MTIMES
-from runwire.checkpoints.saver import Saver, Wishes, check_step, event_fields
+from runwire.checkpoints.saver import Saver, Wishes, check_step
 from runwire.errors import CheckpointError
 from runwire.outbox.arguments import Entry, entries_at
 from runwire.outbox.ref import ArtifactRef, unseen
+from runwire_store.announce import saved_fields
 from runwire_store.manifest import KINDS, FileEntry
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def log_foreign(
     manifest = saver.manifest(artifact, facts, files, metadata={**mark, MTIMES: mtimes})
     staged = saver.stage(manifest, entries, metadata=mark)
     ref = unseen(manifest.name, manifest.type) if staged is None else session.outbox.commit(staged)
-    session.append("checkpoint", event_fields(manifest, path.absolute().as_uri()))
+    session.append("checkpoint", saved_fields(manifest, path.absolute().as_uri()))
     with saver.local.writing(artifact) as hidden:
         saver.local.prepare(hidden, manifest)
         part = saver.local.publish(hidden, manifest)

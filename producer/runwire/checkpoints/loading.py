@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from runwire.checkpoints.fitting import fit_keys
 from runwire.checkpoints.local import MANIFEST_FILE, VerifiedPart, content_dir, was_saved_by_us
 from runwire.checkpoints.snapshot import unwrap
 from runwire.checkpoints.state_file import (
     FORMAT,
+    LEFT_OUT,
     PACKED_STATE_FILE,
     STATE_FILE,
+    describe_left_out,
     digest_of,
     read_state,
 )
+from runwire.conversion import ANY, PATH
 from runwire.errors import CheckpointError
+from runwire.guard import needed_call
 from runwire_store.manifest import Manifest, ManifestError
 
 if TYPE_CHECKING:
@@ -25,8 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "Loaded", "load", "read_checkpoint"]
 
+_log = logging.getLogger("runwire")
+
 # Keys of the mapping in a state file that are not the state of an object.
-_OWN_KEYS: Final = frozenset(("runwire", "step", "metrics", "extra", "rng"))
+_OWN_KEYS: Final = frozenset(("runwire", "step", "metrics", "extra", "rng", LEFT_OUT))
+_KEYS_MAX: Final = 10  # in a sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +43,9 @@ class Checkpoint:
     """A checkpoint that was loaded.
 
     `state` holds the states that no object was given for; `path` is the file, or the folder of
-    several. `extra` is as saved, except that numpy arrays are tensors. Units: `saved_at_ns` is unix
+    several. `extra` is as saved, except that numpy arrays are tensors and settings plain values.
+    `left_out` has the places of values that could not be saved, and what they were; `missing_keys`
+    and `unexpected_keys` what a load with strict=False did not match. Units: `saved_at_ns` is unix
     time.
     """
 
@@ -49,6 +60,9 @@ class Checkpoint:
     kind: str = "full"
     is_best: bool = False
     saved_at_ns: int = 0
+    left_out: Mapping[str, str] = field(default_factory=dict, repr=False)
+    missing_keys: tuple[str, ...] = field(default=(), repr=False)
+    unexpected_keys: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def model(self) -> Any:
@@ -96,12 +110,17 @@ def load(
     facts = part.manifest.checkpoint
     assert facts is not None
     content = _content_of(part, objects, map_location=map_location)
+    left_out = _left_out(content, facts.step)
+    restored = _restore(content, objects, step=facts.step, strict=strict)
     checkpoint = Checkpoint(
         step=facts.step,
         path=part.path,
         metrics=dict(facts.metrics),
         extra=content.get("extra"),
-        state=_restore(content, objects, step=facts.step, strict=strict),
+        state=restored.left,
+        left_out=left_out,
+        missing_keys=tuple(restored.missing),
+        unexpected_keys=tuple(restored.unexpected),
         run_id=part.manifest.run_id,
         attempt=part.manifest.attempt,
         artifact=part.manifest.artifact,
@@ -146,10 +165,54 @@ def _content_of(
     return {}
 
 
+def _left_out(content: Mapping[str, Any], step: int) -> dict[str, str]:
+    """Return what could not be saved, by its place; say it."""
+    left_out = content.get(LEFT_OUT) if content.get("runwire") == FORMAT else None
+    if not isinstance(left_out, dict) or not left_out:
+        return {}
+    places = {str(place): str(what) for place, what in left_out.items()}
+    _log.warning("runwire: %s", describe_left_out(step, places))
+    return places
+
+
+@dataclass(slots=True)
+class _Restored:
+    """States that no object was given for, and keys of models that did not match."""
+
+    left: dict[str, Any]
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+    def load_model(self, model: Any, state: Any, place: str, *, strict: bool) -> None:
+        """Load a model's state; keep the keys that did not match. Raises: torch's own error."""
+        result = model.load_state_dict(fit_keys(model, state), strict=strict)
+        prefix = place.removeprefix("model")
+        for keys, more in (
+            (self.missing, getattr(result, "missing_keys", ())),
+            (self.unexpected, getattr(result, "unexpected_keys", ())),
+        ):
+            keys += [f"{prefix}.{key}" if prefix else str(key) for key in more]
+
+    def warn(self, step: int) -> None:
+        """Say which keys did not match."""
+        parts = []
+        if self.missing:
+            parts.append(f"has no values for {_shorten(self.missing)}, which stay as they are")
+        if self.unexpected:
+            parts.append(f"has {_shorten(self.unexpected)}, which the model does not have")
+        if parts:
+            _log.warning("runwire: checkpoint %d %s", step, ", and ".join(parts))
+
+
+def _shorten(keys: Sequence[str]) -> str:
+    more = len(keys) - _KEYS_MAX
+    return ", ".join(keys[:_KEYS_MAX]) + (f" and {more} more keys" if more > 0 else "")
+
+
 def _restore(
     content: dict[str, Any], objects: Mapping[str, Any], *, step: int, strict: bool
-) -> dict[str, Any]:
-    """Put states into the objects given for them; return the other states.
+) -> _Restored:
+    """Put states into the objects given for them.
 
     Raises: CheckpointError for a state that was not saved; torch's own error when one does not fit.
     """
@@ -161,17 +224,22 @@ def _restore(
             f"checkpoint {step} has no state of {' and '.join(missing)} (it has: {had}). Leave "
             "the argument out, or load the file at its .path yourself"
         )
-    matched: list[tuple[Any, Any, Mapping[str, Any]]] = []
+    matched: list[tuple[Any, Any, str]] = []
     for name, thing in objects.items():
         if thing is not None:
-            options: dict[str, Any] = {"strict": strict} if name == "model" else {}
-            matched += [(*pair, options) for pair in _match(thing, left.pop(name), name, step)]
+            matched += _match(thing, left.pop(name), name, step)
+    restored = _Restored(left)
     # Only now: a missing state must leave all objects as they were.
-    for target, state, words in matched:
-        target.load_state_dict(state, **words)
-    return left
+    for target, state, place in matched:
+        if place.partition("[")[0] == "model":
+            restored.load_model(target, state, place, strict=strict)
+        else:
+            target.load_state_dict(state)
+    restored.warn(step)
+    return restored
 
 
+@needed_call(error=CheckpointError, path=PATH, map_location=ANY)
 def read_checkpoint(path: str | Path, *, map_location: Any = None) -> Checkpoint:
     """Load the folder or state file of a downloaded checkpoint; no run is needed.
 
@@ -206,6 +274,7 @@ def read_checkpoint(path: str | Path, *, map_location: Any = None) -> Checkpoint
         metrics=content["metrics"],
         extra=content["extra"],
         state={key: value for key, value in content.items() if key not in _OWN_KEYS},
+        left_out=_left_out(content, content["step"]),
     )
 
 
@@ -229,11 +298,11 @@ def _manifest_beside(folder: Path) -> Manifest | None:
         raise CheckpointError(f"{folder / MANIFEST_FILE}: {error}") from error
 
 
-def _match(thing: Any, state: Any, name: str, step: int) -> Iterator[tuple[Any, Any]]:
-    """Yield each object with load_state_dict() and its state. Raises: CheckpointError."""
+def _match(thing: Any, state: Any, name: str, step: int) -> Iterator[tuple[Any, Any, str]]:
+    """Yield each object with load_state_dict(), its state and place. Raises: CheckpointError."""
     thing = unwrap(thing)
     if callable(getattr(thing, "load_state_dict", None)):
-        yield thing, state
+        yield thing, state, name
         return
     items = (
         thing.items()

@@ -26,7 +26,8 @@ from urllib.parse import unquote, urlsplit
 
 from runwire.checkpoints.state_file import PACKED_STATE_FILE, STATE_FILE, digest_of
 from runwire.errors import CheckpointError
-from runwire_disk.files import sync_file
+from runwire_disk.files import descriptor_shortage, sync_file
+from runwire_disk.interrupts import reraise_interrupt, suppressed
 from runwire_schemas.identity import run_key
 from runwire_store.checkpoints import CheckpointView, group_checkpoints, manifests_without
 from runwire_store.folder.files import sync_folder
@@ -151,7 +152,7 @@ class LocalCheckpoints:
         """Return the complete checkpoints in the order of steps.
 
         Damaged manifests are left out; `damaged` gets a sentence about each.
-        Raises: OSError when the folder exists and cannot be read.
+        Raises: OSError when the folder exists and cannot be read, or no descriptor is left.
         """
         try:
             names = sorted(os.listdir(self.folder))  # noqa: PTH208 - names are all that is needed
@@ -166,6 +167,9 @@ class LocalCheckpoints:
             except FileNotFoundError:
                 continue  # removed just now
             except (OSError, ValueError, TypeError, RecursionError) as error:
+                reraise_interrupt(error)
+                if isinstance(error, OSError) and descriptor_shortage(error):
+                    raise  # it is as good as it was
                 if damaged is not None:
                     damaged.append(f"{self.folder / name / MANIFEST_FILE}: {error}")
         return parts
@@ -206,7 +210,7 @@ class LocalCheckpoints:
         """Hold the lock by which one rank of this disk downloads a checkpoint while others wait."""
         _make_folders(self.folder)
         with _open_lock(self.folder / _FETCH_FILE) as descriptor:
-            with contextlib.suppress(OSError):  # without locks each rank downloads its own
+            with suppressed(OSError):  # without locks each rank downloads its own
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
 
@@ -222,10 +226,10 @@ class LocalCheckpoints:
     def _locked(self) -> Iterator[None]:
         with _open_lock(self.folder / _LOCK_FILE) as descriptor:
             # File systems without locks: nothing is swept there, everything else works.
-            with contextlib.suppress(OSError):
+            with suppressed(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._sweep()
-            with contextlib.suppress(OSError):
+            with suppressed(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
             yield
 

@@ -10,17 +10,29 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runwire.checkpoints.local import LocalCheckpoints, LocalPart
-from runwire.checkpoints.snapshot import Snapshot, capture_rng, check_collective, state_of
-from runwire.checkpoints.state_file import explain_failure, import_torch, write_state, zstd_module
+from runwire.checkpoints.random_states import capture_rng
+from runwire.checkpoints.saving_thread import SavingThread
+from runwire.checkpoints.snapshot import Snapshot, check_collective
+from runwire.checkpoints.state_file import (
+    LEFT_OUT,
+    describe_left_out,
+    explain_failure,
+    import_torch,
+    write_state,
+    zstd_module,
+)
+from runwire.conversion import whole_step
 from runwire.errors import CheckpointError
-from runwire.metrics.values import Unloggable, to_float, whole_step
+from runwire.metrics.values import Unloggable, to_float
 from runwire.outbox.arguments import Entry
+from runwire_store.announce import saved_fields
 from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest, checkpoint_name
 from runwire_store.retention import Retention, RetentionError
 
@@ -29,9 +41,10 @@ if TYPE_CHECKING:
     from runwire.session import Session
     from runwire.settings import Settings
 
-__all__ = ["Saved", "Saver", "Wishes", "check_step", "event_fields"]
+__all__ = ["Saved", "Saver", "Wishes", "check_step"]
 
-_POLL_S = 0.002
+# Names in a message; the checkpoint has them all.
+_NAMES_MAX = 3
 
 
 @dataclass(kw_only=True)
@@ -94,21 +107,6 @@ class _Job:
     saved: Saved
 
 
-class _SavingThread(threading.Thread):
-    """The thread of one save. `is_over` needs no lock, so a signal handler may poll it."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        # Not a daemon: the interpreter waits for it, so that a script's last save is whole.
-        super().__init__(name="runwire-checkpoint", daemon=False)
-        self._work, self.is_over = work, False
-
-    def run(self) -> None:
-        try:
-            self._work()
-        finally:
-            self.is_over = True
-
-
 class Saver:
     """Saves the checkpoints of one session in this process, one at a time. Threads: safe."""
 
@@ -118,18 +116,19 @@ class Saver:
         self._lock = threading.RLock()
         self._newest_ns = 0
         self._latest = CheckpointFacts(step=-1, kind="")
-        self._thread: _SavingThread | None = None
-        self._is_joining = False
-        self._failure: Exception | None = None
+        self._thread = SavingThread()
+        self._failure: tuple[int, Exception] | None = None
         self.local = LocalCheckpoints.of(session.settings, session.meta)
 
     def finish(self) -> None:
         """Wait for the save under way, if any; report its failure. Blocks: until it is on disk."""
         with self._lock:
-            self._join()
+            self._thread.join()
         failure, self._failure = self._failure, None
         if failure is not None:
-            self._guard.report("asynchronous save_checkpoint", failure)
+            step, error = failure
+            name = f"the checkpoint of step {step}"
+            self._guard.report_loss("asynchronous save_checkpoint", name, error)
 
     def save(self, step: int, objects: Mapping[str, Any], extra: Any, wishes: Wishes) -> Saved:
         """Save now or later. Raises: CheckpointError, OSError, with nothing left behind."""
@@ -162,27 +161,34 @@ class Saver:
             self._save_later(job)
         else:
             with self._lock:
-                self._join()
+                self._thread.join()
                 self._write(job)
         return job.saved
 
     def _capture(
         self, objects: Mapping[str, Any], extra: Any, facts: CheckpointFacts, *, copy: bool
     ) -> dict[str, Any]:
-        snapshot = Snapshot(copy=copy)
+        snapshot = Snapshot(copy=copy, strict=self._guard.strict)
         generators, problems = capture_rng()
         for problem in problems:
             self._guard.report("random states of a checkpoint", CheckpointError(problem))
+        state = {
+            name: snapshot.take(thing, name, is_needed=True)
+            for name, thing in objects.items()
+            if thing is not None
+        }
+        kept = snapshot.take(extra, "extra")
+        if snapshot.left_out:
+            state[LEFT_OUT] = snapshot.left_out
+            names = ", ".join(islice(snapshot.left_out, _NAMES_MAX))
+            problem = describe_left_out(facts.step, snapshot.left_out)
+            self._guard.report(f"saving {names} in a checkpoint", CheckpointError(problem))
         return {
             "step": facts.step,
             "metrics": dict(facts.metrics),
-            "extra": snapshot.take(state_of(extra, "extra"), "extra"),
+            "extra": kept,
             "rng": generators,
-            **{
-                name: snapshot.take(state_of(thing, name), name)
-                for name, thing in objects.items()
-                if thing is not None
-            },
+            **state,
         }
 
     def facts(self, step: int, wishes: Wishes) -> CheckpointFacts:
@@ -216,34 +222,12 @@ class Saver:
                 self._write(job)
             except Exception as error:
                 job.saved.error = str(error)
-                self._failure = error
+                self._failure = (job.saved.step, error)
             finally:
                 job.saved.settle()  # also after an exception that no clause catches
 
         with self._lock:
-            self._join()
-            thread = _SavingThread(work)
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads, or the interpreter is about to end
-                work()
-            else:
-                self._thread = thread
-
-    def _join(self) -> None:
-        while (thread := self._thread) is not None:
-            if self._is_joining:
-                # A signal handler that interrupted the join below: another one may never return.
-                while not thread.is_over:
-                    time.sleep(_POLL_S)
-            else:
-                self._is_joining = True
-                try:
-                    thread.join()
-                finally:
-                    self._is_joining = False
-            if self._thread is thread:  # else a signal handler has begun another meanwhile
-                self._thread = None
+            self._thread.start(work)
 
     def _write(self, job: _Job) -> None:
         compress, saved = self._can_compress(), job.saved
@@ -263,11 +247,11 @@ class Saver:
                     self.local.prepare(hidden, manifest)
                     # Before the rename: killed in between, views would miss a saved checkpoint.
                     uri = self.local.place(manifest).as_uri()
-                    self._session.append("checkpoint", event_fields(manifest, uri))
+                    self._session.append("checkpoint", saved_fields(manifest, uri))
                     part = self.local.publish(hidden, manifest)
                     saved.path = part.folder
                     saved.settle()  # safe from here on, also if its upload fails
-                    with self._guard.catching("sending a checkpoint"):
+                    with self._sending(job.saved.step):
                         if staged is not None:
                             self._session.outbox.commit(staged)
         except OSError as error:
@@ -297,9 +281,19 @@ class Saver:
             sha256=file.sha256,
             final_path=place / file.path,
         )
-        with self._guard.catching("sending a checkpoint"):
+        assert manifest.checkpoint is not None
+        with self._sending(manifest.checkpoint.step):
             return self.stage(manifest, [entry], awaits=str(place))
         return None
+
+    @contextlib.contextmanager
+    def _sending(self, step: int) -> Iterator[None]:
+        """Report what keeps a checkpoint of this disk from the store, every time."""
+        try:
+            yield
+        except Exception as error:
+            name = f"the upload of the checkpoint of step {step}"
+            self._guard.report_loss("sending a checkpoint", name, error)
 
     def stage(
         self,
@@ -355,33 +349,11 @@ class Saver:
         )
 
 
-def event_fields(manifest: Manifest, uri: str) -> dict[str, Any]:
-    """Return the record of a saved checkpoint."""
-    facts = manifest.checkpoint
-    assert facts is not None
-    return {
-        "at_ns": manifest.created_at_ns,
-        "artifact": manifest.artifact,
-        "step": facts.step,
-        "kind": facts.kind,
-        "world_size": facts.world_size,
-        "metrics": dict(facts.metrics),
-        "is_best": facts.is_best,
-        "bytes": manifest.size,
-        # For foreign checkpoints the agent computes the digest later; it is unknown here.
-        "sha256": manifest.digest if all(entry.sha256 for entry in manifest.files) else "",
-        "uri": uri,
-        "duration_s": facts.duration_s,
-        "blocked_s": facts.blocked_s,
-        "raw_bytes": facts.raw_bytes,
-    }
-
-
 def check_step(step: Any) -> int:
     """Return a step as int. Raises: CheckpointError unless it is a whole number from 0 on."""
     try:
         whole = whole_step(step)
-    except Unloggable as error:
+    except TypeError as error:
         raise CheckpointError(f"checkpoint: {error}") from None
     if whole is None or not 0 <= whole < 2**63:
         raise CheckpointError(f"step={step!r}: the step of a checkpoint is at least 0")

@@ -1,32 +1,25 @@
 """Snapshots: the state of training as plain values and tensors, which the safe loader accepts.
 
-`torch.load(weights_only=True)` builds tensors, numbers, texts and containers and nothing else, so
-a value of any other class is refused when it is saved, and the error names its place.
-
-Random generators: `random`, numpy's global (legacy) one, torch on the CPU and on every CUDA device.
-Generators that the trainer made itself are not covered: their states belong into `extra`.
+`torch.load(weights_only=True)` builds tensors, numbers, texts and containers and nothing else.
+Other values are converted when they are saved, or left out and named, so that one of them does not
+cost the checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
-import random
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
+from runwire.checkpoints.leaves import UnstorableValue, convert
 from runwire.errors import CheckpointError
+from runwire_disk.interrupts import reraise_interrupt
 
-__all__ = [
-    "Snapshot",
-    "capture_rng",
-    "check_collective",
-    "restore_rng",
-    "state_of",
-    "unwrap",
-]
+__all__ = ["Snapshot", "check_collective", "unwrap"]
 
+_T = TypeVar("_T")
 _SHARDED = ("DTensor", "ShardedTensor")
 _COLLECTIVE = "FullyShardedDataParallel"
 _WRAPPERS = {"DistributedDataParallel": "module", "DataParallel": "module"}
@@ -36,8 +29,8 @@ _TORCH_VALUES = ("Size", "device", "dtype")
 _INT_BITS_MAX = 255 * 8 - 1
 # Far below Python's own limit, at which saving would fail without naming the place.
 _DEPTH_MAX = 100
-# Beside the usual MT19937; their states are numbers and arrays of 64-bit words.
-_BIT_GENERATORS: Final = ("PCG64", "PCG64DXSM", "Philox", "SFC64")
+# Stands for a value that was left out: its container decides what takes its place.
+_ABSENT: Final = object()
 
 
 def unwrap(model: Any) -> Any:
@@ -74,11 +67,12 @@ class Nesting:
 
     @contextlib.contextmanager
     def inside(self, container: Any, place: str) -> Iterator[None]:
-        """Enter a container. Raises: CheckpointError when it is too deep or contains itself."""
+        """Enter a container. Raises: UnstorableValue when it is too deep or contains itself."""
         if id(container) in self._around:
-            raise CheckpointError(f"{place} contains itself, which a checkpoint cannot hold")
+            raise UnstorableValue(place, "a container that contains itself", "Break the cycle")
         if len(self._around) >= _DEPTH_MAX:
-            raise CheckpointError(f"{place:.200} is inside more than {_DEPTH_MAX} containers")
+            what = f"inside more than {_DEPTH_MAX} containers"
+            raise UnstorableValue(f"{place:.200}", what, "Save it flat")
         self._around.add(id(container))
         try:
             yield
@@ -86,80 +80,102 @@ class Nesting:
             self._around.discard(id(container))
 
 
-def state_of(thing: Any, place: str, nesting: Nesting | None = None) -> Any:
-    """Return the state of a module, optimizer or scheduler, or of a collection of them.
-
-    Raises: CheckpointError for a collection that contains itself.
-    """
-    thing = unwrap(thing)
-    if callable(getattr(thing, "state_dict", None)):
-        return thing.state_dict()
-    nesting = nesting or Nesting()
-    if isinstance(thing, Mapping) and not hasattr(thing, "_metadata"):
-        with nesting.inside(thing, place):
-            return {k: state_of(v, at(place, k), nesting) for k, v in thing.items()}
-    if type(thing) in (list, tuple):
-        with nesting.inside(thing, place):
-            return type(thing)(state_of(v, at(place, n), nesting) for n, v in enumerate(thing))
-    return thing
-
-
-def at(place: str, key: Any) -> str:
-    """Return the place of the value under `key`, as in code: extra['a'][0]."""
-    return f"{place}[{key!r:.80}]" if type(key) in (str, int) else f"{place}[{key!s:.80}]"
-
-
 class Snapshot:
     """Turns states into plain values; with `copy`, into ones that training cannot change any more.
 
-    Tensors that share memory (tied weights) share it afterwards too.
+    Objects with a state_dict() become that. Tensors that share memory (tied weights) share it
+    afterwards too. `left_out` has the places of values that cannot be stored, and what they are;
+    if `strict`, the first of them raises.
     """
 
-    def __init__(self, *, copy: bool) -> None:
-        self._copy = copy
+    def __init__(self, *, copy: bool, strict: bool = False) -> None:
+        self.left_out: dict[str, str] = {}
+        self._copy, self._strict = copy, strict
+        self._is_needed = False
+        self._tensors = self._lost_tensors = 0
         self._seen: dict[Any, Any] = {}
         self._keep: list[Any] = []  # addresses are valid keys only while their tensors live
         self._devices: set[Any] = set()
         self._nesting = Nesting()
 
-    def take(self, value: Any, place: str) -> Any:
-        """Return `value` as plain values. Raises: CheckpointError with its place."""
-        plain = self._plain(value, place)
+    def take(self, value: Any, place: str, *, is_needed: bool = False) -> Any:
+        """Return `value` as plain values, without those that cannot be stored.
+
+        Raises: CheckpointError if strict, or for a tensor of which this rank has only a part. If
+        the object `is_needed` to resume, also when nothing of it can be stored, and whatever its
+        state_dict() raises: a hollow checkpoint must not take the place of a good one.
+        """
+        self._is_needed, self._tensors, self._lost_tensors = is_needed, 0, 0
+        plain = self._member(value, place)
+        if is_needed and (plain is _ABSENT or (self._lost_tensors and not self._tensors)):
+            first = next(name for name in self.left_out if name.startswith(place))
+            raise CheckpointError(
+                f"nothing of {place} can be saved: {first} is {self.left_out[first]}"
+            )
         for device in self._devices:
             import torch
 
             torch.cuda.current_stream(device).synchronize()
         self._devices.clear()
-        return plain
+        return None if plain is _ABSENT else plain
+
+    def _member(self, value: Any, place: str) -> Any:
+        """Return a value as plain values; _ABSENT if it was left out."""
+        try:
+            return self._plain(value, place)
+        except UnstorableValue as problem:
+            if self._strict:
+                raise
+            self.left_out[problem.place] = problem.what
+            self._lost_tensors += _is_tensor(value)
+            return _ABSENT
 
     def _plain(self, value: Any, place: str) -> Any:
         kind = type(value)
         if kind is int and value.bit_length() > _INT_BITS_MAX:
-            raise _refused(place, f"a number of {value.bit_length()} bits", "Save it as a text")
+            what = f"a number of {value.bit_length()} bits"
+            raise UnstorableValue(place, what, "Save it as a text")
         if value is None or kind in (bool, int, float, complex, str, bytes, bytearray):
             return value
         if _is_tensor(value):
             return self._tensor(value, place)
-        if isinstance(value, Mapping):
-            with self._nesting.inside(value, place):
-                return self._mapping(value, place)
         if kind in (list, tuple, set, frozenset):
-            with self._nesting.inside(value, place):
-                items = [self._plain(item, at(place, n)) for n, item in enumerate(value)]
-            if kind in (list, tuple):
-                return tuple(items) if kind is tuple else items
-            return {self._hashable(item, at(place, n)) for n, item in enumerate(items)}
+            return self._items(value, place)
         if kind.__module__ == "torch" and kind.__name__ in _TORCH_VALUES:
             return value
-        return self._converted(value, place)
+        value = unwrap(value)
+        with self._nesting.inside(value, place):
+            if kind is not dict and not isinstance(value, type) and _has_state(value):
+                return self._plain(self._state_of(value, place), place)
+            if isinstance(value, Mapping):
+                return self._mapping(value, place)
+            plain = _ask(lambda: convert(value, place), value, place)
+            return plain if _is_tensor(plain) else self._plain(plain, place)
+
+    def _items(self, value: Any, place: str) -> Any:
+        kind = type(value)
+        with self._nesting.inside(value, place):
+            items = [self._member(item, at(place, n)) for n, item in enumerate(value)]
+        if kind in (list, tuple):  # None keeps the places of the others
+            return kind(None if item is _ABSENT else item for item in items)
+        members = set()
+        for n, item in enumerate(items):
+            with self._leaving_out():
+                if item is not _ABSENT:
+                    members.add(_hashable(item, at(place, n)))
+        return members
 
     def _mapping(self, value: Mapping[Any, Any], place: str) -> Any:
-        plain = {}
-        for key, inner in value.items():
+        plain: dict[Any, Any] = {}
+        for key, inner in _ask(lambda: list(value.items()), value, place):
             below = at(place, key)
-            plain[self._hashable(self._plain(key, f"the key of {below}"), below)] = self._plain(
-                inner, below
-            )
+            with self._leaving_out():
+                name = _hashable(self._plain(key, f"the key of {below}"), below)
+                if name in plain:
+                    raise UnstorableValue(below, f"under a second key that equals {name!r:.80}")
+                item = self._member(inner, below)
+                if item is not _ABSENT:
+                    plain[name] = item
         if not hasattr(value, "_metadata"):
             return plain
         # Versions of a module's parts, which load_state_dict reads.
@@ -167,38 +183,21 @@ class Snapshot:
         ordered._metadata = self._plain(dict(value._metadata), place)  # noqa: SLF001 - torch's own
         return ordered
 
-    def _hashable(self, plain: Any, place: str) -> Any:
-        """Return a key or a member of a set; a frozen set became a set, which cannot be either."""
+    @contextlib.contextmanager
+    def _leaving_out(self) -> Iterator[None]:
+        """Leave out what the block finds unstorable. Raises: UnstorableValue if strict."""
         try:
-            hash(plain)
-        except TypeError:
-            raise _refused(
-                place, "a key, or in a set, and holds a set itself", "Use tuples instead"
-            ) from None
-        return plain
+            yield
+        except UnstorableValue as problem:
+            if self._strict:
+                raise
+            self.left_out[problem.place] = problem.what
 
-    def _converted(self, value: Any, place: str) -> Any:
-        kind = type(value)
-        base: Any
-        if isinstance(value, str):
-            return str.__str__(value)  # `str(...)` of an enum is its name, not what it equals
-        for base in (int, float, complex, bytes):
-            if isinstance(value, base):  # enums and numpy scalars among them
-                plain = base(value)
-                return self._plain(plain, place) if base is int else plain
-        if kind.__module__ == "numpy" and callable(getattr(value, "item", None)):
-            numpy = sys.modules["numpy"]
-            if isinstance(value, numpy.generic):
-                item = value.item()
-                if not isinstance(item, numpy.generic):  # a long double's item is one again
-                    return self._plain(item, place)
-            elif value.dtype.kind in "biufc":
-                return _as_tensor(numpy, value, place)
-        raise _refused(
-            place,
-            f"a {kind.__module__}.{kind.__qualname__}",
-            "Save its numbers, texts and tensors instead, or its state_dict() if it has one",
-        )
+    def _state_of(self, thing: Any, place: str) -> Any:
+        """Return its state_dict(). Raises: what that raises, if the object is needed."""
+        if self._is_needed:
+            return thing.state_dict()
+        return _ask(thing.state_dict, thing, place)
 
     def _tensor(self, tensor: Any, place: str) -> Any:
         import torch
@@ -210,14 +209,10 @@ class Snapshot:
                 "path, step=..., kind='dcp')"
             )
         if tensor.device.type == "meta":
-            raise CheckpointError(f"{place} is on the meta device: it has no content to save")
-        tensor = tensor.detach()
-        if type(tensor) is not torch.Tensor and type(tensor) not in _safe_classes(torch):
-            raise CheckpointError(
-                f"{place} is a {type(tensor).__qualname__}, which torch.load(weights_only=True) "
-                "refuses. Allow the class with torch.serialization.add_safe_globals, here and "
-                "where it is loaded, or save a plain tensor"
-            )
+            what = "on the meta device, without content"
+            raise UnstorableValue(place, what, "Give it content first, with to_empty() and a load")
+        tensor = _as_plain(torch, tensor.detach(), place)
+        self._tensors += 1
         if tensor.layout is not torch.strided or type(tensor) is not torch.Tensor:
             return tensor.cpu().clone() if self._copy else tensor
         # A conjugate or negative view is the same memory, read another way.
@@ -243,23 +238,43 @@ class Snapshot:
         return host.copy_(tensor, non_blocking=True)
 
 
-def _refused(place: str, what: str, advice: str) -> CheckpointError:
-    return CheckpointError(
-        f"{place} is {what}, which a checkpoint cannot hold: the loader builds only tensors, plain "
-        f"numbers, texts and containers, and executes nothing. {advice}"
-    )
-
-
-def _as_tensor(numpy: Any, array: Any, place: str) -> Any:
-    """Return a copy of an array. Raises: CheckpointError for numbers that torch does not have."""
-    import torch
-
+def at(place: str, key: Any) -> str:
+    """Return the place of the value under `key`, as in code: extra['a'][0]."""
     try:
-        # Files from another machine may have the other byte order.
-        return torch.from_numpy(numpy.array(array, dtype=array.dtype.newbyteorder("=")))
-    except (TypeError, ValueError):
-        what = f"an array of {array.dtype}"
-        raise _refused(place, what, "Convert it, for example with .astype(numpy.float64)") from None
+        return f"{place}[{key!r:.80}]" if type(key) in (str, int) else f"{place}[{key!s:.80}]"
+    except Exception as error:  # objects of users may do anything
+        reraise_interrupt(error)
+        return f"{place}[a {type(key).__name__}]"
+
+
+def _ask(question: Callable[[], _T], value: Any, place: str) -> _T:
+    """Run code of a user's class. Raises: UnstorableValue when it raises."""
+    try:
+        return question()
+    except (CheckpointError, MemoryError):
+        raise
+    except Exception as error:
+        reraise_interrupt(error)
+        what = f"a {type(value).__qualname__} that raises {type(error).__name__} when it is read"
+        raise UnstorableValue(place, what) from error
+
+
+def _has_state(value: Any) -> bool:
+    try:
+        return callable(getattr(value, "state_dict", None))
+    except Exception as error:  # a property of a user's class; `convert` decides
+        reraise_interrupt(error)
+        return False
+
+
+def _hashable(plain: Any, place: str) -> Any:
+    """Return a key or a member of a set; a frozen set became a set, which cannot be either."""
+    try:
+        hash(plain)
+    except TypeError:
+        what = "a key, or in a set, and holds a set itself"
+        raise UnstorableValue(place, what, "Use tuples instead") from None
+    return plain
 
 
 def _is_tensor(value: Any) -> bool:
@@ -267,119 +282,16 @@ def _is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _safe_classes(torch: Any) -> list[Any]:
-    classes: list[Any] = torch.serialization.get_safe_globals()
-    return classes
-
-
-def capture_rng() -> tuple[dict[str, Any], list[str]]:
-    """Return the states of all global generators in use, and a sentence per failure.
-
-    Imports and initialises nothing.
-    """
-    states: dict[str, Any] = {"python": random.getstate()}
-    problems = []
-    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    if numpy is not None:
-        try:
-            states["numpy"] = _numpy_state(numpy)
-        except (LookupError, TypeError) as error:
-            problems.append(f"numpy's random state is not in the checkpoint: {error}")
-    if torch is not None:
-        states["torch"] = torch.get_rng_state()
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            states["cuda"] = list(torch.cuda.get_rng_state_all())
-    return states, problems
-
-
-def restore_rng(states: Mapping[str, Any]) -> list[str]:
-    """Set the generators to `states`; return a sentence for each that could not be."""
-    problems = []
-    if "python" in states:
-        random.setstate(states["python"])
-    if "numpy" in states:
-        numpy = _try_import("numpy")
-        if numpy is None:
-            problems.append("numpy is not installed, its random state stays as it is")
-        else:
-            problems += _restore_numpy(numpy, states["numpy"])
-    if "torch" in states:
-        import torch
-
-        torch.set_rng_state(states["torch"].cpu())
-        problems += _restore_cuda(torch, states.get("cuda", ()))
-    return problems
-
-
-def _numpy_state(numpy: Any) -> Any:
-    """Return numpy's state as plain values: the safe loader refuses numpy objects.
-
-    Raises: TypeError for a generator that is not numpy's own.
-    """
-    state = numpy.random.get_state(legacy=False)
-    name = state["bit_generator"]
-    if name == "MT19937":  # the default, in the form that all versions of this package read
-        keys, pos = state["state"]["key"], state["state"]["pos"]
-        return (name, *map(_plain_numbers, (keys, pos, state["has_gauss"], state["gauss"])))
-    # Another one was set by numpy.random.set_bit_generator.
-    if name not in _BIT_GENERATORS:
-        raise TypeError(
-            f"{name} is not one of numpy's own generators; put its state into extra yourself"
-        )
-    return _plain_numbers(state)
-
-
-def _restore_numpy(numpy: Any, state: Any) -> list[str]:
-    name = state["bit_generator"] if isinstance(state, Mapping) else state[0]
-    current = numpy.random.get_state(legacy=False)["bit_generator"]
-    try:
-        if name != current:
-            numpy.random.set_bit_generator(getattr(numpy.random, name)())
-        if isinstance(state, Mapping):
-            numpy.random.set_state(_arrays(numpy, state))
-        else:
-            _, keys, *rest = state
-            numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), *rest))
-    except (AttributeError, ValueError) as error:
-        return [f"numpy's random state stays as it is, this numpy cannot use {name}: {error}"]
-    return []
-
-
-def _arrays(numpy: Any, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the lists of a generator's state back into arrays."""
-    return {
-        key: _arrays(numpy, value)
-        if isinstance(value, Mapping)
-        else numpy.array(value, dtype=numpy.uint64)
-        if isinstance(value, list)
-        else value
-        for key, value in state.items()
-    }
-
-
-def _restore_cuda(torch: Any, saved: Any) -> list[str]:
-    if not len(saved) or not torch.cuda.is_available():
-        return ["the checkpoint has random states of CUDA devices and this machine has none"][
-            : len(saved)
-        ]
-    count = torch.cuda.device_count()
-    for device in range(min(count, len(saved))):
-        torch.cuda.set_rng_state(saved[device].cpu(), device)
-    if count == len(saved):
-        return []
-    return [
-        f"the checkpoint has random states of {len(saved)} CUDA devices, this machine has {count}"
-    ]
-
-
-def _try_import(name: str) -> Any:
-    try:
-        return __import__(name)
-    except ImportError:
-        return None
-
-
-def _plain_numbers(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain_numbers(inner) for key, inner in value.items()}
-    return value.tolist() if hasattr(value, "tolist") else value
+def _as_plain(torch: Any, tensor: Any, place: str) -> Any:
+    """Return a tensor of a class that the safe loader builds. Raises: UnstorableValue."""
+    kind = type(tensor)
+    if kind is torch.Tensor or kind in torch.serialization.get_safe_globals():
+        return tensor
+    if kind.__torch_dispatch__ is torch.Tensor.__torch_dispatch__:
+        return tensor.as_subclass(torch.Tensor)  # a name and methods, the content is its own
+    raise UnstorableValue(
+        place,
+        f"a {kind.__qualname__}",
+        "Allow the class with torch.serialization.add_safe_globals, here and where it is loaded, "
+        "or save a plain tensor",
+    )

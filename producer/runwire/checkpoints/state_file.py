@@ -14,19 +14,22 @@ import os
 import pickle
 import tempfile
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
 from runwire.errors import CheckpointError
-from runwire_disk.files import sync_file
+from runwire_disk.files import descriptor_shortage, sync_file
 from runwire_store.manifest import FileEntry
 
 __all__ = [
     "FORMAT",
+    "LEFT_OUT",
     "PACKED_STATE_FILE",
     "STATE_FILE",
     "compress_file",
     "decompressed",
+    "describe_left_out",
     "digest_of",
     "explain_failure",
     "import_torch",
@@ -40,12 +43,15 @@ SUFFIX: Final = ".zst"
 PACKED_STATE_FILE: Final = STATE_FILE + SUFFIX
 # Under "runwire" in the saved mapping: marks it as ours and gives its format.
 FORMAT: Final = 1
+# Under this key: what could not be stored, by its place. Only in a checkpoint that lacks something.
+LEFT_OUT: Final = "left_out"
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 # With less space left than this, a failed write of torch was a full disk.
 _NEARLY_FULL_BYTES: Final = 16 * 1024 * 1024
 # zstd's own default; on weights higher levels cost time and save nothing (see the benchmark).
 LEVEL: Final = 3
 _PIECE_BYTES: Final = 1024 * 1024
+_PLACES_MAX: Final = 10  # in a sentence
 # Space that a temporary file leaves free on its disk for everything else.
 _ROOM_BYTES: Final = 256 * 1024 * 1024
 
@@ -122,12 +128,26 @@ def _load_safely(file: IO[bytes], path: Path, map_location: Any) -> Any:
         raise CheckpointError(f"{path} is not a file that torch can load: {why}") from error
 
 
+def describe_left_out(step: int, left_out: Mapping[str, str]) -> str:
+    """Return a sentence about the values that a checkpoint lacks."""
+    parts = [f"{place} ({what})" for place, what in islice(left_out.items(), _PLACES_MAX)]
+    more = len(left_out) - len(parts)
+    last = f" and {more} more values" if more else ""
+    return (
+        f"checkpoint {step} was saved without {', '.join(parts)}{last}: it holds only tensors, "
+        "numbers, texts and containers"
+    )
+
+
 def explain_failure(folder: Path, error: Exception) -> str:
     """Return why a checkpoint could not be written below `folder`, and what to do."""
+    # torch does not say why a write failed.
+    shortage = descriptor_shortage(error if isinstance(error, OSError) else None)
+    if shortage:
+        return f"a checkpoint could not be written below {folder}: {shortage}"
     is_full = isinstance(error, OSError) and error.errno in _FULL
     with contextlib.suppress(OSError):
         disk = os.statvfs(folder)
-        # torch does not say why a write failed.
         torch_failed = isinstance(error, RuntimeError)
         is_full = is_full or (torch_failed and disk.f_bavail * disk.f_frsize < _NEARLY_FULL_BYTES)
     if is_full:

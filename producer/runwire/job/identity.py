@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runwire.errors import ConfigError
+from runwire.job.launches import adopted_run, attempt_facts, launch_facts
 from runwire.job.ranks import Ranks, detect_ranks
-from runwire_disk.host import PROC, boot_id, find_launcher, pid_namespace, process_start
+from runwire_disk.host import PROC, boot_id, pid_namespace, process_start
 
 __all__ = [
     "Identity",
@@ -29,9 +30,10 @@ ID_CHARS_MAX = 200
 _RESTART_COUNTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 _ONE_RUN_ID = (
     "runwire cannot derive a run id that all {world_size} ranks of this job share: the job spans "
-    "several nodes and neither SLURM nor a torchrun --rdzv-id names it. Set RUNWIRE_RUN_ID to the "
-    "same value on every rank (for example RUNWIRE_RUN_ID=$(date +%Y%m%d-%H%M%S) in the launching "
-    "script), or pass run_id= to init."
+    "several nodes (or pods) and neither SLURM nor a torchrun --rdzv-id names it. Set "
+    "RUNWIRE_RUN_ID to the same value on every rank (for example "
+    "RUNWIRE_RUN_ID=$(date +%Y%m%d-%H%M%S) in the launching script, or in a Kubernetes manifest "
+    "the job's own name and date), or pass run_id= to init."
 )
 
 
@@ -75,7 +77,12 @@ def identify(
             ranks=ranks,
             source="random",
         )
-    source, facts = _job_facts(ranks, environ, proc)
+    adopted = None if nth else adopted_run(ranks, environ, proc)
+    if adopted is not None:
+        return Identity(
+            project=project, run_id=adopted[0], attempt=adopted[1], ranks=ranks, source="launcher"
+        )
+    source, facts = launch_facts(ranks, environ, proc=proc)
     if not facts:
         raise ConfigError(_ONE_RUN_ID.format(world_size=ranks.world_size))
     return Identity(
@@ -119,36 +126,16 @@ def _validate(what: str, value: object) -> str:
     return value
 
 
-def _job_facts(ranks: Ranks, environ: Mapping[str, str], proc: Path) -> tuple[str, tuple[str, ...]]:
-    """Return facts that all ranks of this job share and no other job has, with their source."""
-    if ranks.one_node:
-        launcher = find_launcher(ranks.marker, proc=proc)
-        if launcher is not None:
-            facts = (boot_id(proc), pid_namespace(proc), str(launcher.pid), launcher.start)
-            return "launcher", facts
-    job = environ.get("SLURM_JOB_ID", "")
-    if job and environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        cluster = environ.get("SLURM_CLUSTER_NAME", "")
-        array = environ.get("SLURM_ARRAY_JOB_ID", "")
-        task = environ.get("SLURM_ARRAY_TASK_ID", "")
-        # torchrun is one srun step on every node, or plain ssh without a step: both agree.
-        step = environ.get("SLURM_STEP_ID", "")
-        return "slurm", (cluster, f"{array}_{task}" if array else job, step)
-    elastic = environ.get("TORCHELASTIC_RUN_ID", "")
-    if elastic and elastic != "none":
-        return "torchelastic", (elastic,)
-    return "", ()
-
-
 def _attempt(ranks: Ranks, environ: Mapping[str, str], *, nth: int, proc: Path) -> str:
     """Return the key of this start of the run: equal on all ranks, new after every restart."""
     if ranks.world_size == 1:
         return _random_id()
-    source, facts = _job_facts(ranks, environ, proc)
+    source, facts = launch_facts(ranks, environ, proc=proc)
     if not facts:
         # An explicit run id on several nodes: the rendezvous address is all that ranks share.
         source = "rendezvous"
         facts = (environ.get("MASTER_ADDR", ""), environ.get("MASTER_PORT", ""))
+    facts = (*facts, *attempt_facts())
     restarts = [f"{name}={environ.get(name, '') or '0'}" for name in _RESTART_COUNTS]
     return _digest("attempt", source, *facts, *restarts, *_nth(nth))
 

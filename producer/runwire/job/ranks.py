@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from runwire.errors import ConfigError
+from runwire_disk.host import count_children
 
 __all__ = ["Ranks", "detect_ranks"]
 
 # (rank, world size, local rank, local world size), by launcher.
+# MPI before SLURM: mpirun starts its daemons by srun, and their ranks inherit the daemon's
+# SLURM_PROCID.
 _ENV_LAUNCHERS = {
     "torchrun": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
     "openmpi": (
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_SIZE",
@@ -28,6 +30,7 @@ _ENV_LAUNCHERS = {
         "JSM_NAMESPACE_LOCAL_RANK",
         "JSM_NAMESPACE_LOCAL_SIZE",
     ),
+    "slurm": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
 }
 
 
@@ -73,13 +76,37 @@ def detect_ranks(environ: Mapping[str, str] | None = None, *, pid: int | None = 
                 environ, launcher, local_size_name=local_size_name, world_size=world_size
             ),
             launcher=launcher,
-            marker=rank_name,
+            # A pod of a training operator has RANK before torchrun starts, but no LOCAL_RANK.
+            marker=local_name if local_name in environ else rank_name,
         )
         return _check(_with_live(ranks, live), rank_name, size_name)
+    if "LOCAL_RANK" in environ and "WORLD_SIZE" in environ:
+        return _check(_with_live(_local_ranks(environ, live), live), "LOCAL_RANK", "WORLD_SIZE")
     if live is not None:
-        one_node = live[1] == 1 or _master_is_local(environ)
+        one_node = live[1] == 1 or _master_is_local(environ) or _are_siblings(live[1])
         return Ranks(rank=live[0], world_size=live[1], one_node=one_node, launcher="torch")
     return Ranks()
+
+
+def _local_ranks(environ: Mapping[str, str], live: tuple[int, int] | None) -> Ranks:
+    """Return the rank of a process that Lightning's subprocess launcher started: it has no RANK.
+
+    Raises: ConfigError on further nodes before the process group exists.
+    """
+    node, local = _int(environ, "NODE_RANK", 0), _int(environ, "LOCAL_RANK", 0)
+    if node and live is None:
+        raise ConfigError(
+            f"this process is LOCAL_RANK={local} of NODE_RANK={node}, and its global rank is not "
+            "known yet: call init after the process group is initialised, or set RANK"
+        )
+    return Ranks(
+        rank=local,
+        world_size=_int(environ, "WORLD_SIZE", 1),
+        local_rank=local,
+        one_node=not node and _master_is_local(environ),
+        launcher="subprocess",
+        marker="LOCAL_RANK",
+    )
 
 
 def _with_live(ranks: Ranks, live: tuple[int, int] | None) -> Ranks:
@@ -117,13 +144,26 @@ def _is_one_node(
     if launcher == "slurm":
         nodes = _int(environ, "SLURM_STEP_NUM_NODES", _int(environ, "SLURM_NNODES", 0))
         return nodes == 1
-    local_size = _int(environ, local_size_name, 0)
-    return local_size == world_size or (not local_size and _master_is_local(environ))
+    local_size = _int(environ, local_size_name, _int(environ, "LOCAL_SIZE", 0))  # DeepSpeed's
+    if local_size:
+        return local_size == world_size
+    return _master_is_local(environ) or _are_siblings(world_size)
 
 
 def _master_is_local(environ: Mapping[str, str]) -> bool:
     """Return whether the rendezvous is on the loopback address, which cannot span nodes."""
     return environ.get("MASTER_ADDR", "") in ("localhost", "127.0.0.1", "::1")
+
+
+def _are_siblings(world_size: int) -> bool:
+    """Return whether this process and all other ranks are children of one multiprocessing parent.
+
+    `mp.spawn` with an `init_method` of its own sets no address in the environment.
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return False
+    return count_children(os.getppid()) >= world_size
 
 
 def _int(environ: Mapping[str, str], name: str, default: int) -> int:

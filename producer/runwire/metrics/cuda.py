@@ -7,11 +7,12 @@ event says that the copy is done, with the call's own number, step and time.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
+
+from runwire_disk.interrupts import reraise_interrupt
 
 Stamp = tuple[int, int, int]
 Resolve = Callable[[Stamp, Iterable[str], Iterable[float] | None], None]
@@ -73,24 +74,30 @@ class PendingCalls:
     def poll(self, *, wait: bool = False) -> None:
         """Hand over the calls whose copy is done; with `wait`, all of them."""
         while self._calls:
-            stamp, names, copy, since = self._calls[0]
+            call = self._calls[0]
+            stamp, names, copy, since = call
             overdue = len(self._calls) > CALLS_MAX or time.monotonic() - since > AGE_S_MAX
             if not (wait or overdue or _is_done(copy)):
                 return
-            with contextlib.suppress(IndexError):
-                self._calls.popleft()
-            self._resolve(stamp, names, _values(copy))
+            values = _values(copy)  # before it is taken: Ctrl-C may end the wait
+            try:
+                self._calls.remove(call)
+            except ValueError:  # taken by another thread, or by a signal handler
+                continue
+            self._resolve(stamp, names, values)
 
 
 def _is_done(copy: Copy) -> bool:
     try:
         return copy.is_done()
-    except RuntimeError:  # a CUDA fault: let `values` find out and count it
+    except RuntimeError as error:  # a CUDA fault: let `values` find out and count it
+        reraise_interrupt(error)
         return True
 
 
 def _values(copy: Copy) -> Sequence[float] | None:
     try:
         return copy.values()
-    except RuntimeError:
+    except RuntimeError as error:
+        reraise_interrupt(error)
         return None

@@ -18,9 +18,9 @@ _LOOK_INTERVAL_S = 0.02
 class FlushReport:
     """State of one writer's spool.
 
-    Units: points, except `waiting`, which counts lifecycle records held in memory for want of
-    disk space. `spooled` survives the death of the trainer; `acked` is stored in ClickHouse (or
-    handed to Kafka); `pending` is spooled but not acked yet.
+    Units: points, except `waiting`, which counts records held in memory, for want of disk space or
+    until an interrupted append goes on. `spooled` survives the death of the trainer; `acked` is
+    stored in ClickHouse (or handed to Kafka); `pending` is spooled but not acked yet.
     """
 
     spooled: int = 0

@@ -3,31 +3,45 @@
 This file is about the cost per call (benchmarks/caller_cost.py). The fast path looks up the
 tuple of keys, checks types against the last call with these keys, packs doubles, stores the body
 and then one commit word. Unusual calls take `_slow`. No I/O, no thread, no network.
+
+Ctrl-C and the exceptions of signal handlers may strike between any two bytecodes. They reach the
+user, and the next call finds the series whole (`runwire_disk.spool.series_writer`).
 """
 
 from __future__ import annotations
 
-import sys
-import threading
 import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from runwire.arguments import declared
+from runwire.conversion import ANY, FLAG, INSTANT, STEP, ArgumentKind, shown
 from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp
-from runwire.metrics.values import FLOAT_EXACT_MAX, instant_ns, no_mapping, whole_step
+from runwire.metrics.values import FLOAT_EXACT_MAX, Unloggable, no_mapping
+from runwire_disk.interrupts import is_interrupt, reraise_interrupt
 from runwire_disk.spool.format import LAST_WORD, SpoolError
 from runwire_disk.spool.quota import QuotaExceeded
-from runwire_disk.spool.series_writer import RecordTooLarge
+from runwire_disk.spool.series_lock import holds_series
+from runwire_disk.spool.series_writer import RecordTooLarge, SeriesClosed
 from runwire_disk.spool.writer import SpoolWriter
 
 _crc32, _time_ns = zlib.crc32, time.time_ns
 _LOW, _HIGH = -FLOAT_EXACT_MAX, FLOAT_EXACT_MAX
 # How often the fast path looks whether the spool still exists.
 CHECK_INTERVAL_NS = 1_000_000_000
+# Calls of signal handlers that wait in memory; each is stored by the next ordinary call.
+KEPT_MAX = 4096
+
+
+_COMMITS = True
+
+
+def _nothing(_item: str, _error: Exception) -> None:
+    """Ignore parts that are left out: no argument of `log` but the values has parts."""
 
 
 class MetricLog:
@@ -44,8 +58,6 @@ class MetricLog:
         self._writer = writer
         self._series = writer.series["metric"]
         self._lock = self._series.lock
-        self._try = self._lock.acquire
-        self._release = self._lock.release
         self._store = MetricStore(writer)
         self._layouts = self._store.layouts
         self._step = first_step
@@ -53,10 +65,16 @@ class MetricLog:
         self._report = report
         self._sorter = ValueSorter(writer.count_dropped, report, on_text)
         self._given_up = 0
+        self._last: dict[str, Any] = {}
+        self._last_at: tuple[int, ...] = ()
+        # Values of `commit=False`, and their step. Replaced, never changed.
         self._uncommitted: dict[str, Any] = {}
-        self._reentrant: deque[tuple[dict[str, Any], int | None]] = deque()
+        self._uncommitted_step = first_step
+        self._kept: deque[tuple[dict[str, Any], int | None, int]] = deque()
         self._cuda = PendingCalls(self._resolved)
 
+    @declared(data=ANY, step=STEP, commit=FLAG, ts=INSTANT, sync=FLAG)
+    @holds_series
     def log(
         self,
         data: Mapping[str, Any],
@@ -75,23 +93,24 @@ class MetricLog:
             try:
                 # One pass in C over all values: only floats, ints and bools add up to a float.
                 total = layout.total(values, 0.0)  # type: ignore[union-attr]
-            except Exception:
+            except Exception as exc:
+                reraise_interrupt(exc)
                 total = None
             if (
                 layout is None
                 # Nearer to zero than this an int is exact; NaN and Inf take the second test.
                 or not ((type(total) is float and _LOW < total < _HIGH) or layout.fits(values))
-                or not commit
+                or commit is not True
                 or ts is not None
-                or not (step is None or type(step) is int)
+                or not (step is None or (type(step) is int and _LOW < step < _HIGH))
                 or self._check_at < (at_ns := _time_ns())
             ):
                 self._slow(data, step, commit=commit, ts=ts, sync=sync)
                 return
-            if not self._try(False) and not self._wait(data, step):
+            series, lock = self._series, self._lock.inner
+            if not lock.acquire(False) and (lock := self._wait(data, step, at_ns)) is None:
                 return
             try:
-                series = self._series
                 offset, seq, call, accepted = series.state
                 segment, end = series.segment, offset + layout.size
                 # Another thread may have opened a segment, which knows no layout of the old one.
@@ -106,23 +125,31 @@ class MetricLog:
                 step = self._step if step is None else step
                 accepted += layout.n
                 body = layout.pack(seq, call, at_ns, step, accepted, layout.tag, *values)
+                self._step = step + 1  # first: Ctrl-C must not leave it to the next call
                 segment.bytes[offset + 8 : end] = body
                 segment.words[offset >> 3] = _crc32(body, layout.low) << 32 | layout.low
                 series.state = (end, seq + 1, call + 1, accepted)
                 segment.words[LAST_WORD] = offset
-                self._step = step + 1
                 layout.last = body
             finally:
-                self._release()
+                lock.release()
         except Exception as exc:
             self._failed(data, exc)
 
     def _failed(self, data: object, exc: Exception) -> None:
         """Report a failure of `log`, and count the points that it may have cost."""
-        if isinstance(data, Mapping):
-            self._writer.count_dropped("other", len(data))
-        else:
-            exc = no_mapping(data)
+        reraise_interrupt(exc)
+        points = 0
+        try:
+            if isinstance(data, Mapping):
+                points = len(data)
+            else:
+                exc = no_mapping(data)
+        except Exception as failure:  # of a user's class
+            reraise_interrupt(failure)
+            points = 1
+        if points:
+            self._writer.count_dropped("other", points)
         self._report("log", exc)
 
     def _slow(
@@ -134,24 +161,54 @@ class MetricLog:
             self._periodic()
         if not isinstance(data, Mapping):
             raise no_mapping(data)
-        at_ns = now if ts is None else instant_ns(ts)
-        step = whole_step(step)
-        if not commit:
-            self._uncommitted.update(data)
+        at_ns = now if ts is None else self._plain("ts", INSTANT, ts, now)
+        step = self._plain("step", STEP, step, None)
+        number = self._step if step is None else step
+        waiting = self._uncommitted
+        if waiting and number != self._uncommitted_step:
+            following = self._step
+            self._commit({}, self._uncommitted_step, at_ns)
+            if following != self._uncommitted_step:  # the user set another one meanwhile
+                self._step = following
+        if self._plain("commit", FLAG, commit, _COMMITS):
+            self._commit(data, step, at_ns)
+        else:
+            self._uncommitted = {**self._uncommitted, **data}
+            self._uncommitted_step = self._step = number
             self._check_at = 0  # the next call comes here too
-            self._step = self._step if step is None else step
-            return
-        if self._uncommitted:
-            data, self._uncommitted = {**self._uncommitted, **data}, {}
-        numbers, cuda = self._sorter.sort(data, self._step if step is None else step)
-        if not (self._try(False) or self._wait(numbers, step)):
+        if self._cuda:
+            self._cuda.poll(wait=self._plain("sync", FLAG, sync, None))
+
+    def _commit(self, data: Mapping[str, Any], step: int | None, at_ns: int) -> None:
+        """Store a call, and with it the values of `commit=False` calls that wait for it."""
+        waiting = self._uncommitted
+        if not waiting:
+            self._store_values(data, step, at_ns)
             return
         try:
+            self._store_values({**waiting, **data}, step, at_ns)
+        except Exception as exc:
+            reraise_interrupt(exc)
+            self._uncommitted = {}  # or each later call would fail too
+            raise
+        if self._uncommitted is waiting:  # else another thread has added to them
+            self._uncommitted = {}
+
+    @holds_series
+    def _store_values(self, data: Mapping[str, Any], step: int | None, at_ns: int) -> None:
+        numbers, cuda = self._sorter.sort(data, self._step if step is None else step)
+        series = self._series
+        lock = self._lock.take()
+        if lock is None:
+            self._keep({**numbers, **cuda}, step, at_ns)
+            return
+        try:
+            series.settle()  # an interrupted call may have used the next number
             number = self._step if step is None else step
-            self._step = number + 1
+            self._follow(number)
             if cuda:
-                offset, seq, call, accepted = self._series.state
-                self._series.state = (offset, seq, call + 1, accepted)
+                offset, seq, call, accepted = series.state
+                series.state = (offset, seq, call + 1, accepted)
                 self._cuda.add((call, at_ns, number), cuda)
             if numbers or not data:  # a call without values still shows how far the trainer is
                 names, values = tuple(numbers), tuple(numbers.values())
@@ -159,66 +216,102 @@ class MetricLog:
             if (layout := self._layouts.get(tuple(data))) is not None:
                 layout.saw(data.values())
         finally:
-            self._release()
-        if self._cuda:
-            self._cuda.poll(wait=sync)
+            lock.release()
+
+    def _follow(self, number: int) -> None:
+        """Let the next call without a step follow this one.
+
+        Not a huge one (a hash, a time in nanoseconds): the count would never come back from it.
+        """
+        if _LOW < number < _HIGH:
+            self._step = number + 1
+
+    def _plain(self, argument: str, kind: ArgumentKind, value: Any, instead: Any) -> Any:
+        """Return an argument converted, or `instead` if it cannot be: the values are kept."""
+        try:
+            return instead if value is None else kind.plain(value, _nothing)
+        except Exception as exc:  # of a user's class
+            reraise_interrupt(exc)
+            problem = Unloggable(f"{argument}={shown(value)} is not {kind.takes}")
+            problem.__cause__ = exc
+            hint = f"{argument} is left out, the rest of the call is kept."
+            self._report(f"log({argument}=)", problem, hint=hint)
+            return instead
 
     def _store_slowly(
         self, layout: Layout, values: tuple[Any, ...], step: int | None, at_ns: int
     ) -> None:
         """Store a call whose record needs a new segment. The caller holds the lock."""
         number = self._step if step is None else step
-        self._step = number + 1
+        self._follow(number)
         self._store_next(layout.names, values, number, at_ns)
 
     def _store_next(
         self, names: tuple[str, ...], values: tuple[Any, ...], step: int, at_ns: int
     ) -> None:
+        self._series.settle()  # an interrupted call may have used the next number
         call = self._series.state[2]
         self._store_call((call, at_ns, step), names, values)
-        offset, seq, _, accepted = self._series.state
-        self._series.state = (offset, seq, call + 1, accepted)
+        offset, seq, following, accepted = self._series.state
+        if following == call:  # it was dropped, and counts as a call all the same
+            self._series.state = (offset, seq, call + 1, accepted)
 
     def _store_call(self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         try:
             self._store.add(stamp, names, values)
-        except (OSError, RecordTooLarge) as exc:
+        except (OSError, RecordTooLarge, SeriesClosed) as exc:
             reason = self._writer.refused(self._series, exc)
-            self._report(f"log: {reason}", exc, hint=self._writer.advice(reason))
+            self._report(f"log: {reason}", exc, hint=self._writer.advice(reason, exc))
         if self._writer.given_up != self._given_up:
             given_up, self._given_up = self._writer.given_up - self._given_up, self._writer.given_up
             full = QuotaExceeded(f"the oldest {given_up} unread points gave way to newer ones")
             hint = self._writer.advice(self._writer.eviction_cause)
             self._report("keeping every point", full, hint=hint)
 
+    @holds_series
     def _resolved(self, stamp: Stamp, names: Iterable[str], values: Iterable[float] | None) -> None:
         """Store CUDA values that arrived, or count them when they never will."""
         keys = tuple(names)
         if values is None:
             self._writer.count_dropped("unresolved", len(keys))
             return
-        with self._lock:
+        series = self._series
+        lock = series.lock.take()
+        if lock is None:
+            _, at_ns, step = stamp
+            self._keep(dict(zip(keys, values, strict=True)), step, at_ns)
+            return
+        try:
             self._store_call(stamp, keys, tuple(values))
+        finally:
+            lock.release()
 
-    def _wait(self, data: Mapping[str, Any], step: int | None) -> bool:
-        """Get the lock that was taken; false when this very thread holds it further up.
+    def _wait(self, data: Mapping[str, Any], step: int | None, at_ns: int) -> Any:
+        """Get the lock that was taken; None when the call is kept for later instead.
 
-        A signal handler may log while it interrupts `log`: waiting would never end, so the call
-        is kept and stored by the next one.
+        A signal handler may log while it interrupts `log`: waiting would never end.
         """
-        frame = sys._getframe(2)  # noqa: SLF001 - the documented way to see one's own callers
-        own = {MetricLog.log.__code__, MetricLog._slow.__code__, MetricLog._resolved.__code__}
-        while frame := frame.f_back:  # type: ignore[assignment]
-            if frame.f_code in own and frame.f_locals.get("self") is self:
-                self._reentrant.append((dict(data), step))
-                self._check_at = 0
-                return False
-        return self._lock.acquire()
+        lock = self._lock.take()
+        if lock is None:
+            self._keep(dict(data), step, at_ns)
+        return lock
+
+    def _keep(self, data: dict[str, Any], step: int | None, at_ns: int) -> None:
+        if len(self._kept) >= KEPT_MAX:
+            self._writer.count_dropped("other", len(data))
+            return
+        self._kept.append((data, step, at_ns))
+        self._check_at = 0
 
     def _periodic(self) -> None:
-        while self._reentrant:
-            data, step = self._reentrant.popleft()
-            self.log(data, step)
+        for _ in range(len(self._kept)):
+            call = self._kept.popleft()
+            try:
+                self._store_values(*call)
+            except BaseException as exc:
+                if not isinstance(exc, Exception) or is_interrupt(exc):
+                    self._kept.appendleft(call)
+                raise
         segment = self._series.segment
         if self._writer.is_homeless or (segment is not None and not segment.is_linked()):
             self._recover_deleted()
@@ -235,10 +328,19 @@ class MetricLog:
         )
         self._report("keeping the spool", gone, hint=self._writer.advice("deleted"))
 
+    @holds_series
     def last(self) -> dict[str, Any]:
         """Return the last value of every metric, as `summary` shows them."""
-        with self._lock:
-            return self._store.last()
+        series = self._series
+        lock = series.lock.take()
+        try:
+            # `dict(summary)` asks for each name: the answer changes with the next call only.
+            if self._last_at != series.state:
+                self._last, self._last_at = self._store.last(), series.state
+            return self._last
+        finally:
+            if lock is not None:
+                lock.release()
 
     @property
     def step(self) -> int:
@@ -253,10 +355,10 @@ class MetricLog:
         """Store the waiting values: uncommitted ones, calls of signal handlers, CUDA values."""
         self._periodic()
         if self._uncommitted:
-            self.log({}, None)
+            self._commit({}, self._uncommitted_step, _time_ns())
         self._cuda.poll(wait=True)
 
-    def reset_after_fork(self) -> None:
-        """Make the lock usable in a child whose parent held it while forking."""
-        self._series.lock = self._lock = threading.Lock()
-        self._try, self._release = self._lock.acquire, self._lock.release
+    def hand_over(self, log: Callable[..., None]) -> None:
+        """Let `log` do the calls of whoever kept `run.log`: this process inherited the writer."""
+        self._layouts.clear()  # so that every call is a slow one
+        self._slow = log  # type: ignore[method-assign]

@@ -8,12 +8,13 @@ from typing import Any
 from runwire.metrics.values import (
     FLOAT_EXACT_MAX,
     KEY_CHARS_MAX,
-    Unloggable,
     flatten,
     is_cuda_scalar,
     is_packable,
     to_float,
+    unloggable,
 )
+from runwire_disk.interrupts import reraise_interrupt
 
 Named = dict[str, Any]
 
@@ -33,19 +34,23 @@ class ValueSorter:
         """Return (numbers to store now, CUDA scalars); texts are logged, other values reported."""
         numbers: Named = {}
         cuda: Named = {}
-        for key, value in flatten(data):
+        for key, value in flatten(data, self._no_number):
             if len(key) > KEY_CHARS_MAX:
-                self._refuse(
-                    "too_large", ValueError(f"name of {len(key)} characters: {key[:60]}...")
-                )
-            elif isinstance(value, str):
-                self._on_text(key, value, step)
-            elif value is None:
-                self._count_dropped("not_a_number")
-            elif is_cuda_scalar(value) and value.numel() == 1:
-                cuda[key] = value
-            else:
-                self._number(numbers, key, value)
+                problem = ValueError(f"name of {len(key)} characters: {key[:60]}...")
+                self._refuse("too_large", key[:60], problem)
+                continue
+            try:
+                if isinstance(value, str):
+                    self._on_text(key, str.__str__(value), step)
+                elif value is None:
+                    self._count_dropped("not_a_number")
+                elif is_cuda_scalar(value) and value.numel() == 1:
+                    cuda[key] = value
+                else:
+                    self._number(numbers, key, value)
+            except Exception as exc:  # Unloggable, or anything from a user's class
+                reraise_interrupt(exc)
+                self._no_number(key, exc)
         return numbers, cuda
 
     def _number(self, numbers: dict[str, Any], key: str, value: Any) -> None:
@@ -53,15 +58,15 @@ class ValueSorter:
         if kind is float or (is_packable(kind) and kind is not int):
             numbers[key] = value
             return
-        try:
-            number = to_float(value)
-        except (Unloggable, OverflowError) as exc:
-            self._refuse("not_a_number", type(exc)(f"{key!r}: {exc}"))
-            return
+        number = to_float(value)
         if kind is int and abs(value) > FLOAT_EXACT_MAX and int(number) != value:
-            self._report("log: rounded", ValueError(f"{key!r}: {value} is stored as {number!r}"))
+            rounded = ValueError(f"{key!r}: {value} is stored as {number!r}")
+            self._report("log: rounded", rounded, name=repr(key))
         numbers[key] = value if kind is int and abs(value) <= FLOAT_EXACT_MAX else number
 
-    def _refuse(self, reason: str, exc: Exception) -> None:
+    def _no_number(self, key: str, exc: Exception) -> None:
+        self._refuse("not_a_number", key, unloggable(repr(key), exc))
+
+    def _refuse(self, reason: str, key: str, exc: Exception) -> None:
         self._count_dropped(reason)
-        self._report(f"log: {reason}", exc)
+        self._report(f"log: {reason}", exc, name=repr(key))

@@ -13,7 +13,7 @@ from typing import Any
 from runwire.metrics.values import beyond_exact
 from runwire_disk.spool.format import LAYOUT, METRIC, METRIC_HEAD, WIDE
 from runwire_disk.spool.segment import Segment
-from runwire_disk.spool.series_writer import RecordTooLarge
+from runwire_disk.spool.series_writer import RecordTooLarge, SeriesClosed
 from runwire_disk.spool.writer import SpoolWriter
 
 _PLAIN = frozenset((float, int, bool))
@@ -89,7 +89,8 @@ class MetricStore:
     def add(self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         """Store one call, opening segments and teaching layouts as needed.
 
-        Raises: OSError, RecordTooLarge when it cannot be stored; its points are counted then.
+        Raises: OSError, RecordTooLarge, SeriesClosed when it cannot be stored; its points are
+        counted then.
         """
         series, n = self._series, len(names)
         call, at_ns, step = stamp
@@ -105,11 +106,9 @@ class MetricStore:
                 self._add_wide(stamp, names, values)
             else:
                 packed = layout.pack(0, call, at_ns, step, total, layout.tag, *values)
-                series.append(METRIC, packed[8:])
+                series.append(METRIC, packed[8:], call=call, points=n)
                 layout.last = packed
-            offset, seq, used, _ = series.state
-            series.state = (offset, seq, used, total)
-        except (OSError, RecordTooLarge) as error:
+        except (OSError, RecordTooLarge, SeriesClosed) as error:
             self._writer.count_dropped(self._writer.refused(series, error), n)
             raise
 
@@ -129,7 +128,7 @@ class MetricStore:
         payload = json.dumps({**wide, **named}, ensure_ascii=False).encode("utf-8", "replace")
         if self._series.make_room(len(payload) + 64):
             self._forget_layouts()
-        self._series.append(WIDE, payload)
+        self._series.append(WIDE, payload, call=call, points=len(names))
         self._last.update(zip(names, values, strict=True))
 
     def _layout(
@@ -143,6 +142,8 @@ class MetricStore:
             return layout
         if len(self.layouts) >= LAYOUTS_MAX:
             return None
+        # A number is used once, even if an interrupt leaves it with names that nobody logs.
+        self._next_layout += 1
         layout = Layout(self._next_layout, names, types)
         _, at_ns, step = stamp
         taught = {"id": self._next_layout, "names": names, "at_ns": at_ns, "step": step}
@@ -151,7 +152,6 @@ class MetricStore:
         if self._series.make_room(len(payload) + layout.size + 64):
             self._forget_layouts()
         self._series.append(LAYOUT, payload)
-        self._next_layout += 1
         layout.segment = self._series.segment
         self.layouts[names] = layout
         return layout

@@ -6,8 +6,10 @@ Nothing here imports numpy or torch: their values are recognised by their attrib
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
+
+from runwire_disk.interrupts import reraise_interrupt
 
 KEY_CHARS_MAX: Final = 250  # MLflow's limit, so that runs move between the two
 DEPTH_MAX: Final = 8
@@ -23,6 +25,19 @@ class Unloggable(TypeError):  # noqa: N818 - reads as the state of a value
     """A value that is neither number nor text; the message says what to pass instead."""
 
 
+def unloggable(what: str, cause: Exception) -> Unloggable:
+    """Return the error for a value that raised `cause`, whose own text may fail, too."""
+    try:
+        text = str(cause)
+    except Exception as failure:
+        reraise_interrupt(failure)
+        text = ""
+    name = "" if isinstance(cause, Unloggable) else type(cause).__name__
+    error = Unloggable(": ".join(part for part in (what, name, text) if part))
+    error.__cause__ = cause
+    return error
+
+
 def is_packable(kind: type) -> bool:
     """Return whether every value of exactly this type packs as a double without a second look."""
     if kind in (float, int, bool):
@@ -30,23 +45,36 @@ def is_packable(kind: type) -> bool:
     return kind.__module__ == "numpy" and kind.__name__.rstrip("_") in _NUMPY_EXACT
 
 
+Refuse = Callable[[str, Exception], None]
+
+
 def flatten(
-    data: Mapping[str, Any], *, depth: int = 0, prefix: str = ""
+    data: Mapping[str, Any], refuse: Refuse, *, prefix: str = "", above: tuple[int, ...] = ()
 ) -> Iterator[tuple[str, Any]]:
     """Yield (key, value) with nested keys joined by "/".
 
-    Raises: Unloggable for a nesting deeper than 8, which is also what a cycle looks like.
+    `refuse` gets what cannot be followed: a name without text, a mapping that fails, refers to
+    itself or is nested deeper than 8. Its siblings are not affected.
     """
-    if depth > DEPTH_MAX:
-        raise Unloggable(
-            f"{prefix!r} is nested deeper than {DEPTH_MAX} levels (or refers to itself)"
-        )
+    inside = (*above, id(data))
     for key, value in data.items():
-        name = prefix + str(key)
-        if isinstance(value, Mapping):
-            yield from flatten(value, depth=depth + 1, prefix=name + "/")
-        else:
+        try:
+            name = prefix + str(key)
+            is_nested = isinstance(value, Mapping)
+        except Exception as exc:  # of a user's class
+            reraise_interrupt(exc)
+            refuse(f"{prefix}<{type(key).__name__}>", unloggable("its name fails", exc))
+            continue
+        if not is_nested:
             yield name, value
+        elif id(value) in inside or len(inside) > DEPTH_MAX:
+            refuse(name, Unloggable(f"nested deeper than {DEPTH_MAX} levels, or refers to itself"))
+        else:
+            try:
+                yield from flatten(value, refuse, prefix=name + "/", above=inside)
+            except Exception as exc:
+                reraise_interrupt(exc)
+                refuse(name, unloggable("a mapping that fails", exc))
 
 
 def is_cuda_scalar(value: Any) -> bool:
@@ -65,19 +93,63 @@ def to_float(value: Any) -> float:
         return float(value)
     if type(value).__name__ == "DTensor":
         return _dtensor(value)
+    if _is_masked(value):
+        raise Unloggable("masked, so it has no value; leave it out, or fill it first")
     size = getattr(value, "size", None)
     count = value.numel() if callable(getattr(value, "numel", None)) else size
     if isinstance(count, int) and count != 1:
         raise Unloggable(
-            f"{type(value).__name__} with {count} elements; log a scalar such as its mean()"
+            f"{type(value).__name__} with {count} elements; "
+            + (call_for(value) or "log a scalar such as its mean(), or log_histogram")
         )
     item = getattr(value, "item", None)
     try:
         return float(item() if callable(item) else value)
-    except (TypeError, ValueError):
-        raise Unloggable(
-            f"{type(value).__name__} is not a number; pass a float, an int or a 0-d array"
-        ) from None
+    except (TypeError, ValueError) as error:
+        reraise_interrupt(error)
+        advice = call_for(value) or "pass a float, an int or a 0-d array"
+        raise Unloggable(f"{type(value).__name__} is not a number; {advice}") from None
+
+
+# By the classes of wandb and of this package; their names say what they hold.
+_CALLS: Final = {
+    "Image": "log_image",
+    "Histogram": "log_histogram",
+    "Table": "log_table",
+    "Artifact": "log_artifact",
+    "Audio": "log_artifact",
+    "Video": "log_artifact",
+    "Html": "log_artifact",
+}
+
+
+def call_for(value: Any) -> str:
+    """Return which call takes a value that `log` refuses, as a clause; empty if none does."""
+    kind = type(value)
+    package = kind.__module__.partition(".")[0]
+    call = _CALLS.get(kind.__name__, "") if package in ("wandb", "runwire") else ""
+    shape = getattr(value, "shape", None)
+    if package == "PIL":
+        call = "log_image"
+    elif hasattr(value, "savefig") or hasattr(getattr(value, "figure", None), "savefig"):
+        call = "log_figure"
+    elif callable(getattr(value, "to_dict", None)) and hasattr(value, "columns"):
+        call = "log_table"
+    elif isinstance(shape, tuple) and len(shape) in (2, 3) and min(shape) > 0:
+        call = "log_histogram, log_image or log_table"
+    elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+        call = "log_table"
+    return f"use run.{call}(...) for it" if call else ""
+
+
+def _is_masked(value: Any) -> bool:
+    """Return whether a 0-d numpy value is masked: float() and item() would make it NaN or 0."""
+    mask = getattr(value, "mask", None)
+    return (
+        type(value).__module__.startswith("numpy.ma")
+        and getattr(mask, "size", 0) == 1
+        and bool(mask)
+    )
 
 
 def _dtensor(value: Any) -> float:
@@ -95,22 +167,3 @@ def no_mapping(data: object) -> Unloggable:
 def beyond_exact(values: Iterable[Any]) -> bool:
     """Return whether an int among `values` might not fit a double exactly."""
     return any(type(v) is int and not -FLOAT_EXACT_MAX <= v <= FLOAT_EXACT_MAX for v in values)
-
-
-def whole_step(step: Any) -> int | None:
-    """Return a step as int. Raises: Unloggable unless it is a whole number."""
-    if step is None or type(step) is int:
-        return step
-    try:
-        whole = int(step)
-    except (TypeError, ValueError):
-        raise Unloggable(f"step must be an integer, not {type(step).__name__}") from None
-    if whole != step:
-        raise Unloggable(f"step must be a whole number, not {step!r}")
-    return whole
-
-
-def instant_ns(ts: Any) -> int:
-    """Return a datetime or epoch seconds as epoch nanoseconds."""
-    seconds = ts.timestamp() if hasattr(ts, "timestamp") else float(ts)
-    return int(seconds * 1_000_000) * 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,7 @@ __all__ = [
 # A name has to fit a line that people read; also the limit of one file name on disk.
 NAME_CHARS_MAX: Final = 255
 WORD_CHARS_MAX: Final = 64
+ALIASES_MAX: Final = 1000
 LATEST: Final = "latest"
 _WORD = re.compile(r"[^\s:/\\\x00-\x1f\x7f\ud800-\udfff]+")
 _VERSION = re.compile(r"v[0-9]+")
@@ -95,7 +97,7 @@ def as_alias_list(aliases: object) -> list[Any]:
             f"aliases={aliases!r:.100} is not a list: give a word, or a list of words such as "
             "['best']"
         )
-    return list(aliases)
+    return list(itertools.islice(aliases, ALIASES_MAX))  # an iterator may be endless
 
 
 def merge_metadata(*sources: object) -> dict[str, Any]:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Self
 
 from runwire.errors import ArtifactError
 from runwire.outbox.arguments import Entry
+from runwire_disk.files import descriptor_shortage
+from runwire_disk.interrupts import reraise_interrupt, suppressed
 from runwire_disk.outbox.request import (
     CAPTURE_LOCK,
     CONTENT_DIR,
@@ -28,13 +32,17 @@ from runwire_disk.outbox.request import (
 
 __all__ = ["Capture", "Staged"]
 
+_log = logging.getLogger("runwire")
+
 # linux/fs.h: _IOW(0x94, 9, int). Other systems refuse it and get a copy.
 _FICLONE: Final = 0x40049409
 # Most bytes that one system call copies, so that signals are handled in between.
 _COPY_BYTES: Final = 64 * 1024 * 1024
 _READ_BYTES: Final = 1024 * 1024
-# A file that changed during the copy is copied again, at most this often.
+# A file that was changed during the copy is copied again, this often and only if that is quick:
+# training waits.
 _TRIES: Final = 3
+_RETRY_S: Final = 1.0
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 # O_NONBLOCK: opening a pipe must not wait for its writer. Links were resolved by the caller.
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
@@ -46,15 +54,17 @@ _CANNOT: Final = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, err
 class Staged:
     """Content and request of one artifact, not committed yet. Threads: one.
 
-    Leaving the context deletes the folder unless it was committed. Its lock keeps agents from
+    Leaving the context deletes the folder unless it was committed or promised, and so does the loss
+    of the object: an interrupt may come before the context begins. Its lock keeps agents from
     treating the folder as abandoned while the caller is alive. Raises: OSError.
     """
 
-    request: UploadRequest
+    request: UploadRequest | None = None
 
     def __init__(self, folder: Path, size: int) -> None:
         """Make the folder and reserve `size` bytes of the outbox for it."""
         self.folder = folder
+        self._pid = os.getpid()
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
         try:
@@ -88,11 +98,25 @@ class Staged:
 
     def __exit__(self, *_: object) -> None:
         try:
-            # Once committed it belongs to the agent, even if a signal handler raised in between.
-            if not (self.folder / REQUEST_FILE).exists():
-                _discard(self.folder)
+            self._settle()
         finally:
             self._lock.close()
+
+    def __del__(self) -> None:
+        if self._pid == os.getpid() and hasattr(self, "_lock") and not self._lock.closed:
+            self.__exit__()
+
+    def _settle(self) -> None:
+        """Delete what was not committed, unless what its request awaits is there already."""
+        # Once committed it belongs to the agent, even if a signal handler raised in between.
+        if (self.folder / REQUEST_FILE).exists():
+            return
+        awaits = "" if self.request is None else self.request.awaits
+        if awaits and Path(awaits).exists():
+            with contextlib.suppress(OSError):  # an agent commits it later
+                self.commit()
+        else:
+            _discard(self.folder)
 
 
 class Capture:
@@ -135,18 +159,26 @@ class Capture:
         return self._copy(source, entry.source, target)
 
     def _copy(self, source: int, path: Path, target: Path) -> int:
+        retry_until_s = time.monotonic() + _RETRY_S
         for _ in range(_TRIES):
             before = os.fstat(source)
             self._make_room(before.st_size)
             with _create(target) as descriptor:
-                copied = _copy_all(source, descriptor, path)
-            if _version(os.fstat(source)) == _version(before):
+                copied = _copy_start(source, descriptor, path, size=before.st_size)
+            after = os.fstat(source)
+            if _version(after) == _version(before):
+                return copied
+            if after.st_size > before.st_size == copied:
+                # A log, as a rule: what it had at the call is what a clone would have kept.
+                _log.info("runwire: %s is growing: its first %d bytes are kept", path, copied)
                 return copied
             target.unlink()
             self._left += before.st_size
+            if time.monotonic() >= retry_until_s:
+                break
         raise ArtifactError(
-            f"{_shown(path)} changed during each of {_TRIES} copies. Log it when "
-            "nobody writes to it any more, or give its content as bytes"
+            f"{_shown(path)} was changed while it was copied. Log it when nobody writes to it any "
+            "more, or give its content as bytes"
         )
 
     def _make_room(self, size: int) -> None:
@@ -187,6 +219,7 @@ def _link(source: Path, state: os.stat_result, target: Path) -> bool:
     try:
         os.link(source, target)
     except OSError as error:
+        reraise_interrupt(error)
         if error.errno in _FULL:
             raise
         return False  # across file systems, without links, or a file of another user
@@ -204,27 +237,32 @@ def _clone(source: int, target: Path) -> int:
             fcntl.ioctl(descriptor, _FICLONE, source)
             return os.fstat(descriptor).st_size
     except OSError as error:
+        reraise_interrupt(error)
         if error.errno in _FULL:
             raise
         target.unlink(missing_ok=True)
         return -1
 
 
-def _copy_all(source: int, target: int, path: Path) -> int:
-    """Copy the whole file as it is now; return the number of bytes."""
+def _copy_start(source: int, target: int, path: Path, *, size: int) -> int:
+    """Copy the first `size` bytes of a file, or all of one without a size; return how many.
+
+    A file without a size, as in /proc, is read to its end.
+    """
     os.lseek(source, 0, os.SEEK_SET)
-    copied, by_kernel = 0, hasattr(os, "copy_file_range")
-    while True:
+    copied, by_kernel = 0, size > 0 and hasattr(os, "copy_file_range")
+    while not size or copied < size:
+        left = size - copied if size else _READ_BYTES
         try:
             if by_kernel:
-                moved = os.copy_file_range(source, target, _COPY_BYTES)
-                if moved or copied:
-                    copied += moved
-                    if not moved:
-                        return copied
+                moved = os.copy_file_range(source, target, min(left, _COPY_BYTES))
+                copied += moved
+                if moved:
                     continue
-                by_kernel = False  # empty, or a file without a size, as in /proc
-            data = os.read(source, _READ_BYTES)
+                if copied:
+                    break  # it became shorter
+                by_kernel = False  # a special file whose size says nothing
+            data = os.read(source, min(left, _READ_BYTES))
         except OSError as error:
             if error.errno in _FULL:
                 raise
@@ -233,9 +271,10 @@ def _copy_all(source: int, target: int, path: Path) -> int:
             by_kernel = False
             continue
         if not data:
-            return copied
+            break
         _write(target, data)
         copied += len(data)
+    return copied
 
 
 def _write(target: int, data: bytes) -> None:
@@ -253,6 +292,8 @@ def _unreadable(path: Path, error: OSError) -> str:
         return f"{_shown(path)} does not exist (any more)"
     if error.errno == errno.ELOOP:
         return f"{_shown(path)} became a link while it was being captured"
+    if shortage := descriptor_shortage(error):
+        return f"{_shown(path)} cannot be read: {shortage}"
     advice = "; make it readable for this user" if error.errno == errno.EACCES else ""
     return f"{_shown(path)} cannot be read: {error.strerror or error}{advice}"
 
@@ -280,8 +321,8 @@ def _private(path: str, flags: int) -> int:
 def _discard(folder: Path) -> None:
     """Remove a folder that was never committed."""
     for path in (folder / CONTENT_DIR, folder):
-        with contextlib.suppress(OSError):
+        with suppressed(OSError):
             for entry in os.scandir(path):
-                with contextlib.suppress(OSError):
+                with suppressed(OSError):
                     os.unlink(entry.path)  # noqa: PTH108 - a hundred thousand of them
             path.rmdir()

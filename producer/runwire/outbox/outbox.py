@@ -24,6 +24,8 @@ from runwire.outbox.arguments import (
 )
 from runwire.outbox.capture import Capture, Staged
 from runwire.outbox.ref import ArtifactRef, unseen
+from runwire_disk.files import descriptor_shortage
+from runwire_disk.interrupts import reraise_interrupt
 from runwire_disk.outbox.request import CAPTURE_LOCK, RequestFile, UploadRequest, outbox_dir
 from runwire_disk.outbox.requests import FAILED_PREFIX
 from runwire_disk.outbox.route import KAFKA, REFERENCE, Route, choose_route
@@ -102,7 +104,8 @@ class Space:
     def _read(self, name: str) -> int | None:
         try:
             return int((self._folder / name / CAPTURE_LOCK).read_text("ascii"))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            reraise_interrupt(error)
             return None  # being made, being removed, or not a folder of ours
 
 
@@ -181,20 +184,22 @@ class Outbox:
 
         Raises: ArtifactError.
         """
+        request = staged.request
+        assert request is not None
         try:
             with staged:
                 staged.commit()
         except OSError as error:
-            raise ArtifactError(self._unwritable(staged.request.name, error)) from error
-        about = metadata_text(staged.request.metadata)
-        self._writer.append("artifact", logged_fields(staged.request, about))
-        return self._ref(staged.request)
+            raise ArtifactError(self._unwritable(request.name, error)) from error
+        about = metadata_text(request.metadata)
+        self._writer.append("artifact", logged_fields(request, about))
+        return self._ref(request)
 
     def _keep(self, request: UploadRequest, planned: list[tuple[Entry, int]]) -> Staged:
         """Stage content and request in a folder of their own, or leave no trace."""
         size = sum(size for entry, size in planned if not entry.by_reference)
-        self._space.check(size)
         try:
+            self._space.check(size)
             with contextlib.ExitStack() as undo:
                 staged = undo.enter_context(Staged(self._folder / request.artifact, size))
                 capture = Capture(staged.folder, self._space.room)
@@ -271,6 +276,8 @@ class Outbox:
         )
 
     def _unwritable(self, name: str, error: OSError) -> str:
+        if shortage := descriptor_shortage(error):
+            return f"{name!r} was not kept: {shortage}"
         if error.errno in _FULL:
             return (
                 f"the disk of {self._folder} is full, so {name!r} was not kept. Free space there, "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from runwire.errors import ConfigError
 from runwire.guard import Guard
-from runwire.safe_text import as_mapping, json_text
+from runwire.safe_text import as_mapping, json_text, key_text
 
 __all__ = ["KEY_CHARS_MAX", "Config"]
 
@@ -63,12 +64,15 @@ class Config(MutableMapping[str, Any]):
                 self._put(key, value, allow=allow_val_change)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a nested plain dict of everything set so far."""
-        nested: dict[str, Any] = {}
-        for key in self:
-            value = self[key]
-            nested[key] = value.to_dict() if isinstance(value, Config) else value
-        return nested
+        """Return a nested plain dict of everything set so far, with the values as they were set."""
+        with self._store.lock:
+            return _nested(self._store.values, self._prefix)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a nested dict as it is recorded: every value can be written as JSON."""
+        with self._store.lock:
+            texts = dict(self._store.texts)
+        return _nested({name: json.loads(text) for name, text in texts.items()}, self._prefix)
 
     def flat(self) -> dict[str, Any]:
         """Return all parameters by their flat names."""
@@ -93,7 +97,7 @@ class Config(MutableMapping[str, Any]):
         self._put(key, value, allow=False)
 
     def __delitem__(self, key: str) -> None:
-        self._refuse(f"parameter {key!r} is recorded and cannot be removed from the run.")
+        self._refuse(f"parameter {key_text(key)!r} is recorded and cannot be removed from the run.")
 
     def __iter__(self) -> Iterator[str]:
         with self._store.lock:
@@ -127,6 +131,10 @@ class Config(MutableMapping[str, Any]):
         else:
             self[name] = value
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the values alone: the copy records nothing."""
+        return _detached, (self.to_dict(),)
+
     def __repr__(self) -> str:
         return f"Config({self.to_dict()!r})"
 
@@ -137,12 +145,8 @@ class Config(MutableMapping[str, Any]):
         return view
 
     def _put(self, key: object, value: Any, *, allow: bool) -> None:
-        try:
-            flat: dict[str, Any] = {}
-            _flatten(self._prefix + str(key), value, flat)
-        except Exception as exc:  # a user's object may raise from anywhere
-            self._store.guard.report("config", exc)
-            return
+        flat: dict[str, Any] = {}
+        _flatten(self._prefix + key_text(key), value, flat)
         for name, leaf in flat.items():
             self._put_leaf(name, leaf, allow=allow)
 
@@ -161,10 +165,11 @@ class Config(MutableMapping[str, Any]):
                 with store.guard.catching("config"):
                     store.on_param(name, text)
         if refusal:
-            self._refuse(refusal)
+            self._refuse(refusal, name)
 
-    def _refuse(self, sentence: str) -> None:
-        self._store.guard.report("config", ConfigError(sentence))
+    def _refuse(self, sentence: str, name: str = "") -> None:
+        about = repr(name[:KEY_CHARS_MAX]) if name else ""
+        self._store.guard.report("config", ConfigError(sentence), name=about)
 
 
 def _refusal(name: str, known: str | None, text: str, *, count: int, allow: bool) -> str:
@@ -187,11 +192,39 @@ def _refusal(name: str, known: str | None, text: str, *, count: int, allow: bool
     return ""
 
 
-def _flatten(name: str, value: Any, into: dict[str, Any], depth: int = 0) -> None:
-    """Put the leaves of `value` by flat name; below DEPTH_MAX (and in cycles) it stays whole."""
-    fields = as_mapping(value) if depth < DEPTH_MAX else None
+def _flatten(name: str, value: Any, into: dict[str, Any], above: tuple[int, ...] = ()) -> None:
+    """Put the leaves of `value` by flat name; below DEPTH_MAX and in cycles it stays whole."""
+    is_open = len(above) < DEPTH_MAX and id(value) not in above
+    fields = as_mapping(value) if is_open else None
     if not fields:  # an empty mapping is a leaf too, or it would vanish
         into[name] = value
         return
+    inside = (*above, id(value))
     for key, inner in fields.items():
-        _flatten(f"{name}{SEPARATOR}{key}", inner, into, depth + 1)
+        _flatten(f"{name}{SEPARATOR}{key}", inner, into, inside)
+
+
+def _nested(flat: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the parameters below a prefix, nested; a value that is also a group gives way."""
+    top: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {"": top}
+    for name, value in flat.items():
+        if name.startswith(prefix):
+            path, _, last = name[len(prefix) :].rpartition(SEPARATOR)
+            _group(groups, path).setdefault(last, value)
+    return top
+
+
+def _group(groups: dict[str, dict[str, Any]], path: str) -> dict[str, Any]:
+    if path not in groups:
+        above, _, last = path.rpartition(SEPARATOR)
+        groups[path] = {}
+        _group(groups, above)[last] = groups[path]
+    return groups[path]
+
+
+def _detached(values: dict[str, Any]) -> Config:
+    """Return a config that records nothing."""
+    config = Config(lambda _name, _text: None)
+    config.update(values)
+    return config

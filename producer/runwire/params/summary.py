@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from runwire.guard import Guard
-from runwire.safe_text import as_mapping, json_text
+from runwire.safe_text import as_mapping, json_text, key_text
 
 __all__ = ["Summary"]
 
@@ -17,7 +17,10 @@ class Summary(MutableMapping[str, Any]):
     """Dict of final values; reading falls back to the metric's last logged value.
 
     Every explicit change emits the JSON object of all explicit values through `on_change`.
+    Attributes are values, too: `summary.best = 1`.
     """
+
+    __slots__ = ("_explicit", "_guard", "_last_values", "_lock", "_on_change", "_texts")
 
     def __init__(
         self,
@@ -35,6 +38,8 @@ class Summary(MutableMapping[str, Any]):
     def update(self, *args: Any, **values: Any) -> None:
         """Set several values and emit once."""
         for source in (*args, values):
+            if source is None:
+                continue
             fields = as_mapping(source)
             if fields is None:
                 self._guard.report(
@@ -62,7 +67,25 @@ class Summary(MutableMapping[str, Any]):
         return self._last_values()[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._set({str(key): value})
+        self._set({key_text(key): value})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # copy and pickle probe for hooks before slots are filled
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the summary has no value {name!r}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in Summary.__slots__:
+            object.__setattr__(self, name, value)
+        else:
+            self[name] = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy the values alone: the copy records nothing."""
+        return _detached, (dict(self),)
 
     def __delitem__(self, key: str) -> None:
         with self._lock:
@@ -83,14 +106,23 @@ class Summary(MutableMapping[str, Any]):
         return f"Summary({dict(self)!r})"
 
     def _set(self, fields: Mapping[str, Any]) -> None:
+        texts = {key: json_text(value) for key, value in fields.items()}
         with self._lock:
-            for key, value in fields.items():
-                self._explicit[key] = value
-                self._texts[key] = json_text(value)
-        self._emit()
+            is_new = any(self._texts.get(key) != text for key, text in texts.items())
+            self._explicit.update(fields)
+            self._texts.update(texts)
+        if is_new:
+            self._emit()
 
     def _emit(self) -> None:
         try:
             self._on_change(self.explicit_json())
         except Exception as exc:
             self._guard.report("summary", exc)
+
+
+def _detached(values: dict[str, Any]) -> Summary:
+    """Return a summary that records nothing."""
+    summary = Summary(lambda _text: None)
+    summary.update(values)
+    return summary

@@ -7,16 +7,21 @@
     exception                               failed        sys.excepthook, then atexit
     KeyboardInterrupt (Ctrl-C)              interrupted   sys.excepthook, then atexit
     exception in a thread                   finished      atexit; the reason names the thread
+    a child of multiprocessing returns,     as above      its finalizer: such a child ends by
+      raises or exits                                     os._exit, without atexit
     SIGTERM (see `preemption`)              preempted     the signal handler
     os._exit, SIGKILL, crash in C           killed        the agent, from the freed writer.lock
 
-`raise SystemExit(n)` outside of `with init(...)` leaves no trace that Python shows to anybody:
-such a run is recorded as finished. Exit codes and previous hooks are never changed.
+`from sys import exit` and the built-in exit() and quit() are wrapped with `sys.exit`. Python shows
+the code of any other `raise SystemExit(n)` to nobody, outside of `with init(...)` and of children
+of multiprocessing: such a run is recorded as finished, with a reason that says so.
+Exit codes and previous hooks are never changed.
 """
 
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import signal
 import sys
@@ -25,10 +30,11 @@ import traceback
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
+from opcode import opmap
+from types import FrameType, TracebackType
 from typing import Any, NoReturn, Protocol
 
-from runwire.process import preemption
+from runwire.process import exit_names, preemption
 from runwire.safe_text import redact_text
 from runwire_disk import fork
 
@@ -73,14 +79,21 @@ _previous_excepthook: Callable[..., Any] | None = None
 _previous_threading_hook: Callable[..., Any] | None = None
 _previous_exit: Callable[..., NoReturn] | None = None
 _atexit_registered = False
+_child_pid = -1  # the child of multiprocessing whose finalizers end its runs
 _noted: Outcome | None = None  # how this process is ending, for runs that end at exit
 _thread_reason: str | None = None
+_main: FrameType | None = None  # the main thread's outermost frame: it shows how it was left
+_RETURNS = frozenset(code for name, code in opmap.items() if name.startswith("RETURN_"))
+_UNSEEN_CODE = (
+    "the process was ended by `raise SystemExit` with a code that Python shows to nobody: use "
+    "sys.exit(code), or `with runwire.init()`"
+)
 
 
 def install(run: Endable, *, preempt_signals: tuple[str, ...] = ("SIGTERM",)) -> None:
     """Report the end of this process to `run`, which stays collectable."""
     global _previous_excepthook, _previous_threading_hook, _previous_exit, _atexit_registered
-    global _noted, _thread_reason
+    global _noted, _thread_reason, _main
     if not len(_runs):
         _noted = _thread_reason = None
     _runs.add(run)
@@ -94,9 +107,12 @@ def install(run: Endable, *, preempt_signals: tuple[str, ...] = ("SIGTERM",)) ->
     if _previous_exit is None:
         _previous_exit = sys.exit
         sys.exit = _exit
+        exit_names.replace(_previous_exit, _exit)
     if not _atexit_registered:
         _atexit_registered = True
         atexit.register(_at_exit)
+    _main = _outermost_frame()
+    _register_in_child()
     preemption.install(run, preempt_signals)
 
 
@@ -113,6 +129,7 @@ def uninstall(run: Endable) -> None:
     if threading.excepthook is _threading_hook and _previous_threading_hook is not None:
         threading.excepthook, _previous_threading_hook = _previous_threading_hook, None
     if sys.exit is _exit and _previous_exit is not None:
+        exit_names.restore()
         sys.exit, _previous_exit = _previous_exit, None
 
 
@@ -219,8 +236,47 @@ def _exit(status: Any = None, /) -> NoReturn:
         del exc  # or exception, traceback and this frame would keep each other alive
 
 
+def _register_in_child() -> None:
+    """End the runs of a child of multiprocessing with its own finalizers."""
+    global _child_pid
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None or _child_pid == os.getpid():
+        return
+    from multiprocessing import util
+
+    _child_pid = os.getpid()
+    util.Finalize(None, _at_child_end, exitpriority=-1)  # after its own children were joined
+
+
+def _at_child_end() -> None:
+    error = sys.exception()  # that the child's function ended with
+    _end_runs(_noted_outcome() if error is None else outcome_of(error))
+
+
 def _at_exit() -> None:
-    outcome = _noted or Outcome(status="finished", reason=_thread_reason, exit_code=0)
+    if _noted is None and _main is not None and _is_left_by_exception(_main):
+        _end_runs(Outcome(status="finished", reason=_UNSEEN_CODE))
+    else:
+        _end_runs(_noted_outcome())
+
+
+def _noted_outcome() -> Outcome:
+    return _noted or Outcome(status="finished", reason=_thread_reason, exit_code=0)
+
+
+def _outermost_frame() -> FrameType | None:
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001 - documented
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def _is_left_by_exception(frame: FrameType) -> bool:
+    """Return whether a frame that has ended was not left by a return."""
+    return frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] not in _RETURNS
+
+
+def _end_runs(outcome: Outcome) -> None:
     for run in list(_runs):
         try:
             run.finish_at_exit(outcome)

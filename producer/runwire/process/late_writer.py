@@ -45,8 +45,8 @@ class LateWriter:
             if self._is_opening:
                 return False
             if self._session.is_waiting_for(self):
-                self._is_opening = True
                 try:
+                    self._is_opening = True
                     self._session.open_as_worker(self)
                 finally:
                     self._is_opening = False

@@ -21,13 +21,15 @@ from runwire_agent.ship.broker import (
     UNREACHABLE,
     Failure,
 )
-from runwire_schemas.connections.kafka import KafkaSettings
+from runwire_schemas.connections.kafka import KafkaSettings, advertised_name
 
 __all__ = ["connection_failure", "delivery_failure", "graver"]
 
 _AFTER = re.compile(r"\(after \d+ms in state")
 # Closed right after it was opened: no broker that is shutting down.
 _JUST_UP = re.compile(r"closed by peer.*\(after \d{1,3}ms in state UP")
+_LOGIN = ("SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM")
+_NO_WAY = ("_ALL_BROKERS_DOWN", "_TRANSPORT", "_TIMED_OUT", "_RESOLVE")
 _GRAVITY = (UNREACHABLE, OTHER, TLS, AUTHENTICATION)
 
 
@@ -35,10 +37,10 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
     """Return the cause of a client error; `name` is librdkafka's, `reason` its words."""
     where = settings.bootstrap_servers
     words = _last_words(reason)
-    if name == "_AUTHENTICATION":
+    if name in ("_AUTHENTICATION", *_LOGIN):
         secret = settings.sasl_password_file or "RUNWIRE_KAFKA_SASL_PASSWORD"
         mechanism = settings.sasl_mechanism.upper() or "SCRAM-SHA-512"
-        if "supported mechanisms" in reason:
+        if "supported mechanisms" in reason or name == "UNSUPPORTED_SASL_MECHANISM":
             return Failure(
                 AUTHENTICATION,
                 f"SASL authentication failed at {where}: it does not accept {mechanism}, set "
@@ -49,13 +51,21 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
             f"SASL authentication failed at {where} for user {settings.sasl_username!r} with "
             f"{mechanism}: check the user name and the password in {secret} ({words})",
         )
-    if name == "_SSL" or "SSL_HANDSHAKE" in reason:
+    if name == "_SSL" or "SSL_HANDSHAKE" in reason or "SSL routines" in reason:
         return Failure(TLS, f"TLS with {where} failed: {_tls_hint(settings, reason)} ({words})")
     if "APIVERSION_QUERY" in reason or _JUST_UP.search(reason):
         return Failure(
             TLS,
             f"{where} closes connections at the first request, as a broker does that expects TLS "
             f"or a login: RUNWIRE_KAFKA_SECURITY_PROTOCOL is {settings.protocol} ({words})",
+        )
+    named = advertised_name(where, reason) if name in _NO_WAY else ""
+    if named:
+        return Failure(
+            UNREACHABLE,
+            f"Kafka at {where} answers, but sends its clients to {named}, which cannot be reached "
+            "from here: is that broker down, or is its advertised.listeners a name that only the "
+            f"brokers know? ({words})",
         )
     if name == "_RESOLVE" or "Failed to resolve" in reason:
         return Failure(
@@ -68,7 +78,7 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
             f"user {_user(settings)} may write to no topic at {where}: its ACLs lack WRITE and "
             "DESCRIBE (`runwire migrate --print` lists them)",
         )
-    if name in ("_ALL_BROKERS_DOWN", "_TRANSPORT", "_TIMED_OUT"):
+    if name in _NO_WAY:
         return Failure(
             UNREACHABLE,
             f"no broker answers at {where}: check that it runs and that this machine reaches it "
@@ -81,7 +91,7 @@ def delivery_failure(settings: KafkaSettings, topic: str, name: str, reason: str
     """Return the cause of a refused message."""
     if name in ("_PURGE_QUEUE", "_PURGE_INFLIGHT", "_MSG_TIMED_OUT", "_FATAL", "_FENCED"):
         return Failure(GIVEN_UP, f"given up before it was acknowledged ({name})")
-    if name == "MSG_SIZE_TOO_LARGE":
+    if name in ("MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_MSG_SIZE"):
         return Failure(TOO_LARGE, f"a batch is larger than topic {topic} accepts")
     if name in ("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION"):
         return Failure(
@@ -129,6 +139,11 @@ def _tls_hint(settings: KafkaSettings, reason: str) -> str:
         return (
             f"the other side does not speak TLS; RUNWIRE_KAFKA_SECURITY_PROTOCOL is "
             f"{settings.protocol}, is this a plaintext listener?"
+        )
+    if "alert" in reason:  # the broker's word about our certificate, or the lack of one
+        return (
+            "the brokers refuse this client; where they ask for a certificate, set "
+            "RUNWIRE_KAFKA_SSL_CERTIFICATE_LOCATION to one that their authority has signed"
         )
     return "check RUNWIRE_KAFKA_SSL_CA_LOCATION and the port"
 

@@ -15,6 +15,7 @@ from runwire_agent.ship.broker import (
     AUTHENTICATION,
     DENIED,
     GIVEN_UP,
+    TLS,
     UNREACHABLE,
     UNUSABLE,
     Done,
@@ -31,6 +32,7 @@ _log = logging.getLogger("runwire.agent")
 BATCH_BYTES = 1_000_000  # Kafka's default max.message.bytes is a little more
 RESET_S = 2.0
 RETRY_S = 5.0  # after unusable settings; `is_reachable` tries at once
+FILES_CHECK_S = 1.0  # a few small files are read while there is trouble
 # Gathering in the agent and this together stay below the promised 0.5 s.
 LINGER_MS = 100
 # librdkafka's settings for records, and for pieces of content: pieces do not compress, and wait in
@@ -77,7 +79,9 @@ class KafkaBroker:
         self._open: dict[int, Done] = {}
         self._next = 0
         self._trouble: Failure | None = None
-        self._retry_at_s = 0.0
+        self._fatal: Any = None
+        self._opened_with = ""
+        self._retry_at_s = self._check_at_s = 0.0
         self._last_words = LastWords()
         # Of this client alone, outside the hierarchy that applications configure.
         self._logger = logging.Logger("librdkafka")  # noqa: LOG001
@@ -110,6 +114,7 @@ class KafkaBroker:
         except BufferError:
             return False
         except confluent_kafka.KafkaException as error:
+            self._note_fatal(error.args[0])
             done(self._refusal(topic, error.args[0]))
             return True
         self._next += 1
@@ -117,15 +122,24 @@ class KafkaBroker:
         return True
 
     def poll(self, timeout_s: float) -> None:
-        """Serve librdkafka's callbacks; a fatal error of the producer ends in a `reset`."""
+        """Serve librdkafka's callbacks.
+
+        A fatal error of the producer, and a new password or certificate in trouble, end in a
+        `reset`: a client keeps what it was opened with.
+        """
         client = self._client()
         if client is None:
             time.sleep(timeout_s)
             return
         try:
             client.poll(timeout_s)
-        except confluent_kafka.KafkaException as exception:  # fatal errors are raised, not called
-            self._replace_client(exception.args[0])
+        except confluent_kafka.KafkaException as exception:
+            self._fatal = exception.args[0]
+        if self._fatal is not None:
+            self._replace_client(self._fatal)
+        elif self._has_new_files():
+            _log.info("a password or certificate for Kafka has changed: connecting again")
+            self.reset()
 
     def is_reachable(self, timeout_s: float) -> bool:
         """Ask for one topic's metadata: the answer needs a login that succeeded."""
@@ -138,8 +152,8 @@ class KafkaBroker:
             client.list_topics(topic, timeout=timeout_s)
         except confluent_kafka.KafkaException:
             self.poll(0)
-            if self._trouble is not None and self._trouble.kind == AUTHENTICATION:
-                self._end_client(0)  # the next one reads the password file again
+            if self._trouble is not None and self._trouble.kind in (AUTHENTICATION, TLS):
+                self._end_client(0)  # the next one reads password and certificates again
             return False
         self._trouble = None
         return True
@@ -174,8 +188,20 @@ class KafkaBroker:
                 client.purge()
                 client.flush(timeout_s)
 
+    def _has_new_files(self) -> bool:
+        if self._trouble is None or time.monotonic() < self._check_at_s:
+            return False
+        self._check_at_s = time.monotonic() + FILES_CHECK_S
+        return self._producer is not None and self._settings.files_digest() != self._opened_with
+
+    def _note_fatal(self, error: Any) -> None:
+        """Remember an error after which the producer refuses everything; `poll` replaces it."""
+        if error.fatal() or error_name(error) == "_FATAL":
+            self._fatal = self._fatal or error
+
     def _replace_client(self, error: Any) -> None:
         _log.warning("the producer failed and is replaced: %s", error.str())
+        self._fatal = None
         self.reset()
         failure = connection_failure(self._settings, error_name(error), error.str())
         self._trouble = failure if failure.kind == DENIED else None
@@ -184,6 +210,7 @@ class KafkaBroker:
         """Return the client; None while the settings are not usable (a file is missing)."""
         if self._producer is None and time.monotonic() >= self._retry_at_s:
             try:
+                self._opened_with = self._settings.files_digest()
                 self._producer = confluent_kafka.Producer(self._config(), logger=self._logger)
             except (confluent_kafka.KafkaException, KafkaSettingsError) as error:
                 why = (
@@ -223,5 +250,6 @@ class KafkaBroker:
         return delivery_failure(self._settings, topic, error_name(error), error.str())
 
     def _on_error(self, error: Any) -> None:
+        self._note_fatal(error)
         failure = connection_failure(self._settings, error_name(error), error.str())
         self._trouble = graver(self._trouble, failure)

@@ -35,8 +35,7 @@ def start_agent(
     Secrets travel in `environ` and never on a command line, which every user can read.
     Raises: OSError when it cannot be started. Blocks: for milliseconds.
     """
-    if not sys.executable:
-        raise ChildProcessError("this interpreter does not know its own executable")
+    _check_interpreter()
     command = [
         *(sys.executable, "-m", PACKAGE),
         *("--dir", str(root), "--exit-when-idle-s", f"{idle_s:g}", "--wait-s", f"{wait_s:g}"),
@@ -60,6 +59,25 @@ def start_agent(
         raise ChildProcessError(f"the shell that starts the agent failed: {error}") from error
     finally:
         os.close(log)
+
+
+def _check_interpreter() -> None:
+    """Raises: ChildProcessError where `sys.executable -m` would not run a module.
+
+    A frozen program (PyInstaller, cx_Freeze, Nuitka) would start itself: another trainer, which
+    starts another. uwsgi and other hosts of an interpreter are no interpreter either.
+    """
+    is_frozen = getattr(sys, "frozen", False) or "__compiled__" in vars(sys.modules["__main__"])
+    if is_frozen:
+        raise ChildProcessError(
+            "this is a frozen program, which cannot run other modules: start `runwire agent` "
+            "from an installed runwire, or set RUNWIRE_AGENT=thread"
+        )
+    if "py" not in Path(sys.executable or "").name.lower():
+        raise ChildProcessError(
+            f"{sys.executable or 'the executable'!r} is not a Python interpreter: start `runwire "
+            "agent` yourself, or set RUNWIRE_AGENT=thread"
+        )
 
 
 def _with_import_folders(environ: Mapping[str, str]) -> dict[str, str]:

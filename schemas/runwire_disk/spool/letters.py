@@ -59,9 +59,16 @@ def loss_of(cut: Cut) -> Loss | None:
     )
 
 
-def letter_id(*, stream: str, partition: str, first: int, last: int, index: int) -> str:
-    """Return the id of a letter about records [first, last]: the same for the same coordinates."""
-    text = json.dumps([stream, partition, first, last, index], ensure_ascii=True).encode()
+def letter_id(
+    *, stream: str, partition: str, first: int, last: int, index: int, topic_id: str = ""
+) -> str:
+    """Return the id of a letter about records [first, last]: the same for the same coordinates.
+
+    A topic that was deleted and created again has other records at the same offsets, so the id of
+    the topic counts; partitions of the spool are never reused and have none.
+    """
+    coordinates = [stream, partition, first, last, index, *([topic_id] if topic_id else [])]
+    text = json.dumps(coordinates, ensure_ascii=True).encode()
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 

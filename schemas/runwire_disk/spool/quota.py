@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from runwire_disk.files import try_lock
+from runwire_disk.interrupts import reraise_interrupt
 from runwire_disk.spool.format import (
     HEADER_BYTES,
     READER_LOCK,
@@ -66,6 +67,7 @@ class Quota:
         try:
             self._check(series, share)
         except OSError as error:
+            reraise_interrupt(error)
             self._refused[series.name] = (now + _RETRY_INTERVAL_S, error)
             raise
         self._refused.pop(series.name, None)
@@ -120,7 +122,7 @@ class Quota:
             return 0
         fd = os.open(self._folder / READER_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if not try_lock(fd):
+            if not _is_reader_away(fd):
                 return 0  # a reader is at work and will free space itself
             return self._drop(live.number)
         finally:
@@ -148,3 +150,11 @@ class Quota:
     def _header(self, name: str) -> SegmentHeader:
         with (self._folder / name).open("rb") as file:
             return SegmentHeader.unpack(file.read(HEADER_BYTES))
+
+
+def _is_reader_away(fd: int) -> bool:
+    """Take the reader's lock; false when a reader has it, or may have it."""
+    try:
+        return try_lock(fd)
+    except OSError:  # a file system without locks
+        return False

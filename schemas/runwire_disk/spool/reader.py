@@ -28,6 +28,8 @@ from runwire_disk.spool.format import (
     read_cursor,
     write_cursor,
 )
+from runwire_disk.spool.progress import progress
+from runwire_disk.spool.run_notes import keep_last_step
 from runwire_disk.spool.series_reader import SeriesReader
 from runwire_schemas.connections.secret import read_facts
 
@@ -218,6 +220,8 @@ class FolderReader:
 
     def remove(self) -> None:
         """Delete the folder of a writer that is gone and wholly delivered."""
+        with contextlib.suppress(OSError):  # without a note, implicit steps begin at 0 again
+            keep_last_step(self.folder.parent.parent, self.meta, progress(self.folder).last_step)
         hidden = self.folder.with_name("." + self.folder.name)
         with contextlib.suppress(FileNotFoundError):
             self.folder.rename(hidden)  # no listing shows it half deleted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from pathlib import Path
@@ -29,12 +30,12 @@ class Segment:
         self.base_accepted = header.base_accepted
         self.path = folder / segment_name(series, header.number)
         hidden = folder / f".{self.path.name}"
-        self._fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._file = _SegmentFile(hidden, "w+", opener=_private)
         try:
-            _allocate(self._fd, header.size)
-            self._map = mmap.mmap(self._fd, header.size)
-        except OSError:
-            os.close(self._fd)
+            _allocate(self._file.fileno(), header.size)
+            self._map = mmap.mmap(self._file.fileno(), header.size)
+        except BaseException:
+            self._file.close()
             hidden.unlink(missing_ok=True)
             raise
         self.bytes = memoryview(self._map)
@@ -52,21 +53,36 @@ class Segment:
 
     def is_linked(self) -> bool:
         """Tell whether the file still has a name; false once the spool was deleted."""
-        return os.fstat(self._fd).st_nlink > 0
+        return os.fstat(self._file.fileno()).st_nlink > 0
 
     def sync(self) -> None:
         """Force committed records to the device. Blocks: one fdatasync."""
-        os.fdatasync(self._fd)
+        os.fdatasync(self._file.fileno())
 
     def close(self) -> None:
         """Unmap and close; the file stays."""
         self.words.release()
         self.bytes.release()
         self._map.close()
-        os.close(self._fd)
+        self._file.close()
 
 
 FIRST_RECORD = HEADER_BYTES
+
+
+class _SegmentFile(io.FileIO):
+    """A file that is closed with its last reference, without a warning.
+
+    An interrupt may drop a segment before anybody could close it, and a forked child drops those
+    of its parent.
+    """
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _allocate(fd: int, size: int) -> None:

@@ -1,19 +1,22 @@
 """Writer of one series of segments.
 
-`state` is one tuple on purpose: an asynchronous exception (Ctrl-C) between two bytecodes leaves
-either the old or the new position, never half of it. If it strikes between the commit store and
-the new state, the word at the position is non-zero and the next append adopts that record.
+`state` is one tuple on purpose: an exception from outside (Ctrl-C) between two bytecodes leaves
+either the old or the new position, never half of it. If it strikes after an append has stored a
+body or its commit word, the bytes at the position are not zero: the next append adopts a whole
+record, and wipes anything else.
 """
 
 from __future__ import annotations
 
-import threading
+import json
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from runwire_disk.spool.format import (
+    KINDS,
     LAST_WORD,
     METRIC,
     METRIC_HEAD,
@@ -21,12 +24,14 @@ from runwire_disk.spool.format import (
     SEGMENT_BYTES_MAX,
     SEGMENT_BYTES_MIN,
     SEGMENT_GROWTH,
+    WIDE,
     SegmentHeader,
     SpoolError,
     commit_word,
     padded,
 )
 from runwire_disk.spool.segment import FIRST_RECORD, Segment
+from runwire_disk.spool.series_lock import SeriesLock
 
 # Room for the zero word that ends a segment and for the head of the record that does not fit.
 _END_BYTES = 16
@@ -34,6 +39,10 @@ _END_BYTES = 16
 
 class RecordTooLarge(SpoolError, ValueError):  # noqa: N818 - reads as the reason of a drop
     """A record does not fit any segment."""
+
+
+class SeriesClosed(SpoolError):  # noqa: N818 - reads as the reason of a drop
+    """The series takes no more records: its writer has ended."""
 
 
 class SeriesState(NamedTuple):
@@ -56,31 +65,37 @@ class Series:
         self.folder, self.name = folder, name
         self._writer = writer
         self._on_new = on_new
-        self.lock = threading.Lock()
         self.segment: Segment | None = None
+        # One that was replaced, until it is closed: an interrupt may come first.
+        self._replaced: Segment | None = None
+        self.is_closed = False
         # (offset, next seq, next call, accepted points); limit 0 sends every append to `make_room`.
         self.state = (0, 0, 0, 0)
         self.limit = 0
         self._next_size = SEGMENT_BYTES_MIN
+        self.lock = SeriesLock(self)
 
     def position(self) -> SeriesState:
         """Return the position by name; `state` itself is the plain tuple of the hot path."""
         return SeriesState._make(self.state)
 
-    def append(self, kind: int, payload: bytes) -> int:
+    def append(self, kind: int, payload: bytes, *, call: int | None = None, points: int = 0) -> int:
         """Store one record and return its sequence number. The caller holds `lock`.
 
-        Raises: OSError when no segment can be made, RecordTooLarge.
+        `call` and `points` are those of a metric record.
+        Raises: OSError when no segment can be made, RecordTooLarge, SeriesClosed.
         """
         size = 16 + padded(len(payload))
         self.make_room(size)
         segment = self.segment
         assert segment is not None
-        offset, seq, call, accepted = self.state
+        offset, seq, next_call, accepted = self.state
+        if call is not None:
+            next_call = max(next_call, call + 1)
         body = seq.to_bytes(8, "little") + payload
         segment.bytes[offset + 8 : offset + 8 + len(body)] = body
         segment.words[offset >> 3] = commit_word(kind, body)
-        self.state = (offset + size, seq + 1, call, accepted)
+        self.state = (offset + size, seq + 1, next_call, accepted + points)
         segment.words[LAST_WORD] = offset
         return seq
 
@@ -88,24 +103,45 @@ class Series:
         """Ensure that `size` bytes fit at the position; true when a new segment was opened."""
         if size > RECORD_BYTES_MAX or size + FIRST_RECORD + _END_BYTES > SEGMENT_BYTES_MAX:
             raise RecordTooLarge(f"a record of {size} bytes exceeds {SEGMENT_BYTES_MAX}")
-        segment = self.segment
-        if segment is not None:
-            while self.state[0] < self.limit and segment.words[self.state[0] >> 3]:
-                self._adopt(segment)
-            if self.state[0] + size <= self.limit:
-                return False
+        if self.is_closed:
+            raise SeriesClosed("the run has ended, so nothing is logged any more")
+        self.settle()
+        if self.segment is not None and self.state[0] + size <= self.limit:
+            return False
         self._roll(size)
         return True
 
-    def _adopt(self, segment: Segment) -> None:
-        """Step over a record that an interrupted append had already committed."""
+    def settle(self) -> None:
+        """Deal with the bytes that interrupted appends left at the position."""
+        segment = self.segment
+        if segment is None:
+            return
+        while self.state[0] < self.limit and (word := segment.words[self.state[0] >> 3]):
+            if not self._adopt(segment, word):
+                # A body without its commit word, or the rest of a longer one.
+                segment.words[self.state[0] >> 3] = 0
+
+    def _adopt(self, segment: Segment, word: int) -> bool:
+        """Step over a record that an interrupted append had committed; false if it is none."""
         offset, seq, call, accepted = self.state
-        word = segment.words[offset >> 3]
-        if word >> 24 & 0xFF == METRIC:
-            _, used, _, _, accepted, _, _ = METRIC_HEAD.unpack_from(segment.bytes, offset + 8)
+        length, low = word & 0xFFFFFF, word & 0xFFFFFFFF
+        body = bytes(segment.bytes[offset + 8 : offset + 8 + length])
+        if (
+            len(body) != length
+            or body[:8] != seq.to_bytes(8, "little")
+            or low >> 24 not in KINDS
+            or zlib.crc32(body, low) != word >> 32
+        ):
+            return False
+        if low >> 24 == METRIC:
+            _, used, _, _, accepted, _, _ = METRIC_HEAD.unpack_from(body)
             call = max(call, used + 1)
+        elif low >> 24 == WIDE:
+            wide = json.loads(body[8:])
+            call, accepted = max(call, wide["call"] + 1), wide["accepted"]
         segment.words[LAST_WORD] = offset
-        self.state = (offset + 8 + padded(word & 0xFFFFFF), seq + 1, call, accepted)
+        self.state = (offset + 8 + padded(length), seq + 1, call, accepted)
+        return True
 
     def _roll(self, size: int) -> None:
         need = FIRST_RECORD + size + _END_BYTES
@@ -118,12 +154,18 @@ class Series:
         )
         fresh = Segment(self.folder, self.name, header)
         self._on_new(fresh)
-        self.segment = fresh
+        self.limit = 0  # interrupted from here on, the next append opens another segment
+        self._close_replaced()
+        self._replaced, self.segment = old, fresh
         self.state = (FIRST_RECORD, seq, call, accepted)
         self.limit = fresh.size - _END_BYTES
         self._next_size = min(self._next_size * SEGMENT_GROWTH, SEGMENT_BYTES_MAX)
-        if old is not None:
-            old.close()
+        self._close_replaced()
+
+    def _close_replaced(self) -> None:
+        if self._replaced is not None:
+            self._replaced.close()
+            self._replaced = None
 
     def next_segment_bytes(self) -> int:
         """Return the size that the next segment will have."""
@@ -133,9 +175,20 @@ class Series:
         """Make the next segment no larger than `size`; one too long record may still need more."""
         self._next_size = max(SEGMENT_BYTES_MIN, min(self._next_size, size))
 
-    def close(self) -> None:
-        """Close the live segment; nothing can be appended afterwards."""
+    def seal(self) -> None:
+        """Take no more records. The caller holds `lock`."""
+        self.is_closed = True
+        self.settle()
         self.limit = 0
-        if self.segment is not None:
-            self.segment.close()
-            self.segment = None
+
+    def close(self) -> None:
+        """Seal, and close the live segment. The caller holds `lock`."""
+        self.seal()
+        self.restart()
+
+    def restart(self) -> None:
+        """Close the live segment; the next record opens the first one of a new folder."""
+        self.limit = 0
+        self._close_replaced()
+        self._replaced, self.segment = self.segment, None
+        self._close_replaced()

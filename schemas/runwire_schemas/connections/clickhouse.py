@@ -1,4 +1,4 @@
-"""Connection to ClickHouse: its settings, its address, and the meaning of its error codes.
+"""Connection to ClickHouse: its settings, its address, and the meaning of its errors.
 
 Workers, migrations and the read side share this module; nothing here imports a driver.
 """
@@ -7,32 +7,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any, ClassVar, Final, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from runwire_schemas.connections.table import SECRET, setting, table_values
+from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble, troubles_by_code
+from runwire_schemas.connections.loopback import is_loopback
+from runwire_schemas.connections.secret import Secret, SecretError
+from runwire_schemas.connections.table import PATH, SECRET, setting, table_values
 from runwire_schemas.errors import ConfigError
 
 __all__ = [
+    "PASSWORD_FILE_VARIABLE",
     "URL_VARIABLE",
     "ClickHouseAddress",
     "ClickHouseSettings",
     "ClickHouseSettingsError",
-    "ClickHouseTrouble",
     "error_code",
     "error_sentence",
     "explain_error",
     "first_line",
+    "sentence_of",
     "trouble_of",
 ]
 
 DEFAULT_DATABASE: Final = "runwire"
 DEFAULT_USER: Final = "default"
 _PORTS: Final = {"http": 8123, "https": 8443}
+_AFTER_LOGIN: Final = re.compile(
+    r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\])(?::\d*)?(?:/[^/?#@]*/?)?(?:\?[\w-]+=.*)?"
+)
 # Server messages can hold whole statements; longer ones do not fit a log line.
 _SENTENCE_CHARS_MAX: Final = 300
+# clickhouse-connect's texts where the server gave no code: a status that a proxy answered, a
+# setting that the driver knows to be fixed, a request that did not reach its end.
+_PROXY_STATUS = re.compile(r"received HTTP status (\d{3})")
+_DRIVER_SETTING = re.compile(r"[Ss]etting \S+ is (?:readonly|unknown)|readonly setting")
+_TRANSPORT = re.compile(r"executing HTTP request|Connection|[Tt]imeout|timed out|\[Errno -?\d+\]")
+_NETWORK_REASON = re.compile(
+    r"\[Errno -?\d+\] [A-Za-z ]+|\[SSL: [A-Z0-9_]+\] [A-Za-z0-9 ]+|timed out|[Tt]imeout"
+)
+_PASSING_STATUSES: Final = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class ClickHouseSettingsError(ConfigError):
@@ -48,14 +64,30 @@ class ClickHouseSettings:
     url: str | None = setting(
         SECRET, None, "`http://user:password@host:port/database`; unset: the engine of `runwire up`"
     )
+    password_file: str = setting(
+        PATH, "", "file that holds the password, which wins over the URL's; workers read it again"
+    )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
-        """Read the settings. Raises: ConfigError."""
-        return cls(**table_values(environ, cls))
+        """Read the settings; `url` has the password of the file as it is now.
+
+        Raises: ConfigError, also for a password file that cannot be read.
+        """
+        settings = cls(**table_values(environ, cls))
+        if settings.url is None or not settings.password_file:
+            return settings
+        try:
+            password = Secret(file=settings.password_file).read()
+        except SecretError as error:
+            raise ClickHouseSettingsError(
+                f"{PASSWORD_FILE_VARIABLE}={settings.password_file}: {error}"
+            ) from error
+        return replace(settings, url=_with_password(settings.url, password))
 
 
 URL_VARIABLE: Final = ClickHouseSettings.PREFIX + "URL"
+PASSWORD_FILE_VARIABLE: Final = ClickHouseSettings.PREFIX + "PASSWORD_FILE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +108,17 @@ class ClickHouseAddress:
     def parse(cls, url: str, *, source: str = URL_VARIABLE) -> Self:
         """Split `http://user:password@host:port/database`; user, port and database have defaults.
 
-        Raises: ClickHouseSettingsError, without the password.
+        Escapes in user and password are decoded; characters that should have been escaped are
+        taken as they are. Raises: ClickHouseSettingsError, without the password.
         """
+        login, url = _split_login(url)
+        user, _, password = login.partition(":")
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError:
             raise _malformed("(unreadable)", source) from None
-        if parts.scheme not in _PORTS or not parts.hostname:
+        if parts.scheme not in _PORTS or not parts.hostname or "@" in url.partition("?")[0]:
             raise _malformed(parts.scheme or "(no scheme)", source)
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         shown_port = f":{port}" if port else ""
@@ -91,8 +126,8 @@ class ClickHouseAddress:
             scheme=parts.scheme,
             host=parts.hostname,
             port=port or _PORTS[parts.scheme],
-            username=unquote(parts.username or DEFAULT_USER),
-            password=unquote(parts.password or ""),
+            username=unquote(user or DEFAULT_USER),
+            password=unquote(password),
             database=parts.path.strip("/") or DEFAULT_DATABASE,
             options=parts.query,
             source=source,
@@ -111,81 +146,55 @@ class ClickHouseAddress:
             "username": self.username,
             "password": self.password,
         }
-        return arguments | ({"dsn": f"{self.scheme}://?{self.options}"} if self.options else {})
+        if not self.options:
+            return arguments
+        options = parse_qs(self.options)
+        if self.password and "client_cert" in options and "tls_mode" not in options:
+            # The driver would log in by the certificate and leave the password out.
+            arguments["tls_mode"] = "strict"
+        return arguments | {"dsn": f"{self.scheme}://?{self.options}"}
 
     @property
     def is_local(self) -> bool:
         """Whether the server is on this machine, so that compression only costs time."""
-        return self.host in {"127.0.0.1", "localhost", "::1"}
+        return is_loopback(self.host)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the driver's common connections serve it, past any proxy of the environment."""
+        return self.is_local and not self.options
+
+
+def _with_password(url: str, password: str) -> str:
+    """Return a URL with this password; one without a scheme is returned as it is, for `parse`."""
+    login, bare = _split_login(url)
+    scheme, separator, rest = bare.partition("://")
+    if not separator:
+        return url
+    user = login.partition(":")[0] or DEFAULT_USER
+    return f"{scheme}://{user}:{quote(password, safe='')}@{rest}"
+
+
+def _split_login(url: str) -> tuple[str, str]:
+    """Return (user and password, URL without them), also where the password has `/ # ? @`.
+
+    The login ends at the first @ that only a host, a port, a database and options follow.
+    """
+    scheme, _, rest = url.partition("://")
+    if _AFTER_LOGIN.fullmatch(rest):
+        return "", url  # an @ in its options is part of a path
+    for at in re.finditer("@", rest):
+        if _AFTER_LOGIN.fullmatch(rest, at.end()):
+            return rest[: at.start()], f"{scheme}://{rest[at.end() :]}"
+    return "", url
 
 
 def _malformed(scheme: str, source: str) -> ClickHouseSettingsError:
     return ClickHouseSettingsError(
-        f"{source} must look like http://user:password@host:8123/database, not {scheme}://…"
+        f"{source} must look like http://user:password@host:8123/database, not {scheme}://…; write "
+        f"/ # ? @ % of a password as %2F %23 %3F %40 %25, or the password into the file of "
+        f"{PASSWORD_FILE_VARIABLE}"
     )
-
-
-class ClickHouseTrouble(Enum):
-    """What a failed request means, by what ends it; the value is the sentence for people."""
-
-    UNREACHABLE = (
-        "ClickHouse at {shown} does not answer ({detail}): start it (the embedded one with "
-        "`runwire up`) or correct {source}; `runwire doctor` looks closer"
-    )
-    PASSWORD = (
-        "ClickHouse at {shown} refused the password of user `{user}`: correct {source} "
-        "(http://user:password@host:port/database); for the embedded engine `runwire down` and "
-        "`runwire up` write a fresh one"
-    )
-    RIGHTS = "user `{user}` may not do this on {shown}: {detail}"
-    DATABASE = (
-        "ClickHouse at {shown} has no database `{database}` (or this user may not see it): create "
-        "it with `runwire migrate`, or correct {source}"
-    )
-    SCHEMA = (
-        "ClickHouse at {shown} lacks a table or column this version needs: run `runwire migrate` "
-        "({detail})"
-    )
-    DISK_FULL = "the disk of ClickHouse at {shown} is full: free space on it"
-    PASSING = "ClickHouse at {shown} cannot do it now: {detail}"
-    REFUSED = "ClickHouse at {shown} refused a request: {detail}"
-
-    def sentence(self, address: ClickHouseAddress, detail: str = "") -> str:
-        """Return the sentence about this address, without the password."""
-        template: str = self.value
-        return template.format(
-            shown=address.shown,
-            user=address.username,
-            database=address.database,
-            source=address.source,
-            detail=detail,
-        )
-
-
-# Codes of src/Common/ErrorCodes.cpp; a code without a row is REFUSED.
-_TROUBLES: Final = {
-    code: trouble
-    for trouble, codes in {
-        # UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD, AUTHENTICATION_FAILED
-        ClickHouseTrouble.PASSWORD: (192, 193, 194, 516),
-        # READONLY, ACCESS_DENIED
-        ClickHouseTrouble.RIGHTS: (164, 497),
-        # UNKNOWN_DATABASE
-        ClickHouseTrouble.DATABASE: (81,),
-        # NOT_FOUND_COLUMN_IN_BLOCK, NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_TABLE
-        ClickHouseTrouble.SCHEMA: (10, 16, 47, 60),
-        # NOT_ENOUGH_SPACE
-        ClickHouseTrouble.DISK_FULL: (243,),
-        # TIMEOUT_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES, SOCKET_TIMEOUT, NETWORK_ERROR,
-        # MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, TOO_MANY_PARTS, ALL_CONNECTION_TRIES_FAILED,
-        # quorum (285, 286), UNKNOWN_STATUS_OF_INSERT, QUERY_WAS_CANCELLED, S3_ERROR,
-        # KEEPER_EXCEPTION
-        ClickHouseTrouble.PASSING: (
-            *(159, 202, 209, 210, 241, 242, 252, 279, 285, 286, 319, 394, 499, 999),
-        ),
-    }.items()
-    for code in codes
-}
 
 
 def error_code(error: BaseException) -> int | None:
@@ -198,18 +207,60 @@ def error_code(error: BaseException) -> int | None:
 
 
 def trouble_of(error: BaseException) -> ClickHouseTrouble:
-    """Return what a failed request means; an error without a server code is UNREACHABLE."""
-    code = error_code(error)
-    if code is None:
+    """Return what a failed request means.
+
+    An error without the server's code comes from a proxy, from the driver or from the network.
+    """
+    if (status := _PROXY_STATUS.search(str(error))) is not None:
+        return _of_status(int(status[1]))
+    if (code := error_code(error)) is not None:
+        return troubles_by_code().get(code, ClickHouseTrouble.UNKNOWN)
+    text = str(error)
+    if _DRIVER_SETTING.search(text):
+        return ClickHouseTrouble.SETTING
+    if "certificate verify failed" in text.lower() or "SSLError" in text:
+        return ClickHouseTrouble.UNTRUSTED
+    is_network = isinstance(error, OSError) or type(error).__module__.startswith("urllib3")
+    if is_network or _TRANSPORT.search(text):
         return ClickHouseTrouble.UNREACHABLE
-    return _TROUBLES.get(code, ClickHouseTrouble.REFUSED)
+    return ClickHouseTrouble.UNKNOWN
+
+
+def _of_status(status: int) -> ClickHouseTrouble:
+    """Return what an HTTP status without a code of ClickHouse means: a proxy answered."""
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return ClickHouseTrouble.TOO_LARGE
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED):
+        return ClickHouseTrouble.PASSWORD
+    if status == HTTPStatus.FORBIDDEN:
+        return ClickHouseTrouble.RIGHTS
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUSES:
+        return ClickHouseTrouble.PASSING
+    return ClickHouseTrouble.UNKNOWN
+
+
+def sentence_of(trouble: ClickHouseTrouble, address: ClickHouseAddress, detail: str = "") -> str:
+    """Return the sentence for people about a trouble at this address, without the password."""
+    template: str = trouble.value
+    return template.format(
+        shown=address.shown,
+        user=address.username,
+        database=address.database,
+        source=address.source,
+        detail=detail,
+    )
 
 
 def explain_error(error: BaseException, address: ClickHouseAddress) -> str:
     """Return one sentence about a failed request, without the password."""
     trouble = trouble_of(error)
-    is_network = trouble is ClickHouseTrouble.UNREACHABLE
-    return trouble.sentence(address, _network_reason(error) if is_network else first_line(error))
+    if (status := _PROXY_STATUS.search(str(error))) is not None:
+        detail = f"HTTP status {status[1]}, without a code of ClickHouse"  # the rest is a page
+    elif trouble in (ClickHouseTrouble.UNREACHABLE, ClickHouseTrouble.UNTRUSTED):
+        detail = _network_reason(error)
+    else:
+        detail = first_line(error)
+    return sentence_of(trouble, address, detail)
 
 
 def error_sentence(text: str) -> str:
@@ -233,5 +284,5 @@ def first_line(error: BaseException) -> str:
 
 def _network_reason(error: BaseException) -> str:
     """Return the operating system's reason from an error that two libraries have wrapped."""
-    match = re.search(r"\[Errno -?\d+\] [A-Za-z ]+|timed out|[Tt]imeout", str(error))
+    match = _NETWORK_REASON.search(str(error))
     return match[0] if match else first_line(error)

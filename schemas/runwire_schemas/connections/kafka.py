@@ -5,9 +5,11 @@ Nothing here imports a Kafka client; `client_config` returns librdkafka's own na
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 from runwire_schemas.connections.secret import (
@@ -25,6 +27,8 @@ TOPIC_PREFIX_VARIABLE: Final = PREFIX + "TOPIC_PREFIX"
 SECURITY_PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 # Kafka's own rule for topic names; 200 leaves room for kind and version below its 249.
 _TOPIC_PREFIX: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,199}")
+# librdkafka's name of a broker in its messages: `sasl_ssl://kafka-2:9093/2`; "bootstrap" is no id.
+_BROKER: Final = re.compile(r"(?:\w+://)?(?P<name>[^\s/]+:\d+)/\d+\b")
 SASL_MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 
@@ -55,6 +59,16 @@ class KafkaSettings:
     sasl_password: str = setting(SECRET, "", "password of that user; a file is safer")
     sasl_password_file: str = setting(PATH, "", "file that holds the password")
     ssl_ca_location: str = setting(PATH, "", "certificate authority of the brokers (PEM file)")
+    ssl_certificate_location: str = setting(
+        PATH, "", "this client's certificate (PEM file), where the brokers ask for one"
+    )
+    ssl_key_location: str = setting(
+        PATH, "", "private key of that certificate (PEM file); unset: it is in the same file"
+    )
+    ssl_key_password: str = setting(
+        SECRET, "", "password of that key, if it is encrypted; a file is safer"
+    )
+    ssl_key_password_file: str = setting(PATH, "", "file that holds the password of the key")
     topic_prefix: str = setting(
         TEXT,
         DEFAULT_TOPIC_PREFIX,
@@ -80,13 +94,24 @@ class KafkaSettings:
                 f"{PREFIX}SECURITY_PROTOCOL={protocol} needs {PREFIX}SASL_USERNAME and "
                 f"{PREFIX}SASL_PASSWORD_FILE"
             )
+        if not self.ssl_certificate_location and (self.ssl_key_location or self.key_secret):
+            raise KafkaSettingsError(
+                f"a private key for Kafka is set without its certificate: set "
+                f"{PREFIX}SSL_CERTIFICATE_LOCATION too, or remove the settings of the key"
+            )
+        if protocol.endswith("PLAINTEXT") and self.ssl_certificate_location:
+            raise KafkaSettingsError(
+                f"{PREFIX}SSL_CERTIFICATE_LOCATION has no effect with "
+                f"{PREFIX}SECURITY_PROTOCOL={protocol}: use SSL or SASL_SSL, or remove one of both"
+            )
 
     @property
     def protocol(self) -> str:
         """The security protocol; what the other settings ask for when it is not set."""
         if self.security_protocol:
             return self.security_protocol.upper()
-        encrypted = "SSL" if self.ssl_ca_location else "PLAINTEXT"
+        is_encrypted = self.ssl_ca_location or self.ssl_certificate_location
+        encrypted = "SSL" if is_encrypted else "PLAINTEXT"
         return f"SASL_{encrypted}" if self.sasl_username else encrypted
 
     @property
@@ -99,14 +124,37 @@ class KafkaSettings:
         )
 
     @property
+    def key_secret(self) -> Secret:
+        """The password of the private key, by value or by file."""
+        return Secret(
+            value=self.ssl_key_password,
+            file=self.ssl_key_password_file,
+            environment=f"{PREFIX}SSL_KEY_PASSWORD",
+        )
+
+    @property
     def password(self) -> str:
         """The password itself. Raises: KafkaSettingsError when its file cannot be read."""
-        try:
-            return self.secret.read()
-        except SecretError as error:
-            raise KafkaSettingsError(
-                f"{PREFIX}SASL_PASSWORD_FILE={self.sasl_password_file}: {error}"
-            ) from error
+        return _read(self.secret, "SASL_PASSWORD_FILE")
+
+    def files_digest(self) -> str:
+        """Return a digest of the present content of all files that a login depends on.
+
+        It differs once a password, an authority or a certificate was replaced; a client knows the
+        content that it was opened with, for as long as it lives.
+        """
+        files = (
+            self.sasl_password_file,
+            self.ssl_ca_location,
+            self.ssl_certificate_location,
+            self.ssl_key_location,
+            self.ssl_key_password_file,
+        )
+        digest = hashlib.blake2b(digest_size=16)
+        for file in files:
+            content = _content(file) if file else b""
+            digest.update(len(content).to_bytes(8, "little") + content)
+        return digest.hexdigest()
 
     def client_config(self) -> dict[str, str]:
         """Return the connection part of a librdkafka configuration, the password included."""
@@ -116,6 +164,11 @@ class KafkaSettings:
             config |= {"sasl.username": self.sasl_username, "sasl.password": self.password}
         if self.ssl_ca_location:
             config["ssl.ca.location"] = self.ssl_ca_location
+        if self.ssl_certificate_location:
+            config["ssl.certificate.location"] = self.ssl_certificate_location
+            config["ssl.key.location"] = self.ssl_key_location or self.ssl_certificate_location
+        if self.key_secret:
+            config["ssl.key.password"] = _read(self.key_secret, "SSL_KEY_PASSWORD_FILE")
         return config
 
     def producer_config(self) -> dict[str, Any]:
@@ -142,6 +195,9 @@ class KafkaSettings:
             "sasl_username": self.sasl_username,
             "sasl_password": self.secret.describe(),
             "ssl_ca_location": self.ssl_ca_location,
+            "ssl_certificate_location": self.ssl_certificate_location,
+            "ssl_key_location": self.ssl_key_location,
+            "ssl_key_password": self.key_secret.describe(),
             "topic_prefix": "" if prefix == DEFAULT_TOPIC_PREFIX else prefix,
         }
         return {name: value for name, value in facts.items() if value}
@@ -188,6 +244,31 @@ class RegistrySettings:
     def from_environment(cls, environ: Mapping[str, str]) -> Self:
         """Read the settings. Raises: ConfigError."""
         return cls(**table_values(environ, cls))
+
+
+def advertised_name(bootstrap_servers: str, words: str) -> str:
+    """Return the broker that librdkafka's words are about, if only the cluster named it.
+
+    Empty for the addresses of the settings: a broker's own name reaches clients by the cluster's
+    metadata, from its `advertised.listeners`.
+    """
+    found = _BROKER.search(words)
+    name = found["name"] if found else ""
+    return "" if name in bootstrap_servers.replace(" ", "").split(",") else name
+
+
+def _read(secret: Secret, name: str) -> str:
+    try:
+        return secret.read()
+    except SecretError as error:
+        raise KafkaSettingsError(f"{PREFIX}{name}={secret.file}: {error}") from error
+
+
+def _content(file: str) -> bytes:
+    try:
+        return Path(file).expanduser().read_bytes()
+    except OSError:  # missing for a moment, a folder of authorities, or librdkafka's word "probe"
+        return b""
 
 
 def _wrong(name: str, value: str, known: tuple[str, ...]) -> KafkaSettingsError:

@@ -1,6 +1,6 @@
 """Connection to an object store: one description for trainer, agent, worker and command line.
 
-Nothing here imports a client. A certificate authority of your own: the client reads SSL_CERT_FILE.
+Nothing here imports a client.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ ENDPOINT_VARIABLE: Final = PREFIX + "ENDPOINT"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _SCHEMES: Final = ("http", "https")
 _KEYS: Final = ("access_key", "secret_key")
+_TLS: Final = ("ssl_ca_location", "ssl_certificate_location", "ssl_key_location")
 
 
 class S3SettingsError(ConfigError):
@@ -55,9 +56,21 @@ class S3Settings:
     secret_key: str = setting(SECRET, "", "secret key; a file is safer")
     secret_key_file: str = setting(PATH, "", "file that holds the secret key")
     region: str = setting(TEXT, "", "region of the bucket; unset: the store is asked")
+    ssl_ca_location: str = setting(
+        PATH,
+        "",
+        "certificate authority of the store (PEM file); unset: SSL_CERT_FILE, else public ones",
+    )
+    ssl_certificate_location: str = setting(
+        PATH, "", "client certificate, for a store that asks for one (PEM file)"
+    )
+    ssl_key_location: str = setting(
+        PATH, "", "key of the client certificate (PEM file); unset: in the file of the certificate"
+    )
 
     def __post_init__(self) -> None:
         self._check_endpoint()
+        self._check_tls()
         if not _BUCKET.fullmatch(self.bucket):
             raise S3SettingsError(
                 f"{PREFIX}BUCKET={self.bucket!r}: a bucket has 3 to 63 lower-case letters, digits, "
@@ -111,7 +124,8 @@ class S3Settings:
         facts |= {name: secret.describe() for name, secret in self.secrets.items()}
         if not self.access_key_file:
             facts["access_key"] = self.access_key
-        return facts | ({"region": self.region} if self.region else {})
+        more = ("region", *_TLS)
+        return facts | {name: getattr(self, name) for name in more if getattr(self, name)}
 
     @classmethod
     def from_public(cls, facts: Mapping[str, Any]) -> Self | None:
@@ -125,6 +139,7 @@ class S3Settings:
                 endpoint=facts.get("endpoint", ""),
                 bucket=facts.get("bucket", ""),
                 region=facts.get("region", ""),
+                **{name: facts.get(name, "") for name in _TLS},
                 access_key=access if isinstance(access, str) else "",
                 access_key_file=_file_of(access),
                 secret_key_file=_file_of(secret),
@@ -144,6 +159,19 @@ class S3Settings:
             return secret.read()
         except SecretError as error:
             raise S3SettingsError(f"{PREFIX}{name.upper()}_FILE={secret.file}: {error}") from error
+
+    def _check_tls(self) -> None:
+        named = [f"{PREFIX}{name.upper()}" for name in _TLS if getattr(self, name)]
+        if named and not self.is_secure:
+            raise S3SettingsError(
+                f"{' and '.join(named)}: the endpoint {self.endpoint!r} is not encrypted; write it "
+                "with https://"
+            )
+        if self.ssl_key_location and not self.ssl_certificate_location:
+            raise S3SettingsError(
+                f"{PREFIX}SSL_KEY_LOCATION is set without its certificate: set "
+                f"{PREFIX}SSL_CERTIFICATE_LOCATION too"
+            )
 
     def _check_endpoint(self) -> None:
         accepted = "give http://host:port, https://host:port, or host:port for https"

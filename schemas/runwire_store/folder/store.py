@@ -168,6 +168,10 @@ class FolderStore:
                 except OSError:  # not empty, or gone
                     break
 
+    def keeps_versions(self) -> bool:
+        """Return False: a deleted file is gone."""
+        return False
+
     def expire_uploads(self, older_than_s: float) -> int:
         """Delete unfinished copies that were not written to for longer; return how many."""
         before_ns = time.time_ns() - int(older_than_s * 1e9)

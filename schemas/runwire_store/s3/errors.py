@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 from typing import Final
 from xml.etree.ElementTree import ParseError
 
@@ -25,37 +26,105 @@ _UNKNOWN_KEY: Final = (
     "the store does not know this access key: correct RUNWIRE_S3_ACCESS_KEY or "
     "RUNWIRE_S3_ACCESS_KEY_FILE"
 )
-_REGION: Final = "the bucket is in another region: set RUNWIRE_S3_REGION"
-# Codes of Amazon's list of error responses, MinIO's cmd/api-errors.go, versitygw's.
-_REFUSED: Final = {
-    "AccessDenied": "this key may not do that in this bucket: `runwire migrate --print s3` prints "
-    "the policies it needs",
-    "InvalidAccessKeyId": _UNKNOWN_KEY,
-    "XAdminUserNotFound": _UNKNOWN_KEY,
-    "SignatureDoesNotMatch": "the secret key does not fit the access key: correct "
-    "RUNWIRE_S3_SECRET_KEY or RUNWIRE_S3_SECRET_KEY_FILE",
-    "NoSuchBucket": "there is no such bucket: `runwire migrate` makes it, or correct "
-    "RUNWIRE_S3_BUCKET",
-    "RequestTimeTooSkewed": "the clocks of this machine and of the store differ by more than it "
-    "allows: set both by NTP",
-    "AuthorizationHeaderMalformed": _REGION,
-    "PermanentRedirect": _REGION,
-    "XMinioStorageFull": _FULL,
-    "XMinioAdminBucketQuotaExceeded": _FULL,
-    "QuotaExceeded": _FULL,
-    "InsufficientStorage": _FULL,
-    "EntityTooLarge": "the store takes no object of this size",
-}
-# No 5xx, but worth a retry: a damaged or cut transfer.
-_AWAY: Final = frozenset(
-    {
-        *("BadDigest", "IncompleteBody", "RequestTimeout", "TooManyRequests"),
-        *("XAmzContentSHA256Mismatch", "XMinioInvalidObjectDigest"),
-        # versitygw, when a deletion beside it removes the emptied folder; no key of ours is one.
-        "ExistingObjectIsDirectory",
-    }
+_RIGHTS: Final = (
+    "this key may not do that in this bucket: `runwire migrate --print s3` prints the policies it "
+    "needs"
 )
-_GONE: Final = frozenset({"NoSuchUpload", "InvalidPart", "InvalidPartOrder"})
+_REGION: Final = "the bucket is in another region: set RUNWIRE_S3_REGION"
+_SESSION: Final = "the login has expired: write a new one into the key files or the environment"
+_CLOCK: Final = (
+    "the clocks of this machine and of the store differ by more than it allows: set both by NTP"
+)
+_ENCRYPTION: Final = (
+    "the store cannot use the key that encrypts this bucket: its operator enables it"
+)
+_UNSUPPORTED: Final = "The store does not support this; check its version and the settings"
+
+
+class _Meaning(Enum):
+    """Meaning of a code, by what the caller does about it."""
+
+    NOT_FOUND = auto()
+    GONE = auto()
+    AWAY = auto()
+    REFUSED = auto()
+
+
+# The codes of Amazon's list of error responses, of MinIO's cmd/api-errors.go and of versitygw. A
+# code without a row belongs to another server or a newer one.
+_TABLE: Final = {
+    _Meaning.NOT_FOUND: "NoSuchKey NotFound NoSuchVersion",
+    # A multipart upload, or a part of it.
+    _Meaning.GONE: "NoSuchUpload InvalidPart InvalidPartOrder",
+    # Overload, a store that starts, a damaged or cut transfer, another request at the same time.
+    _Meaning.AWAY: """
+        BadDigest BandwidthLimitExceeded Busy ConditionalRequestConflict ConnectionClosedByRequester
+        EC2ThrottledException ExistingObjectIsDirectory IncompleteBody InternalError InternalFailure
+        InvalidDigest OperationAborted PriorRequestNotComplete
+        ProvisionedThroughputExceededException
+        RequestLimitExceeded RequestThrottled RequestThrottledException RequestTimeout
+        RequestTimeoutException ResponseInterrupted ServerNotInitialized ServiceUnavailable SlowDown
+        SlowDownRead SlowDownWrite TemporaryRedirect ThrottledException Throttling
+        ThrottlingException TooManyRequests TooManyRequestsException TransactionInProgressException
+        XAmzContentChecksumMismatch XAmzContentSHA256Mismatch XMinioBackendDown
+        XMinioInvalidObjectDigest XMinioLockTimeout XMinioServerNotInitialized
+        XMinioStorageResourceInsufficient
+    """,
+    # The request is wrong, or the store does not know it.
+    _Meaning.REFUSED: """
+        AccessControlListNotSupported AmbiguousGrantByEmailAddress AuthorizationQueryParametersError
+        BucketAlreadyExists BucketAlreadyOwnedByYou BucketNotEmpty ClientTokenConflict
+        CredentialsNotSupported CrossLocationLoggingProhibited EntityTooSmall
+        IllegalVersioningConfigurationException IncorrectNumberOfFilesInPostRequest
+        InlineDataTooLarge InvalidAddressingHeader InvalidArgument
+        InvalidBucketAclWithObjectOwnership InvalidBucketName InvalidBucketState
+        InvalidEncryptionAlgorithmError InvalidHostHeader InvalidHttpMethod InvalidObjectState
+        InvalidPolicyDocument InvalidRange InvalidRequest InvalidSOAPRequest
+        InvalidStorageClass InvalidTag InvalidTargetBucketForLogging InvalidURI KeyTooLongError
+        MalformedACLError MalformedPOSTRequest MalformedPolicy MalformedXML MaxMessageLengthExceeded
+        MaxPostPreDataLengthExceededError MetadataTooLarge MethodNotAllowed MissingAttachment
+        MissingContentLength MissingContentMD5 MissingFields MissingRequestBodyError
+        MissingSecurityElement MissingSecurityHeader NoLoggingStatusForKey NoSuchBucketPolicy
+        NoSuchCORSConfiguration NoSuchLifecycleConfiguration NoSuchObjectLockConfiguration
+        NoSuchTagSet NoSuchWebsiteConfiguration NotImplemented NotModified
+        ObjectLockConfigurationNotFoundError OwnershipControlsNotFoundError PreconditionFailed
+        ReplicationConfigurationNotFoundError RequestHeaderSectionTooLarge
+        RequestIsNotMultiPartContent RequestTorrentOfBucketError RestoreAlreadyInProgress
+        ServerSideEncryptionConfigurationNotFoundError TooManyBuckets UnexpectedContent
+        UnresolvableGrantByEmailAddress UnsupportedArgument UnsupportedSignature
+        UserKeyMustBeSpecified XMinioInvalidObjectName XMinioObjectExistsAsDirectory
+        XMinioParentIsObject
+    """,
+}
+# Refusals that a person ends, each with what to do.
+_REFUSED: Final = {
+    code: sentence
+    for sentence, codes in {
+        _RIGHTS: "AccessDenied AllAccessDisabled UnauthorizedAccess UnauthorizedAccessError",
+        "the account of this key is not active: its operator enables it": "AccountProblem "
+        "NotSignedUp InvalidPayer XMinioUserDisabled",
+        _UNKNOWN_KEY: "InvalidAccessKeyId XAdminUserNotFound XMinioAdminUserNotFound "
+        "MissingAuthenticationToken InvalidSecurity",
+        "the secret key does not fit the access key: correct RUNWIRE_S3_SECRET_KEY or "
+        "RUNWIRE_S3_SECRET_KEY_FILE": "SignatureDoesNotMatch InvalidSignature",
+        _SESSION: "ExpiredToken InvalidToken TokenRefreshRequired InvalidSessionException",
+        "there is no such bucket: `runwire migrate` makes it, or correct "
+        "RUNWIRE_S3_BUCKET": "NoSuchBucket",
+        _CLOCK: "RequestTimeTooSkewed RequestExpired",
+        _REGION: "AuthorizationHeaderMalformed PermanentRedirect Redirect InvalidRegion "
+        "InvalidLocationConstraint IllegalLocationConstraintException EndpointNotFound",
+        _FULL: "XMinioStorageFull XMinioAdminBucketQuotaExceeded QuotaExceeded InsufficientStorage",
+        _ENCRYPTION: "KMS.DisabledException KMS.InvalidKeyUsageException "
+        "KMS.KMSInvalidStateException KMS.NotFoundException KMSNotConfigured",
+        "the store takes no object of this size": "EntityTooLarge",
+    }.items()
+    for code in codes.split()
+}
+_MEANINGS: Final = {
+    **{code: meaning for meaning, codes in _TABLE.items() for code in codes.split()},
+    **dict.fromkeys(_REFUSED, _Meaning.REFUSED),
+}
+_PASSING_STATUSES: Final = (408, 429)
 _STATUS = re.compile(r"Response code: (\d+)")
 INSUFFICIENT_STORAGE: Final = 507
 
@@ -116,18 +185,19 @@ def check_answer(response: BaseHTTPResponse) -> None:
 
 def _of_code(error: S3Error, what: str, gone: type[StoreError]) -> StoreError:
     code, status = str(error.code), int(getattr(error.response, "status", 0) or 0)
-    if code in {"NoSuchKey", "NotFound"}:
+    meaning = _MEANINGS.get(code)
+    if meaning is _Meaning.NOT_FOUND:
         return NotFound(f"there is no {what}")
-    if code in _GONE:
+    if meaning is _Meaning.GONE:
         return gone(f"{what}: the store no longer knows this transfer ({code})")
     if code in _REFUSED or status == INSUFFICIENT_STORAGE:
         return StoreRefused(f"{what}: {_REFUSED.get(code, _FULL)} ({code})")
     sentence = f"{what}: {error.message or 'no reason given'} ({code})"
-    if status >= 500 or code in _AWAY or status in {408, 429}:
-        return StoreAway(f"{sentence}; runwire tries again")
-    return StoreRefused(
-        f"{sentence}. The store does not support this; check its version and the settings"
-    )
+    # A server may answer a known refusal with the status of passing trouble.
+    is_passing = status >= 500 or status in _PASSING_STATUSES
+    if meaning is _Meaning.REFUSED and not is_passing:
+        return StoreRefused(f"{sentence}. {_UNSUPPORTED}")
+    return StoreAway(f"{sentence}; runwire tries again")
 
 
 def _of_connection(error: Exception, settings: S3Settings) -> StoreError:
@@ -135,7 +205,9 @@ def _of_connection(error: Exception, settings: S3Settings) -> StoreError:
     if isinstance(reason, SSLError) or isinstance(error, SSLError):
         return StoreRefused(
             f"no trusted connection to {settings.url}: {reason}. Name the certificate authority in "
-            "SSL_CERT_FILE; a store without TLS needs http:// in RUNWIRE_S3_ENDPOINT"
+            "RUNWIRE_S3_SSL_CA_LOCATION, and a client certificate in "
+            "RUNWIRE_S3_SSL_CERTIFICATE_LOCATION if the store asks for one; a store without TLS "
+            "needs http:// in RUNWIRE_S3_ENDPOINT"
         )
     return StoreAway(
         f"the object store at {settings.url} does not answer: {reason}. Start it, or correct "

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import errno
+import functools
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +17,7 @@ import certifi
 from minio import Minio
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider
+from minio.error import S3Error
 from minio.helpers import BaseURL
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date, utcnow
@@ -35,16 +39,25 @@ _BACKOFF_S: Final = 0.3
 # Parts leave in blocks of this size; urllib3's own 16 KiB cost more than the copying.
 _BLOCK_BYTES: Final = 1024 * 1024
 _CONNECTIONS: Final = 8
+# Amazon's "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with
+# Object Lock parameters" (InvalidRequest); other servers have codes such as MissingContentMD5.
+_MD5_WANTED: Final = re.compile(r"content-?md5", re.IGNORECASE)
 
 
-def new_pool(*, read_s: float = READ_S) -> PoolManager:
-    """Return connections with timeouts and a few retries; SSL_CERT_FILE names authorities."""
+def new_pool(settings: S3Settings, *, read_s: float = READ_S) -> PoolManager:
+    """Return connections with timeouts and a few retries.
+
+    Each new connection reads the certificates again, so that renewed ones are used.
+    """
+    authority = settings.ssl_ca_location or os.environ.get("SSL_CERT_FILE")
     return PoolManager(
         timeout=Timeout(connect=CONNECT_S, read=read_s),
         maxsize=_CONNECTIONS,
         blocksize=_BLOCK_BYTES,
         cert_reqs="CERT_REQUIRED",
-        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+        ca_certs=authority or certifi.where(),
+        cert_file=settings.ssl_certificate_location or None,
+        key_file=settings.ssl_key_location or None,
         retries=Retry(
             total=_RETRIES,
             read=1,
@@ -174,6 +187,18 @@ class Blocks:
         return digest.hexdigest()
 
 
+def _md5(body: bytes | FileSlice | Blocks) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    if isinstance(body, bytes):
+        digest.update(body)
+    else:
+        body.seek(0)
+        while block := body.read(_BLOCK_BYTES):
+            digest.update(block)
+        body.seek(0)
+    return base64.b64encode(digest.digest()).decode()
+
+
 class SignedRequests:
     """Signed requests of one bucket; errors are the client's, see `errors.translating_errors`."""
 
@@ -186,6 +211,7 @@ class SignedRequests:
         self._slow = Timeout(connect=CONNECT_S, read=slow_read_s)
         self._keys = SettingsCredentials(settings)
         self._region = settings.region
+        self._is_locked = False  # whether PUT requests need an MD5
 
     def send(
         self,
@@ -201,6 +227,30 @@ class SignedRequests:
 
         The body's SHA-256 is signed too, so the server refuses a body damaged on its way.
         """
+        sending = functools.partial(self._send, method, key, query, body=body, is_slow=is_slow)
+        if not self._is_locked:
+            try:
+                return sending(headers=headers)
+            except S3Error as error:
+                if method != "PUT" or not _MD5_WANTED.search(f"{error.code} {error.message}"):
+                    raise
+        # A bucket with object lock takes no object without; others do not cost us the MD5.
+        if method == "PUT":
+            headers = {**(headers or {}), "Content-MD5": _md5(body)}
+        answer = sending(headers=headers)
+        self._is_locked = True
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        key: str | None,
+        query: Mapping[str, str],
+        *,
+        body: bytes | FileSlice | Blocks,
+        headers: Mapping[str, str] | None,
+        is_slow: bool,
+    ) -> BaseHTTPResponse:
         if isinstance(body, bytes):
             length, sha256 = len(body), hashlib.sha256(body).hexdigest()
         else:

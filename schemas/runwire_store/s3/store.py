@@ -17,7 +17,7 @@ from runwire_store.store import NotFound, Progress, Stat, StoreAway, StoreRefuse
 
 try:
     from minio import Minio
-    from minio.commonconfig import ComposeSource
+    from minio.commonconfig import ENABLED, ComposeSource
     from minio.deleteobjects import DeleteObject
 except ImportError as error:
     raise StoreRefused(
@@ -46,7 +46,8 @@ class S3Store:
 
     def __init__(self, settings: S3Settings) -> None:
         self.settings = settings
-        self._http, self._slow_http = new_pool(), new_pool(read_s=JOIN_TIMEOUT_S)
+        self._http = new_pool(settings)
+        self._slow_http = new_pool(settings, read_s=JOIN_TIMEOUT_S)
         self._client = new_client(settings, self._http)
         self._slow = new_client(settings, self._slow_http)
         self._requests = SignedRequests(settings, self._client, self._http, JOIN_TIMEOUT_S)
@@ -177,6 +178,15 @@ class S3Store:
                         f"{left.message} ({left.code}). `runwire migrate --print s3` prints the "
                         "policies"
                     )
+
+    def keeps_versions(self) -> bool:
+        """Return whether the bucket is versioned; False where this key may not ask."""
+        try:
+            with translating_errors(self.settings):
+                status = self._client.get_bucket_versioning(self.settings.bucket).status
+        except StoreRefused:
+            return False  # policies made before this was asked, or a server without versions
+        return bool(status == ENABLED)
 
     def expire_uploads(self, older_than_s: float) -> int:
         """Abort multipart uploads that are older; return how many.

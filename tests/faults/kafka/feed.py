@@ -88,6 +88,7 @@ class Feed:
             "acks": "all",
             "linger.ms": 5,
             "compression.type": "zstd",
+            "message.max.bytes": 64 << 20,  # bad records are larger than ours
             "delivery.timeout.ms": int(FLUSH_S * 1000),
             "log_level": 0,
         }

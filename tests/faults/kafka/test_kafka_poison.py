@@ -14,6 +14,7 @@ from faults.kafka.gate import Gate
 from faults.kafka.pipeline import Pipeline
 from faults.kafka.verdict import judge
 from faults.verdict import assert_exactly_once
+from runwire import cli
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
 
 pytestmark = pytest.mark.engine
@@ -95,6 +96,38 @@ def test_poison_headers_stop_no_worker(open_pipeline: OpenPipeline) -> None:
     finish(pipeline, "poison headers", POISON[:4])
 
 
+def test_record_too_large_for_the_dead_letter_topic_stops_no_partition(
+    open_pipeline: OpenPipeline,
+) -> None:
+    """40 MiB of zeros are 2 kB on the wire: the letter is cut, and everything behind is stored."""
+    pipeline = open_pipeline(partitions=2)
+    worker = pipeline.start_worker()
+    pipeline.feed.send_bad([bytes(40 << 20)])
+    pipeline.feed.send(10)
+    pipeline.wait_drained()
+    worker.stop()
+    (kept,) = letters(pipeline)
+    assert kept
+    assert not any(kept)
+    finish(pipeline, "a record of 40 MiB", [kept])
+
+
+def test_bad_record_of_a_recreated_topic_is_kept_too(open_pipeline: OpenPipeline) -> None:
+    """The second topic has a bad record at the same offset: both letters are kept."""
+    pipeline = open_pipeline(partitions=1)
+    worker = pipeline.start_worker()
+    for bad in POISON[1:3]:
+        pipeline.feed.send_bad([bad])
+        pipeline.wait("the letter", lambda bad=bad: bad in letters(pipeline))
+        pipeline.drop_topic()
+        pipeline.make_topics(["metric"])
+        pipeline.feed.renew()
+    pipeline.feed.send(10)
+    pipeline.wait_drained()
+    worker.stop()
+    finish(pipeline, "at the same offset of a topic made anew", POISON[1:3])
+
+
 def test_worker_stops_at_the_limit_of_dead_letters(open_pipeline: OpenPipeline) -> None:
     """It ends with a sentence and commits nothing of the batch; with a higher limit it
     continues."""
@@ -119,3 +152,26 @@ def test_worker_stops_at_the_limit_of_dead_letters(open_pipeline: OpenPipeline) 
     pipeline.wait_drained()
     worker.stop()
     finish(pipeline, "the limit, then a higher one", POISON)
+
+
+def test_worker_at_the_limit_goes_on_after_its_letters_were_deleted(
+    open_pipeline: OpenPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dead-letters rm` is a way out, also of a batch with more bad records than the limit."""
+    pipeline = open_pipeline(partitions=1)
+    pipeline.feed.send_bad(POISON)
+    pipeline.feed.send(10)
+    worker = pipeline.start_worker(dead_letters_max=3)
+    assert worker.wait_for_end() == 1
+    assert "runwire dead-letters rm" in worker.log_text
+    for name, value in pipeline.kafka.environment().items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["dead-letters", "rm", "--all", "--yes"]) == 0
+    assert letters(pipeline) == []
+    worker = pipeline.start_worker(dead_letters_max=3)
+    pipeline.wait_drained()
+    worker.stop()
+    verdict = judge(pipeline, pipeline.feed.accepted)
+    report.note("poison", "the limit, then `dead-letters rm`", pipeline, verdict)
+    assert (verdict.dead_letters, len(letters(pipeline))) == (len(POISON), len(POISON) - 3)
+    assert_exactly_once(replace(verdict, dead_letters=0))

@@ -52,6 +52,20 @@ def test_up_status_and_down_agree_about_a_stack(cli):
     assert again["already_running"] is False
 
 
+def test_stack_works_with_a_proxy_and_no_exception_for_loopback(cli):
+    """Start, health, queries and checks reach this machine past a proxy that nobody serves."""
+    proxy = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy"), "http://127.0.0.1:1")
+    proxied = {**proxy, "no_proxy": "", "NO_PROXY": ""}
+    cli("up", **proxied)
+    parts = json.loads(cli("status", "--json", **proxied).stdout)
+    assert all(parts[name]["alive"] for name in ("supervisor", "engine", "worker"))
+    one = cli("sql", "--format", "json", "SELECT 1 AS one", **proxied)
+    assert one.stdout == '[\n{"one":1}\n]\n'
+    doctor = json.loads(cli("doctor", "--json", **proxied).stdout)
+    assert not [finding for finding in doctor if finding["level"] == "fail"]
+    cli("down", **proxied)
+
+
 def test_a_killed_supervisor_leaves_nothing_to_repair(cli):
     """SIGKILL of the supervisor takes its children along; the next up just works."""
     cli("up")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from runwire_consumers.clickhouse import migrate
 from runwire_consumers.clickhouse.client import connect
-from runwire_consumers.core.errors import Fatal
+from runwire_consumers.clickhouse.sink import ClickHouseSink
+from runwire_consumers.compose.workers import LazySink, configured_url
+from runwire_consumers.core.clock import Deadline
+from runwire_consumers.core.errors import Fatal, Retryable
+from runwire_schemas.connections.clickhouse_troubles import code_names
+from support.builders import batch_of, metric_record
 from support.engine import Server
 
 pytestmark = pytest.mark.engine
@@ -31,6 +39,64 @@ def test_wrong_database_is_fatal_and_names_the_command(clickhouse_server: Server
     wrong = f"{clickhouse_server.url.rsplit('/', 1)[0]}/nowhere"
     with pytest.raises(Fatal, match=r"no database `nowhere`.*runwire migrate"):
         connect(wrong)
+
+
+def test_every_code_of_the_server_is_sorted_in_the_table(clickhouse_server: Server) -> None:
+    """The table knows each code of this server by the server's name, OK aside."""
+    client = connect(clickhouse_server.url, create=True)
+    answer = client.query(
+        "SELECT toInt32(number) AS code, errorCodeToName(code) AS name FROM numbers(1, 10000) "
+        "WHERE name != ''"
+    )
+    client.close()
+    known = code_names()
+    assert {code: name for code, name in answer.result_rows if known.get(code) != name} == {}
+
+
+def test_user_that_may_not_choose_settings_is_fatal_and_named(clickhouse_server: Server) -> None:
+    """`readonly=1` is reported as a setting to lift, not as a server that does not answer."""
+    client = connect(clickhouse_server.url, create=True)
+    migrate.apply(client)
+    client.close()
+
+    def open_readonly(url: str) -> Client:
+        client = connect(url)
+        client.set_client_setting("readonly", 1)
+        return client
+
+    sink = ClickHouseSink(clickhouse_server.url, open_client=open_readonly)
+    with pytest.raises(Fatal, match=r"does not let user `\w+` choose a setting.*readonly=1"):
+        sink.write(batch_of([metric_record(0, calls=1)], "w:1"))
+    sink.close(Deadline(1))
+
+
+def test_password_renewed_in_its_file_is_taken_without_a_restart(
+    clickhouse_url: str, tmp_path: Path
+) -> None:
+    """A refused login of a file is retried with a sentence, and works once the file is right."""
+    parts = urlsplit(clickhouse_url)
+    file = tmp_path / "password"
+    file.write_text("outdated")
+    environ = {
+        "RUNWIRE_CLICKHOUSE_URL": clickhouse_url.replace(f":{parts.password}@", "@"),
+        "RUNWIRE_CLICKHOUSE_PASSWORD_FILE": str(file),
+    }
+    sink = LazySink(lambda: configured_url(environ) or "", ClickHouseSink, is_login_renewable=True)
+    batch = batch_of([metric_record(0, calls=1)], "w:1")
+    with pytest.raises(Retryable, match=r"refused the password.*RUNWIRE_CLICKHOUSE_PASSWORD_FILE"):
+        sink.write(batch)
+    file.unlink()  # as a secret is while it is replaced
+    with pytest.raises(Retryable, match="RUNWIRE_CLICKHOUSE_PASSWORD_FILE"):
+        sink.write(batch)
+    file.write_text(f"{parts.password}\n")
+    sink.write(batch)
+    sink.close(Deadline(1))
+
+
+def test_option_that_the_driver_lacks_is_fatal_and_named(clickhouse_server: Server) -> None:
+    """A misspelt option of the URL is a sentence with its name, not a traceback."""
+    with pytest.raises(Fatal, match=r"RUNWIRE_CLICKHOUSE_URL has an option.*ca_cret"):
+        connect(f"{clickhouse_server.url}?ca_cret=/ca.pem")
 
 
 @pytest.mark.parametrize("url", ["localhost:8123", "clickhouse://h/db", "http://", ""])

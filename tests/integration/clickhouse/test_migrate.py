@@ -56,6 +56,51 @@ def test_migrate_completes_a_migration_whose_record_was_lost(empty: Client, done
     assert migrate.apply(empty) == [migrate.migrations()[done].name]
 
 
+# Two attempts as an earlier version stored them: (attempt, seconds, metric, first and last step).
+STORED = [(1, 0, "loss", 0, 9), (1, 0, "acc", 0, 1), (2, 60, "acc", 1, 2)]
+
+
+def test_migrate_carries_attempts_of_an_earlier_version_over(
+    empty: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers, abandoned points and latest values follow from rows that were there before."""
+    known = migrate.migrations()
+    monkeypatch.setattr(migrate, "migrations", lambda: known[:5])
+    migrate.apply(empty)
+    who = "'p' AS project, toUInt128(7) AS run_key, 'r' AS run_id, 0 AS rank"
+    for attempt, after_s, metric, first, last in STORED:
+        at = f"toDateTime64('2026-01-01 00:00:00', 3, 'UTC') + {after_s}"
+        of = f"{who}, {attempt} AS attempt, {attempt} AS writer, {at} AS at"
+        point = f"SELECT {of}, cityHash64('{metric}') AS metric_id, '{metric}' AS metric"
+        empty.command(
+            "INSERT INTO run_events (project, run_key, run_id, rank, attempt, writer, at,"
+            f" append_at, attempt_name, seq, event)"
+            f" SELECT * EXCEPT at, at, at, 'a{attempt}', 0, 'started' FROM (SELECT {of})"
+        )
+        empty.command(
+            "INSERT INTO metrics (project, run_key, run_id, rank, attempt, writer, at, metric_id,"
+            f" metric, step, seq, value) SELECT p.*, number, number, number FROM ({point}) AS p"
+            f" CROSS JOIN (SELECT number FROM numbers({first}, {last - first + 1})) AS n"
+        )
+        empty.command(
+            "INSERT INTO metric_rollup (project, run_key, run_id, rank, attempt, metric_id, metric,"
+            f" first_step, last_step, last) SELECT * EXCEPT (writer, at), {first}, {last},"
+            f" (at, {last}, {last}, {last}) FROM ({point})"
+        )
+        empty.command(
+            "INSERT INTO untidy_writers (project, run_key, run_id, rank, writer)"
+            f" SELECT * EXCEPT (at, attempt) FROM (SELECT {of})"
+        )
+    monkeypatch.setattr(migrate, "migrations", lambda: known)
+    assert migrate.apply(empty) == [m.name for m in known[5:]]
+    query = "SELECT metric, attempt, step FROM v_metrics WHERE is_abandoned"
+    assert empty.query(query).result_rows == [("acc", 1, 1)]
+    query = "SELECT metric, value FROM v_latest ORDER BY metric"
+    assert empty.query(query).result_rows == [("acc", 2.0), ("loss", 9.0)]
+    query = "SELECT attempt, replaced_by FROM v_attempts ORDER BY attempt"
+    assert empty.query(query).result_rows == [(1, 2), (2, 0)]
+
+
 @pytest.mark.parametrize(("view", "columns"), VIEWS.items())
 def test_views_have_the_columns_of_the_contract(feed: Any, view: str, columns: str) -> None:
     """The columns that dashboards of users name exist in the views."""
@@ -101,10 +146,10 @@ def test_statement_splitter_ignores_semicolons_in_strings_and_comments() -> None
 
 
 def test_every_table_has_a_deduplication_window_and_cluster_words() -> None:
-    """Each table of each migration has a deduplication window and both cluster words."""
+    """Each table has a deduplication window, each definition the cluster words; rows replicate."""
     for migration in migrate.migrations():
         for statement in migrate.statements(migration.text):
-            assert "{on_cluster}" in statement, statement[:80]
+            assert "{on_cluster}" in statement or statement.startswith("INSERT"), statement[:80]
             if statement.startswith("CREATE TABLE"):
                 assert "non_replicated_deduplication_window = 10000" in statement
                 assert "ENGINE = {replicated}" in statement

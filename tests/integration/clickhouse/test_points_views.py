@@ -115,7 +115,7 @@ def test_latest_attempt_wins_for_steps_below_its_resume_step(
     resumed = run_event(**A2, seq=1, event="updated", status=None, resumed_from_step=5)
     feed.write(*attempts, resumed, points([(9, 3, 1.0)], **A1), points([(0, 3, 2.0)], **A2))
     assert feed.rows(SERIES) == [(3, 2.0)]
-    assert [row[3] for row in feed.rows(METRICS)] == [0, 0]
+    assert [row[3] for row in feed.rows(METRICS)] == [1, 0]
 
 
 def test_attempts_are_numbered_by_their_first_start(

@@ -13,7 +13,7 @@ import pytest
 
 from runwire_query.api.follow import Follower
 from runwire_query.api.lineage import ask_if_reachable
-from runwire_query.api.metrics import read_completeness, read_curve, read_latest
+from runwire_query.api.metrics import CurvePoint, read_completeness, read_curve, read_latest
 from runwire_query.api.runs import (
     RunDetail,
     RunRef,
@@ -24,7 +24,7 @@ from runwire_query.api.runs import (
 )
 from runwire_query.connection import Reader, connect
 from runwire_query.errors import QueryError
-from runwire_query.text.run_page import json_value
+from runwire_query.text.run_page import RunPage, as_page, json_value
 from runwire_schemas.events import MetricBatch
 from support.builders import AT_NS, param_event, run_event
 
@@ -88,6 +88,61 @@ def test_metrics_params_and_completeness_are_those_of_the_run(
     assert curve[2].value is None or math.isnan(curve[2].value)
     (row,) = read_completeness(reader, RUN)
     assert (row.rank, row.stored, row.accepted, row.dropped) == (0, 3, 3, 0)
+
+
+def test_nanoseconds_for_milliseconds_break_no_list_and_no_page(
+    feed: Any, reader: Reader, points: Callable[..., MetricBatch]
+) -> None:
+    """One record with times in another unit is stored at the time that it meant."""
+    feed.write(run_event(), run_event(run_id="run-2", writer="w2"))
+    for seq, at in enumerate((AT_NS, AT_NS // 1000, -(2**62), 2**63 - 1)):
+        feed.write(points([(seq, seq, 1.0)], name=f"m{seq}", call_at_ms=[at]))
+    assert {run.run_id for run in list_runs(reader)} == {"run-1", "run-2"}
+    found = find_run(reader, "run-1")
+    assert found.last_progress_at is not None
+    times = {latest.metric: latest.at for latest in read_latest(reader, RUN)}
+    assert times["m0"] == times["m1"] == STARTED
+    assert times["m2"] == datetime(1970, 1, 1, tzinfo=UTC)
+    assert times["m3"].year < 2300
+    follower = Follower(reader, RUN, lines=9)
+    assert len(follower.new_calls()) == 4
+
+
+def test_curve_of_a_metric_with_a_very_long_name_is_read(
+    feed: Any, reader: Reader, points: Callable[..., MetricBatch]
+) -> None:
+    """A name that fits no URL is stored, read and shown by its beginning."""
+    name = "long/" + "x" * 2_000_000
+    feed.write(run_event(), points([(1, 10, 2.0)], name=name))
+    (latest,) = read_latest(reader, RUN)
+    assert latest.metric == name
+    assert [point.value for point in read_curve(reader, RUN, name, 0)] == [2.0]
+    detail = find_run(reader, "run-1")
+    page = RunPage(run=detail, params={}, metrics=[latest], completeness=[])
+    shown = as_page(page, [[CurvePoint(10, 2.0)]])
+    assert "long/xxx" in shown
+    assert len(shown) < 2_000
+
+
+def test_page_says_what_was_dropped_and_never_complete_then(
+    feed: Any, reader: Reader, points: Callable[..., MetricBatch]
+) -> None:
+    """Points by reason and failed calls by name are the last line; without any it is complete."""
+
+    def books() -> str:
+        detail = find_run(reader, "run-1")
+        page = RunPage(
+            run=detail, params={}, metrics=[], completeness=read_completeness(reader, RUN)
+        )
+        return as_page(page, [])
+
+    feed.write(run_event(), points([(1, 10, 2.0)]))
+    assert books().endswith("complete: all 1 accepted points are stored")
+    dropped = {"call:save_checkpoint": 5, "quota": 1234}
+    feed.write(run_event(seq=9, event="finished", status="finished", accepted=1, dropped=dropped))
+    page = books()
+    assert page.endswith("dropped: 1,234 points (quota), 5 calls of save_checkpoint")
+    assert "complete" not in page
 
 
 def test_follower_returns_each_call_once_and_late_ones_too(

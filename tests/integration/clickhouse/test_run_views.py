@@ -28,14 +28,14 @@ def ended(status: str, seq: int = 9, **overrides: Any) -> Any:
 
 
 def test_run_fields_keep_their_last_value_one_by_one(feed: Any) -> None:
-    """An event that leaves out a field keeps its value; tags are replaced as a whole."""
+    """An event that leaves out a field, or a tag, keeps its value."""
     feed.write(
-        run_event(name="first", group="g", tags={"a": "1"}, world_size=2),
+        run_event(name="first", group="g", tags={"a": "1", "b": "1"}, world_size=2),
         run_event(seq=1, event="updated", status=None, name="second", at_ns=AT_NS + 1_000_000),
         run_event(seq=2, event="updated", status=None, tags={"b": "2"}, at_ns=AT_NS + 2_000_000),
     )
     found = feed.row("SELECT name, group, tags, world_size, status, parent_run_id FROM v_runs")
-    assert found == ("second", "g", {"b": "2"}, 2, "running", None)
+    assert found == ("second", "g", {"a": "1", "b": "2"}, 2, "running", None)
 
 
 def test_replayed_older_run_event_changes_nothing(feed: Any) -> None:
@@ -128,6 +128,65 @@ def test_ended_run_is_never_called_lost(feed: Any) -> None:
     started(feed, "fresh")
     beat(feed, "fresh", 0)
     assert feed.row("SELECT status FROM v_runs WHERE run_id = 'done'") == ("finished",)
+
+
+def test_run_is_finished_when_trainer_and_worker_processes_have_ended(feed: Any) -> None:
+    """A beating worker process keeps the run running; its end is the agent's last heartbeat."""
+    started(feed, "run")
+    worker = {"run_id": "run", "writer": "w-worker"}
+    feed.write(run_event(**worker, event="updated", status=None, tags={"by": "worker"}))
+    feed.write(heartbeat(**worker, at_ns=NOW_NS), append_at_ns=NOW_NS)
+    end_ns = NOW_NS + SECOND
+    feed.write(ended("finished", run_id="run", writer="w-run", at_ns=end_ns), append_at_ns=end_ns)
+    assert feed.row("SELECT status, finished_at FROM v_runs") == ("running", None)
+    last_ns = NOW_NS + 2 * SECOND
+    feed.write(heartbeat(**worker, at_ns=last_ns, phase="ended"), append_at_ns=last_ns)
+    finished_ms = "toUnixTimestamp64Milli(assumeNotNull(finished_at))"
+    found = feed.row(f"SELECT status, {finished_ms}, second_writers FROM v_runs")
+    assert found == ("finished", end_ns // 1_000_000, 0)
+    assert {s for (s,) in feed.rows("SELECT status FROM v_writers")} == {"finished"}
+
+
+def test_worker_process_that_went_silent_does_not_make_a_finished_run_lost(
+    feed: Any, points: Points
+) -> None:
+    """Its trainer finished; of workers without a last word only a beating one counts."""
+    started(feed, "run")
+    beat(feed, "other", 0)
+    worker = {"run_id": "run", "writer": "w-worker", "at_ns": NOW_NS - 300 * SECOND}
+    feed.write(heartbeat(**worker), append_at_ns=NOW_NS - 300 * SECOND)
+    feed.write(points([(0, 1, 1.0)], run_id="run", writer="w-quick"))
+    feed.write(ended("finished", run_id="run", writer="w-run", at_ns=NOW_NS - 290 * SECOND))
+    assert feed.row("SELECT status FROM v_runs WHERE run_id = 'run'") == ("finished",)
+    assert ("w-worker", "lost") in feed.rows("SELECT writer, status FROM v_writers")
+
+
+def test_what_a_worker_process_sets_is_merged_key_by_key(feed: Any) -> None:
+    """A pickled handle that sets one tag, or one summary value, wipes no other."""
+    feed.write(run_event(tags={"a": "1", "b": "2"}, summary='{"best": 3, "n": [1, "x"]}'))
+    later = {"event": "updated", "status": None, "at_ns": AT_NS + SECOND}
+    feed.write(
+        run_event(writer="w-worker", tags={"b": "new", "c": "3"}, summary='{"best": 4}', **later),
+        append_at_ns=AT_NS + SECOND,
+    )
+    tags, best, count = feed.row(
+        "SELECT tags, JSONExtractInt(summary, 'best'), JSONExtractRaw(summary, 'n') FROM v_runs"
+    )
+    assert tags == {"a": "1", "b": "new", "c": "3"}
+    assert (best, count) == (4, '[1,"x"]')
+
+
+def test_run_shows_what_was_dropped_and_completeness_counts_points_only(
+    feed: Any, points: Points
+) -> None:
+    """Failed calls are in v_runs by their name; points that were never accepted in both views."""
+    dropped = {"call:log_artifact": 2, "quota": 3}
+    end = ended("finished", accepted=1, dropped=dropped)
+    feed.write(run_event(), points([(0, 0, 1.0)]), end)
+    other = {"writer": "w1", "rank": 1}
+    feed.write(run_event(**other), ended("finished", accepted=0, dropped={"quota": 1}, **other))
+    assert feed.row("SELECT dropped FROM v_runs") == ({"call:log_artifact": 2, "quota": 4},)
+    assert feed.rows(COMPLETE) == [(0, 1, 1, 0, 3, 0), (1, 0, 0, 0, 1, 0)]
 
 
 def test_newest_heartbeat_counts_when_a_new_agent_restarts_seqs(feed: Any) -> None:

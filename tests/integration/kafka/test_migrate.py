@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -13,15 +15,20 @@ from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from runwire import cli
+from runwire_consumers.core.dead_letters import letter_of
 from runwire_consumers.core.errors import Fatal
 from runwire_consumers.kafka import admin as kafka_admin
 from runwire_consumers.kafka import topics
 from runwire_consumers.kafka.admin import KafkaAdmin
+from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
+from runwire_consumers.stack.kafka_checkup import kafka_findings
+from runwire_disk.survey import OK, WARN
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.registry import Registry as RegistryClient
 from runwire_schemas.registry import RegistryRefused
 from runwire_schemas.topics import TOPICS, topic_name
+from support.builders import AT_NS, bad_record
 from support.servers import Cluster as Brokers
 from support.servers import Registry
 
@@ -100,6 +107,36 @@ def test_migrate_changes_settings_chosen_by_hand_only_with_fix(
     assert settles(admin, metric, "retention.ms", "604800000")
     assert cli.main(["migrate", "--fix"]) == 0
     assert "is up to date" in capsys.readouterr().err
+
+
+def test_doctor_names_topics_with_less_than_ours(
+    kafka: Brokers, admin: AdminClient, topic_prefix: str
+) -> None:
+    """Limits and retention below ours are found; more than ours is fine."""
+    letters, run = topic_name("deadletter", topic_prefix), topic_name("run", topic_prefix)
+    make(admin, letters, 1, {"max.message.bytes": "1048588"})
+    more = {"retention.ms": "-1", "max.message.bytes": "100000000"}
+    make(admin, run, 5, {**TOPICS["run"].configuration(brokers=1), **more})
+    assert cli.main(["migrate"]) == 0  # the other topics
+    found = {
+        finding.found.partition(":")[0]: finding
+        for finding in kafka_findings(os.environ)
+        if finding.check == "topic settings"
+    }
+    assert list(found) == [letters]
+    assert found[letters].level == WARN
+    assert "max.message.bytes is 1048588, ours is " in found[letters].found
+    assert "only the beginning of a larger bad record is kept" in found[letters].advice
+    assert cli.main(["migrate", "--fix"]) == 0
+    assert settles(admin, letters, "max.message.bytes", str(32 * 1024 * 1024 + 64 * 1024))
+    assert (configuration(admin, run)["retention.ms"], partitions(admin, letters)) == ("-1", 3)
+    assert [one.level for one in kafka_findings(os.environ)] == [OK, OK, OK, OK]
+    kept = KafkaDeadLetters(replace(kafka.settings, topic_prefix=topic_prefix))
+    kept.put(letter_of(bad_record(0), "bad", at_ns=AT_NS))
+    kept.flush()
+    kept.close()
+    (warning,) = [one for one in kafka_findings(os.environ) if one.level == WARN]
+    assert (warning.check, warning.found) == ("dead letters in Kafka", "1")
 
 
 def test_migrate_print_shows_commands_that_make_the_same_topics(

@@ -34,7 +34,7 @@ from runwire_consumers.kafka import acls, topics
 from runwire_consumers.kafka.admin import KafkaAdmin
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
 from runwire_consumers.kafka.errors import NotAuthorized
-from runwire_consumers.kafka.group import GroupSettings
+from runwire_consumers.kafka.group_settings import GroupSettings
 from runwire_consumers.kafka.source import KafkaSource
 from runwire_schemas import codec
 from runwire_schemas.connections.kafka import KafkaSettings

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -15,17 +17,20 @@ from minio import MinioAdmin
 from minio.commonconfig import ENABLED, Filter
 from minio.credentials.providers import StaticProvider
 from minio.lifecycleconfig import Expiration, LifecycleConfig, Rule
+from minio.versioningconfig import VersioningConfig
 
 from runwire import cli
 from runwire_agent.survey.outbox import examine_store
 from runwire_consumers.objects import policies
-from runwire_disk.survey import FAIL, OK
+from runwire_consumers.stack.checkup import bucket_findings
+from runwire_disk.survey import FAIL, OK, WARN
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.catalog import Catalog
 from runwire_store.download import download
 from runwire_store.layout import blob_key
 from runwire_store.manifest import FileEntry, Manifest
 from runwire_store.publish import publish
+from runwire_store.s3.requests import SignedRequests, new_pool
 from runwire_store.s3.store import S3Store
 from runwire_store.store import StoreRefused
 from runwire_store.sweep import sweep
@@ -100,6 +105,40 @@ def test_migrate_keeps_foreign_lifecycle_rules(
     }
     assert found == {("t", "theirs/"): 1, ("runwire-staging", "staging/"): 7}
     assert prepare(minio_bucket).done == []
+
+
+def test_migrate_keeps_what_the_client_cannot_parse_in_foreign_rules(
+    minio: ObjectStore, minio_bucket: S3Settings
+) -> None:
+    """Elements that the client library has no class for survive on a real server."""
+    from runwire_consumers.objects.bucket import missing_rules, prepare
+
+    theirs = (
+        b"<LifecycleConfiguration><Rule><ID>theirs</ID><Status>Enabled</Status><Filter><And>"
+        b"<Prefix>logs/</Prefix><Tag><Key>k</Key><Value>v</Value></Tag>"
+        b"<ObjectSizeGreaterThan>5</ObjectSizeGreaterThan></And></Filter>"
+        b"<NoncurrentVersionExpiration><NoncurrentDays>3</NoncurrentDays>"
+        b"<NewerNoncurrentVersions>2</NewerNoncurrentVersions></NoncurrentVersionExpiration>"
+        b"</Rule></LifecycleConfiguration>"
+    )
+    http = new_pool(minio_bucket)
+    client = minio.client()
+    client.set_bucket_versioning(minio_bucket.bucket, VersioningConfig(ENABLED))
+    requests = SignedRequests(minio_bucket, client, http, 10.0)
+    digest = base64.b64encode(hashlib.md5(theirs).digest()).decode()
+    requests.send("PUT", None, {"lifecycle": ""}, body=theirs, headers={"Content-MD5": digest})
+    before = requests.send("GET", None, {"lifecycle": ""}).data
+    (rule,) = re.findall(rb"<Rule>.*?</Rule>", before, re.DOTALL)
+    assert "runwire-staging" in missing_rules(minio_bucket)
+    (finding,) = bucket_findings(minio_bucket.environment())
+    assert (finding.level, "`runwire migrate`" in finding.advice) == (WARN, True)
+    assert len(prepare(minio_bucket).done) == 1
+    after = requests.send("GET", None, {"lifecycle": ""}).data
+    assert rule in after
+    assert b"NewerNoncurrentVersions" in rule
+    assert b"ObjectSizeGreaterThan" in rule
+    assert "runwire-staging" not in missing_rules(minio_bucket)
+    http.clear()
 
 
 def test_migrate_names_the_variable_of_a_wrong_key(

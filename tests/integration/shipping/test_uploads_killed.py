@@ -103,12 +103,13 @@ def test_kafka_upload_is_complete_when_the_agent_is_killed(
         if not outbox.exists():
             break
     assert agents.agent(settings).wait(END_S) == 0, agents.log_text()
+    digest = sha256(content)
     pieces: dict[int, bytes] = {}
     for message in read_topic(settings, "chunk"):
         assert message.key == request.artifact.encode()
         chunk = codec.decode(message.value)
         assert isinstance(chunk, Chunk)
-        assert (chunk.sha256, chunk.file_bytes) == (sha256(content), SIZE)
+        assert (chunk.sha256, chunk.file_bytes) == (digest, SIZE)
         assert pieces.setdefault(chunk.index, chunk.payload) == chunk.payload
     assert len(pieces) == piece_count(SIZE)
     assert b"".join(pieces[index] for index in sorted(pieces)) == content
@@ -117,6 +118,6 @@ def test_kafka_upload_is_complete_when_the_agent_is_killed(
     for event in words:
         assert isinstance(event, ArtifactEvent)
         shipment = PieceList.from_json(event.manifest or "")
-        assert shipment.manifest.files[0].sha256 == sha256(content)
+        assert shipment.manifest.files[0].sha256 == digest
     assert not list((agents.root / "outbox").iterdir())
     assert list_folders(agents.root) == []

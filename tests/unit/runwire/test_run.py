@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import runwire
+from runwire.metrics.store import MetricStore
 from runwire.run import Run
 from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas import codec
@@ -120,8 +122,8 @@ def test_log_accepts_unusual_scalars(root: Path) -> None:
     ("call", "kind"),
     [
         (lambda run: run.log([1, 2]), "log"),
-        (lambda run: run.log({"a": 1.0}, step="x"), "log"),
-        (lambda run: run.log({"a": 1.0}, step=1.5), "log"),
+        (lambda run: run.log({"a": 1.0}, step="x"), "log(step=)"),
+        (lambda run: run.log({"a": 1.0}, step=1.5), "log(step=)"),
         (lambda run: run.define_metric("a", summary="median"), "define_metric"),
         (lambda run: run.finish("done"), "finish"),
         (lambda run: run.log({"k" * 300: 1.0}), "log: too_large"),
@@ -142,13 +144,57 @@ def test_strict_mode_raises_refusals(root: Path, monkeypatch: pytest.MonkeyPatch
         run.log(3)
 
 
-def test_cycles_and_deep_nesting_are_refused(root: Path) -> None:
-    """A mapping that contains itself ends in a sentence, not in a RecursionError."""
-    loop: dict[str, Any] = {}
+def test_cycles_and_deep_nesting_are_refused_alone(root: Path) -> None:
+    """A mapping that contains itself ends in a sentence; what else the call logs is kept."""
+    loop: dict[str, Any] = {"inside": 3.0}
     loop["self"] = loop
+    deep: dict[str, Any] = {"leaf": 1.0}
+    for _ in range(12):
+        deep = {"d": deep}
     with runwire.init("p") as run:
-        run.log(loop)
-    assert run.guard.counts.pop("log") == 1
+        run.log({"before": 1.0, "loop": loop, "deep": deep, "after": 2.0})
+    assert run.guard.counts.pop("log: not_a_number") == 2
+    assert scalars(root) == {"before": [1.0], "loop/inside": [3.0], "after": [2.0]}
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    def __float__(self) -> float:
+        raise RuntimeError("no number")
+
+
+def test_value_or_name_that_raises_leaves_its_siblings(root: Path) -> None:
+    """Whatever a class of the user raises costs its own value alone."""
+    with runwire.init("p") as run:
+        run.log({"a": 1.0, "bad": Unprintable(), Unprintable(): 2.0, "b": 3.0})  # type: ignore[dict-item]
+    assert scalars(root) == {"a": [1.0], "b": [3.0]}
+    assert run.guard.counts.pop("log: not_a_number") == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "call"),
+    [
+        (np.zeros((8, 8, 3)), "log_image"),
+        (runwire.Histogram([0.0, 1.0], [1]), "log_histogram"),
+        (runwire.Artifact("a"), "log_artifact"),
+        ([{"a": 1}], "log_table"),
+        (type("Figure", (), {"savefig": print})(), "log_figure"),
+        (type("Image", (), {"__module__": "PIL.Image"})(), "log_image"),
+        (type("Image", (), {"__module__": "wandb.sdk"})(), "log_image"),
+        (type("DataFrame", (), {"to_dict": print, "columns": ()})(), "log_table"),
+    ],
+)
+def test_value_that_is_no_number_is_refused_with_its_call(
+    root: Path, caplog: pytest.LogCaptureFixture, value: Any, call: str
+) -> None:
+    """Images, figures, tables and distributions inside log() are refused by name and remedy."""
+    with runwire.init("p") as run:
+        run.log({"loss": 1.0, "sample": value})
+    assert f"run.{call}" in caplog.text or f", {call}" in caplog.text
+    assert "'sample'" in caplog.text
+    assert scalars(root) == {"loss": [1.0]}
 
 
 def test_a_failing_block_is_a_failed_run(root: Path) -> None:
@@ -183,25 +229,6 @@ def test_resume_rules_are_enforced_at_init(root: Path) -> None:
         assert second.id == first.id
     attempts = {e.attempt for e in events(root) if isinstance(e, RunEvent)}
     assert len(attempts) == 2
-
-
-def test_other_ranks_show_progress_without_points(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Metrics come from rank 0 unless asked for; a rank's step is visible all the same."""
-    for name, value in {
-        "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
-        "RUNWIRE_RUN_ID": "shared",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(name, value)
-    with runwire.init("p") as run:
-        run.log({"a": 1.0}, 10)
-    with runwire.init("p", all_ranks=True) as run:
-        run.log({"b": 1.0}, 10)
-    assert scalars(root) == {"b": [1.0]}
-    finished = [e for e in events(root) if isinstance(e, RunEvent) and e.event == "finished"]
-    assert [e.last_step for e in finished] == [10, 10]
-    assert {e.rank for e in finished} == {1}
 
 
 def _log_in_child(run: Run) -> None:
@@ -257,3 +284,117 @@ def test_settings_apply_where_no_argument_is_given(root: Path, tmp_path: Path) -
         assert run.project == "of argument"
     assert len(list_folders(elsewhere)) == 2
     assert not root.exists()
+
+
+def test_reading_the_whole_summary_looks_at_the_metrics_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dict(run.summary)` of many metrics is not quadratic; after finish the values are there."""
+    looks = []
+    last = MetricStore.last
+
+    def count(self: MetricStore) -> dict[str, Any]:
+        looks.append(1)
+        return last(self)
+
+    monkeypatch.setattr(MetricStore, "last", count)
+    with runwire.init("p") as run:
+        run.log({f"m{n}": float(n) for n in range(500)})
+        looks.clear()
+        assert dict(run.summary)["m7"] == 7.0
+        assert len(looks) == 1
+        run.log({"m7": 8.0})
+        assert run.summary["m7"] == 8.0
+    assert run.summary["m7"] == 8.0
+
+
+def test_finish_event_counts_the_calls_that_failed(root: Path) -> None:
+    """What the guard swallowed is stored by call, beside the points that were dropped."""
+    run = runwire.init("p", name=Unprintable())  # type: ignore[arg-type]
+    for _ in range(3):
+        run.log_histogram("h", "no numbers")
+    run.config.lr = 1
+    run.config.lr = 2
+    run.log({"bad": object()})
+    run.finish()
+    (end,) = [e for e in events(root) if isinstance(e, RunEvent) and e.event == "finished"]
+    calls = {"call:init": 1, "call:log_histogram": 3, "call:config": 1}
+    assert end.dropped == {"not_a_number": 1, **calls}
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ("FAILED", "failed"),
+        ("FINISHED", "finished"),
+        ("KILLED", "interrupted"),
+        ("Preempted", "preempted"),
+    ],
+)
+def test_finish_takes_status_words_in_capitals(root: Path, given: str, status: str) -> None:
+    """As MLflow writes them; a failed run is never recorded as finished."""
+    runwire.init("p").finish(given)
+    (end,) = [e for e in events(root) if isinstance(e, RunEvent) and e.event == "finished"]
+    assert end.status == status
+
+
+def test_set_tag_records_the_change_alone(root: Path) -> None:
+    """Another process of the run has tags of its own, which this one must not take back."""
+    run = runwire.init("p", tags={"a": "1"})
+    run.set_tag("b", 2)
+    run.add_tags("c")
+    run.finish()
+    runs = [e for e in events(root) if isinstance(e, RunEvent)]
+    assert [e.tags for e in runs if e.tags] == [{"a": "1"}, {"b": "2"}, {"c": ""}]
+    assert run.tags == {"a": "1", "b": "2", "c": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("log_dict", "log_artifact(json"),
+        ("log_artifacts", "log_artifact(folder"),
+        ("set_experiment", "init(project="),
+        ("end_run", "finish()"),
+        ("watch", "log_histogram"),
+        ("add_scalar", "log({name: value}"),
+        ("Image", "log_image"),
+    ],
+)
+def test_name_of_another_tracker_is_answered_with_ours(root: Path, name: str, instead: str) -> None:
+    """The AttributeError of package and run says what to use; other names have none."""
+    with runwire.init("p") as run:
+        for owner in (runwire, run):
+            with pytest.raises(AttributeError, match=re.escape(f"use {instead}")):
+                getattr(owner, name)
+            with pytest.raises(AttributeError, match=r"no 'nonsense'$"):
+                owner.nonsense  # noqa: B018
+
+
+def test_unknown_argument_is_left_out_with_a_sentence(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Arguments of MLflow and wandb do not end a training; the call is kept."""
+    with runwire.init("p") as run:
+        runwire.log_metric("a", 1.0, timestamp=5)
+        run.log_metric("b", 2.0, None, "too many", synchronous=True)  # type: ignore[call-arg]
+        runwire.log_text("t", "name", artifact_file="x")
+    assert scalars(root) == {"a": [1.0], "b": [2.0]}
+    assert [e.name for e in events(root) if isinstance(e, LogEvent)] == ["name"]
+    assert "no argument 'timestamp'; use log({name: value}, ts=SECONDS)" in caplog.text
+    assert "takes at most 3 values" in caplog.text
+
+
+def test_second_file_of_one_artifact_name_is_said(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two files into "plots" are two versions of one artifact, not a folder as in MLflow."""
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    with runwire.init("p") as run:
+        run.log_artifact(tmp_path / "a.png", "plots")
+        run.log_artifact(tmp_path / "a.png", "plots")
+        assert "next version" not in caplog.text
+        run.log_artifact(tmp_path / "b.png", "plots")
+        run.log_artifact(tmp_path / "b.png", "plots")
+    assert caplog.text.count("name='plots/b.png'") == 1

@@ -128,3 +128,21 @@ def test_file_system_without_locks_counts_as_locked(
     assert is_locked(path)
     with path.open("rb") as file, pytest.raises(OSError, match="no locks"):
         try_lock(file.fileno())
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO])
+def test_lock_that_cannot_be_looked_at_counts_as_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Without descriptors a living trainer is not taken for a dead one; a missing file is free."""
+
+    def refused(*_: object, **__: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "lock").touch()
+    assert not is_locked(tmp_path / "lock")
+    assert not is_locked(tmp_path / "missing")
+    assert not is_locked(tmp_path / "lock" / "below")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.open", refused)
+        assert is_locked(tmp_path / "lock")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 
 from runwire_disk import paths
-from runwire_query.connection import find_address, translate_error
+from runwire_query.connection import connect, find_address, translate_error
 from runwire_query.errors import QueryError
 from runwire_schemas.connections.clickhouse import ClickHouseAddress
 
@@ -32,6 +35,7 @@ def driver_error(code: int, sentence: str) -> DatabaseError:
         (driver_error(47, "Unknown identifier `x`."), r"^Unknown identifier `x`\. \(NAME\)$"),
         (driver_error(60, "Unknown table 'v_run'."), "misspelt.*runwire migrate"),
         (driver_error(241, "memory"), "cannot do it now: memory"),
+        (driver_error(202, "queries"), "cannot do it now: queries"),
         (OperationalError("[Errno 111] Connection refused"), "does not answer.*runwire up"),
     ],
 )
@@ -71,3 +75,26 @@ def test_address_is_the_variable_before_the_connection_file(
     monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", "other:8123")
     with pytest.raises(QueryError, match="RUNWIRE_CLICKHOUSE_URL must look like"):
         find_address(tmp_path)
+
+
+def test_https_url_is_spoken_to_in_tls_on_any_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first byte that a server on an unusual port gets is that of a TLS handshake."""
+    first: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = server.accept()
+                    with peer:
+                        first.append(peer.recv(1))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"https://u:geheim@127.0.0.1:{server.getsockname()[1]}/d"
+        monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", url)
+        with pytest.raises(QueryError):
+            connect(None)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert set(first) == {b"\x16"}

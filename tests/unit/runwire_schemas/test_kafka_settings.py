@@ -91,3 +91,68 @@ def test_contradicting_settings_are_refused_with_the_variable(
     """The error names the variable to set, or the accepted words."""
     with pytest.raises(KafkaSettingsError, match=says):
         KafkaSettings(bootstrap_servers="a:9092", **wrong)
+
+
+def test_client_certificate_reaches_the_client_and_asks_for_tls(tmp_path: Path) -> None:
+    """A certificate alone implies SSL; its key may be in the same file."""
+    secret = tmp_path / "key.password"
+    secret.write_text("s3cret\n")
+    whole = KafkaSettings(bootstrap_servers="a", ssl_certificate_location="/etc/me.pem")
+    assert whole.client_config() == {
+        "bootstrap.servers": "a",
+        "security.protocol": "SSL",
+        "ssl.certificate.location": "/etc/me.pem",
+        "ssl.key.location": "/etc/me.pem",
+    }
+    apart = KafkaSettings(
+        bootstrap_servers="a",
+        ssl_certificate_location="/etc/me.pem",
+        ssl_key_location="/etc/me.key",
+        ssl_key_password_file=str(secret),
+    )
+    config = apart.client_config()
+    assert (config["ssl.key.location"], config["ssl.key.password"]) == ("/etc/me.key", "s3cret")
+    assert "s3cret" not in repr(apart) + repr(apart.public())
+    assert whole.destination != apart.destination
+    assert from_environment(apart.environment()) == apart
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"ssl_key_location": "/k.pem"}, "without its certificate"),
+        ({"ssl_key_password": "p"}, "without its certificate"),
+        ({"ssl_certificate_location": "/c.pem", "security_protocol": "PLAINTEXT"}, "has no effect"),
+    ],
+)
+def test_half_a_client_certificate_is_refused(changed: dict[str, str], sentence: str) -> None:
+    """A key without its certificate, and a certificate without encryption, are mistakes."""
+    with pytest.raises(KafkaSettingsError, match=sentence):
+        KafkaSettings(bootstrap_servers="a", **changed)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sasl_password_file",
+        "ssl_ca_location",
+        "ssl_certificate_location",
+        "ssl_key_location",
+        "ssl_key_password_file",
+    ],
+)
+def test_digest_of_files_changes_with_each_replaced_file(name: str, tmp_path: Path) -> None:
+    """A link may be turned to another file, as in Kubernetes; a missing file is no error."""
+    names = {"sasl_username": "me", "ssl_certificate_location": str(tmp_path / "c.pem")}
+    settings = KafkaSettings(
+        bootstrap_servers="a",
+        **{**names, "sasl_password_file": str(tmp_path / "p"), name: str(tmp_path / "link")},
+    )
+    seen = [settings.files_digest()]
+    for number in range(2):
+        (tmp_path / f"{number}").write_text(f"content {number}")
+        (tmp_path / "new").symlink_to(tmp_path / f"{number}")
+        (tmp_path / "new").replace(tmp_path / "link")
+        seen.append(settings.files_digest())
+    assert len(set(seen)) == 3
+    assert settings.files_digest() == seen[-1]

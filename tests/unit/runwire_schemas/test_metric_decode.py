@@ -37,7 +37,7 @@ def outcome(message: bytes, *, fast: bool) -> tuple[object, ...] | None:
         if fast:
             columns = decode_metric_batch(message)
         else:
-            event = codec.decode(message)
+            event = codec.decode(message, kind="metric")
             if not isinstance(event, MetricBatch):
                 return None
             columns = columns_of(event)

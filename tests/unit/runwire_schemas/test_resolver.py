@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import pytest
 from runwire_schemas import codec, metric_decode
 from runwire_schemas.bounds import LETTER_BYTES_MAX, MESSAGE_BYTES_MAX
 from runwire_schemas.errors import DecodeError, RegistryAway
-from runwire_schemas.events import DeadLetter
+from runwire_schemas.events import EVENTS, DeadLetter
 from runwire_schemas.registry import with_id
 from support.builders import metric_batch, param_event
+from unit.runwire_schemas.strategies import same
 
+EXAMPLES = Path(codec.__file__).parent / "examples"
 NEWER = json.loads(codec.schema_json("param"))
 NEWER["fields"].append({"name": "unit", "type": "string"})
 
@@ -83,7 +86,7 @@ def test_schema_that_cannot_be_used_is_a_decode_error(
 
 def test_missing_answer_of_the_registry_is_no_decode_error(asked_ids: list[int]) -> None:
     """The message may be good: the reader must retry instead of setting it aside."""
-    message = with_id(codec.encode(metric_batch()), 5)
+    message = with_id(codec.encode(metric_batch()) + b"\x00", 5)
     with pytest.raises(RegistryAway):
         metric_decode.decode_metric_batch(message)
     with pytest.raises(RegistryAway):
@@ -116,3 +119,36 @@ def test_dead_letter_about_the_largest_message_can_be_read() -> None:
     longer = codec.encode(letter) + bytes(LETTER_BYTES_MAX)
     with pytest.raises(DecodeError, match="the limit is 33554432"):
         codec.decode(longer)
+
+
+@pytest.mark.parametrize("shift", range(1, len(EVENTS)))
+def test_ids_of_a_reset_registry_are_read_by_the_kind_of_their_topic(shift: int) -> None:
+    """Each id names the schema of another kind now: every event of every kind is still read."""
+    kinds = list(EVENTS)
+    texts = {n: codec.schema_json(kinds[(n + shift) % len(kinds)]) for n in range(len(kinds))}
+    codec.resolve_with(texts.get)
+    for number, kind in enumerate(kinds):
+        for path in sorted((EXAMPLES / kind).glob("*/*.json")):
+            message = bytes.fromhex(json.loads(path.read_text("utf-8"))["hex"])
+            found = codec.decode(with_id(message, number), kind=kind)
+            assert same(found, codec.decode(message))
+
+
+def test_points_under_an_id_of_another_kind_or_none_are_read(asked_ids: list[int]) -> None:
+    """The registry answers with another schema, with none, with nonsense, or not at all."""
+    message = codec.encode(metric_batch())
+    expected = metric_decode.decode_metric_batch(message)
+    for number in (2, 3, 4, 5, 6):
+        found = metric_decode.decode_metric_batch(with_id(message, number))
+        assert np.array_equal(found.value, expected.value)
+    assert set(asked_ids) == {2, 3, 4, 5, 6}
+
+
+def test_record_that_fits_no_bundled_schema_keeps_its_own_error(asked_ids: list[int]) -> None:
+    """Lengths are checked strictly: a newer schema's record is never read as an older one."""
+    longer = codec.encode(param_event()) + b"\x02m"
+    assert codec.decode(with_id(longer, 2), kind="param")
+    with pytest.raises(DecodeError, match="schema id 6 is unknown"):
+        codec.decode(with_id(longer, 6), kind="param")
+    with pytest.raises(RegistryAway, match="away"):
+        codec.decode(with_id(longer, 5), kind="param")

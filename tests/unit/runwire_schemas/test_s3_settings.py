@@ -118,3 +118,31 @@ def test_key_file_wins_over_the_value_and_its_faults_are_named(tmp_path: Path) -
     secret.unlink()
     with pytest.raises(S3SettingsError, match=r"SECRET_KEY_FILE=.*No such file"):
         _ = settings.identity
+
+
+def test_tls_files_are_public_facts_and_make_the_same_settings_again() -> None:
+    """The agent of another process opens the store with the same certificates."""
+    settings = S3Settings(
+        endpoint="https://store",
+        access_key_file="/a",
+        secret_key_file="/s",
+        ssl_ca_location="/ca.pem",
+        ssl_certificate_location="/client.pem",
+        ssl_key_location="/client.key",
+    )
+    assert settings.public()["ssl_certificate_location"] == "/client.pem"
+    assert S3Settings.from_public(settings.public()) == settings
+    assert from_environment(settings.environment()) == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"endpoint": "http://store", "ssl_ca_location": "/ca"}, "SSL_CA_LOCATION.*https://"),
+        ({"endpoint": "store", "ssl_key_location": "/k"}, "SSL_CERTIFICATE_LOCATION too"),
+    ],
+)
+def test_tls_files_that_cannot_be_used_are_refused(changes: dict[str, str], says: str) -> None:
+    """Without encryption, or a key without its certificate."""
+    with pytest.raises(S3SettingsError, match=says):
+        S3Settings(access_key="a", secret_key="b", **changes)

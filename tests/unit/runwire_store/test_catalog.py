@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from runwire_store.catalog import Catalog, CatalogError
-from runwire_store.layout import NAMES, version_key
+from runwire_store.layout import NAMES, tombstone_key, version_key
 from runwire_store.manifest import ManifestError
 from runwire_store.memory import MemoryObjectStore
+from runwire_store.releasing import delete_objects
 from runwire_store.versions import VersionEntry
 from support.stored import AT_NS, manifest, put_artifact, put_checkpoint
 
@@ -251,3 +252,18 @@ def test_damaged_checkpoint_manifest_falls_back_to_the_one_before() -> None:
     catalog = Catalog(store)
     assert catalog.checkpoint("p", "r", "latest").step == 10
     assert list(catalog.checkpoints("p", "r").damaged) == [broken.key]
+
+
+def test_catalog_knows_the_runs_that_keep_something() -> None:
+    """A checkpoint or an artifact is enough; a deleted run is not known, whatever is left."""
+    store = MemoryObjectStore()
+    catalog = Catalog(store)
+    put_checkpoint(store, 1, 10, run_id="saves")
+    put_artifact(store, 2, run_id="logs")
+    put_artifact(store, 3, run_id="deleted")
+    delete_objects(store, "p", "deleted")
+    put_artifact(store, 4, run_id="left")
+    store.put(tombstone_key("p", "left"), b"{}")
+    runs = ("saves", "logs", "deleted", "left", "typo")
+    assert [catalog.knows_run("p", run_id) for run_id in runs] == [True, True, *[False] * 3]
+    assert not catalog.knows_run("other", "saves")

@@ -225,7 +225,7 @@ class Meddler:
 
     def __call__(self, source: int, size: int) -> bytes:
         data = self._read(source, size)
-        if not data:  # the end of one copy
+        if data:  # of files as small as these the end of one copy
             if self.calls < self._times:
                 self._act(self.calls)
             self.calls += 1
@@ -241,25 +241,43 @@ def append(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def test_file_that_changes_during_the_copy_is_kept_as_one_state(
+def rewrite(path: Path, number: int) -> None:
+    with path.open("r+b") as file:
+        file.write(b"%d" % number)
+    os.utime(path, ns=(number, number))  # two writes may be within one tick of the clock
+
+
+def test_file_rewritten_during_the_copy_is_kept_as_one_state(
     root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kept content is one state of the file, never parts of two."""
-    path = tmp_path / "log"
+    path = tmp_path / "table"
     path.write_bytes(b"0" * 10)
-    Meddler(monkeypatch, lambda n: append(path, b"%d" % n), times=2)
+    Meddler(monkeypatch, lambda n: rewrite(path, n + 5), times=2)
     run.log_artifact(path)
-    assert contents(root, requests(root)[0]) == {"log": b"0" * 10 + b"01"}
+    assert contents(root, requests(root)[0]) == {"table": b"6" + b"0" * 9}
 
 
-def test_file_that_always_changes_is_refused(
+def test_file_that_is_always_rewritten_is_refused(
     root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After three copies that changed meanwhile the call is refused, and nothing is kept."""
-    path = tmp_path / "log"
+    path = tmp_path / "table"
     path.write_bytes(b"0")
-    Meddler(monkeypatch, lambda _: append(path, b"x"), times=100)
-    refused(root, lambda: run.log_artifact(path), "changed during each of 3 copies")
+    Meddler(monkeypatch, lambda n: rewrite(path, n % 10), times=100)
+    refused(root, lambda: run.log_artifact(path), "was changed while it was copied")
+
+
+def test_growing_file_is_kept_as_it_was_at_the_call(
+    root: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One copy is enough, and it never runs after the writer of a log: training waits for it."""
+    path = tmp_path / "log"
+    path.write_bytes(b"0" * 10)
+    meddler = Meddler(monkeypatch, lambda _: append(path, b"x"), times=100)
+    run.log_artifact(path)
+    assert contents(root, requests(root)[0]) == {"log": b"0" * 10}
+    assert meddler.calls == 1
 
 
 def test_file_deleted_during_the_call_is_refused_or_kept_whole(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -252,3 +253,17 @@ def test_data_root_itself_is_refused(run: Run, root: Path, tmp_path: Path) -> No
     (root / "mine" / "a").write_bytes(b"1")
     run.log_artifact(root / "mine")
     assert contents(root, requests(root)[0]) == {"a": b"1"}
+
+
+@pytest.mark.swallows
+def test_call_whose_modules_cannot_be_loaded_does_not_raise(
+    lenient: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without descriptors an import fails, also that of the result: it can be waited for anyway."""
+    for name in ("runwire.artifacts.artifact", "runwire.outbox.ref"):
+        monkeypatch.setitem(sys.modules, name, None)
+    ref = lenient.log_artifact(b"x", "lost")
+    assert (ref.route, ref.wait(), ref.size) == ("refused", False, 0)
+    with pytest.raises(ArtifactError, match="nothing was kept"):
+        ref.download()
+    assert "log_artifact failed, 'lost' is lost" in caplog.text

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -58,6 +59,34 @@ def test_arrays_of_every_dtype_become_the_same_pixels(seed: int) -> None:
     special = np.array([[math.nan, math.inf, -math.inf, 2.0, -1.0]])
     assert pixels(special).tolist() == [[0, 255, 0, 255, 0]]
     assert pixels(np.array([[300, -5]])).tolist() == [[255, 0]]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (np.array([[0, 2048, 4095]], "uint16"), ([0, 127, 255], "4095 is white")),
+        (np.array([[0, 65535]], "uint16"), ([0, 255], "65535 is white")),
+        (np.array([[0, 255]], "uint16"), ([0, 255], "")),
+        (np.array([[-1.0, 0.0, 1.0]]), ([0, 128, 255], "-1 is black")),
+        (np.array([[0.0, 100.0, 255.0]]), ([0, 100, 255], "255 is white")),
+        (np.array([[0.0, 0.5, 200.0]], "float32"), ([0, 1, 200], "255 is white")),
+        (np.array([[-2.1, 2.6]]), ([0, 255], "-2.1 is black")),
+        (np.array([[-0.02, 1.01]]), ([0, 255], "")),
+        (np.array([[-100, 100]]), ([0, 255], "-100 is black")),
+        (np.array([[70.0, 70.0]]), ([70, 70], "255 is white")),
+        (np.array([[0.0, 1.0, 2.0]]), ([0, 128, 255], "2 is white")),
+    ],
+)
+def test_image_of_another_range_is_scaled_with_a_sentence(
+    run: Run, caplog: pytest.LogCaptureFixture, image: Any, expected: tuple[list[int], str]
+) -> None:
+    """No image becomes white, or loses half of its values, without a word."""
+    row, sentence = expected
+    assert pixels(image)[0].tolist() == row
+    run.log_image(image, "sample")
+    run.log_image(image, "sample")
+    lines = [record.getMessage() for record in caplog.records]
+    assert [sentence in line for line in lines] == ([True] if sentence else [])
 
 
 def test_tensors_with_channels_first_are_transposed(seed: int) -> None:
@@ -156,6 +185,33 @@ def test_log_table_writes_one_json_object_per_row(root: Path, run: Run) -> None:
     run.log_table([], "t")
     assert rows_of(root) == []
     assert {(r.type, tuple(r.metadata)) for r in requests(root)} == {("table", ())}
+
+
+def test_table_of_a_frame_keeps_index_dates_and_missing_values(root: Path, run: Run) -> None:
+    """Missing cells are null, dates ISO 8601, and an index that says something is a column."""
+    frame = pd.DataFrame(
+        {
+            "loss": [1.5, None],
+            "n": pd.array([3, None], "Int64"),
+            "at": [pd.Timestamp("2026-01-02T03:04"), pd.NaT],
+            ("a", "b"): ["x", None],
+        }
+    )
+    run.log_table(frame, "t")
+    assert rows_of(root) == [
+        {"loss": 1.5, "n": 3, "at": "2026-01-02T03:04:00", "a/b": "x"},
+        {"loss": None, "n": None, "at": None, "a/b": None},
+    ]
+    run.log_table(frame[["loss"]].set_index(pd.Index(["p", "q"], name="id")), "t")
+    assert rows_of(root) == [{"id": "p", "loss": 1.5}, {"id": "q", "loss": None}]
+    run.log_table(frame[["loss"]].iloc[1:], "t")
+    assert rows_of(root) == [{"index": 1, "loss": None}]
+    run.log_table(pd.DataFrame({"id": [1]}, index=pd.Index([7], name="id")), "t")
+    assert rows_of(root) == [{"index of the table": 7, "id": 1}]
+    run.log_table(pd.Series([0.5], index=["a"], name="score"), "t")
+    assert rows_of(root) == [{"index": "a", "score": 0.5}]
+    with pytest.raises(ArtifactError, match="same name"):
+        run.log_table(pd.DataFrame([[1, 2]], columns=["a", "a"]), "t")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,35 @@ def test_empty_disk_behind_brokers_logs_a_warning(
     assert "RUNWIRE_S3_ENDPOINT" in caplog.text
 
 
+def test_load_from_an_unknown_run_raises_with_the_runs_that_exist(root: Path, run: Run) -> None:
+    """A typo must not start training from scratch; a run without a checkpoint gives None."""
+    for run_id in ("finetune-1", "finetune-2"):
+        runwire.init("p", run_id=run_id).finish()
+    runwire.init("other", run_id="finetune-3").finish()
+    for which in ("latest", "best"):
+        assert run.load_checkpoint(which, run_id="finetune-1") is None
+        with pytest.raises(
+            runwire.CheckpointError,
+            match=r"no run 'finetun-1' in project 'p'.*did you mean 'finetune-1'\?",
+        ) as raised:
+            run.load_checkpoint(which, run_id="finetun-1")
+    assert "'finetune-2', 'finetune-1'" in str(raised.value)
+    assert "finetune-3" not in str(raised.value)
+
+
+def test_load_from_a_run_that_only_the_store_knows_gives_none(
+    root: Path, run: Run, file: Path
+) -> None:
+    """It was trained on another machine and kept an artifact, and no checkpoint yet."""
+    with runwire.init("p", run_id="elsewhere") as other:
+        other.log_artifact(file)
+    upload(root)
+    shutil.rmtree(root / "runs")
+    assert run.load_checkpoint(run_id="elsewhere") is None
+    with pytest.raises(runwire.CheckpointError, match="there is no run 'nowhere'"):
+        run.load_checkpoint(run_id="nowhere")
+
+
 def upload(root: Path) -> None:
     """Bring the outbox into the folder store, as the agent does."""
     from runwire_store.folder.store import FolderStore

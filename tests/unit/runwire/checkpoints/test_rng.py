@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runwire.checkpoints.snapshot import capture_rng, restore_rng
+from runwire.checkpoints.random_states import capture_rng, restore_rng
 
 NAMES = ("MT19937", "PCG64", "PCG64DXSM", "Philox", "SFC64")
 

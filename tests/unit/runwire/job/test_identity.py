@@ -8,6 +8,7 @@ import pytest
 from runwire.errors import ConfigError
 from runwire.job.identity import Identity, detect_ranks, identify, validate_project, validate_run_id
 from runwire_disk.host import boot_id, find_launcher, process_start
+from support.processes import Processes
 
 
 def torchrun(rank: int = 0, size: int = 4, **more: str) -> dict[str, str]:
@@ -34,24 +35,6 @@ def slurm(rank: int = 0, size: int = 4, **more: str) -> dict[str, str]:
         "SLURM_CLUSTER_NAME": "c1",
         **more,
     }
-
-
-class Processes:
-    """A /proc of invented processes: pid -> (parent, start, environment or None = unreadable)."""
-
-    def __init__(self, root: Path, boot: str = "boot-1") -> None:
-        self.root = root
-        kernel = root / "sys/kernel/random"
-        kernel.mkdir(parents=True)
-        (kernel / "boot_id").write_text(boot + "\n")
-
-    def add(self, pid: int, parent: int, *, start: int = 5, env: str | None = "") -> None:
-        folder = self.root / str(pid)
-        folder.mkdir()
-        rest = " ".join(["0"] * 17)
-        (folder / "stat").write_text(f"{pid} (a ) name (x)) S {parent} {rest} {start} 0 0\n")
-        if env is not None:
-            (folder / "environ").write_bytes(env.replace(" ", "\0").encode())
 
 
 def jobs_of(tmp_path: Path, environs: list[dict[str, str]], *, start: int = 5) -> list[Identity]:

@@ -1,10 +1,16 @@
 """Parameters and summary: every value is recorded as valid JSON, the first value stays."""
 
 import argparse
+import copy
 import dataclasses
+import datetime
+import decimal
 import enum
+import fractions
 import json
 import math
+import pickle
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -213,3 +219,90 @@ def test_summary_prefers_explicit_values_over_the_last_logged() -> None:
     assert "loss" not in emitted[-1]
     with pytest.raises(KeyError):
         _ = summary["nothing"]
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+def test_config_is_dumped_as_json_as_it_is_recorded() -> None:
+    """`as_dict` is nested and plain, whatever was set; a view gives its own part."""
+    params, _ = config()
+    params.update({"data": {"root": Path("/d"), "at": datetime.date(2026, 1, 2)}, "c": Color.RED})
+    params["data"].id = uuid.UUID(int=5)
+    expected = {"root": "/d", "at": "2026-01-02", "id": str(uuid.UUID(int=5))}
+    assert json.loads(json.dumps(params.as_dict())) == {"data": expected, "c": "RED"}
+    assert params.data.as_dict() == expected
+    assert params.to_dict()["data"]["root"] == Path("/d")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (datetime.datetime(2026, 1, 2, 3, tzinfo=datetime.UTC), "2026-01-02T03:00:00+00:00"),
+        (datetime.date(2026, 1, 2), "2026-01-02"),
+        (decimal.Decimal("0.10"), "0.10"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (fractions.Fraction(1, 3), "1/3"),
+        (datetime.timedelta(hours=1), "1:00:00"),
+        (np.datetime64("2026-01-02T03", "ns"), "2026-01-02T03:00:00.000000000"),
+    ],
+)
+def test_dates_exact_numbers_and_ids_are_plain_text(value: Any, text: str) -> None:
+    """No Python repr: SQL can compare them."""
+    assert json.loads(json_text(value)) == text
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_copied_config_and_summary_hold_values_and_record_nothing(copied: Any) -> None:
+    """They can be saved in a checkpoint or sent to a worker."""
+    params, written = config()
+    params.update({"opt": {"lr": 0.1}, "seed": 1})
+    lines: list[str] = []
+    summary = Summary(lines.append, lambda: {"loss": 2.0})
+    summary["best"] = 1
+    other, again = copied(params), copied(summary)
+    other.extra, again["more"] = 2, 3
+    assert other.to_dict() == {"opt": {"lr": 0.1}, "seed": 1, "extra": 2}
+    assert dict(again) == {"loss": 2.0, "best": 1, "more": 3}
+    assert written == [("opt/lr", 0.1), ("seed", 1)]
+    assert lines == ['{"best": 1}']
+    assert copied(params.opt).to_dict() == {"lr": 0.1}
+
+
+def test_cycle_or_failing_value_keeps_its_siblings() -> None:
+    """One value that cannot be written costs itself alone, in config and in a single text."""
+
+    class Half:
+        __dataclass_fields__ = ("good", "bad")
+        good = 1
+
+        @property
+        def bad(self) -> int:
+            raise RuntimeError
+
+    params, written = config()
+    loop: dict[str, Any] = {"leaf": 1}
+    loop["self"] = loop
+    wide: list[Any] = []
+    wide += [wide] * 100
+    params.update({"loop": loop, "wide": wide, "half": Half(), "bad": Unprintable(), "after": 2})
+    found = dict(written)
+    assert found["loop/leaf"] == 1
+    assert found["half/good"] == 1
+    assert found["after"] == 2
+    assert {"loop/self", "wide", "half/bad", "bad"} < set(found)
+
+
+def test_summary_attributes_are_values() -> None:
+    """`summary.best = 1` is recorded as `summary["best"] = 1`; a repeated value is not."""
+    lines: list[str] = []
+    summary = Summary(lines.append)
+    summary.best = 1
+    summary["best"] = 1
+    summary.update(None, best=1)
+    assert summary.best == 1
+    assert lines == ['{"best": 1}']
+    with pytest.raises(AttributeError, match="no value 'worst'"):
+        _ = summary.worst

@@ -56,6 +56,19 @@ def test_hooks_are_restored_with_the_last_run(run: Recorder) -> None:
     assert after == before
 
 
+def test_lazy_module_is_not_loaded_by_the_search_for_other_names_of_exit(
+    run: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`importlib.util.LazyLoader` loads at the first attribute, and the module may fail to load."""
+
+    class Lazy(types.ModuleType):
+        def __getattribute__(self, name: str) -> Any:
+            raise ImportError(name)
+
+    monkeypatch.setitem(sys.modules, "lazy_module", Lazy("lazy_module"))
+    exits.install(run)
+
+
 def test_previous_excepthook_runs_exactly_once(
     run: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

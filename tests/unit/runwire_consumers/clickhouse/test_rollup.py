@@ -8,10 +8,10 @@ import random
 import numpy as np
 import pytest
 
-from runwire_consumers.clickhouse.rows import Series, roll_up
+from runwire_consumers.clickhouse.rollup import Series, roll_up
 from runwire_schemas.metric_decode import MetricColumns
 
-Point = tuple[int, int, int, float]  # at_ms, seq, step, value
+Point = tuple[int, int, int, int, float]  # place_ms, seq, at_ms, step, value
 
 
 def batch(rng: random.Random, writer: int) -> MetricColumns:
@@ -34,20 +34,23 @@ def batch(rng: random.Random, writer: int) -> MetricColumns:
     )
 
 
+def places(ats: list[int], seqs: list[int]) -> list[int]:
+    """For each call the latest time of it and of all earlier calls."""
+    calls = [(seq, index) for index, seq in enumerate(seqs)]
+    return [
+        max(at for at, other in zip(ats, calls, strict=True) if other <= call) for call in calls
+    ]
+
+
 def by_series(batches: list[MetricColumns]) -> dict[Series, list[Point]]:
     """The points of each series."""
     found: dict[Series, list[Point]] = {}
     for b in batches:
-        for at, seq, step, idx, value in zip(
-            b.at_ms.tolist(),
-            b.seq.tolist(),
-            b.step.tolist(),
-            b.name_idx.tolist(),
-            b.value.tolist(),
-            strict=True,
-        ):
+        ats, seqs = b.at_ms.tolist(), b.seq.tolist()
+        rows = zip(ats, seqs, b.step.tolist(), b.name_idx.tolist(), b.value.tolist(), strict=True)
+        for place, (at, seq, step, idx, value) in zip(places(ats, seqs), rows, strict=True):
             series = (b.project, b.run_id, b.rank, b.attempt, b.names[idx])
-            found.setdefault(series, []).append((at, seq, step, value))
+            found.setdefault(series, []).append((place, seq, at, step, value))
     return found
 
 
@@ -61,12 +64,13 @@ def test_rollup_equals_its_definition_point_by_point(seed: int) -> None:
     assert sorted(rolled.series) == sorted(expected)
     for i, series in enumerate(rolled.series):
         points = expected[series]
-        steps = [step for _, _, step, _ in points]
+        steps = [step for *_, step, _ in points]
         assert (rolled.first_step[i], rolled.last_step[i]) == (min(steps), max(steps))
         finite = [value for *_, value in points if math.isfinite(value)]
         extremes = (min(finite), max(finite)) if finite else (math.nan, math.nan)
         assert np.array_equal((rolled.min[i], rolled.max[i]), extremes, equal_nan=True)
-        newest = max(point[:3] for point in points)
-        assert (rolled.at_ms[i], rolled.seq[i], rolled.step[i]) == newest
+        newest = max(point[:4] for point in points)
+        found = (rolled.place_ms[i], rolled.seq[i], rolled.at_ms[i], rolled.step[i])
+        assert found == newest
         candidates = [value for *key, value in points if tuple(key) == newest]
         assert any(np.array_equal(rolled.value[i], v, equal_nan=True) for v in candidates)

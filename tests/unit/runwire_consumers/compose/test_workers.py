@@ -9,7 +9,7 @@ import pytest
 from runwire_consumers.compose.workers import LazySink, embedded_url
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.clock import Deadline
-from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.errors import LoginRefused, Retryable
 from runwire_consumers.core.sink import MemorySink, StoredBatches
 from runwire_disk.paths import connection_file
 from support.builders import batch_of, metric_record
@@ -71,3 +71,37 @@ def test_embedded_url_is_retryable_until_the_engine_wrote_it(tmp_path: Path) -> 
     path.parent.mkdir()
     path.write_text('{"url": "http://x/y"}')
     assert embedded_url(tmp_path) == "http://x/y"
+
+
+class Guarded(MemorySink):
+    """A sink that takes one login only."""
+
+    def __init__(self, url: str, accepted: list[str], store: StoredBatches) -> None:
+        super().__init__(store)
+        self._url, self._accepted = url, accepted
+
+    def write(self, batch: Batch) -> None:
+        if self._url not in self._accepted:
+            raise LoginRefused("the password was refused")
+        super().write(batch)
+
+
+@pytest.mark.parametrize("is_renewable", [True, False])
+def test_refused_login_is_taken_again_where_it_may_be_renewed(*, is_renewable: bool) -> None:
+    """A login of a file is tried again until it is accepted; any other one ends the worker."""
+    address, accepted, store = ["old"], ["old"], StoredBatches()
+    sink = LazySink(
+        lambda: address[0],
+        lambda url: Guarded(url, accepted, store),
+        is_login_renewable=is_renewable,
+    )
+    sink.write(BATCH)
+    accepted[:] = ["new"]
+    with pytest.raises(Retryable if is_renewable else LoginRefused, match="password was refused"):
+        sink.write(BATCH)
+    address[0] = "new"
+    if not is_renewable:  # changed beside the file, as `runwire up` does
+        with pytest.raises(Retryable):
+            sink.write(BATCH)
+    sink.write(BATCH)
+    assert len(store.writes) == 2

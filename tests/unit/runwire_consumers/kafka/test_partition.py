@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from confluent_kafka import OFFSET_BEGINNING
+
 from runwire_consumers.core.source import Record, Span
 from runwire_consumers.kafka.partition import Partition
 from support.builders import record, run_event
@@ -42,6 +45,21 @@ def test_range_to_repeat_ends_at_a_gap_in_the_offsets() -> None:
     assert [one.offset for one in partition.committed()] == [9]
 
 
+@pytest.mark.parametrize(
+    ("kind", "first", "lines"), [("run", 7, 1), ("run", 0, 0), ("deadletter", 7, 0)]
+)
+def test_records_that_expired_before_the_first_read_are_reported_once(
+    kind: str, first: int, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A partition without an offset says how many records are gone; a compacted topic does not."""
+    partition = Partition("t", 0, "id", kind, OFFSET_BEGINNING)
+    for offset in (first, first + 1):
+        assert [one.offset for one in partition.take(at(offset))] == [offset]
+    found = [text for text in caplog.messages if "expired before this group read any" in text]
+    assert len(found) == lines
+    assert all(f"the {first} records" in text for text in found)
+
+
 def test_cut_range_is_complete_with_the_records_left() -> None:
     """Records at the offsets of lost ones are behind the cut range, and so is the commit."""
     partition = repeating(4, 9)
@@ -65,3 +83,12 @@ def test_log_end_cuts_only_an_unfinished_range() -> None:
         partition.take(at(offset))
     assert not partition.misses_records(5)
     assert not Partition("t", 0, "id", "run", 4).misses_records(4)
+
+
+def test_passed_over_message_is_no_lag_and_moves_nothing_back() -> None:
+    """A removed letter counts as read; one that was fetched before a seek changes nothing."""
+    partition = Partition("t", 0, "id", "deadletter", OFFSET_BEGINNING)
+    partition.pass_over(7)
+    partition.pass_over(3)
+    assert partition.next_offset == 8
+    assert [one.offset for one in partition.take(at(8))] == [8]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runwire_consumers.core.batch import decode_record
+from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.source import Record
 from runwire_consumers.objects.sink import decode_lean
 from runwire_schemas import codec
@@ -73,3 +74,23 @@ def test_other_streams_are_decoded_by_the_codec() -> None:
         decode_lean(record(codec.encode(one.event)))
     with pytest.raises(DecodeError, match="header"):
         decode_lean(record(b""))
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_piece_under_an_id_that_nobody_resolves_is_read_by_the_bundled_schema(
+    *, is_away: bool
+) -> None:
+    """A registry that was reset, or does not answer, costs no piece of an artifact."""
+
+    def resolve(schema_id: int) -> str | None:
+        if is_away:
+            raise Retryable(1.0, "the registry does not answer")
+        return None
+
+    (chunk,) = shipped({"a": b"content"}).chunks
+    foreign = b"\0\0\0\0\x07" + codec.encode(chunk)[codec.HEADER_BYTES :]
+    codec.resolve_with(resolve)
+    try:
+        assert decode_lean(record(foreign)) == chunk
+    finally:
+        codec.resolve_with(None)

@@ -9,6 +9,7 @@ import pytest
 
 from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.core.errors import Retryable
+from runwire_consumers.core.pieces import WHOLE
 from runwire_consumers.core.source import Record, Span
 from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import SpoolSource
@@ -171,6 +172,31 @@ def test_a_folder_deleted_with_a_pending_batch_does_not_block(tmp_path: Path) ->
     assert reopening_is_clean(tmp_path)
     for writer in writers:
         writer.close()
+
+
+def test_the_rest_of_a_batch_in_pieces_gets_a_token_of_its_own(tmp_path: Path) -> None:
+    """Without the deleted folder the rows have other places: their old tokens would drop them."""
+    gone, stays = new_writer(tmp_path), new_writer(tmp_path)
+    for writer in (gone, stays):
+        metric_log(writer).log({"a": 1.0})
+        writer.close()
+    source = open_source(tmp_path)
+    records = drain(source)
+    (token,) = source.intend([spans_of(records)])
+    pieces = WHOLE.cut("metrics", 0, 1)
+    source.cut(spans_of(records), pieces)
+    source.close(Deadline(1))
+    source = open_source(tmp_path)
+    (pending,) = source.pending()
+    assert (pending.token, pending.pieces) == (token, pieces)
+    source.close(Deadline(1))
+    shutil.rmtree(gone.folder)
+    source = open_source(tmp_path)
+    (pending,) = source.pending()
+    assert (pending.token, pending.pieces) == (f"{token}:rest", WHOLE)
+    source.commit(pending.spans)
+    assert source.pending() == []
+    source.close(Deadline(1))
 
 
 def test_a_folder_deleted_under_the_reader_is_let_go(tmp_path: Path) -> None:

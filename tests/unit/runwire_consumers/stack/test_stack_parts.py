@@ -157,8 +157,9 @@ def test_a_long_payload_is_shown_shortened(tmp_path, capsys):
     assert len(shown) < 2000
 
 
-def test_doctor_checks_the_brokers_of_the_environment() -> None:
+def test_doctor_checks_the_brokers_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No brokers named: no finding. No answer: the setting to look at. Needs no network."""
+    monkeypatch.setattr("runwire_consumers.kafka.admin.ADMIN_REQUEST_S", 1.0)
     assert kafka_findings({}) == []
     (refused,) = kafka_findings({"RUNWIRE_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"})
     assert (refused.level, refused.check) == (FAIL, "kafka")

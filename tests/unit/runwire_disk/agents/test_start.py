@@ -69,3 +69,21 @@ def test_a_start_that_is_impossible_is_an_os_error(
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(ChildProcessError, match="executable"):
         start_agent(tmp_path, {})
+
+
+@pytest.mark.parametrize("mark", ["PyInstaller", "Nuitka", "host"])
+def test_program_that_is_no_interpreter_does_not_start_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    """A frozen program would run as another trainer; the error says what to do instead."""
+    recorder = tmp_path / ("program" if mark == "host" else "python")
+    recorder.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    recorder.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(recorder))
+    if mark == "PyInstaller":
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
+    if mark == "Nuitka":
+        monkeypatch.setattr(sys.modules["__main__"], "__compiled__", object(), raising=False)
+    with pytest.raises(ChildProcessError, match="RUNWIRE_AGENT=thread"):
+        start_agent(tmp_path, {})
+    assert not (tmp_path / "agents").exists()

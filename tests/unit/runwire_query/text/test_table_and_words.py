@@ -128,3 +128,16 @@ def test_colour_is_off_without_terminal_or_with_no_color(monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     assert not has_colour()
     assert words.coloured("failed", colour=False) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("status", "silent_s", "said"),
+    [("running", 119, ""), ("running", 120, "silent for 2 min"), ("finished", 9999, "")],
+)
+def test_running_run_without_signs_of_life_is_called_silent(
+    status: str, silent_s: int, said: str
+) -> None:
+    """A container that is gone with its agent leaves a run that nobody else can call lost."""
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    assert words.silence(status, now - timedelta(seconds=silent_s), now) == said
+    assert words.silence(status, None, now) == ""

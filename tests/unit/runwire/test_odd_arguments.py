@@ -1,0 +1,114 @@
+"""Public calls with odd arguments: nothing raises, the rest of each call is kept."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import runwire
+from runwire.arguments import arguments_of
+from support.odd_calls import OBJECT_CALLS, WITH_TORCH, Trial, functions, good_arguments
+
+# Drawn for each argument; `make faults` tries all.
+VALUES = 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own as working folder; a relative path among the values lands there."""
+    monkeypatch.setenv("RUNWIRE_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("RUNWIRE_CAPTURE_GIT", "0")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", sorted(functions()))
+def test_every_public_function_declares_its_arguments(name: str) -> None:
+    """A new public call without a declaration would accept anything and lose its record."""
+    table = arguments_of(functions()[name])
+    assert table is not None
+    assert name in good_arguments.__code__.co_consts or name in inspect.getsource(good_arguments)
+
+
+def test_module_functions_take_what_their_methods_take() -> None:
+    """`runwire.f` passes its arguments on by the names that `Run.f` declares."""
+    for name in set(runwire.__all__) & set(functions()):
+        table = arguments_of(functions()[name])
+        assert table is not None
+        parameters = inspect.signature(getattr(runwire, name)).parameters.values()
+        named = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        assert set(named) <= set(table.kinds), name
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize("name", sorted(set(functions()) - WITH_TORCH))
+def test_odd_arguments_cost_a_sentence_and_nothing_else(folder: Path, name: str, seed: int) -> None:
+    """Nothing raises, the rest of the call and the run's other records are there, it finishes."""
+    assert Trial(name, folder, seed, VALUES).run() == []
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize("name", sorted(OBJECT_CALLS))
+def test_odd_values_in_objects_of_a_run_never_raise(folder: Path, name: str, seed: int) -> None:
+    """Config, summary, artifacts and histograms report as the calls do; other records are kept."""
+    assert Trial(name, folder, seed, 2 * VALUES).run_objects() == []
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize("name", ["init", "log", "log_artifact", "set_tags", "finish"])
+def test_odd_arguments_end_no_strict_run_badly(folder: Path, name: str, seed: int) -> None:
+    """Strict, the call may raise; what was logged before and after is there, the run ends."""
+    assert Trial(name, folder, seed, VALUES, strict=True).run() == []
+
+
+class Interrupted:
+    """An argument during whose conversion a signal arrives."""
+
+    def __str__(self) -> str:
+        signal.raise_signal(signal.SIGUSR1)
+        return "never"
+
+    __float__ = __int__ = __fspath__ = __iter__ = __str__
+    __repr__ = object.__repr__
+
+    @property
+    def shape(self) -> object:
+        return str(self)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda run, odd: run.set_tag("k", odd),
+        lambda run, odd: run.set_tags({"k": odd}),
+        lambda run, odd: run.log_metric("k", 1.0, step=odd),
+        lambda run, odd: run.log({"k": odd}),
+        lambda run, odd: run.log({odd: 1.0}),
+        lambda run, odd: run.config.update({odd: 1}),
+        lambda run, odd: run.summary.update(k=odd),
+        lambda run, odd: run.log_artifact(b"x", "n", aliases=odd),
+        lambda run, odd: run.log_histogram("h", odd),
+    ],
+)
+def test_exception_of_a_signal_handler_in_a_conversion_reaches_the_user(
+    folder: Path, call: Callable[[runwire.Run, Any], None]
+) -> None:
+    """A time limit is no odd argument: it passes, and the run's other records are kept."""
+
+    def handler(_signum: int, _frame: object) -> None:
+        raise TimeoutError("time is up")
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with runwire.init("p") as run:
+            with pytest.raises(TimeoutError, match="time is up"):
+                call(run, Interrupted())
+            run.log({"after": 1.0})
+            assert run.summary["after"] == 1.0
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -1,0 +1,72 @@
+"""Exceptions from outside are told apart from failures of the code that they strike."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from runwire_disk import interrupts
+
+
+class LimitError(Exception):
+    """A time limit of the user."""
+
+
+@pytest.fixture(autouse=True)
+def handler() -> Iterator[None]:
+    """A signal handler that raises."""
+
+    def limit(*_: object) -> None:
+        raise LimitError("time is over")
+
+    before = signal.signal(signal.SIGUSR1, limit)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def struck() -> Exception:
+    """An exception of the handler, as one who catches it has it."""
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    except LimitError as error:
+        return error
+    raise AssertionError("no signal came")
+
+
+def fail_while_handling() -> None:
+    """A failure of a call that the user made while he handled his time limit."""
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    except LimitError:
+        raise ValueError("of our own") from None
+
+
+def test_exception_of_a_signal_handler_passes_a_suppression() -> None:
+    """Errors of the block itself are swallowed, the same class from a handler is not."""
+    with interrupts.suppressed(LimitError):
+        raise LimitError("an error of the block")
+    with pytest.raises(LimitError, match="time is over"), interrupts.suppressed(LimitError):
+        signal.raise_signal(signal.SIGUSR1)
+
+
+def test_failure_while_the_user_handles_an_interrupt_is_a_failure() -> None:
+    """What the user had caught before he called us is not raised at him again."""
+    assert interrupts.is_interrupt(struck())
+    with pytest.raises(ValueError, match="of our own") as caught:
+        fail_while_handling()
+    assert interrupts.interrupt_of(caught.value) is None
+    interrupts.reraise_interrupt(caught.value)
+
+
+def test_function_that_takes_a_frame_is_no_handler() -> None:
+    """Only the frame right below marks a handler, not any frame that a function is given."""
+
+    def inspect(frame: FrameType | None) -> None:
+        raise LimitError(str(frame))
+
+    with pytest.raises(LimitError) as caught:
+        inspect(None)
+    assert not interrupts.is_interrupt(caught.value)

@@ -1,0 +1,149 @@
+"""Interrupts inside `save_checkpoint` and `log_artifact`, between any two instructions.
+
+A random sample of the moments; with RUNWIRE_FAULTS=long every one.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from runwire.run import Run
+from runwire_disk.outbox.request import REQUEST_FILE
+from support.artifacts import folders_in
+from support.checkpoints import local_parts
+from support.torch_here import torch
+
+# Between `open` and `with` a file is closed by the loss of its object.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+Start = Callable[..., Run]
+LONG = os.environ.get("RUNWIRE_FAULTS") == "long"
+MOMENTS = 12
+# Code of the standard library that our calls run through.
+STDLIB = ("contextlib.py", "pathlib.py", "shutil.py", "threading.py")
+
+
+class OverdueError(Exception):
+    """Raised by a handler of the user."""
+
+
+class Striker:
+    """Raises at one instruction of our code, as a signal handler does between two of them."""
+
+    def __init__(self, at: int, error: type[BaseException]) -> None:
+        self.at, self.error, self.seen, self.place = at, error, 0, ""
+
+    def __call__(self, frame: FrameType, _event: str, _arg: Any) -> Any:
+        module = str(frame.f_globals.get("__name__", ""))
+        if module.startswith("runwire") or frame.f_code.co_filename.endswith(STDLIB):
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            return self.strike
+        return None
+
+    def strike(self, frame: FrameType, event: str, _arg: Any) -> Any:
+        if event == "opcode":
+            if self.seen == self.at:
+                sys.settrace(None)
+                self.place = f"{frame.f_code.co_qualname}, line {frame.f_lineno}"
+                raise self.error
+            self.seen += 1
+        return self.strike
+
+
+def strike(call: Callable[[], Any], at: int, error: type[BaseException]) -> tuple[Striker, bool]:
+    """Run a call with an interrupt at one moment; return whether that reached the caller."""
+    striker, before = Striker(at, error), sys.gettrace()
+    sys.settrace(striker)
+    try:
+        call()
+    except error:
+        return striker, True
+    finally:
+        sys.settrace(before)
+    return striker, False
+
+
+def moments(call: Callable[[], Any], seed: int) -> list[int]:
+    call()  # modules are loaded by the first one
+    striker, _ = strike(call, -1, OverdueError)
+    count = striker.seen
+    assert count > 1000
+    return list(range(count)) if LONG else random.Random(seed).sample(range(count), MOMENTS)
+
+
+def half_made(root: Path) -> list[Path]:
+    """Folders of the outbox that nobody works on; one may go with the exception that holds it."""
+
+    def look() -> list[Path]:
+        return [path for path in folders_in(root) if not (path / REQUEST_FILE).exists()]
+
+    if look():
+        gc.collect()
+    return look()
+
+
+@pytest.mark.parametrize("error", [OverdueError, KeyboardInterrupt])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_interrupt_between_any_two_instructions_of_a_save_reaches_the_user(
+    start: Start, root: Path, seed: int, *, asynchronous: bool, error: type[BaseException]
+) -> None:
+    """Nothing half remains, nothing is counted as a failure, and the next save works."""
+    run, step = start(settings={"strict": False}), 0
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def save() -> Any:
+        nonlocal step
+        step += 1
+        rules = {"keep_last": 2}
+        extra = {"epoch": step, "path": root}
+        return run.save_checkpoint(
+            step,
+            model=model,
+            optimizer=optimizer,
+            extra=extra,
+            retention=rules,
+            asynchronous=asynchronous,
+        )
+
+    for moment in moments(save, seed):
+        striker, has_reached = strike(save, moment, error)
+        assert has_reached or not striker.place, striker.place
+        assert run.guard.counts == {}, striker.place
+        assert save().wait(), striker.place
+        run.load_checkpoint()  # waits for what an interrupted call may have begun
+        parts = local_parts(root)
+        assert parts[-1].manifest.checkpoint.step == step
+        hidden = [path.name for path in parts[-1].folder.parent.glob(".[no]*")]
+        assert hidden == [], striker.place
+        assert half_made(root) == [], striker.place
+
+
+@pytest.mark.parametrize("error", [OverdueError, KeyboardInterrupt])
+def test_interrupt_between_any_two_instructions_of_an_artifact_reaches_the_user(
+    start: Start, root: Path, seed: int, *, error: type[BaseException]
+) -> None:
+    """The outbox has the whole artifact or no trace of it, and the next call works."""
+    run, file = start(settings={"strict": False}), root.with_name("file")
+    file.write_bytes(b"content")
+
+    def log() -> Any:
+        return run.log_artifact(file)
+
+    for moment in moments(log, seed):
+        striker, has_reached = strike(log, moment, error)
+        assert has_reached or not striker.place, striker.place
+        assert run.guard.counts == {}, striker.place
+        assert half_made(root) == [], striker.place
+        assert log().route == "direct", striker.place
