@@ -34,8 +34,17 @@ def parsed(text: str) -> ast.Module:
 @cache
 def functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
     """All functions and methods of a module, nested ones too."""
-    nodes = ast.walk(tree)
+    nodes = _statements(tree)
     return [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements below a node; unlike `ast.walk` it skips their expressions."""
+    for block in ("body", "orelse", "handlers", "finalbody", "cases"):
+        nested = getattr(node, block, ())
+        for child in nested if isinstance(nested, list) else ():
+            yield child
+            yield from _statements(child)
 
 
 def question_docstring(text: str, name: str) -> Iterator[str]:
@@ -107,7 +116,7 @@ def shared_classes(modules: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
     """Public class names in more than one of the packages, from (package, text) pairs."""
     places: dict[str, set[str]] = defaultdict(set)
     for package, text in modules:
-        for node in ast.walk(parsed(text)):
+        for node in _statements(parsed(text)):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].add(package)
     return {name: packages for name, packages in places.items() if len(packages) > 1}

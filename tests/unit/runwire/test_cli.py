@@ -63,6 +63,7 @@ def test_each_command_has_help_with_an_example_and_a_data_folder(name, capsys):
     assert "--dir" in shown
 
 
+@pytest.mark.process
 def test_help_of_all_commands_imports_no_driver():
     """The overview stays fast: no driver, numpy or engine is loaded for it."""
     code = (
@@ -195,6 +196,7 @@ def test_the_data_folder_option_wins_over_a_modules_own(monkeypatch):
     assert parser.parse_args(["--dir", "/x"]).dir == "/x"
 
 
+@pytest.mark.process
 def test_status_and_down_answer_without_a_stack(tmp_path):
     """With nothing there, status and down say so and succeed; nothing is created."""
     root = tmp_path / "none"
@@ -210,6 +212,7 @@ def test_status_and_down_answer_without_a_stack(tmp_path):
     assert not root.exists()
 
 
+@pytest.mark.process
 def test_a_query_without_a_stack_says_how_to_start_one(tmp_path):
     """The read commands name the folder and `runwire up`."""
     done = runwire("runs", "--dir", str(tmp_path), RUNWIRE_CLICKHOUSE_URL="")
@@ -218,6 +221,7 @@ def test_a_query_without_a_stack_says_how_to_start_one(tmp_path):
     assert "`runwire up`" in done.stderr
 
 
+@pytest.mark.process
 def test_an_unreachable_server_is_named_without_its_password(tmp_path):
     """The sentence has host, port and the place the URL came from, never the password."""
     url = "http://me:geheim@127.0.0.1:9/runwire"
@@ -228,6 +232,7 @@ def test_an_unreachable_server_is_named_without_its_password(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 def test_an_empty_query_is_misuse(tmp_path):
     """Nothing is sent for nothing."""
     done = runwire("sql", "--dir", str(tmp_path), "   ")

@@ -60,6 +60,7 @@ def test_settings_with_a_relative_folder_pickle_as_absolute(tmp_path: Path) -> N
     assert copy.checkpoint_dir == str(Path.cwd() / "kept")
 
 
+@pytest.mark.process
 def test_child_that_inherits_a_relative_variable_uses_the_same_folder(
     tmp_path: Path,
 ) -> None:

@@ -24,6 +24,7 @@ def _task(run: Run, number: int) -> tuple[int, int, int]:
     return os.getpid(), id(run), len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only a count
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_pool_worker_opens_one_writer_for_all_its_tasks(root: Path, method: str) -> None:
     """Each task unpickles the run; no point is lost, and descriptors do not grow."""

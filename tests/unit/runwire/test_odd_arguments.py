@@ -12,10 +12,11 @@ import pytest
 
 import runwire
 from runwire.arguments import arguments_of
+from support.effort import IS_QUICK
 from support.odd_calls import OBJECT_CALLS, WITH_TORCH, Trial, functions, good_arguments
 
 # Drawn for each argument; `make faults` tries all.
-VALUES = 3
+VALUES = 1 if IS_QUICK else 3
 
 
 @pytest.fixture

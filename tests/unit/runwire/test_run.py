@@ -237,6 +237,7 @@ def _log_in_child(run: Run) -> None:
     os._exit(0)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_children_log_into_the_same_run(root: Path, method: str) -> None:
     """Forked and spawned workers get a writer of their own and never end the run."""

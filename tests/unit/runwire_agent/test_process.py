@@ -19,6 +19,8 @@ from runwire_schemas.events import RunEvent
 from support.node import node_settings
 from support.watched import DEADLINE_S, WRITERS, agent_events, close_writers, trainer, wait_until
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(autouse=True)
 def _close_writers() -> Iterator[None]:

@@ -9,10 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from runwire_disk.paths import embedded_dir
 from support.pages import fetch
 from support.spools import metric_log, new_writer
 
+pytestmark = pytest.mark.process
 NOBODY = "http://writer:secret@127.0.0.1:9/runwire"
 WAIT_S = 30.0
 

@@ -234,6 +234,7 @@ def _log_in_child(run: Run, number: int) -> None:
     os._exit(0)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_children_log_artifacts_under_their_own_writer(root: Path, method: str) -> None:
     """DataLoader workers: the request and its event carry the child's writer, the run is one."""

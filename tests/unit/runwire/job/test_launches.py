@@ -22,6 +22,7 @@ from runwire.job.launches import attempt_facts, launch_facts
 from runwire.job.ranks import detect_ranks
 from support.processes import Processes
 
+pytestmark = pytest.mark.process
 TORCHRUN = {
     "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none",
     "TORCHELASTIC_RESTART_COUNT": "0", "MASTER_ADDR": "localhost",

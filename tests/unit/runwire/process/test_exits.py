@@ -257,6 +257,7 @@ def test_a_failing_fork_hook_does_not_stop_the_others() -> None:
         os.close(read_end)
 
 
+@pytest.mark.process
 def test_a_child_dies_of_sigterm_however_early_it_comes(run: Recorder) -> None:
     """Python forgets signals that reach a child before its interpreter is ready; we hold them."""
     exits.install(run)

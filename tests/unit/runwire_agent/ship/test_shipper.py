@@ -11,6 +11,7 @@ from runwire_agent.ship.shipper import AWAY_AFTER_S
 from runwire_disk.spool.format import read_cursor
 from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas.events import DeadLetter
+from support.effort import IS_QUICK
 from support.shipping import ShippingRig, distinct_batches, kafka_writer, points_of
 from support.spools import metric_log, new_writer
 
@@ -163,7 +164,7 @@ def test_killed_agent_continues_with_the_halves_of_a_split(rig: ShippingRig) -> 
     _, log = rig.writer()
     for call in range(2000):
         log.log({"a": call * 1.5})
-    for _ in range(40):
+    for _ in range(8 if IS_QUICK else 40):
         rig.run(0.2)
         rig.kill()
         rig.start()
