@@ -14,6 +14,8 @@ PYTEST := $(BIN)/python -m pytest
 # whole stacks, faults and trainings are the only ones on the machine: they watch for moments.
 SIDE_BY_SIDE := $(PYTEST) -n 2 --dist loadfile tests/contract tests/integration --ignore tests/integration/cli
 ALONE := tests/integration/cli tests/with_torch tests/faults tests/e2e
+# The tests start hundreds of interpreters: without cached bytecode each compiles what it imports.
+export PYTHONDONTWRITEBYTECODE :=
 # The same interpreter everywhere: the first of these that is new enough.
 FIND_PYTHON = for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
 	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
