@@ -97,8 +97,8 @@ class Group:
             self._damaged.clear()  # their partitions are asked again
             self._seek_back(good)
             return []
-        if self._problem is not None and not good:
-            problem, self._problem = self._problem, None
+        problem, self._problem = self._problem, None
+        if problem is not None and not good:
             raise self._connection.failed(problem)
         return good
 

@@ -41,8 +41,8 @@ def kafka_findings(environ: Mapping[str, str]) -> list[Finding]:
     names = [topic_name(kind, settings.topic_prefix) for kind in TOPICS]
     try:
         TopicIds(cluster.admin, names, cluster.connection).read()
-    except Retryable as error:
-        return [answers, Finding(FAIL, "topics", "some are missing or hidden", error.reason)]
+    except (Retryable, Fatal) as error:
+        return [answers, Finding(FAIL, "topics", "some are missing or hidden", str(error))]
     exist = Finding(OK, "topics", f"all {len(names)} exist")
     letters = _letters_findings(settings)
     return [answers, exist, *letters, *_settings_findings(cluster, settings.topic_prefix)]
@@ -56,7 +56,7 @@ def _letters_findings(settings: kafka_settings.KafkaSettings) -> list[Finding]:
     letters = KafkaDeadLetters(settings)
     try:
         count = letters.count()
-    except Retryable:
+    except (Retryable, Fatal):
         return []  # an agent's user may only write there
     finally:
         letters.close()

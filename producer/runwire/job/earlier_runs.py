@@ -25,9 +25,12 @@ RESUME_WORDS: Final = ("auto", "allow", "must", "never")
 # Functions (root, project, run_id) -> (is known, last step) of packages that can ask a database.
 # They return None where no database is configured.
 LOOKUP_GROUP: Final = "runwire.lookup"
+# Seconds that a start waits for each of them.
+LOOKUP_S = 20.0
 _log = logging.getLogger("runwire")
 
-Lookup = Callable[[Path, str, str], "tuple[bool, int | None] | None"]
+Answer = tuple[bool, int | None] | None
+Lookup = Callable[[Path, str, str], Answer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +56,8 @@ def find_start(settings: Settings, identity: Identity, resume: str) -> Start:
 
     A living writer of the same rank is joined: its points and those of this process are one
     attempt, so that neither hides the other's.
-    Raises: ConfigError when the rule forbids this start. Blocks: for the store and ClickHouse,
-    unless `resume` is "auto" or the run is known on this disk.
+    Raises: ConfigError when the rule forbids this start. Blocks: for the store and ClickHouse, at
+    most LOOKUP_S each, unless `resume` is "auto" or the run is known on this disk.
     """
     if resume not in RESUME_WORDS:
         raise ConfigError(f"resume={resume!r} is unknown; use 'auto', 'allow', 'must' or 'never'")
@@ -141,7 +144,7 @@ def _elsewhere(settings: Settings, identity: Identity, resume: str) -> EarlierRu
     is_known, steps = False, []
     for place, lookup in places:
         try:
-            answer = lookup(settings.root, identity.project, identity.run_id)
+            answer = _ask(lookup, settings.root, identity)
         except (RunwireError, OSError, ValueError, ImportError, AttributeError) as error:
             problems.append(f"{place} could not be asked: {error}")
             continue
@@ -160,6 +163,33 @@ def _elsewhere(settings: Settings, identity: Identity, resume: str) -> EarlierRu
             "runwire: resume=%r: %s; run %s counts as new", resume, problem, identity.run_id
         )
     return EarlierRun()
+
+
+def _ask(lookup: Lookup, root: Path, identity: Identity) -> Answer:
+    """Return a lookup's answer. Raises: its error, TimeoutError. Blocks: at most LOOKUP_S.
+
+    A server that accepts a connection and says nothing would otherwise hold the start for the
+    minutes that its client waits, and retries.
+    """
+    import threading  # only a start that asks others pays for it
+
+    answers: list[Answer] = []
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            answers.append(lookup(root, identity.project, identity.run_id))
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, name="runwire-lookup", daemon=True)
+    thread.start()
+    thread.join(LOOKUP_S)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"no answer within {LOOKUP_S:.0f} s")
+    return answers[0]
 
 
 def _no_trace(identity: Identity, asked: list[str], problems: list[str]) -> str:
@@ -201,8 +231,8 @@ def _installed_lookups() -> list[tuple[str, Lookup]]:
 
 
 def _lookup_of(entry: EntryPoint) -> Lookup:
-    def look(root: Path, project: str, run_id: str) -> tuple[bool, int | None] | None:
-        answer: tuple[bool, int | None] | None = entry.load()(root, project, run_id)
+    def look(root: Path, project: str, run_id: str) -> Answer:
+        answer: Answer = entry.load()(root, project, run_id)
         return answer
 
     return look

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import runwire
+from runwire.job import earlier_runs
 from runwire_disk.spool.reader import FolderReader, list_folders
 from support.spooled import points, run_events
 
@@ -116,6 +118,21 @@ def test_resume_must_with_an_unreachable_clickhouse_says_so(
         runwire.init("p", run_id="r", resume="must")
     with runwire.init("p", run_id="r", resume="allow") as run:
         assert run.step == 0
+
+
+def test_resume_gives_up_on_a_server_that_accepts_and_says_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The start waits for a bounded time, whatever the server's client would wait."""
+    monkeypatch.setattr(earlier_runs, "LOOKUP_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/runwire"
+        monkeypatch.setenv("RUNWIRE_CLICKHOUSE_URL", url)
+        with pytest.raises(runwire.ConfigError, match="ClickHouse could not be asked: no answer"):
+            runwire.init("p", run_id="r", resume="must")
+        with caplog.at_level(logging.WARNING, "runwire"):
+            runwire.init("p", run_id="r", resume="allow").finish()
+    assert "counts as new" in caplog.text
 
 
 @pytest.mark.parametrize("resume", ["auto", "must"])
