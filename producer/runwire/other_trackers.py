@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["missing_argument", "missing_name"]
+__all__ = ["instead_at_init", "missing_argument", "missing_name"]
 
 _NAMES: Final = {
     "Api": "runwire_query, or `runwire sql`",
@@ -58,6 +58,18 @@ _ARGUMENTS: Final = {
     "synchronous": "leave it out, the spool keeps what a call logged",
     "timestamp": "use log({name: value}, ts=SECONDS)",
 }
+_AT_INIT: Final = {
+    "all_ranks": "every rank is recorded by default; use ranks='zero' or ranks=[0, 4] for less",
+    "anonymous": "leave it out: runwire has no accounts",
+    "entity": "runwire has no accounts or teams; put the team into project= or group=",
+    "experiment_id": "use project='NAME'",
+    "experiment_name": "use project='NAME'",
+    "force": "leave it out: runwire has no accounts",
+    "log_dir": "use dir='FOLDER'",
+    "run_name": "use name='NAME'",
+    "save_code": "leave it out: the git commit is recorded (RUNWIRE_CAPTURE_GIT)",
+    "sync_tensorboard": "log the values with runwire.log",
+}
 
 
 def missing_name(owner: str, name: str) -> str:
@@ -70,3 +82,8 @@ def missing_argument(name: str) -> str:
     """Return the sentence for an argument that a call does not have."""
     instead = _ARGUMENTS.get(name)
     return f"there is no argument {name!r}" + (f"; {instead}" if instead else "")
+
+
+def instead_at_init(name: str) -> str | None:
+    """Return what to do instead of an argument of other trackers' `init`; None for other names."""
+    return _AT_INIT.get(name)

@@ -21,6 +21,7 @@ from runwire.job.earlier_runs import Start, find_start
 from runwire.job.environment import environment_facts
 from runwire.job.identity import Identity, identify
 from runwire.job.launches import announce_launch
+from runwire.other_trackers import instead_at_init
 from runwire.process import exits, notebook
 from runwire.process.exits import outcome_of
 from runwire.run import Run
@@ -41,18 +42,6 @@ _started = 0
 # wandb's words for `reinit`, and what True and False stand for.
 FINISH, RETURN, CREATE = "finish_previous", "return_previous", "create_new"
 _REINIT: Final = {None: None, True: FINISH, False: RETURN, FINISH: FINISH, RETURN: RETURN}
-_INSTEAD: Final = {
-    "all_ranks": "every rank is recorded by default; use ranks='zero' or ranks=[0, 4] for less",
-    "anonymous": "leave it out: runwire has no accounts",
-    "entity": "runwire has no accounts or teams; put the team into project= or group=",
-    "experiment_id": "use project='NAME'",
-    "experiment_name": "use project='NAME'",
-    "force": "leave it out: runwire has no accounts",
-    "log_dir": "use dir='FOLDER'",
-    "run_name": "use name='NAME'",
-    "save_code": "leave it out: the git commit is recorded (RUNWIRE_CAPTURE_GIT)",
-    "sync_tensorboard": "log the values with runwire.log",
-}
 
 
 @starting_call(
@@ -269,7 +258,7 @@ def _end(over: Run | None) -> None:
 
 
 def _unknown_argument(name: str) -> str:
-    hint = _INSTEAD.get(name)
+    hint = instead_at_init(name)
     if hint is None:
         import difflib  # only an error pays for it
 
