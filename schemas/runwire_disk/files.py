@@ -9,11 +9,12 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from runwire_disk.interrupts import reraise_interrupt
+from runwire_disk.interrupts import reraise_interrupt, suppressed
 from runwire_store.folder.files import sync_folder
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "descriptor_shortage",
     "is_locked",
     "read_json",
+    "remove_tree",
     "replace_bytes",
     "replace_json",
     "sync_file",
@@ -66,6 +68,25 @@ def read_json(path: Path) -> dict[str, Any] | None:
         reraise_interrupt(error)
         return None
     return fields if isinstance(fields, dict) else None
+
+
+def remove_tree(folder: str | Path) -> None:
+    """Delete a folder and what is in it, as far as that is possible.
+
+    A link is left as it is, like all that it leads to. Unlike `shutil.rmtree(ignore_errors=True)`
+    it swallows no interrupt.
+    """
+    with suppressed(OSError):
+        if not stat.S_ISDIR(os.lstat(folder).st_mode):
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_tree(entry.path)
+                else:
+                    with suppressed(OSError):
+                        os.unlink(entry.path)  # noqa: PTH108 - a hundred thousand of them
+        os.rmdir(folder)  # noqa: PTH106 - as above
 
 
 def sync_file(path: Path) -> None:

@@ -38,19 +38,19 @@ def suppressed(*errors: type[Exception]) -> Iterator[None]:
 
 
 def interrupt_of(error: BaseException) -> BaseException | None:
-    """Return the interrupt that is `error`, or that our code replaced by it."""
-    if is_interrupt(error):
-        return error
-    seen = {id(error)}
-    cause = error.__cause__ or error.__context__
-    while cause is not None and id(cause) not in seen:
-        trace = cause.__traceback__
-        # One that was caught outside of our code was being handled before our code was called.
-        if trace is not None and _room(trace.tb_frame) == _OURS and is_interrupt(cause):
-            return cause
-        seen.add(id(cause))
-        cause = cause.__cause__ or cause.__context__
-    return None
+    """Return the interrupt that is `error`, or that our code replaced by it.
+
+    One that is still being handled, by a cleanup that `error` is a failure of, is not replaced: it
+    goes on to the user by itself once the cleanup is done.
+    """
+    seen: set[int] = set()
+    while not is_interrupt(error):
+        seen.add(id(error))
+        cause = error.__cause__ or error.__context__
+        if cause is None or id(cause) in seen or not _is_replaced(cause, error):
+            return None
+        error = cause
+    return error
 
 
 def is_interrupt(error: BaseException) -> bool:
@@ -59,6 +59,14 @@ def is_interrupt(error: BaseException) -> bool:
     if any(_is_given(after, before) for before, after in pairwise(frames)):
         return True
     return bool(frames) and _is_sent(error, frames[-1])
+
+
+def _is_replaced(cause: BaseException, error: BaseException) -> bool:
+    """Tell whether `error` came up in the frame that caught `cause`, one of ours, and left it."""
+    trace = cause.__traceback__
+    if trace is None or _room(trace.tb_frame) != _OURS:
+        return False
+    return any(frame is trace.tb_frame for frame in _frames(error))
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:

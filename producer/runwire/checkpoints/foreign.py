@@ -56,8 +56,10 @@ def log_foreign(
     # is left behind.
     mark = {FOREIGN: True}
     manifest = saver.manifest(artifact, facts, files, metadata={**mark, MTIMES: mtimes})
-    staged = saver.stage(manifest, entries, metadata=mark)
-    ref = unseen(manifest.name, manifest.type) if staged is None else session.outbox.commit(staged)
+    ref = unseen(manifest.name, manifest.type)
+    with session.outbox.staging(artifact) as staged:
+        if saver.stage(staged, manifest, entries, metadata=mark):
+            ref = session.outbox.commit(staged)
     session.append("checkpoint", saved_fields(manifest, path.absolute().as_uri()))
     with saver.local.writing(artifact) as hidden:
         saver.local.prepare(hidden, manifest)

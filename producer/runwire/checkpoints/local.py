@@ -17,7 +17,6 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 from runwire.checkpoints.state_file import PACKED_STATE_FILE, STATE_FILE, digest_of
 from runwire.errors import CheckpointError
-from runwire_disk.files import descriptor_shortage, sync_file
+from runwire_disk.files import descriptor_shortage, remove_tree, sync_file
 from runwire_disk.interrupts import reraise_interrupt, suppressed
 from runwire_schemas.identity import run_key
 from runwire_store.checkpoints import CheckpointView, group_checkpoints, manifests_without
@@ -118,11 +117,11 @@ class LocalCheckpoints:
         _make_folders(self.folder)
         hidden = self.folder / _hidden(_NEW, artifact)
         with self._locked():
-            hidden.mkdir(mode=0o700)
             try:
+                hidden.mkdir(mode=0o700)
                 yield hidden
             finally:
-                shutil.rmtree(hidden, ignore_errors=True)
+                remove_tree(hidden)
 
     def prepare(self, hidden: Path, manifest: Manifest) -> None:
         """Complete a hidden folder; its files are synced already.
@@ -180,9 +179,9 @@ class LocalCheckpoints:
         Raises: OSError.
         """
         hidden = self.folder / _hidden(_OLD, part.manifest.artifact)
-        with contextlib.suppress(FileNotFoundError):  # another process was faster
+        with suppressed(FileNotFoundError):  # another process was faster
             part.folder.rename(hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
+        remove_tree(hidden)
 
     def prune(self, saved: LocalPart, rules: Retention) -> list[LocalPart]:
         """Delete the checkpoints that expire now that `saved` is there; return them.
@@ -237,7 +236,7 @@ class LocalCheckpoints:
         """Delete the hidden folders of dead writers; nobody writes while this runs."""
         for entry in os.scandir(self.folder):
             if entry.name.startswith((_NEW, _OLD)):
-                shutil.rmtree(entry.path, ignore_errors=True)
+                remove_tree(entry.path)
 
 
 def _hidden(prefix: str, artifact: str) -> str:
@@ -263,7 +262,7 @@ def _make_folders(folder: Path) -> None:
     if folder.is_dir():
         return
     _make_folders(folder.parent)
-    with contextlib.suppress(FileExistsError):
+    with suppressed(FileExistsError):
         folder.mkdir(mode=0o700)
         sync_folder(folder.parent)
 

@@ -6,11 +6,11 @@ only exception to "no thread in the trainer". The next save, load and end of the
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -242,8 +242,8 @@ class Saver:
                     blocked_s=job.facts.blocked_s or took_s,
                 )
                 manifest = self.manifest(saved.artifact, facts, (entry,))
-                staged = self._try_stage(manifest, hidden / entry.path)
-                with staged or contextlib.nullcontext():
+                with ExitStack() as undo:
+                    staged = self._try_stage(manifest, hidden / entry.path, undo)
                     self.local.prepare(hidden, manifest)
                     # Before the rename: killed in between, views would miss a saved checkpoint.
                     uri = self.local.place(manifest).as_uri()
@@ -267,10 +267,11 @@ class Saver:
             return True
         return False
 
-    def _try_stage(self, manifest: Manifest, path: Path) -> Staged | None:
+    def _try_stage(self, manifest: Manifest, path: Path, undo: ExitStack) -> Staged | None:
         """Prepare the upload before the checkpoint is published: a kill in between loses neither.
 
-        A failed upload does not undo the save: failures are reported.
+        A failed upload does not undo the save: failures are reported. `undo` deletes what was not
+        committed.
         """
         place = self.local.place(manifest)
         (file,) = manifest.files
@@ -283,10 +284,11 @@ class Saver:
         )
         assert manifest.checkpoint is not None
         with self._sending(manifest.checkpoint.step):
-            return self.stage(manifest, [entry], awaits=str(place))
+            staged = undo.enter_context(self._session.outbox.staging(manifest.artifact))
+            return staged if self.stage(staged, manifest, [entry], awaits=str(place)) else None
         return None
 
-    @contextlib.contextmanager
+    @contextmanager
     def _sending(self, step: int) -> Iterator[None]:
         """Report what keeps a checkpoint of this disk from the store, every time."""
         try:
@@ -297,21 +299,22 @@ class Saver:
 
     def stage(
         self,
+        staged: Staged,
         manifest: Manifest,
         entries: Iterable[Entry],
         *,
         awaits: str = "",
         metadata: Mapping[str, Any] | None = None,
-    ) -> Staged | None:
-        """Prepare an upload; None if nothing is uploaded. Raises: ArtifactError."""
+    ) -> bool:
+        """Prepare an upload; False if nothing is uploaded. Raises: ArtifactError."""
         return self._session.outbox.stage(
+            staged,
             manifest.name,
             manifest.type,
             entries,
             aliases=manifest.aliases,
             metadata=metadata,
             checkpoint=manifest.checkpoint,
-            artifact=manifest.artifact,
             created_at_ns=manifest.created_at_ns,
             awaits=awaits,
         )

@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 
 from runwire.errors import CheckpointError
 from runwire_disk.files import descriptor_shortage, sync_file
+from runwire_disk.interrupts import suppressed
 from runwire_store.manifest import FileEntry
 
 __all__ = [
@@ -146,7 +147,7 @@ def explain_failure(folder: Path, error: Exception) -> str:
     if shortage:
         return f"a checkpoint could not be written below {folder}: {shortage}"
     is_full = isinstance(error, OSError) and error.errno in _FULL
-    with contextlib.suppress(OSError):
+    with suppressed(OSError):
         disk = os.statvfs(folder)
         torch_failed = isinstance(error, RuntimeError)
         is_full = is_full or (torch_failed and disk.f_bavail * disk.f_frsize < _NEARLY_FULL_BYTES)
@@ -208,7 +209,7 @@ def _scratch(path: Path, size: int) -> IO[bytes]:
     for folder in (path.parent, Path(tempfile.gettempdir())):
         rooms[folder] = max(0, _free_bytes(folder) - _ROOM_BYTES)
         if size <= rooms[folder]:
-            with contextlib.suppress(OSError):  # read-only
+            with suppressed(OSError):  # read-only
                 return tempfile.TemporaryFile(dir=folder)
     had = " and ".join(f"{room / 2**20:,.0f} MiB in {folder}" for folder, room in rooms.items())
     raise CheckpointError(

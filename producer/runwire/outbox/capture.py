@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import logging
 import os
 import stat
@@ -18,7 +19,7 @@ from typing import Final, Self
 
 from runwire.errors import ArtifactError
 from runwire.outbox.arguments import Entry
-from runwire_disk.files import descriptor_shortage
+from runwire_disk.files import descriptor_shortage, remove_tree
 from runwire_disk.interrupts import reraise_interrupt, suppressed
 from runwire_disk.outbox.request import (
     CAPTURE_LOCK,
@@ -54,35 +55,35 @@ _CANNOT: Final = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, err
 class Staged:
     """Content and request of one artifact, not committed yet. Threads: one.
 
-    Leaving the context deletes the folder unless it was committed or promised, and so does the loss
-    of the object: an interrupt may come before the context begins. Its lock keeps agents from
-    treating the folder as abandoned while the caller is alive. Raises: OSError.
+    The object itself changes nothing on the disk. Whoever calls `make` has entered its context
+    before: an interrupt at any moment then finds somebody who cleans up. Leaving the context
+    deletes the folder unless it was committed or promised. Its lock keeps agents from treating the
+    folder as abandoned while the caller is alive. Raises: OSError.
     """
 
     request: UploadRequest | None = None
 
-    def __init__(self, folder: Path, size: int) -> None:
-        """Make the folder and reserve `size` bytes of the outbox for it."""
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._pid = os.getpid()
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700)
-        try:
-            # A file object: the lock is released with it, whatever exception comes.
-            self._lock = open(folder / CAPTURE_LOCK, "xb", buffering=0, opener=_private)  # noqa: SIM115
-            self._fill(size)
-        except BaseException:
-            _discard(folder)
-            raise
+        self._is_ours = False
+        self._lock: io.FileIO | None = None
 
-    def _fill(self, size: int) -> None:
+    def make(self, size: int) -> None:
+        """Make the folder and reserve `size` bytes of the outbox for it."""
+        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Before it is there: an interrupt may come right after the system call.
+        self._is_ours = True
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._lock.write(b"%d" % size)
-            (self.folder / CONTENT_DIR).mkdir(mode=0o700)
-        except BaseException:
-            self._lock.close()
+            self.folder.mkdir(mode=0o700)
+        except FileExistsError:
+            self._is_ours = False  # another call's
             raise
+        # A file object: the lock is released with it, whatever exception comes.
+        self._lock = open(self.folder / CAPTURE_LOCK, "xb", buffering=0, opener=_private)  # noqa: SIM115
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock.write(b"%d" % size)
+        (self.folder / CONTENT_DIR).mkdir(mode=0o700)
 
     def stage(self, request: UploadRequest) -> None:
         """Write the request; from here on only the commit is missing."""
@@ -98,13 +99,11 @@ class Staged:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._settle()
+            if self._is_ours and self._pid == os.getpid():  # not in a forked child
+                self._settle()
         finally:
-            self._lock.close()
-
-    def __del__(self) -> None:
-        if self._pid == os.getpid() and hasattr(self, "_lock") and not self._lock.closed:
-            self.__exit__()
+            if self._lock is not None:
+                self._lock.close()
 
     def _settle(self) -> None:
         """Delete what was not committed, unless what its request awaits is there already."""
@@ -113,10 +112,10 @@ class Staged:
             return
         awaits = "" if self.request is None else self.request.awaits
         if awaits and Path(awaits).exists():
-            with contextlib.suppress(OSError):  # an agent commits it later
+            with suppressed(OSError):  # an agent commits it later
                 self.commit()
         else:
-            _discard(self.folder)
+            remove_tree(self.folder)
 
 
 class Capture:
@@ -316,13 +315,3 @@ def _shown(path: Path) -> str:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-def _discard(folder: Path) -> None:
-    """Remove a folder that was never committed."""
-    for path in (folder / CONTENT_DIR, folder):
-        with suppressed(OSError):
-            for entry in os.scandir(path):
-                with suppressed(OSError):
-                    os.unlink(entry.path)  # noqa: PTH108 - a hundred thousand of them
-            path.rmdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import logging
@@ -137,11 +136,21 @@ class Outbox:
 
         Raises: ArtifactError with nothing left behind. Blocks: while content is copied.
         """
-        staged = self.stage(name, type, entries, aliases=aliases, metadata=metadata)
-        return unseen(name, type) if staged is None else self.commit(staged)
+        with self.staging() as staged:
+            if self.stage(staged, name, type, entries, aliases=aliases, metadata=metadata):
+                return self.commit(staged)
+        return unseen(name, type)
+
+    def staging(self, artifact: str | None = None) -> Staged:
+        """Return the place of a new artifact, by the id that the caller has recorded for it.
+
+        The caller enters it before `stage`, and leaves it after `commit` or when anything failed.
+        """
+        return Staged(self._folder / (artifact or os.urandom(16).hex()))
 
     def stage(
         self,
+        staged: Staged,
         name: str,
         type: str,  # noqa: A002 - the word that people know
         entries: Iterable[Entry],
@@ -149,23 +158,22 @@ class Outbox:
         aliases: str | Iterable[str] = (),
         metadata: Mapping[str, Any] | None = None,
         checkpoint: CheckpointFacts | None = None,
-        artifact: str | None = None,
         created_at_ns: int | None = None,
         awaits: str = "",
-    ) -> Staged | None:
-        """Capture the content and write the request; None where nothing is recorded.
+    ) -> bool:
+        """Capture the content and write the request; False where nothing is recorded.
 
-        `artifact` and `created_at_ns` are those that the caller has recorded already; `awaits` is
-        that of `UploadRequest`. Raises and blocks: as `submit`.
+        `created_at_ns` is what the caller has recorded already; `awaits` is that of
+        `UploadRequest`. Raises and blocks: as `submit`.
         """
         meta = self._writer.identity()
         if meta is None:
-            return None
+            return False
         about = metadata_text(metadata)
         route = self._chosen_route()
         request = UploadRequest(
             **_place_of(meta),
-            artifact=artifact or os.urandom(16).hex(),
+            artifact=staged.folder.name,
             name=check_name(name),
             type=check_type(type),
             created_at_ns=created_at_ns or time.time_ns(),
@@ -177,7 +185,8 @@ class Outbox:
             checkpoint=checkpoint,
             awaits=awaits,
         )
-        return self._keep(request, self._plan(check_entries(entries), route))
+        self._keep(staged, request, self._plan(check_entries(entries), route))
+        return True
 
     def commit(self, staged: Staged) -> ArtifactRef:
         """Hand a staged request to the agent; record that the artifact was logged.
@@ -187,33 +196,31 @@ class Outbox:
         request = staged.request
         assert request is not None
         try:
-            with staged:
-                staged.commit()
+            staged.commit()
         except OSError as error:
             raise ArtifactError(self._unwritable(request.name, error)) from error
         about = metadata_text(request.metadata)
         self._writer.append("artifact", logged_fields(request, about))
         return self._ref(request)
 
-    def _keep(self, request: UploadRequest, planned: list[tuple[Entry, int]]) -> Staged:
-        """Stage content and request in a folder of their own, or leave no trace."""
+    def _keep(
+        self, staged: Staged, request: UploadRequest, planned: list[tuple[Entry, int]]
+    ) -> None:
+        """Bring content and request into the folder of `staged`."""
         size = sum(size for entry, size in planned if not entry.by_reference)
         try:
             self._space.check(size)
-            with contextlib.ExitStack() as undo:
-                staged = undo.enter_context(Staged(self._folder / request.artifact, size))
-                capture = Capture(staged.folder, self._space.room)
-                files = tuple(
-                    _by_reference(entry, index, size)
-                    if entry.by_reference
-                    else capture.take(entry, index)
-                    for index, (entry, size) in enumerate(planned)
-                )
-                staged.stage(replace(request, files=files))
-                undo.pop_all()
+            staged.make(size)
+            capture = Capture(staged.folder, self._space.room)
+            files = tuple(
+                _by_reference(entry, index, size)
+                if entry.by_reference
+                else capture.take(entry, index)
+                for index, (entry, size) in enumerate(planned)
+            )
+            staged.stage(replace(request, files=files))
         except OSError as error:
             raise ArtifactError(self._unwritable(request.name, error)) from error
-        return staged
 
     def _plan(self, entries: list[Entry], route: Route) -> list[tuple[Entry, int]]:
         """Return each entry as this route takes it, with its size as it is now."""

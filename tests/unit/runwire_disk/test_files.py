@@ -12,6 +12,7 @@ import pytest
 from runwire_disk.files import (
     is_locked,
     read_json,
+    remove_tree,
     replace_bytes,
     replace_json,
     try_lock,
@@ -146,3 +147,18 @@ def test_lock_that_cannot_be_looked_at_counts_as_held(
     with monkeypatch.context() as patch:
         patch.setattr("os.open", refused)
         assert is_locked(tmp_path / "lock")
+
+
+def test_tree_is_removed_without_what_its_links_lead_to(tmp_path: Path) -> None:
+    """A link in it goes, its target stays; a link in its place is left alone; none is no error."""
+    tree, other = tmp_path / "tree", tmp_path / "other"
+    for folder in (tree / "deep" / "deeper", other):
+        folder.mkdir(parents=True)
+        (folder / "file").write_bytes(b"1")
+    (tree / "link").symlink_to(other)
+    in_its_place = tmp_path / "link"
+    in_its_place.symlink_to(other)
+    for path in (tree, in_its_place, tmp_path / "none"):
+        remove_tree(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "other"]
+    assert (other / "file").read_bytes() == b"1"

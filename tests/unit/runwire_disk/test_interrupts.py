@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -59,6 +60,33 @@ def test_failure_while_the_user_handles_an_interrupt_is_a_failure() -> None:
         fail_while_handling()
     assert interrupts.interrupt_of(caught.value) is None
     interrupts.reraise_interrupt(caught.value)
+
+
+def clean_up_after_interrupt(done: list[str]) -> None:
+    """Work of our own with a cleanup whose first half fails, as for a file that was never made."""
+
+    def remove(path: str) -> None:
+        with interrupts.suppressed(FileNotFoundError):
+            os.unlink(path)  # noqa: PTH108 - as the product does
+        done.append(path)
+
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        remove("/none/1")
+        remove("/none/2")
+
+
+def test_cleanup_after_an_interrupt_swallows_its_own_failures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The interrupt that is being handled is not raised in the middle of the cleanup."""
+    # As if this code was of our packages: frames tell by the name of their module.
+    monkeypatch.setitem(globals(), "__name__", "runwire.cleaning")
+    done: list[str] = []
+    with pytest.raises(LimitError, match="time is over"):
+        clean_up_after_interrupt(done)
+    assert done == ["/none/1", "/none/2"]
 
 
 def test_function_that_takes_a_frame_is_no_handler() -> None:

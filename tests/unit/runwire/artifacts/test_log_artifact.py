@@ -224,9 +224,11 @@ def test_secrets_of_the_settings_never_reach_a_file(
 def test_staging_an_id_twice_is_refused(root: Path, run: Run) -> None:
     """The second use of an artifact id is refused, and the first content stays."""
     outbox, entry = Outbox(RecordingWriter()), Entry(path="x", source=b"1")
-    outbox.commit(outbox.stage("a", "file", [entry], artifact="0" * 32))
-    with pytest.raises(ArtifactError):
-        outbox.stage("b", "file", [entry], artifact="0" * 32)
+    with outbox.staging("0" * 32) as staged:
+        outbox.stage(staged, "a", "file", [entry])
+        outbox.commit(staged)
+    with pytest.raises(ArtifactError), outbox.staging("0" * 32) as staged:
+        outbox.stage(staged, "b", "file", [entry])
     assert [request.name for request in requests(root)] == ["a"]
 
 

@@ -24,7 +24,8 @@ import sys
 from pathlib import Path
 from runwire.outbox.capture import Staged
 from runwire_disk.outbox.request import UploadRequest
-with Staged(Path(sys.argv[1]), 0) as staged:
+with Staged(Path(sys.argv[1])) as staged:
+    staged.make(0)
     staged.stage(UploadRequest.read(Path(sys.argv[2])))
     print("staged", flush=True)
     sys.stdin.read()
