@@ -19,9 +19,7 @@ from runwire_consumers.clickhouse.rows import (
     attempt_key,
     dictionary,
     instants,
-    metric_id,
     run_columns,
-    run_key,
     writer_key,
 )
 
@@ -49,13 +47,6 @@ def metric_rows(points: SortedPoints) -> Block:
         [
             text("project", lambda one: one.project),
             text("run_id", lambda one: one.run_id),
-            constant(
-                lambda keys, index: native.keys128(
-                    "run_key", [run_key(*run) for run in keys], index
-                ),
-                lambda one: (one.project, one.run_id),
-            ),
-            number("metric_id", "UInt64", lambda one: metric_id(one.metric)),
             text("metric", lambda one: one.metric),
             number("rank", "Int32", lambda one: one.rank),
             number("attempt", "UInt64", lambda one: attempt_key(one.attempt)),
@@ -105,7 +96,6 @@ def rollup_rows(points: SortedPoints, append_at_ns: int) -> bytes:
     """Build the block for `metric_rollup`: one row per series of the batches."""
     rolled = roll_up(points)
     projects, runs, names, ranks, attempts = zip(*rolled.series, strict=True)
-    keys, key = dictionary(list(zip(projects, runs, strict=True)))
     newest = [
         instants("append_at", [append_at_ns] * len(rolled.series)),
         native.numbers("place_at", "DateTime64(3)", rolled.place_ms),
@@ -117,9 +107,7 @@ def rollup_rows(points: SortedPoints, append_at_ns: int) -> bytes:
     return native.block(
         [
             native.strings("project", projects),
-            native.keys128("run_key", [run_key(*run) for run in keys], key),
             native.strings("run_id", runs),
-            native.numbers("metric_id", "UInt64", [metric_id(name) for name in names]),
             native.strings("metric", names),
             native.numbers("rank", "Int64", ranks),
             native.numbers("attempt", "UInt64", [attempt_key(name) for name in attempts]),

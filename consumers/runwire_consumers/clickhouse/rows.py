@@ -28,9 +28,7 @@ K = TypeVar("K", bound=Hashable)
 # Bytes of a dead letter that its table keeps; the dead-letter file or topic keeps all.
 DEAD_VALUE_BYTES_MAX = 64 * 1024
 
-# A worker sees the same few runs, writers and metrics all day.
-run_key = lru_cache(65_536)(identity.run_key)
-metric_id = lru_cache(65_536)(identity.metric_id)
+# A worker sees the same few writers and attempts all day.
 writer_key = lru_cache(65_536)(identity.writer_key)
 attempt_key = lru_cache(65_536)(identity.attempt_key)
 
@@ -147,12 +145,10 @@ def event_columns(
 def run_columns(events: Sequence[Event] | Sequence[MetricColumns]) -> list[Column]:
     """Encode project and run of each event."""
     projects, project = dictionary([e.project for e in events])
-    runs, run = dictionary([(e.project, e.run_id) for e in events])
     ids, run_id = dictionary([e.run_id for e in events])
     return [
         native.low_cardinality("project", projects, project),
         native.low_cardinality("run_id", ids, run_id),
-        native.keys128("run_key", [run_key(*r) for r in runs], run),
     ]
 
 
