@@ -10,10 +10,14 @@ from typing import Any, Protocol
 
 from clickhouse_connect.driver.client import Client
 
+from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse import rows as rows_of
 from runwire_consumers.clickhouse.blocks import PlacedRow, TablePiece, TableRows
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
+from runwire_consumers.clickhouse.metric_rows import batch_rows, metric_rows, rollup_rows
 from runwire_consumers.clickhouse.migrate import pending
+from runwire_consumers.clickhouse.native import Block
+from runwire_consumers.clickhouse.points import SortedPoints, join_rows, sort_points
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.clickhouse.tidiness import NOTE_UNTIDY, History, Tidiness
 from runwire_consumers.clickhouse.tombstones import deleted_runs
@@ -133,12 +137,16 @@ class ClickHouseSink:
 
     def _insert(self, batch: Batch, piece: TablePiece) -> None:
         token = piece.token(batch.token)
+        body, headers = native.to_send(piece.block)
         try:
             self._connected().raw_insert(
                 piece.table,
-                insert_block=piece.block,
+                insert_block=body,
                 fmt="Native",
+                transport_settings=headers,
                 settings={
+                    # Columns of few distinct numbers come as dictionaries.
+                    "allow_suspicious_low_cardinality_types": 1,
                     "async_insert": 0,
                     # Reads use FINAL anyway; collapsing at insert too would cost a third of it.
                     "optimize_on_insert": 0,
@@ -228,17 +236,20 @@ class ClickHouseSink:
     def _metric_pieces(self, batch: Batch) -> list[TablePiece]:
         alive = self._alive("metric", batch, batch.metrics)
         alive = [item for item in alive if item.size]
-        untidy = self._tidiness.judge([item.row for item in alive])
+        if not alive:
+            return []
+        points = sort_points([item.row for item in alive])
+        untidy = self._tidiness.judge([points])
         judged = [
             replace(item, row=(item.row, flag), size=1)
             for item, flag in zip(alive, untidy, strict=True)
         ]
         encode = partial(_encode_batches, batch.append_at_ns)
-        roll_up = partial(_encode_rollup, batch.append_at_ns)
+        roll_up = partial(_encode_rollup, points, batch.append_at_ns)
         tables = (
             # First the rollup: the views find in it which points are abandoned.
             TableRows("metric", "metric_rollup", alive, roll_up),
-            TableRows("metric", "metrics", alive, rows_of.metric_rows),
+            TableRows("metric", "metrics", alive, partial(_encode_points, points)),
             TableRows("metric", "batches", judged, encode),
         )
         return [piece for rows in tables for piece in rows.pieces(batch.pieces)]
@@ -295,13 +306,17 @@ def _encode_events(
     return build(events, append_at_ns)
 
 
-def _encode_rollup(append_at_ns: int, batches: Sequence[MetricColumns]) -> bytes:
-    return rows_of.rollup_rows(batches, append_at_ns)
+def _encode_points(points: SortedPoints, rows: Sequence[MetricColumns]) -> Block:
+    return metric_rows(points.of(rows))
+
+
+def _encode_rollup(points: SortedPoints, append_at_ns: int, rows: Sequence[MetricColumns]) -> bytes:
+    return rollup_rows(points.of(rows), append_at_ns)
 
 
 def _encode_batches(append_at_ns: int, judged: Sequence[tuple[MetricColumns, bool]]) -> bytes:
-    batches, untidy = [batch for batch, _ in judged], [flag for _, flag in judged]
-    return rows_of.batch_rows(batches, append_at_ns, untidy=untidy)
+    joined, untidy = join_rows([row for row, _ in judged]), [flag for _, flag in judged]
+    return batch_rows(joined, append_at_ns, untidy=untidy)
 
 
 def _unencodable(
