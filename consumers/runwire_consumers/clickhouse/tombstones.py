@@ -15,8 +15,6 @@ from typing import Final
 from clickhouse_connect.driver.binding import format_str
 from clickhouse_connect.driver.client import Client
 
-from runwire_schemas import identity
-
 # All tables with rows of a run; the tables that views read first come first.
 RUN_TABLES = (
     "run_events",
@@ -68,10 +66,9 @@ def hide_run(client: Client, project: str, run_id: str, state: str = DELETED) ->
 
     Raises: an error of CALL_ERRORS.
     """
-    key = identity.run_key(project, run_id)
     client.command(
-        "INSERT INTO deleted_runs (project, run_key, run_id, deleted_at, state) SELECT "
-        f"{literal(project)}, toUInt128('{int.from_bytes(key, 'little')}'), {literal(run_id)}, "
+        "INSERT INTO deleted_runs (project, run_id, deleted_at, state) "
+        f"SELECT {literal(project)}, {literal(run_id)}, "
         # Later than any mark before it, whatever the clock does: the newest state counts.
         "greatest(now64(3), addMilliseconds("
         f"(SELECT max(deleted_at) FROM deleted_runs WHERE {of_run(project, run_id)}), 1)), "

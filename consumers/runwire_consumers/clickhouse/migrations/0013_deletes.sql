@@ -1,4 +1,4 @@
--- Deletion in steps; see 0001 for the rules of tables.
+-- Deletion in steps; see 0008 for the rules of tables.
 -- Run on the embedded engine 26.9; written for ClickHouse server 26.8, not run there yet.
 
 -- deleted: the rows are to be removed. archived: they are removed too, but the object store has them.
@@ -11,7 +11,7 @@ ALTER TABLE {database}.deleted_runs {on_cluster}
 CREATE TABLE IF NOT EXISTS {database}.purged_runs {on_cluster}
 (
     project LowCardinality(String),
-    run_id String,
+    run_id LowCardinality(String),
     deleted_at DateTime64(3, 'UTC'),
     purged_at DateTime64(3, 'UTC')
 )
@@ -24,7 +24,7 @@ SETTINGS non_replicated_deduplication_window = 10000,
 CREATE TABLE IF NOT EXISTS {database}.thinned_runs {on_cluster}
 (
     project LowCardinality(String),
-    run_id String,
+    run_id LowCardinality(String),
     rule String,
     thinned_at DateTime64(3, 'UTC')
 )
