@@ -80,6 +80,16 @@ class WorkerSettings:
         86_400.0,
         "object worker: content that no manifest names is deleted after this long",
     )
+    housekeeping_s: float = setting(
+        SECONDS,
+        600.0,
+        "`runwire up` removes deleted rows and applies retention.toml this often; 0: never",
+    )
+    forget_s: float = setting(
+        SECONDS,
+        365 * 86_400.0,
+        "late records of a deleted run are dropped for this long after its last row was removed",
+    )
 
     def groups(self, topic_prefix: str) -> ConsumerGroups:
         """Return the groups; unset names carry the topic prefix, so that pipelines stay apart.

@@ -4,6 +4,8 @@ blobs/<2 hex>/<sha256>                                              content
 runs/<run key>/artifacts/<artifact>.json                            manifest
 runs/<run key>/checkpoints/<step>/<attempt>-<rank>-<artifact>.json  manifest of a checkpoint
 runs/<run key>/deleted.json                                         the run is gone for good
+archives/<run key>/manifest.json                                    a run's rows are archived
+archives/<run key>/<stamp>-<table>-<part>.parquet                   rows of an archived run
 names/<project key>/<name key>/<stamp>-<artifact>.json              one version of a name
 staging/<artifact>/<sha256>/…                                       pieces of unfinished content
 """
@@ -17,10 +19,14 @@ from typing import Final
 from runwire_schemas.identity import attempt_key, run_key
 
 __all__ = [
+    "ARCHIVES",
     "BLOBS",
     "NAMES",
     "RUNS",
     "STAGING",
+    "archive_key",
+    "archive_manifest_key",
+    "archive_prefix",
     "artifact_key",
     "artifacts_prefix",
     "blob_key",
@@ -36,6 +42,7 @@ __all__ = [
     "version_key",
 ]
 
+ARCHIVES: Final = "archives/"
 BLOBS: Final = "blobs/"
 NAMES: Final = "names/"
 RUNS: Final = "runs/"
@@ -86,6 +93,21 @@ def checkpoint_key(
 def tombstone_key(project: str, run_id: str) -> str:
     """Return the key that marks a run as deleted: nothing of it is published any more."""
     return f"{run_prefix(project, run_id)}deleted.json"
+
+
+def archive_prefix(project: str, run_id: str) -> str:
+    """Return the prefix of everything in the archive of a run."""
+    return f"{ARCHIVES}{run_key(project, run_id).hex()}/"
+
+
+def archive_manifest_key(project: str, run_id: str) -> str:
+    """Return the key of the manifest of a run's archive, which makes the archive valid."""
+    return f"{archive_prefix(project, run_id)}manifest.json"
+
+
+def archive_key(project: str, run_id: str, *, stamp_ms: int, table: str, part: int) -> str:
+    """Return the key of one part of a table's rows in a run's archive."""
+    return f"{archive_prefix(project, run_id)}{stamp_ms:014d}-{table}-{part:05d}.parquet"
 
 
 def names_prefix(project: str) -> str:

@@ -16,6 +16,7 @@ from runwire_schemas.events import ArtifactEvent
 from runwire_store.announce import DELETED, artifact_event
 from runwire_store.catalog import Catalog
 from runwire_store.layout import (
+    archive_prefix,
     artifacts_prefix,
     checkpoints_prefix,
     staging_prefix,
@@ -99,13 +100,17 @@ def release(
 
 
 def delete_objects(store: ObjectStore, project: str, run_id: str) -> int:
-    """Delete a run's manifests for good and return their number; a repeat is harmless.
+    """Delete a run's manifests and archive for good and return the number; a repeat is harmless.
 
     The tombstone is stored first, so that an upload still in progress publishes nothing. Content
     that no other run names is left to `sweep`. Raises: StoreAway, StoreRefused.
     """
     store.put(tombstone_key(project, run_id), b"{}")
-    prefixes = (artifacts_prefix(project, run_id), checkpoints_prefix(project, run_id))
+    prefixes = (
+        artifacts_prefix(project, run_id),
+        checkpoints_prefix(project, run_id),
+        archive_prefix(project, run_id),
+    )
     keys = [stat.key for prefix in prefixes for stat in store.list(prefix)]
     store.delete(keys)
     return len(keys)

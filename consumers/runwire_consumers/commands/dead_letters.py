@@ -103,7 +103,7 @@ def _replay(root: Path, kept: DeadLetters, chosen: list[DeadLetter], *, as_json:
 
 def _rm(chosen: Chosen, choice: Choice, args: argparse.Namespace) -> int:
     """Delete the letters, after a yes; their points stay counted as dead-lettered."""
-    from runwire_consumers.commands.delete import confirm
+    from runwire_consumers.commands.run_choice import confirm
 
     unknown = choice.without_match([*chosen.letters, *(one.letter for one in chosen.files)])
     if unknown:

@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 from runwire_schemas.connections.s3 import S3Settings
 from runwire_store.condemned import MARKS
-from runwire_store.layout import BLOBS, NAMES, RUNS, STAGING
+from runwire_store.layout import ARCHIVES, BLOBS, NAMES, RUNS, STAGING
 from runwire_store.s3.requests import new_pool
 
 __all__ = ["READER", "ROLES", "TRAINER", "WORKER", "apply", "commands", "policy", "policy_name"]
@@ -24,7 +24,7 @@ WORKER: Final = "worker"
 READER: Final = "reader"
 ROLES: Final = {
     TRAINER: "agents and trainers on the direct route: store, load, delete by retention",
-    WORKER: "the object worker, and `runwire artifact sweep`: also staging",
+    WORKER: "the object worker, `runwire artifact sweep` and archives: also staging",
     READER: "read-only: list, download and verify",
 }
 _CODE = re.compile(r'"Code":"(\w+)"')
@@ -48,7 +48,7 @@ def policy(role: str, bucket: str) -> dict[str, Any]:
     if role == READER:
         return _document(bucket, _LOOK, [(_READ, _CONTENT)])
     if role == WORKER:
-        return _document(bucket, _LOOK + _UPLOADS, [(_WRITE, (*_CONTENT, STAGING))])
+        return _document(bucket, _LOOK + _UPLOADS, [(_WRITE, (*_CONTENT, STAGING, ARCHIVES))])
     # A publication reads the marks of sweeps before it relies on blobs.
     return _document(bucket, _LOOK + _UPLOADS, [(_WRITE, _CONTENT), (_READ, (MARKS,))])
 

@@ -193,4 +193,7 @@ def test_delete_asks_and_then_hides_the_run(stack):
     assert stack("delete", "gon", "--yes", check=False).returncode == 1
     assert "gone" in stack("delete", "gone", "--yes").stdout
     assert "gone" not in stack("runs", "--json").stdout
-    assert stack("delete", "gone", "--yes", check=False).returncode == 1
+    again = stack("delete", "gone", "--wait", "--json")
+    assert json.loads(again.stdout) == {"project": "p", "run_id": "gone", "rows_left": 0}
+    assert "deleted before" in stack("delete", "gone").stdout
+    assert json.loads(stack("purge", "--json").stdout)["runs"] == []

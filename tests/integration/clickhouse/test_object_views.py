@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from runwire_consumers.clickhouse.tombstones import delete_run
+from runwire_consumers.clickhouse.tombstones import hide_run
+from runwire_consumers.housekeeping.purge import wait_until_purged
 from runwire_store.announce import artifact_event as artifact_event_of
 from runwire_store.catalog import Catalog
 from runwire_store.folder.store import FolderStore
@@ -80,7 +81,8 @@ def test_artifact_versions_keep_their_numbers_after_a_run_is_deleted(
         ("run-3", [("run-2", 1, ["latest"])]),
     ):
         delete_objects(store, "tests", gone)
-        assert delete_run(feed.client, "tests", gone)
+        hide_run(feed.client, "tests", gone)
+        wait_until_purged(feed.client, [("tests", gone)], lambda *_: None)
         known = Catalog(store).artifacts("tests")
         told = [(each.manifest.run_id, each.number, list(each.aliases)) for each in known]
         assert feed.rows(view) == sorted(told) == left
@@ -210,6 +212,6 @@ def test_histograms_are_in_their_view_and_not_in_v_logs(feed: Any) -> None:
 def test_object_views_hide_deleted_runs(feed: Any) -> None:
     """After a run is deleted none of the views of artifacts and checkpoints shows it."""
     feed.write(run_event(), checkpoint_event(), artifact_event(), artifact_event(event="used"))
-    assert delete_run(feed.client, "tests", "run-1")
+    hide_run(feed.client, "tests", "run-1")
     for view in ("v_artifacts", "v_checkpoints", "v_artifact_uses"):
         assert feed.rows(f"SELECT run_id FROM {view}") == []

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from runwire_consumers.clickhouse.sink import TOMBSTONES_REFRESH_S, ClickHouseSink
-from runwire_consumers.clickhouse.tombstones import RUN_TABLES, delete_run
+from runwire_consumers.clickhouse.tombstones import RUN_TABLES, hide_run
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.clock import MemoryClock
+from runwire_consumers.housekeeping.purge import wait_until_purged
 from runwire_schemas.events import DeadLetter, MetricBatch
 from support.builders import AT_NS, WRITER, heartbeat, log_event, param_event, run_event
 
@@ -298,7 +299,8 @@ def test_deleted_run_stays_deleted_when_its_spool_arrives_late(feed: Any, points
         letter(1),
     ]
     feed.write(*everything, run_event(run_id="other"))
-    assert delete_run(feed.client, "tests", "run-1")
+    hide_run(feed.client, "tests", "run-1")
+    wait_until_purged(feed.client, [("tests", "run-1")], lambda *_: None)
     # The letter knows no run: it stays, it is about bytes nobody could read.
     for table in set(RUN_TABLES) - {"dead_letters"}:
         left = feed.row(f"SELECT count() FROM {table} WHERE run_id = 'run-1'")
@@ -329,7 +331,7 @@ def test_sink_drops_rows_of_a_deleted_run_after_its_refresh(feed: Any, points: P
     clock = MemoryClock()
     sink = ClickHouseSink(feed.url, clock=clock)
     sink.check()
-    delete_run(feed.client, "tests", "run-1")
+    hide_run(feed.client, "tests", "run-1")
     batch = feed.write()
     sink.write(_with(batch, [run_event(), points([(0, 0, 1.0)])], points))
     for view in ("v_runs", "v_metrics", "v_series", "v_latest", "v_completeness"):

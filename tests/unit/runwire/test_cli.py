@@ -21,6 +21,7 @@ COMMANDS = {
     "doctor",
     "down",
     "migrate",
+    "purge",
     "runs",
     "show",
     "spool",

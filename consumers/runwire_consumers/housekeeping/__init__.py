@@ -1,0 +1,1 @@
+"""Housekeeping of stored runs: the removal of deleted rows, retention, archives."""
