@@ -77,7 +77,9 @@ FROM scale_runs
 ARRAY JOIN range(1, attempts + 1) AS attempt
 ARRAY JOIN range(ranks) AS rank
 WHERE {OF_FILL}"""
-METRIC_NAME: Final = "if(m = 0, 'train/loss', concat('layer-', leftPad(toString(m), 5, '0'), '/norm'))"
+METRIC_NAME: Final = (
+    "if(m = 0, 'train/loss', concat('layer-', leftPad(toString(m), 5, '0'), '/norm'))"
+)
 FILL: Final = {
     "metrics": f"""
 INSERT INTO metrics (project, run_id, metric, rank, attempt, writer, step, seq, at, value)

@@ -10,7 +10,9 @@ from typing import Final
 RUN, PAGE, LIVE, HISTORY = "one run", "one page", "live runs", "history"
 
 USUAL: Final = "project = 'project-05' AND run_id = (SELECT run_id FROM scale_asked)"
-CURVE: Final = "project = 'project-00' AND run_id = 'curve-00' AND metric = 'train/loss' AND rank = 0"
+CURVE: Final = (
+    "project = 'project-00' AND run_id = 'curve-00' AND metric = 'train/loss' AND rank = 0"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -256,10 +256,10 @@ class ClickHouseSink:
 
     def _history(self, batches: Sequence[MetricColumns]) -> History:
         """Return the greatest steps stored so far for the runs and ranks of the batches."""
-        keys = _key_list({(b.project, b.run_id) for b in batches})
         answer = self._connected().query(
             "SELECT project, run_id, rank, metric, max(last_step) FROM metric_rollup "
-            f"WHERE run_key IN ({keys}) GROUP BY project, run_id, rank, metric"
+            "WHERE (project, run_id) IN %(runs)s GROUP BY project, run_id, rank, metric",
+            parameters={"runs": tuple(sorted({(b.project, b.run_id) for b in batches}))},
         )
         history: History = {}
         for project, run_id, rank, metric, step in answer.result_rows:
@@ -275,21 +275,18 @@ class ClickHouseSink:
             ):
                 runs.add((event.project, event.run_id))
         if runs - self._deleted:
-            statement = NOTE_UNTIDY.format(keys=_key_list(runs - self._deleted))
-            # No token: after a deletion the same rows must be taken again.
-            self._connected().command(statement, settings={"insert_deduplicate": 0})
+            self._connected().command(
+                NOTE_UNTIDY,
+                parameters={"runs": tuple(sorted(runs - self._deleted))},
+                # No token: after a deletion the same rows must be taken again.
+                settings={"insert_deduplicate": 0},
+            )
 
     def _refresh_tombstones(self) -> None:
         now_s = self._clock.monotonic_s()
         if self._deleted_at_s is None or now_s - self._deleted_at_s >= TOMBSTONES_REFRESH_S:
             self._deleted = deleted_runs(self._connected())
             self._deleted_at_s = now_s
-
-
-def _key_list(runs: set[tuple[str, str]]) -> str:
-    """Return the keys of the runs as SQL text: a literal beyond 64 bits is read as a float."""
-    numbers = [int.from_bytes(rows_of.run_key(*run), "little") for run in sorted(runs)]
-    return ",".join(f"toUInt128('{number}')" for number in numbers)
 
 
 def _encode_events(

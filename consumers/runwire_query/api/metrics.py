@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import Final
 
 from runwire_query.api.runs import OF_RUN, RunRef
@@ -76,10 +76,10 @@ def read_curves(
         return []
     # Digests, because a name may be too long for the URL that carries parameters.
     places = [(_digest(one.metric), one.rank) for one in series]
-    of_names = f"{OF_RUN} AND has({{names:Array(String)}}, hex(MD5(metric)))"
+    of_names = f"{OF_RUN} AND has({{names:Array(String)}}, hex(SHA256(metric)))"
     ends = f"SELECT metric, rank, first_step, last_step FROM v_latest WHERE {of_names}"
     rows = reader.rows(
-        "SELECT hex(MD5(metric)) AS name, rank, "
+        "SELECT hex(SHA256(metric)) AS name, rank, "
         "groupArray((first_step, mean)) AS points FROM ("
         "SELECT s.metric AS metric, s.rank AS rank, min(s.step) AS first_step, "
         "avgIf(s.value, isFinite(s.value)) AS mean "
@@ -99,7 +99,7 @@ def read_curves(
 
 
 def _digest(metric: str) -> str:
-    return hashlib.md5(metric.encode(), usedforsecurity=False).hexdigest().upper()
+    return sha256(metric.encode("utf-8", "surrogatepass")).hexdigest().upper()
 
 
 def read_completeness(reader: Reader, run: RunRef) -> list[Completeness]:

@@ -92,7 +92,6 @@ class RunDetail:
     environment: Mapping[str, str]
     summary: str | None
     metric_defs: str | None
-    run_key: bytes
     second_writers: int
     dropped: Mapping[str, int]
 
