@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeAlias
 
 from runwire_query.api.runs import OF_RUN, RunRef
 from runwire_query.connection import Reader
@@ -15,6 +15,10 @@ __all__ = ["Follower", "LoggedCall"]
 CALLS_A_POLL: Final = 1000
 # Writers deliver independently: a point may become visible this long after a later one did.
 LATE: Final = timedelta(seconds=60)
+# Before the newest point: where the first poll looks for the last lines, before it reads all.
+FIRST_SPANS: Final = (LATE, timedelta(hours=1), timedelta(days=1))
+
+CallKey: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,20 +33,22 @@ class LoggedCall:
     values: Mapping[str, float]
 
     @property
-    def key(self) -> tuple[int, int, int, int]:
+    def key(self) -> CallKey:
         """The identity of the call within its run."""
         return self.rank, self.attempt, self.seq, self.step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _StoredCall:
+class _Call:
     rank: int
     attempt: int
     seq: int
     step: int
     called_at: datetime
-    names: Sequence[str]
-    numbers: Sequence[float]
+
+    @property
+    def key(self) -> CallKey:
+        return self.rank, self.attempt, self.seq, self.step
 
 
 class Follower:
@@ -54,7 +60,7 @@ class Follower:
         self._reader = reader
         self._run = run
         self._metrics = list(metrics)
-        self._returned: dict[tuple[int, int, int, int], datetime] = {}
+        self._returned: dict[CallKey, datetime] = {}
         self._newest: datetime | None = None
         self._lines = lines
 
@@ -64,44 +70,89 @@ class Follower:
         Raises: QueryError.
         """
         is_first = self._newest is None
-        calls = [call for call in self._fetch() if call.key not in self._returned]
+        listed = self._list_last() if is_first else self._list(self._since())
+        calls = [call for call in listed if call.key not in self._returned]
         for call in calls:
-            self._returned[call.key] = call.at
-            self._newest = max(self._newest or call.at, call.at)
+            self._returned[call.key] = call.called_at
+            self._newest = max(self._newest or call.called_at, call.called_at)
         self._forget()
-        return calls[-self._lines :] if is_first and self._lines else [] if is_first else calls
+        return self._with_values(calls[max(0, len(calls) - self._lines) :] if is_first else calls)
 
-    def _fetch(self) -> list[LoggedCall]:
+    def _since(self) -> datetime | None:
+        return None if self._newest is None else self._newest - LATE
+
+    def _list_last(self) -> list[_Call]:
+        """Return at least the last `lines` calls, with those of the last minute.
+
+        A run may hold 10^7 calls: spans of growing length are read until one has enough.
+        """
+        rows = self._reader.rows(
+            f"SELECT count() AS series, max(at) AS newest FROM v_latest WHERE {self._conditions()}",
+            self._parameters(),
+        )
+        if not rows or not rows[0]["series"]:
+            return []
+        newest = rows[0]["newest"].replace(tzinfo=UTC)
+        for span in FIRST_SPANS:
+            calls = self._list(newest - span)
+            if len(calls) >= self._lines:
+                return calls
+        return self._list(None)
+
+    def _list(self, since: datetime | None) -> list[_Call]:
+        """Return the newest calls since a time, oldest first, without their values."""
+        rows = self._reader.read(
+            _Call,
+            "SELECT rank, attempt, seq, step, max(at) AS called_at "
+            f"FROM v_metrics WHERE {self._conditions(since)} GROUP BY rank, attempt, seq, step "
+            f"ORDER BY called_at DESC, seq DESC LIMIT {CALLS_A_POLL}",
+            self._parameters(since),
+        )
+        return rows[::-1]
+
+    def _with_values(self, calls: Sequence[_Call]) -> list[LoggedCall]:
+        """Return the calls with their values: only what is printed leaves the server."""
+        if not calls:
+            return []
+        since = min(call.called_at for call in calls)
+        keys = ", ".join(str(call.key) for call in calls)
+        rows = self._reader.rows(
+            "SELECT rank, attempt, seq, step, groupArray(metric) AS names, "
+            "groupArray(value) AS numbers "
+            f"FROM v_metrics WHERE {self._conditions(since)} "
+            f"AND (rank, attempt, seq, step) IN ({keys}) GROUP BY rank, attempt, seq, step",
+            self._parameters(since),
+        )
+        values = {
+            (row["rank"], row["attempt"], row["seq"], row["step"]): dict(
+                sorted(zip(row["names"], row["numbers"], strict=True))
+            )
+            for row in rows
+        }
+        return [
+            LoggedCall(
+                rank=call.rank,
+                attempt=call.attempt,
+                seq=call.seq,
+                step=call.step,
+                at=call.called_at,
+                values=values[call.key],
+            )
+            for call in calls
+            if call.key in values  # else the run was deleted between the two questions
+        ]
+
+    def _conditions(self, since: datetime | None = None) -> str:
         conditions = OF_RUN
-        parameters = self._run.parameters(metrics=self._metrics)
         if self._metrics:
             conditions += " AND arrayExists(text -> position(metric, text) > 0, "
             conditions += "{metrics:Array(String)})"
-        if self._newest is not None:
-            conditions += " AND at >= {since:DateTime64(3)}"
-            parameters["since"] = self._newest - LATE
-        rows = self._reader.read(
-            _StoredCall,
-            "SELECT rank, attempt, seq, step, max(at) AS called_at, "
-            "groupArray(metric) AS names, groupArray(value) AS numbers "
-            f"FROM v_metrics WHERE {conditions} GROUP BY rank, attempt, seq, step "
-            f"ORDER BY called_at DESC, seq DESC LIMIT {CALLS_A_POLL}",
-            parameters,
-        )
-        return [_call(row) for row in reversed(rows)]
+        return conditions + (" AND at >= {since:DateTime64(3)}" if since is not None else "")
+
+    def _parameters(self, since: datetime | None = None) -> dict[str, Any]:
+        return self._run.parameters(metrics=self._metrics, **({"since": since} if since else {}))
 
     def _forget(self) -> None:
         if self._newest is not None:
             horizon = self._newest - 2 * LATE
             self._returned = {key: at for key, at in self._returned.items() if at >= horizon}
-
-
-def _call(row: _StoredCall) -> LoggedCall:
-    return LoggedCall(
-        rank=row.rank,
-        attempt=row.attempt,
-        seq=row.seq,
-        step=row.step,
-        at=row.called_at,
-        values=dict(sorted(zip(row.names, row.numbers, strict=True))),
-    )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 from runwire_query.api.runs import OF_RUN, RunRef
 from runwire_query.connection import Reader, columns_of
@@ -15,13 +16,11 @@ __all__ = [
     "CurvePoint",
     "LatestMetric",
     "read_completeness",
-    "read_curve",
+    "read_curves",
     "read_latest",
 ]
 
 CURVE_POINTS_MAX: Final = 400
-# Of a longer name only the beginning is sent: the URL that carries parameters may not hold it all.
-_NAME_LETTERS_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +65,41 @@ def read_latest(reader: Reader, run: RunRef) -> list[LatestMetric]:
     )
 
 
-def read_curve(reader: Reader, run: RunRef, metric: str, rank: int) -> list[CurvePoint]:
-    """Return one series in the order of steps.
+def read_curves(
+    reader: Reader, run: RunRef, series: Sequence[LatestMetric]
+) -> list[list[CurvePoint]]:
+    """Return the curve of each series in the order of steps, all read by one query.
 
-    Shapes: at most `CURVE_POINTS_MAX` buckets of equal width. Raises: QueryError.
+    Shapes: at most `CURVE_POINTS_MAX` buckets of equal width in each. Raises: QueryError.
     """
-    of_metric, name = _of_metric(metric)
-    of_series = f"{OF_RUN} AND {of_metric} AND rank = {{rank:Int64}}"
+    if not series:
+        return []
+    # Digests, because a name may be too long for the URL that carries parameters.
+    places = [(_digest(one.metric), one.rank) for one in series]
+    of_names = f"{OF_RUN} AND has({{names:Array(String)}}, hex(SHA256(metric)))"
+    ends = f"SELECT metric, rank, first_step, last_step FROM v_latest WHERE {of_names}"
     rows = reader.rows(
-        f"WITH (SELECT (min(step), max(step)) FROM v_series WHERE {of_series}) AS ends "
-        "SELECT min(step) AS first_step, avgIf(value, isFinite(value)) AS mean "
-        f"FROM v_series WHERE {of_series} "
-        "GROUP BY intDiv((step - ends.1) * {points:UInt32}, ends.2 - ends.1 + 1) "
-        "ORDER BY first_step",
-        run.parameters(**name, rank=rank, points=CURVE_POINTS_MAX),
+        "SELECT hex(SHA256(metric)) AS name, rank, "
+        "groupArray((first_step, mean)) AS points FROM ("
+        "SELECT s.metric AS metric, s.rank AS rank, min(s.step) AS first_step, "
+        "avgIf(s.value, isFinite(s.value)) AS mean "
+        f"FROM (SELECT metric, rank, step, value FROM v_series WHERE {OF_RUN} "
+        f"AND metric IN (SELECT metric FROM ({ends})) AND has({{ranks:Array(Int32)}}, rank)) AS s "
+        f"INNER JOIN ({ends}) AS e ON e.metric = s.metric AND e.rank = s.rank "
+        "GROUP BY metric, rank, intDiv((s.step - e.first_step) * {points:UInt32}, "
+        "e.last_step - e.first_step + 1) ORDER BY first_step) GROUP BY metric, rank",
+        run.parameters(
+            names=sorted({name for name, _ in places}),
+            ranks=sorted({rank for _, rank in places}),
+            points=CURVE_POINTS_MAX,
+        ),
     )
-    return [CurvePoint(row["first_step"], row["mean"]) for row in rows]
+    found = {(row["name"], row["rank"]): row["points"] for row in rows}
+    return [[CurvePoint(*point) for point in found.get(place, ())] for place in places]
+
+
+def _digest(metric: str) -> str:
+    return sha256(metric.encode("utf-8", "surrogatepass")).hexdigest().upper()
 
 
 def read_completeness(reader: Reader, run: RunRef) -> list[Completeness]:
@@ -90,15 +108,4 @@ def read_completeness(reader: Reader, run: RunRef) -> list[Completeness]:
         Completeness,
         f"SELECT {columns_of(Completeness)} FROM v_completeness WHERE {OF_RUN} ORDER BY rank",
         run.parameters(),
-    )
-
-
-def _of_metric(name: str) -> tuple[str, dict[str, Any]]:
-    """Return the condition of one metric and its parameters."""
-    if len(name) <= _NAME_LETTERS_MAX:
-        return "metric = {metric:String}", {"metric": name}
-    digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    return (
-        "startsWith(metric, {metric:String}) AND lower(hex(SHA256(metric))) = {digest:String}",
-        {"metric": name[:_NAME_LETTERS_MAX], "digest": digest},
     )

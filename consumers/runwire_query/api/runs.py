@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 OF_RUN: Final = "project = {project:String} AND run_id = {run_id:String}"
-"""The condition of one run, with the parameters of `RunRef.parameters`: the key of every table."""
+"""The condition of one run, with the parameters of `RunRef.parameters`; keys begin with both."""
 _CANDIDATES_MAX: Final = 50
 _CANDIDATES_SHOWN: Final = 10
 
@@ -54,6 +54,14 @@ class RunRow:
     started_at: datetime | None
     finished_at: datetime | None
     last_seen_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    run_id: str
+    project: str
+    name: str | None
+    status: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,25 +120,26 @@ def find_run(reader: Reader, wanted: str, project: str | None = None) -> RunDeta
 
     Raises: QueryError that lists the candidates when there are several.
     """
-    conditions = "(run_id = {wanted:String} OR name = {wanted:String}"
-    conditions += " OR startsWith(run_id, {wanted:String}))"
-    if project:
-        conditions += " AND project = {project:String}"
-    candidates = reader.read(
-        RunDetail,
-        f"SELECT {columns_of(RunDetail)} FROM v_runs WHERE {conditions} "
-        f"ORDER BY started_at DESC LIMIT {_CANDIDATES_MAX}",
-        {"wanted": wanted, "project": project or ""},
-    )
-    for matches in (
-        [run for run in candidates if run.run_id == wanted],
-        [run for run in candidates if run.name == wanted],
-        candidates,
+    # The id is the key of every table; only what is no id is looked for among all runs.
+    for condition in (
+        "run_id = {wanted:String}",
+        "name = {wanted:String}",
+        "startsWith(run_id, {wanted:String})",
     ):
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise QueryError(_ambiguous(wanted, matches))
+        candidates = reader.read(
+            _Candidate,
+            f"SELECT {columns_of(_Candidate)} FROM v_runs WHERE {condition} "
+            f"{'AND project = {project:String} ' if project else ''}"
+            f"ORDER BY started_at DESC LIMIT {_CANDIDATES_MAX}",
+            {"wanted": wanted, "project": project or ""},
+        )
+        if len(candidates) > 1:
+            raise QueryError(_ambiguous(wanted, candidates))
+        for candidate in candidates:
+            run = RunRef(project=candidate.project, run_id=candidate.run_id)
+            sql = f"SELECT {columns_of(RunDetail)} FROM v_runs WHERE {OF_RUN}"
+            for detail in reader.read(RunDetail, sql, run.parameters()):
+                return detail
     raise QueryError(f"no run has the id or name {wanted!r}; `runwire runs` lists them")
 
 
@@ -146,7 +155,7 @@ def read_params(reader: Reader, run: RunRef) -> dict[str, str]:
     return {row["key"]: row["value"] for row in reader.rows(sql, run.parameters())}
 
 
-def _ambiguous(wanted: str, matches: Sequence[RunDetail]) -> str:
+def _ambiguous(wanted: str, matches: Sequence[_Candidate]) -> str:
     lines = [f"{wanted!r} fits {len(matches)} runs; give more of the id, or --project:"]
     lines += [
         printable(f"  {run.run_id}  {run.project}  {run.name or '-'}  {run.status}")

@@ -52,11 +52,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             print(json.dumps(page_json(page)))
         else:
-            curves = [
-                metrics.read_curve(reader, detail.ref, latest.metric, latest.rank)
-                for latest in page.shown
-            ]
-            print(as_page(page, curves))
+            print(as_page(page, metrics.read_curves(reader, detail.ref, page.shown)))
         if args.plot is not None:
             _draw(args.plot, reader, page)
     finally:
@@ -69,18 +65,16 @@ def _is_wanted(metric: str, texts: Sequence[str] | None) -> bool:
 
 
 def _draw(file: Path, reader: Reader, page: RunPage) -> None:
-    from runwire_query.api.metrics import read_curve
+    from runwire_query.api.metrics import read_curves
     from runwire_query.plot import PANELS_MAX, draw
 
     run = page.run
     names = list(dict.fromkeys(latest.metric for latest in page.metrics))[:PANELS_MAX]
-    curves = {
-        (latest.metric, latest.rank): read_curve(reader, run.ref, latest.metric, latest.rank)
-        for latest in page.metrics
-        if latest.metric in names
-    }
-    if not curves:
+    drawn = [latest for latest in page.metrics if latest.metric in names]
+    if not drawn:
         print("nothing to plot: the run has no such metric", file=sys.stderr)
         return
-    draw(file, f"{run.name or run.run_id} ({run.project})", curves)
+    curves = read_curves(reader, run.ref, drawn)
+    of_series = {(s.metric, s.rank): curve for s, curve in zip(drawn, curves, strict=True)}
+    draw(file, f"{run.name or run.run_id} ({run.project})", of_series)
     print(f"wrote {file}", file=sys.stderr)

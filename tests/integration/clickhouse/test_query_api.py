@@ -13,7 +13,7 @@ import pytest
 
 from runwire_query.api.follow import Follower
 from runwire_query.api.lineage import ask_if_reachable
-from runwire_query.api.metrics import CurvePoint, read_completeness, read_curve, read_latest
+from runwire_query.api.metrics import CurvePoint, read_completeness, read_curves, read_latest
 from runwire_query.api.runs import (
     RunDetail,
     RunRef,
@@ -83,7 +83,7 @@ def test_metrics_params_and_completeness_are_those_of_the_run(
     assert (latest.metric, latest.step, latest.min, latest.max) == ("loss", 30, 1.0, 2.0)
     assert math.isnan(latest.value)
     assert latest.at.tzinfo is UTC
-    curve = read_curve(reader, RUN, "loss", 0)
+    (curve,) = read_curves(reader, RUN, [latest])
     assert [(point.step, point.value) for point in curve[:2]] == [(10, 2.0), (20, 1.0)]
     assert curve[2].value is None or math.isnan(curve[2].value)
     (row,) = read_completeness(reader, RUN)
@@ -116,12 +116,32 @@ def test_curve_of_a_metric_with_a_very_long_name_is_read(
     feed.write(run_event(), points([(1, 10, 2.0)], name=name))
     (latest,) = read_latest(reader, RUN)
     assert latest.metric == name
-    assert [point.value for point in read_curve(reader, RUN, name, 0)] == [2.0]
+    (curve,) = read_curves(reader, RUN, [latest])
+    assert [point.value for point in curve] == [2.0]
     detail = find_run(reader, "run-1")
     page = RunPage(run=detail, params={}, metrics=[latest], completeness=[])
     shown = as_page(page, [[CurvePoint(10, 2.0)]])
     assert "long/xxx" in shown
     assert len(shown) < 2_000
+
+
+def test_curves_of_all_series_are_read_by_one_query(
+    feed: Any, reader: Reader, points: Callable[..., MetricBatch]
+) -> None:
+    """Each series has its own buckets, ranks are kept apart, and the order is that of the rows."""
+    feed.write(run_event())
+    for name, rank, first in (("a", 0, 10), ("a", 1, -500), ("b", 0, 0)):
+        steps = [(seq, first + seq, float(seq)) for seq in range(800)]
+        feed.write(points(steps, name=name, rank=rank, writer=f"w-{name}-{rank}"))
+    series = read_latest(reader, RUN)
+    assert [(one.metric, one.rank) for one in series] == [("a", 0), ("a", 1), ("b", 0)]
+    for one, curve in zip(series, read_curves(reader, RUN, series), strict=True):
+        assert curve[0].step == one.step - 799
+        assert [(p.step - curve[0].step, p.value) for p in curve] == [
+            (2 * bucket, 2 * bucket + 0.5) for bucket in range(400)
+        ]
+    assert read_curves(reader, RUN, series[1:2])[0][0].step == -500
+    assert read_curves(reader, RUN, []) == []
 
 
 def test_page_says_what_was_dropped_and_never_complete_then(
@@ -150,6 +170,8 @@ def test_follower_returns_each_call_once_and_late_ones_too(
 ) -> None:
     """The first poll has the last lines; a call that becomes visible late is still returned."""
     feed.write(run_event(), points([(1, 10, 2.0), (3, 30, 1.0)]))
+    everything = Follower(reader, RUN, lines=3)
+    assert [call.step for call in everything.new_calls()] == [10, 30]
     follower = Follower(reader, RUN, ["lo"], lines=1)
     assert [call.step for call in follower.new_calls()] == [30]
     assert follower.new_calls() == []
