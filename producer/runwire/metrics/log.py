@@ -149,13 +149,13 @@ class MetricLog:
 
     def _leave_out(self, rest: tuple[Any, ...], unknown: Mapping[str, Any]) -> None:
         """Report the arguments that `log` does not have. Raises: as `report`."""
-        named = {name: missing_argument(name) for name in unknown}
-        for argument in rest:
-            named[shown(argument)] = "data and step alone are given by position"
+        named = {
+            name: f"{missing_argument(name)}; give values as log({{name: value}})"
+            for name in unknown
+        }
+        named |= {shown(value): "only data and step are given by position" for value in rest}
         for argument, sentence in named.items():
-            problem = Unloggable(
-                f"{sentence}. Values belong into the mapping: log({{name: value}})"
-            )
+            problem = Unloggable(sentence)
             hint = f"{argument} is left out, the rest of the call is kept."
             self._report(f"log({argument})", problem, hint=hint)
 
@@ -166,7 +166,7 @@ class MetricLog:
         try:
             if isinstance(data, Mapping):
                 points = len(data)
-            else:
+            elif not isinstance(exc, Unloggable):
                 exc = no_mapping(data)
         except Exception as failure:  # of a user's class
             reraise_interrupt(failure)
