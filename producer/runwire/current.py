@@ -6,19 +6,24 @@ sees the newest live run of the main thread, else the newest of any thread.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from runwire.errors import RunwireError
 
 if TYPE_CHECKING:
     from runwire.run import Run
 
-__all__ = ["active_run", "current", "live_run", "own_run", "push"]
+__all__ = ["active_run", "at_boundary", "current", "live_run", "own_run", "push"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _stack: ContextVar[tuple[weakref.ref[Run], ...]] = ContextVar("runwire_stack", default=())
 # Live runs of this process with the thread that started them. A run that nobody holds any more
@@ -98,6 +103,22 @@ def current() -> Run:
     if run is None:
         raise RunwireError("there is no run yet: call runwire.init(project=...) first")
     return run
+
+
+def at_boundary(function: Callable[P, T]) -> Callable[P, T]:
+    """Let the method of the current run report arguments that `function` itself does not take."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise  # from inside
+        method: Callable[P, T] = getattr(current(), function.__name__)
+        return method(*args, **kwargs)
+
+    return call
 
 
 def _is_active(run: Any) -> bool:

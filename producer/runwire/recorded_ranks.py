@@ -62,7 +62,9 @@ class RecordedRanks:
     ) -> Callable[..., None]:
         """Return a `log` for a rank that is left out: it shows the step and counts the points."""
 
-        def log_progress(data: object, step: int | None = None, **_: object) -> None:
+        def log_progress(
+            data: object = None, step: int | None = None, *_: object, **__: object
+        ) -> None:
             try:
                 points = len(data) if isinstance(data, Mapping) else 0
             except Exception as error:  # of a user's class

@@ -23,6 +23,7 @@ __all__ = [
     "clean_text",
     "json_text",
     "key_text",
+    "name_text",
     "redact_argv",
     "redact_text",
     "scalar_text",
@@ -153,10 +154,18 @@ def _fields(value: object) -> Mapping[str, Any] | None:
     return None
 
 
+def name_text(key: object) -> str:
+    """Return a key as a name: of a str of any class its text, whatever its methods say.
+
+    Raises: what the `__str__` of another class raises.
+    """
+    return str.__str__(key) if isinstance(key, str) else str(key)
+
+
 def key_text(key: object) -> str:
     """Return the name that a key of a user's mapping stands for."""
     try:
-        return clean_text(str.__str__(key) if isinstance(key, str) else str(key))
+        return clean_text(name_text(key))
     except Exception as error:
         reraise_interrupt(error)
         return f"<{type(key).__name__} whose text failed>"

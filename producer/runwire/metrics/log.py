@@ -22,6 +22,7 @@ from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp
 from runwire.metrics.values import FLOAT_EXACT_MAX, Unloggable, no_mapping
+from runwire.other_trackers import missing_argument
 from runwire_disk.interrupts import is_interrupt, reraise_interrupt
 from runwire_disk.spool.format import LAST_WORD, SpoolError
 from runwire_disk.spool.quota import QuotaExceeded
@@ -73,33 +74,43 @@ class MetricLog:
         self._kept: deque[tuple[dict[str, Any], int | None, int]] = deque()
         self._cuda = PendingCalls(self._resolved)
 
-    @declared(data=ANY, step=STEP, commit=FLAG, ts=INSTANT, sync=FLAG)
+    @declared(data=ANY, step=STEP, rest=ANY, commit=FLAG, ts=INSTANT, sync=FLAG)
     @holds_series
     def log(
         self,
-        data: Mapping[str, Any],
+        data: Any = None,
         step: int | None = None,
-        *,
+        *rest: Any,
         commit: bool = True,
         ts: Any = None,
         sync: bool = False,
+        **unknown: Any,
     ) -> None:
-        """Log scalars (and text) at `step`, the next one when it is None.
+        """Log `data`, a mapping of names to scalars or texts, at `step`, else at the next step.
 
+        `rest` and `unknown` are left out with a sentence.
         Raises: nothing unless strict. Blocks: never on I/O; `sync` waits for CUDA values.
         """
+        values: Any
         try:
-            layout, values = self._layouts.get(tuple(data)), data.values()
+            if rest or unknown:
+                self._leave_out(rest, unknown)
+            if (layout := self._layouts.get(tuple(data))) is None:
+                self._slow(data, step, commit=commit, ts=ts, sync=sync)
+                return
+            values = data.values()
             try:
                 # One pass in C over all values: only floats, ints and bools add up to a float.
-                total = layout.total(values, 0.0)  # type: ignore[union-attr]
+                total = layout.total(values, 0.0)
             except Exception as exc:
                 reraise_interrupt(exc)
                 total = None
             if (
-                layout is None
                 # Nearer to zero than this an int is exact; NaN and Inf take the second test.
-                or not ((type(total) is float and _LOW < total < _HIGH) or layout.fits(values))
+                not (
+                    (type(total) is float and _LOW < total < _HIGH)
+                    or (values := layout.numbers(values)) is not None
+                )
                 or commit is not True
                 or ts is not None
                 or not (step is None or (type(step) is int and _LOW < step < _HIGH))
@@ -115,10 +126,10 @@ class MetricLog:
                 segment, end = series.segment, offset + layout.size
                 # Another thread may have opened a segment, which knows no layout of the old one.
                 if (
-                    end > series.limit
+                    end > series.ahead
                     or segment is None
                     or segment is not layout.segment
-                    or segment.words[offset >> 3]
+                    or (words := segment.words)[offset >> 3]
                 ):
                     self._store_slowly(layout, tuple(values), step, at_ns)
                     return
@@ -127,14 +138,26 @@ class MetricLog:
                 body = layout.pack(seq, call, at_ns, step, accepted, layout.tag, *values)
                 self._step = step + 1  # first: Ctrl-C must not leave it to the next call
                 segment.bytes[offset + 8 : end] = body
-                segment.words[offset >> 3] = _crc32(body, layout.low) << 32 | layout.low
+                words[offset >> 3] = _crc32(body, layout.low) << 32 | layout.low
                 series.state = (end, seq + 1, call + 1, accepted)
-                segment.words[LAST_WORD] = offset
+                words[LAST_WORD] = offset
                 layout.last = body
             finally:
                 lock.release()
         except Exception as exc:
             self._failed(data, exc)
+
+    def _leave_out(self, rest: tuple[Any, ...], unknown: Mapping[str, Any]) -> None:
+        """Report the arguments that `log` does not have. Raises: as `report`."""
+        named = {
+            name: f"{missing_argument(name)}; give values as log({{name: value}})"
+            for name in unknown
+        }
+        named |= {shown(value): "only data and step are given by position" for value in rest}
+        for argument, sentence in named.items():
+            problem = Unloggable(sentence)
+            hint = f"{argument} is left out, the rest of the call is kept."
+            self._report(f"log({argument})", problem, hint=hint)
 
     def _failed(self, data: object, exc: Exception) -> None:
         """Report a failure of `log`, and count the points that it may have cost."""
@@ -143,7 +166,7 @@ class MetricLog:
         try:
             if isinstance(data, Mapping):
                 points = len(data)
-            else:
+            elif not isinstance(exc, Unloggable):
                 exc = no_mapping(data)
         except Exception as failure:  # of a user's class
             reraise_interrupt(failure)
@@ -170,7 +193,7 @@ class MetricLog:
             self._commit({}, self._uncommitted_step, at_ns)
             if following != self._uncommitted_step:  # the user set another one meanwhile
                 self._step = following
-        if self._plain("commit", FLAG, commit, _COMMITS):
+        if commit is True or self._plain("commit", FLAG, commit, _COMMITS):
             self._commit(data, step, at_ns)
         else:
             self._uncommitted = {**self._uncommitted, **data}
@@ -241,7 +264,8 @@ class MetricLog:
     def _store_slowly(
         self, layout: Layout, values: tuple[Any, ...], step: int | None, at_ns: int
     ) -> None:
-        """Store a call whose record needs a new segment. The caller holds the lock."""
+        """Store a call that needs more pages or a new segment. The caller holds the lock."""
+        self._series.settle()  # an interrupted call may have used the next number
         number = self._step if step is None else step
         self._follow(number)
         self._store_next(layout.names, values, number, at_ns)
@@ -249,7 +273,6 @@ class MetricLog:
     def _store_next(
         self, names: tuple[str, ...], values: tuple[Any, ...], step: int, at_ns: int
     ) -> None:
-        self._series.settle()  # an interrupted call may have used the next number
         call = self._series.state[2]
         self._store_call((call, at_ns, step), names, values)
         offset, seq, following, accepted = self._series.state

@@ -11,6 +11,7 @@ from runwire.metrics.values import (
     flatten,
     is_cuda_scalar,
     is_packable,
+    is_plain,
     to_float,
     unloggable,
 )
@@ -32,6 +33,8 @@ class ValueSorter:
 
     def sort(self, data: Mapping[str, Any], step: int) -> tuple[Named, Named]:
         """Return (numbers to store now, CUDA scalars); texts are logged, other values reported."""
+        if type(data) is dict and is_plain(known := dict(data)):
+            return known, {}
         numbers: Named = {}
         cuda: Named = {}
         for key, value in flatten(data, self._no_number):

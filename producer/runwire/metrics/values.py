@@ -9,12 +9,23 @@ import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from runwire.safe_text import name_text
 from runwire_disk.interrupts import reraise_interrupt
 
 KEY_CHARS_MAX: Final = 250  # MLflow's limit, so that runs move between the two
 DEPTH_MAX: Final = 8
 FLOAT_EXACT_MAX: Final = 2**53
 
+# Classes of Python numbers.
+PLAIN: Final = frozenset((float, int, bool))
+# Classes whose scalars `item()` turns into Python numbers and that need no other look. Only exactly
+# these: a subclass may be masked or sharded, and other libraries' may wait for a device.
+_ITEM_CLASSES: Final = frozenset(
+    (
+        *(("torch", "Tensor"), ("torch.nn.parameter", "Parameter")),
+        *(("numpy", "ndarray"), ("numpy", "int64"), ("numpy", "uint64")),
+    )
+)
 # numpy scalar classes that pack as doubles exactly; longdouble and complex are not among them.
 _NUMPY_EXACT: Final = frozenset(
     ("float64", "float32", "float16", "int8", "int16", "int32", "uint8", "uint16", "uint32", "bool")
@@ -40,9 +51,26 @@ def unloggable(what: str, cause: Exception) -> Unloggable:
 
 def is_packable(kind: type) -> bool:
     """Return whether every value of exactly this type packs as a double without a second look."""
-    if kind in (float, int, bool):
+    if kind in PLAIN:
         return True
     return kind.__module__ == "numpy" and kind.__name__.rstrip("_") in _NUMPY_EXACT
+
+
+def has_item(kind: type) -> bool:
+    """Return whether scalars of exactly this type are read with `item()`, unless on a GPU."""
+    return (kind.__module__, kind.__name__) in _ITEM_CLASSES
+
+
+def is_plain(data: dict[Any, Any]) -> bool:
+    """Return whether all names and values are stored as they are; a few passes in C tell."""
+    values = data.values()
+    kinds = set(map(type, values))
+    return (
+        PLAIN.issuperset(kinds)
+        and set(map(type, data)) == {str}
+        and max(map(len, data)) <= KEY_CHARS_MAX
+        and not (int in kinds and beyond_exact(values))
+    )
 
 
 Refuse = Callable[[str, Exception], None]
@@ -59,7 +87,7 @@ def flatten(
     inside = (*above, id(data))
     for key, value in data.items():
         try:
-            name = prefix + str(key)
+            name = prefix + name_text(key)
             is_nested = isinstance(value, Mapping)
         except Exception as exc:  # of a user's class
             reraise_interrupt(exc)

@@ -84,7 +84,7 @@ class Config(MutableMapping[str, Any]):
         self._store.lock = threading.RLock()
 
     def __getitem__(self, key: str) -> Any:
-        name = self._prefix + str(key)
+        name = self._prefix + key_text(key)
         with self._store.lock:
             if name in self._store.values:
                 return self._store.values[name]
@@ -110,7 +110,7 @@ class Config(MutableMapping[str, Any]):
 
     def __contains__(self, key: object) -> bool:
         try:
-            self[str(key)]
+            self[key_text(key)]
         except KeyError:
             return False
         return True

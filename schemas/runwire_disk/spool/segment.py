@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import sys
 from pathlib import Path
 
+from runwire_disk.interrupts import suppressed
 from runwire_disk.spool.format import (
     DROP_REASONS,
     DROPPED_WORD,
@@ -16,6 +18,8 @@ from runwire_disk.spool.format import (
     SegmentHeader,
     segment_name,
 )
+
+_MADV_POPULATE_WRITE = 23  # linux/mman.h
 
 
 class Segment:
@@ -54,6 +58,16 @@ class Segment:
     def is_linked(self) -> bool:
         """Tell whether the file still has a name; false once the spool was deleted."""
         return os.fstat(self._file.fileno()).st_nlink > 0
+
+    def populate(self, start: int, end: int) -> None:
+        """Make the pages of a range present and writable, so that stores do not fault.
+
+        A kernel before 5.14 and other systems refuse; the stores fault then.
+        """
+        start -= start % mmap.PAGESIZE
+        with suppressed(OSError, ValueError):
+            if sys.platform == "linux":  # elsewhere the number means something else
+                self._map.madvise(_MADV_POPULATE_WRITE, start, min(end, self.size) - start)
 
     def sync(self) -> None:
         """Force committed records to the device. Blocks: one fdatasync."""

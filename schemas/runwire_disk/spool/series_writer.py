@@ -35,6 +35,9 @@ from runwire_disk.spool.series_lock import SeriesLock
 
 # Room for the zero word that ends a segment and for the head of the record that does not fit.
 _END_BYTES = 16
+# How far pages are made present: a fault costs more than a record, and comes every 28 records.
+AHEAD_BYTES_MAX = 256 * 1024
+AHEAD_RECORDS_MIN = 128
 
 
 class RecordTooLarge(SpoolError, ValueError):  # noqa: N818 - reads as the reason of a drop
@@ -72,6 +75,8 @@ class Series:
         # (offset, next seq, next call, accepted points); limit 0 sends every append to `make_room`.
         self.state = (0, 0, 0, 0)
         self.limit = 0
+        # Up to here the hot path stores without asking; never beyond the limit.
+        self.ahead = 0
         self._next_size = SEGMENT_BYTES_MIN
         self.lock = SeriesLock(self)
 
@@ -110,6 +115,22 @@ class Series:
             return False
         self._roll(size)
         return True
+
+    def look_ahead(self, size: int) -> None:
+        """Let the hot path go on for some hundred records of `size` bytes, their pages present.
+
+        The caller holds `lock` and has made room for one.
+        """
+        offset, segment = self.state[0], self.segment
+        if segment is None or offset + size <= self.ahead:
+            return
+        # Less in a first segment: a writer that logs seldom leaves what it dirties empty for long.
+        reach = min(AHEAD_BYTES_MAX, segment.size // 4)
+        if size * AHEAD_RECORDS_MIN <= reach:
+            segment.populate(offset, offset + reach)
+        else:  # one call in a hundred may be slow, not more
+            reach = size * AHEAD_RECORDS_MIN
+        self.ahead = min(self.limit, offset + reach)
 
     def settle(self) -> None:
         """Deal with the bytes that interrupted appends left at the position."""
@@ -154,7 +175,8 @@ class Series:
         )
         fresh = Segment(self.folder, self.name, header)
         self._on_new(fresh)
-        self.limit = 0  # interrupted from here on, the next append opens another segment
+        # Interrupted from here on, the next append opens another segment.
+        self.ahead = self.limit = 0
         self._close_replaced()
         self._replaced, self.segment = old, fresh
         self.state = (FIRST_RECORD, seq, call, accepted)
@@ -179,7 +201,7 @@ class Series:
         """Take no more records. The caller holds `lock`."""
         self.is_closed = True
         self.settle()
-        self.limit = 0
+        self.ahead = self.limit = 0
 
     def close(self) -> None:
         """Seal, and close the live segment. The caller holds `lock`."""
@@ -188,7 +210,7 @@ class Series:
 
     def restart(self) -> None:
         """Close the live segment; the next record opens the first one of a new folder."""
-        self.limit = 0
+        self.ahead = self.limit = 0
         self._close_replaced()
         self._replaced, self.segment = self.segment, None
         self._close_replaced()

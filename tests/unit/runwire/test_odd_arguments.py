@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import enum
 import inspect
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import runwire
 from runwire.arguments import arguments_of
 from support.effort import IS_QUICK
-from support.odd_calls import OBJECT_CALLS, WITH_TORCH, Trial, functions, good_arguments
+from support.odd_calls import (
+    OBJECT_CALLS,
+    RAISING,
+    STARTING,
+    WITH_TORCH,
+    Messages,
+    Trial,
+    functions,
+    good_arguments,
+)
 
 # Drawn for each argument; `make faults` tries all.
 VALUES = 1 if IS_QUICK else 3
@@ -65,6 +76,59 @@ def test_odd_values_in_objects_of_a_run_never_raise(folder: Path, name: str, see
 def test_odd_arguments_end_no_strict_run_badly(folder: Path, name: str, seed: int) -> None:
     """Strict, the call may raise; what was logged before and after is there, the run ends."""
     assert Trial(name, folder, seed, VALUES, strict=True).run() == []
+
+
+@pytest.mark.swallows
+@pytest.mark.parametrize("name", sorted(set(functions()) - WITH_TORCH - STARTING - RAISING))
+def test_call_with_missing_or_unknown_arguments_never_raises(folder: Path, name: str) -> None:
+    """By the module and by the run; the rest of a call that can be made is kept."""
+    good = good_arguments(folder)[name]("kept-in-spite")
+    rest = [good.pop("names")] if "names" in good else []
+    with runwire.init("p") as run:
+        for place in (runwire, run):
+            call = getattr(place, name, None)
+            if call is None or name == "finish":
+                continue
+            call()
+            call(foo=1)
+            call(*[None] * 20)
+            call(*rest, **good, foo=1)
+        run.log({"after": 1.0})
+        assert run.summary["after"] == 1.0
+    assert not run.is_active
+
+
+@pytest.mark.swallows
+def test_log_with_an_unknown_argument_records_the_others(folder: Path) -> None:
+    """The sentence says how values are given; strict, the call raises."""
+    with Messages() as messages, runwire.init("p") as run:
+        for log in (runwire.log, run.log):
+            log(loss=0.5)
+            log({"a": 1.0}, 3, True, loss=0.5)
+        assert dict(run.summary) == {"a": 1.0}
+        assert run.step == 4
+    assert any("log({name: value})" in line for line in messages.lines)
+    with runwire.init("p", settings={"strict": True}) as run:
+        with pytest.raises(TypeError, match="no argument 'loss'"):
+            run.log(loss=0.5)
+        with pytest.raises(TypeError, match="only data and step"):
+            run.log({"a": 1.0}, 3, True)
+
+
+def test_text_enum_is_named_alike_in_log_config_and_summary(folder: Path) -> None:
+    """A key of any class of str is named by its text, also in the first call with it."""
+
+    class Key(str, enum.Enum):  # noqa: UP042 - its str() is "Key.LOSS", unlike that of a StrEnum
+        LOSS = "loss"
+
+    with runwire.init("p") as run:
+        for value in (1.0, 2.0):
+            run.log({Key.LOSS: value, np.str_("acc"): value})
+        assert dict(run.summary) == {"loss": 2.0, "acc": 2.0}
+        run.config.update({Key.LOSS: 3})
+        run.summary[Key.LOSS] = 4
+        assert (run.config[Key.LOSS], Key.LOSS in run.config) == (3, True)
+        assert (dict(run.config), run.summary["loss"]) == ({"loss": 3}, 4)
 
 
 class Interrupted:
