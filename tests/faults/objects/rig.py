@@ -241,8 +241,10 @@ class Rig:
         """Bring everything where it belongs; everybody ends in order."""
         self.end_trainers()
         running = [p for p in self.programs if p.is_running and p.log.name.startswith("agent")]
-        for agent in running or [self.start_agent()]:
-            assert agent.wait_for_end() == 0, agent.log_text[-3000:]
+        # One that was leaving when the last trainer died has not looked again: another follows.
+        for agent in [*running, None]:
+            following = agent or self.start_agent()
+            assert following.wait_for_end() == 0, following.log_text[-3000:]
         if self.kafka is not None and self.s3 is not None and self.route == "kafka":
             workers = [p for p in self.programs if p.is_running and p.log.name.startswith("worker")]
             workers = workers or [self.start_worker(member="one")]

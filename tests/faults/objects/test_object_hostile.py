@@ -23,7 +23,7 @@ from faults.objects.forger import PIECE_BYTES, Forger, Forgery, forge
 from faults.objects.forgeries import manifests, pieces
 from faults.objects.form import only_long
 from faults.objects.observer import Observer, blob_of
-from faults.objects.plain import read
+from faults.objects.plain import PlainStore, read
 from faults.objects.rig import Rig
 from faults.objects.verdict import assert_whole
 from runwire_consumers.kafka.dead_letters import KafkaDeadLetters
@@ -55,6 +55,11 @@ def letters(rig: Rig) -> list[str]:
         kept.close()
 
 
+def shown_names(store: PlainStore) -> set[str]:
+    """The names in the manifests of a store."""
+    return {json.loads(read(store, key))["name"] for key in store.sizes("runs/")}
+
+
 def test_hostile_requests_leave_no_key_outside_the_layout(
     open_rig: OpenRig, bucket: S3Settings, fault_seed: int
 ) -> None:
@@ -79,12 +84,12 @@ def test_hostile_requests_leave_no_key_outside_the_layout(
         rig.start_trainer([rig.calls.call("file", 3_000_000), rig.calls.call("folder")])
         rig.wait("the honest calls", lambda: rig.acknowledged() == 2)
         rig.start_agent()
+        rig.wait("the odd names to be published", lambda: set(NAMES) <= shown_names(plain))
         verdict = finish(rig, observer)
         worker.check() if worker.is_running else None
     keys = plain.sizes()
     assert [key for key in keys if not LAYOUT.fullmatch(key)] == []
-    shown = {json.loads(read(plain, key))["name"] for key in keys if key.startswith("runs/")}
-    assert set(NAMES) <= shown
+    assert set(NAMES) <= shown_names(plain)
     plain.close()
     wrong = [fault for fault in verdict.faults if "was never logged" not in fault]
     assert wrong == []

@@ -60,6 +60,8 @@ def test_artifact_lineage_shows_producer_and_users(stack) -> None:
 
 def test_an_artifact_that_waits_for_its_agent_is_listed_as_pending(stack) -> None:
     """With its run, while the agent is stopped; afterwards it is complete."""
+    # Starts an agent where the last one has left.
+    stack.train("import runwire; runwire.init('p', run_id='earlier').finish()")
     agents = [p for p in stack.processes() if "runwire_agent" in p.cmdline()]
     assert agents
     for agent in agents:
