@@ -50,7 +50,7 @@ class TablePiece:
         self, rows: TableRows, bounds: tuple[int, int] | None, placed: Sequence[PlacedRow]
     ) -> None:
         self.kind, self.table = rows.kind, rows.table
-        self._is_whole = bounds is None
+        self.is_whole = bounds is None
         end = placed[-1].place + placed[-1].size
         self.first, self.end = bounds or (0, end)
         is_single = len(placed) == 1 and placed[0].size == 1
@@ -62,7 +62,7 @@ class TablePiece:
     def token(self, of_batch: str) -> str:
         """Return the insert token: the table's, or that of the range."""
         whole = f"{of_batch}:{self.table}"
-        return whole if self._is_whole else f"{whole}:{self.first}-{self.end}"
+        return whole if self.is_whole else f"{whole}:{self.first}-{self.end}"
 
 
 @dataclass(frozen=True, slots=True)
