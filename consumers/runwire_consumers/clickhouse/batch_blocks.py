@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -88,7 +88,7 @@ def build_books(batch: Batch, blocks: BatchBlocks, untidy: Sequence[bool]) -> li
     Shapes: untidy [blocks.metrics], true where a batch repeats a step.
     """
     judged = [
-        replace(item, row=(item.row, flag), size=1)
+        PlacedRow(item.place, item.index, (item.row, flag))
         for item, flag in zip(blocks.metrics, untidy, strict=True)
     ]
     encode = partial(_encode_books, batch.append_at_ns)
@@ -104,8 +104,9 @@ class _Alive:
 
     def of(self, kind: str, batch: Batch, rows: Sequence[_OfRun]) -> list[PlacedRow]:
         kept = []
+        deleted = self._deleted
         for index, (place, row) in enumerate(zip(batch.places_of(kind), rows, strict=True)):
-            if (row.project, row.run_id) in self._deleted:
+            if deleted and (row.project, row.run_id) in deleted:
                 self.left_out[kind] += getattr(row, "points", 1)
             else:
                 size = row.points if isinstance(row, MetricColumns) else 1

@@ -17,7 +17,9 @@ from runwire_consumers.core.pieces import Pieces
 __all__ = ["PlacedRow", "TablePiece", "TableRows"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True
+)  # not frozen: there is one for each record, and that costs three times as much
 class PlacedRow:
     """One event or metric batch: its first place and its index in the batch as it is now.
 

@@ -134,7 +134,9 @@ class BatchBuilder:
         self._begin()
 
     def _begin(self) -> None:
-        self._spans: dict[str, Span] = {}
+        # First and last offset by partition: a span for each record would cost more than the rest.
+        self._firsts: dict[str, int] = {}
+        self._lasts: dict[str, int] = {}
         self._events: dict[str, list[Event]] = {}
         self._metrics: list[MetricColumns] = []
         self._origins: dict[str, list[Record]] = {}
@@ -146,12 +148,19 @@ class BatchBuilder:
     @property
     def is_empty(self) -> bool:
         """Whether no record was added since the last batch."""
-        return not self._spans
+        return not self._lasts
 
     @property
     def spans(self) -> Mapping[str, Span]:
-        """The spans of the open batch; a view that the next `add` changes."""
-        return self._spans
+        """The spans of the open batch."""
+        lasts = self._lasts
+        return {
+            partition: Span(first, lasts[partition]) for partition, first in self._firsts.items()
+        }
+
+    def last_of(self, partition: str) -> int | None:
+        """Return the last offset of a partition, None without a record of it."""
+        return self._lasts.get(partition)
 
     @property
     def rows(self) -> int:
@@ -190,7 +199,7 @@ class BatchBuilder:
         dead = [letter_of(record, why, at_ns=self._append_at_ns) for record, why in self._bad]
         batch = Batch(
             token=token,
-            spans=self._spans,
+            spans=self.spans,
             append_at_ns=self._append_at_ns,
             events=self._events,
             metrics=self._metrics,
@@ -205,7 +214,7 @@ class BatchBuilder:
 
         Raises: Fatal when the records are not those of the intent.
         """
-        covered, intended = self._spans, pending.spans
+        covered, intended = self.spans, pending.spans
         if any(p not in intended or not intended[p].covers(s) for p, s in covered.items()):
             raise Fatal(
                 f"batch {pending.token} cannot be rebuilt: it covers {dict(intended)}, the source "
@@ -219,9 +228,8 @@ class BatchBuilder:
         )
 
     def _cover(self, record: Record) -> None:
-        span = self._spans.get(record.partition)
-        first = span.first if span else record.offset
-        self._spans[record.partition] = Span(first, record.last_offset)
+        self._firsts.setdefault(record.partition, record.offset)
+        self._lasts[record.partition] = record.last_offset
         self._append_at_ns = max(self._append_at_ns, record.append_at_ns)
         self._bytes += len(record.value)
 
@@ -317,8 +325,8 @@ class OpenBatches:
     def continues(self, record: Record) -> bool:
         """Return whether a record shares its offsets with the last one: one batch holds both."""
         builder = self._builders.get(self._lane(record.partition))
-        span = builder.spans.get(record.partition) if builder else None
-        return span is not None and span.last >= record.last_offset
+        last = builder.last_of(record.partition) if builder else None
+        return last is not None and last >= record.last_offset
 
     def add(self, record: Record, decoded: Decoded) -> None:
         """Add a decoded record."""
