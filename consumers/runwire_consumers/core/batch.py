@@ -78,7 +78,8 @@ class Batch:
         if kind in self.places:
             return self.places[kind]
         if kind == "metric":
-            return list(accumulate((m.points for m in self.metrics), initial=0))[:-1]
+            sizes = (m.end_point - m.first_point for m in self.metrics)
+            return list(accumulate(sizes, initial=0))[:-1]
         return range(len(self.events.get(kind, [])))
 
     @property
@@ -139,7 +140,7 @@ class BatchBuilder:
         self._lasts: dict[str, int] = {}
         self._events: dict[str, list[Event]] = {}
         self._metrics: list[MetricColumns] = []
-        self._origins: dict[str, list[Record]] = {}
+        self._origins: defaultdict[str, list[Record]] = defaultdict(list)
         self._bad: list[tuple[Record, str]] = []
         self._append_at_ns = 0
         self._rows = 0
@@ -177,16 +178,18 @@ class BatchBuilder:
         """The kinds of the records in the open batch."""
         return self._origins
 
-    def add(self, record: Record, decoded: Decoded) -> None:
-        """Add a decoded record."""
+    def add(self, record: Record, decoded: Decoded) -> int:
+        """Add a decoded record; return its rows."""
         self._cover(record)
+        self._origins[record.stream].append(record)
         if isinstance(decoded, MetricColumns):
             self._metrics.append(decoded)
-            self._rows += decoded.points
+            rows = decoded.end_point - decoded.first_point
         else:
             self._events.setdefault(record.stream, []).append(decoded)
-            self._rows += 1
-        self._origins.setdefault(record.stream, []).append(record)
+            rows = 1
+        self._rows += rows
+        return rows
 
     def add_bad(self, record: Record, reason: str) -> None:
         """Add a record that becomes a dead letter."""
@@ -204,7 +207,7 @@ class BatchBuilder:
             events=self._events,
             metrics=self._metrics,
             dead=dead,
-            origins=self._origins,
+            origins=dict(self._origins),
         )
         self._begin()
         return batch
@@ -228,8 +231,10 @@ class BatchBuilder:
         )
 
     def _cover(self, record: Record) -> None:
-        self._firsts.setdefault(record.partition, record.offset)
-        self._lasts[record.partition] = record.last_offset
+        partition = record.partition
+        if partition not in self._lasts:
+            self._firsts[partition] = record.offset
+        self._lasts[partition] = record.last_offset
         self._append_at_ns = max(self._append_at_ns, record.append_at_ns)
         self._bytes += len(record.value)
 
@@ -330,8 +335,7 @@ class OpenBatches:
 
     def add(self, record: Record, decoded: Decoded) -> None:
         """Add a decoded record."""
-        self._of(record).add(record, decoded)
-        self._rows += decoded.points if isinstance(decoded, MetricColumns) else 1
+        self._rows += self._of(record).add(record, decoded)
 
     def add_bad(self, record: Record, reason: str) -> None:
         """Add a record that becomes a dead letter."""

@@ -311,7 +311,10 @@ class Group:
         return any(p.topic_id != ids[p.topic] for p in self.partitions.values())
 
     def _is_good(self, message: Message) -> bool:
-        error, name = message.error(), f"{message.topic()}/{message.partition()}"
+        error = message.error()
+        if error is None and not self._unsettled:
+            return True
+        name = f"{message.topic()}/{message.partition()}"
         if error is None or error.code() == KafkaError._PARTITION_EOF:
             self._unsettled.discard(name)
             return True
