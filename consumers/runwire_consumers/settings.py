@@ -33,7 +33,9 @@ class WorkerSettings:
 
     PREFIX: ClassVar[str] = PREFIX
 
-    batch_age_s: float = setting(SECONDS, 1.0, "a batch closes this long after its first record")
+    batch_age_s: float = setting(
+        SECONDS, 1.0, "a batch closes this long after the last one, after a pause at once"
+    )
     batch_rows: int = setting(COUNT, 1_000_000, "a batch also closes at this many rows")
     batch_bytes: int = setting(
         COUNT, 64 * 1024 * 1024, "a batch also closes at this many encoded bytes"

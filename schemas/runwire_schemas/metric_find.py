@@ -33,6 +33,7 @@ _INDEX_OF_ONE_BYTE_MAX: Final = 64
 class Places:
     """Places in the messages: of each column's first byte, its end, and its number of items.
 
+    `names` is the number of names.
     Shapes: all arrays [messages]; `good` is false for a message that is left out, whose places
     mean nothing.
     """
@@ -43,7 +44,7 @@ class Places:
         self.data, self.octets = data, np.frombuffer(data, np.uint8)
         self.good = np.ones(len(starts), bool)
         self.heads: list[MetricHead] = []
-        self.batch_seq = np.zeros(len(starts), np.int64)
+        self.names = self.batch_seq = np.zeros(len(starts), np.int64)
         self.first: dict[str, Int64s] = {}
         self.end: dict[str, Int64s] = {}
         self.count: dict[str, Int64s] = {}
@@ -101,6 +102,7 @@ class Places:
                     last = _NOTHING
             heads.append(last[1])
             after[i] = at + len(last[0])
+        self.names = np.array([len(head.names) for head in heads], np.int64)
         self._move(np.array(after, np.int64))
 
     def _array(self, name: str) -> None:
@@ -110,7 +112,7 @@ class Places:
         # One width for a whole column is the rule. The few others are looked through.
         other = (self.octets[end] != 0) | (end == self._ends) | self._is_thorough
         if name == "name_idx":
-            other |= np.array([len(h.names) > _INDEX_OF_ONE_BYTE_MAX for h in self.heads], bool)
+            other |= self.names > _INDEX_OF_ONE_BYTE_MAX
         for i in np.flatnonzero(other & self.good & (count > 0)).tolist():
             longest = self._at[i] + VARINT_BYTES_MAX * count[i]
             window = self.octets[self._at[i] : min(longest, self._ends[i])]

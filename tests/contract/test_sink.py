@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, decode_record
-from runwire_consumers.core.clock import Deadline, MemoryClock
+from runwire_consumers.core.batch import Batch, BatchBuilder, decode_record
+from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.dead_letters import letter_of
 from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.sink import MemorySink, Sink, StoredBatches
@@ -81,7 +81,7 @@ def rig(kind: str, request: pytest.FixtureRequest) -> Rig:
 
 def full_batch(token: str = "w:1") -> Batch:
     """A batch with rows of every kind."""
-    builder = BatchBuilder(BatchLimits(), MemoryClock())
+    builder = BatchBuilder()
     # Old heartbeats have no value: the store may drop them, so these are of today.
     events = [run_event(), param_event(), heartbeat(at_ns=TODAY_NS), log_event()]
     events += [artifact_event(), checkpoint_event()]
@@ -133,6 +133,19 @@ def test_batch_with_another_token_adds_its_rows(rig: Rig) -> None:
     second = batch_of([metric_record(3, calls=3)], "w:2")
     written(rig, first, second, first)
     assert rig.count("metric") == 12
+
+
+def test_round_writes_all_its_batches_once_prepared_or_not(rig: Rig) -> None:
+    """Rounds may repeat batches in other company, with blocks built ahead or at the write."""
+    batches = [batch_of([metric_record(3 * n, calls=3)], f"w:{n}") for n in range(3)]
+    sink = rig.open()
+    assert sink.write_round([]) == {}
+    assert sink.write_round(batches[:2]) == {}
+    prepared = sink.prepare([batch.named("") for batch in batches[1:]])
+    again = [batch.named(f"w:{n}") for n, batch in enumerate(prepared, 1)]
+    assert sink.write_round(again) == {}
+    assert rig.count("metric") == 18
+    sink.close(Deadline(1))
 
 
 def test_batch_without_rows_is_written_like_others(rig: Rig) -> None:

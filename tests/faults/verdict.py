@@ -43,7 +43,7 @@ class Verdict:
     removed_by_final: int = 0
     inserted_twice: int = 0
     batches_sum: int = 0
-    batches_repeated: int = 0
+    batches_repeated: int = 0  # in Kafka: those that contradict each other
     rollup_mismatches: int = 0
     texts: int = 0
     params: int = 0

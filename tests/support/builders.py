@@ -138,7 +138,7 @@ def bad_record(offset: int, *, partition: str = "p/metric") -> Record:
 
 def batch_of(records: Sequence[Record], token: str = "test:1") -> Batch:
     """The batch that a worker would make of these records."""
-    builder = BatchBuilder(BatchLimits(), MemoryClock())
+    builder = BatchBuilder()
     for item in records:
         builder.add(item, decode_record(item))
     return builder.close(token)

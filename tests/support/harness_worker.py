@@ -29,7 +29,7 @@ from runwire_consumers.compose.workers import WorkerParts, clickhouse_parts, run
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.pieces import Pieces
-from runwire_consumers.core.sink import Sink
+from runwire_consumers.core.sink import Refusals, Sink, write_each
 from runwire_consumers.core.source import Record, Source, Span
 from runwire_consumers.kafka.schema_ids import kafka_with_registry
 from runwire_disk.paths import state_dir
@@ -40,9 +40,12 @@ POINTS = (
     "before-intent",
     "after-intent",
     "between-tables",
+    "before-books",
     "after-insert",
     "after-commit",
 )
+# Moments of rounds of several batches: only a worker to Kafka has them.
+ROUND_POINTS = ("after-prepare", "between-points")
 CUT_POINT = "after-cut"  # reached only where the store refuses large blocks
 UNSAFE_COMMIT_EVERY = 20
 IDLE_S = 1.0  # without news for this long, even the control commits
@@ -71,7 +74,7 @@ class KillPoint:
     ) -> None:
         """`text` is <point>:<n>, empty for none. Raises: ValueError naming the points."""
         self._point, _, count = text.partition(":")
-        known = (*POINTS, CUT_POINT)
+        known = (*POINTS, *ROUND_POINTS, CUT_POINT)
         if text and (self._point not in known or not (count or "1").isdigit()):
             raise ValueError(f"{text!r}: use <point>:<n> with one of {', '.join(known)}")
         self._left = int(count or 1)
@@ -167,6 +170,12 @@ class FreshTokens:
     def check(self) -> None:
         self.inner.check()
 
+    def prepare(self, batches: Sequence[Batch]) -> list[Batch]:
+        return self.inner.prepare(batches)
+
+    def write_round(self, batches: Sequence[Batch]) -> Refusals:
+        return write_each(batches, self.write)
+
     def write(self, batch: Batch) -> None:
         self.inner.write(replace(batch, token=f"unsafe:{uuid.uuid4().hex}"))
 
@@ -174,13 +183,45 @@ class FreshTokens:
         self.inner.close(deadline)
 
 
+class KillingSink:
+    """A sink whose worker dies when the blocks of a batch are built and its intent is not made."""
+
+    def __init__(self, inner: Sink, point: KillPoint) -> None:
+        self.inner = inner
+        self._point = point
+
+    def check(self) -> None:
+        self.inner.check()
+
+    def prepare(self, batches: Sequence[Batch]) -> list[Batch]:
+        prepared = self.inner.prepare(batches)
+        self._point.reach("after-prepare")
+        return prepared
+
+    def write_round(self, batches: Sequence[Batch]) -> Refusals:
+        return self.inner.write_round(batches)
+
+    def write(self, batch: Batch) -> None:
+        self.inner.write(batch)
+
+    def close(self, deadline: Deadline) -> None:
+        self.inner.close(deadline)
+
+
 def killing_client(url: str, point: KillPoint) -> Client:
-    """A client whose worker dies after the insert into one table, before that into the next."""
+    """A client whose worker dies after the insert into one table, before that into the next.
+
+    Points of other partitions may be on their way then.
+    """
     client = connect(url)
     insert = client.raw_insert
 
-    def raw_insert(*arguments: Any, **settings: Any) -> Any:
-        summary = insert(*arguments, **settings)
+    def raw_insert(table: str, *arguments: Any, **settings: Any) -> Any:
+        if table == "batches":
+            point.reach("before-books")
+        summary = insert(table, *arguments, **settings)
+        if table == "metrics":
+            point.reach("between-points")
         point.reach("between-tables")
         return summary
 
@@ -196,7 +237,7 @@ def harness_parts(
 
     def open_sink(url: str) -> Sink:
         sink = ClickHouseSink(url, open_client=lambda url: killing_client(url, point))
-        return FreshTokens(sink) if unsafe else sink
+        return KillingSink(FreshTokens(sink) if unsafe else sink, point)
 
     parts = clickhouse_parts(
         root,

@@ -17,7 +17,9 @@ from runwire_consumers.core.pieces import Pieces
 __all__ = ["PlacedRow", "TablePiece", "TableRows"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True
+)  # not frozen: there is one for each record, and that costs three times as much
 class PlacedRow:
     """One event or metric batch: its first place and its index in the batch as it is now.
 
@@ -50,7 +52,7 @@ class TablePiece:
         self, rows: TableRows, bounds: tuple[int, int] | None, placed: Sequence[PlacedRow]
     ) -> None:
         self.kind, self.table = rows.kind, rows.table
-        self._is_whole = bounds is None
+        self.is_whole = bounds is None
         end = placed[-1].place + placed[-1].size
         self.first, self.end = bounds or (0, end)
         is_single = len(placed) == 1 and placed[0].size == 1
@@ -62,7 +64,7 @@ class TablePiece:
     def token(self, of_batch: str) -> str:
         """Return the insert token: the table's, or that of the range."""
         whole = f"{of_batch}:{self.table}"
-        return whole if self._is_whole else f"{whole}:{self.first}-{self.end}"
+        return whole if self.is_whole else f"{whole}:{self.first}-{self.end}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,67 +1,35 @@
-"""The sink into ClickHouse: one Native block per table and piece, each under a token of its own."""
+"""The sink into ClickHouse: a round of batches, table after table, each block under a token."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, Protocol
 
 from clickhouse_connect.driver.client import Client
 
-from runwire_consumers.clickhouse import native
-from runwire_consumers.clickhouse import rows as rows_of
-from runwire_consumers.clickhouse.blocks import PlacedRow, TablePiece, TableRows
+from runwire_consumers.clickhouse.batch_blocks import BatchBlocks, build_blocks, build_books
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
-from runwire_consumers.clickhouse.metric_rows import batch_rows, metric_rows, rollup_rows
+from runwire_consumers.clickhouse.inserts import Insert, Inserts
 from runwire_consumers.clickhouse.migrate import pending
-from runwire_consumers.clickhouse.native import Block
-from runwire_consumers.clickhouse.points import SortedPoints, join_rows, sort_points
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.clickhouse.tidiness import NOTE_UNTIDY, History, Tidiness
 from runwire_consumers.clickhouse.tombstones import deleted_runs
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.clock import Clock, Deadline, SystemClock
-from runwire_consumers.core.errors import Fatal, PiecesNeeded, Rejection, RowsRejected
-from runwire_consumers.core.pieces import Pieces
-from runwire_schemas.connections.clickhouse import error_code, trouble_of
-from runwire_schemas.connections.clickhouse_troubles import ClickHouseTrouble
-from runwire_schemas.events import Event, RunEvent
+from runwire_consumers.core.errors import Fatal, RowsRejected
+from runwire_consumers.core.sink import Refusals
+from runwire_schemas.events import RunEvent
 from runwire_schemas.metric_decode import MetricColumns
 
 # A late spool of a deleted run may write this long after `runwire delete`; views hide it anyway.
 TOMBSTONES_REFRESH_S = 5.0
-DEAD_LETTER = "deadletter"
-
-
-# A block is refused this often before it is written in pieces: the cause may be passing.
-REFUSALS_MAX = 3
-PIECES_OF_A_CUT = 8
-# Kafka takes 4096 bytes of metadata with an offset. A batch with more refused rows than fit loses
-# their neighbours to the dead letters too, where they can be replayed.
-PIECES_TEXT_MAX = 2000
-# No smaller block is cut. A server needs some MiB for an insert of any size.
-SERVER_BLOCK_BYTES_MIN = 256 * 1024
-PROXY_BLOCK_BYTES_MIN = 8 * 1024
-# Tables that materialized views read: a refusal may come from a view, after the table took the
-# block, so only a proxy's refusal proves that nothing was stored.
-VIEWED_TABLES = frozenset({"artifacts", "batches", "heartbeats", "run_events"})
-
-_REFUSALS = (ClickHouseTrouble.TOO_LARGE, ClickHouseTrouble.ROWS)
-
-
-class _OfRun(Protocol):
-    @property
-    def project(self) -> str: ...
-    @property
-    def run_id(self) -> str: ...
 
 
 class ClickHouseSink:
     """Writes batches idempotently: the same batch under the same token changes nothing.
 
-    Threads: one at a time.
+    Threads: one at a time, and any for `prepare`.
     """
 
     def __init__(
@@ -72,19 +40,13 @@ class ClickHouseSink:
         open_client: Callable[[str], Client] = connect,
     ) -> None:
         self._url = url
-        self._open_client = open_client
         self._clock = clock or SystemClock()
-        self._client: Client | None = None
+        self._inserts = Inserts(url, open_client)
         self._tidiness = Tidiness(self._history)
         self._deleted: set[tuple[str, str]] = set()
         self._deleted_at_s: float | None = None
         # Rows left out because their run was deleted, by kind ("metric" counts points).
         self.rows_of_deleted_runs: Counter[str] = Counter()
-        self._left_out: Counter[str] = Counter()
-        self._refusals: Counter[str] = Counter()
-        # Tokens that the server has confirmed since this batch met nothing but refusals.
-        self._stored_of, self._stored = "", set[str]()
-        self._sizes: dict[str, int] = {}  # of the smallest pieces that a table needed so far
 
     def check(self) -> None:
         """Prove that a write could work now.
@@ -93,181 +55,107 @@ class ClickHouseSink:
         migrations.
         """
         try:
-            missing = pending(self._connected())
+            missing = pending(self._client())
             self._refresh_tombstones()
         except CALL_ERRORS as error:
             raise explain(error, self._url) from error
         if missing:
             raise Fatal(f"the database lacks {', '.join(missing)}: run `runwire migrate`")
 
+    def prepare(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Return the batches with the blocks that need nothing but their rows.
+
+        A run that is deleted from now on keeps its rows in them: views hide it.
+        """
+        if self._deleted_at_s is None:
+            return list(batches)
+        return [replace(batch, blocks=self._try_build(batch)) for batch in batches]
+
     def write(self, batch: Batch) -> None:
         """Write all rows of the batch; on return they are readable and on disk.
 
         Raises: Retryable, PiecesNeeded, RowsRejected, Fatal.
+        """
+        for refusal in self.write_round([batch]).values():
+            raise refusal
+
+    def write_round(self, batches: Sequence[Batch]) -> Refusals:
+        """Write all rows of the batches; on return they are readable and on disk.
+
+        Returns what stopped a batch, by token. Raises: Retryable, Fatal.
         Blocks: until ClickHouse answers, at most for client.py's answer limit per piece.
         """
         try:
-            self._connected()
+            self._client()
             self._refresh_tombstones()
-            self._left_out.clear()  # of a try that failed
-            if batch.token != self._stored_of:
-                self._stored_of, self._stored = batch.token, set()
-            for piece in self._pieces(batch):
-                if piece.token(batch.token) not in self._stored:
-                    self._insert(batch, piece)
-            self._note_untidy(batch)
-            self._tidiness.keep()
-            self.rows_of_deleted_runs += self._left_out
-            self._stored_of = ""
-        except CALL_ERRORS as error:
-            if trouble_of(error) not in _REFUSALS:
-                self._stored_of = ""  # a server that went away may have lost what it had confirmed
-            raise explain(error, self._url) from error
+            self._inserts.begin(batches)
+            built: list[tuple[Batch, BatchBlocks]] = []
+            for batch in batches:
+                try:
+                    built.append((batch, batch.blocks or build_blocks(batch, self._deleted)))
+                except RowsRejected as error:
+                    self._inserts.refusals[batch.token] = error
+            self._send(built)
+            written = [pair for pair in built if pair[0].token not in self._inserts.refusals]
+            self._note_untidy([batch for batch, _ in written])
+            stopped = [blocks for batch, blocks in built if batch.token in self._inserts.refusals]
+            self._tidiness.keep(
+                but={item.row.writer for blocks in stopped for item in blocks.metrics}
+            )
+            for _, blocks in written:
+                self.rows_of_deleted_runs += blocks.left_out
+        except Exception as error:
+            self._inserts.forget_stored()
+            if isinstance(error, CALL_ERRORS):
+                raise explain(error, self._url) from error
+            raise
+        return self._inserts.refusals
 
     def close(self, deadline: Deadline) -> None:
         """Release the connections."""
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._inserts.clients.close()
 
-    def _connected(self) -> Client:
-        if self._client is None:
-            self._client = self._open_client(self._url)
-        return self._client
+    def _client(self) -> Client:
+        return self._inserts.clients.first()
 
-    def _insert(self, batch: Batch, piece: TablePiece) -> None:
-        token = piece.token(batch.token)
-        body, headers = native.to_send(piece.block)
-        try:
-            self._connected().raw_insert(
-                piece.table,
-                insert_block=body,
-                fmt="Native",
-                transport_settings=headers,
-                settings={
-                    # Columns of few distinct numbers come as dictionaries.
-                    "allow_suspicious_low_cardinality_types": 1,
-                    "async_insert": 0,
-                    # Reads use FINAL anyway; collapsing at insert too would cost a third of it.
-                    "optimize_on_insert": 0,
-                    "insert_deduplicate": 1,
-                    "insert_deduplication_token": token,
-                    "deduplicate_blocks_in_dependent_materialized_views": 1,
-                },
-            )
-        except CALL_ERRORS as error:
-            self._act_on_refusal(batch, piece, error)
-            raise
-        self._refusals.pop(token, None)
-        self._stored.add(token)
+    def _send(self, built: Sequence[tuple[Batch, BatchBlocks]]) -> None:
+        """Send every table in the order in which readers may see them.
 
-    def _act_on_refusal(self, batch: Batch, piece: TablePiece, error: Exception) -> None:
-        """Raises: PiecesNeeded, RowsRejected; returns where time may help or a person must act."""
-        trouble, sentence = trouble_of(error), str(explain(error, self._url))
-        if trouble not in _REFUSALS:
-            return
-        is_of_proxy = error_code(error) is None
-        if piece.table in VIEWED_TABLES and not is_of_proxy:
-            return  # a view may have failed after the table took the block
-        if trouble is ClickHouseTrouble.ROWS and piece.kind in ("metric", DEAD_LETTER):
-            return  # numbers, and letters that are cut to size: the server's words say more
-        if trouble is ClickHouseTrouble.TOO_LARGE and len(piece.block) <= (
-            PROXY_BLOCK_BYTES_MIN if is_of_proxy else SERVER_BLOCK_BYTES_MIN
-        ):
-            return  # smaller ones would not pass either, and cost the store one part each
-        may_cut = piece.span > 1
-        if may_cut:
-            pieces = self._smaller(batch, piece, trouble)
-            if pieces is None:
-                return
-            may_cut = len(str(pieces)) <= PIECES_TEXT_MAX
-            if may_cut:
-                raise PiecesNeeded(batch.token, pieces, sentence) from error
-        if piece.kind in EVENT_TABLES and (is_of_proxy or trouble is ClickHouseTrouble.ROWS):
-            rejected = [Rejection(piece.kind, index, sentence) for index in piece.indexes]
-            raise RowsRejected(rejected) from error
-
-    def _smaller(
-        self, batch: Batch, piece: TablePiece, trouble: ClickHouseTrouble
-    ) -> Pieces | None:
-        """Return smaller pieces; None as long as the same one may pass."""
-        size = max(1, piece.span // PIECES_OF_A_CUT)
-        if trouble is ClickHouseTrouble.ROWS:
-            return batch.pieces.cut(piece.table, piece.first, size, end=piece.end)
-        token = piece.token(batch.token)
-        self._refusals[token] += 1
-        learned = self._sizes.get(piece.table)
-        if learned is None and self._refusals[token] < REFUSALS_MAX:
-            return None
-        size = self._sizes[piece.table] = min(size, learned or size)
-        return batch.pieces.cut(piece.table, piece.first, size)
-
-    def _pieces(self, batch: Batch) -> list[TablePiece]:
-        """Return the blocks of every table in their pieces, all built before the first is sent.
-
-        Runs come before points: a reader then never sees points of an unknown attempt.
+        Runs come before points: a reader then never sees points of an unknown attempt. The rollup
+        comes before points too: the views find in it which points are abandoned. Points come before
+        `batches`: what is counted as stored is stored.
         """
-        pieces: list[TablePiece] = []
-        rejected: list[Rejection] = []
-        for kind, events in batch.events.items():
-            if kind not in EVENT_TABLES and kind != DEAD_LETTER:
-                reason = f"this version has no table for {kind} records"
-                rejected += [Rejection(kind, index, reason) for index in range(len(events))]
-        for kind, (table, build) in EVENT_TABLES.items():
-            events = batch.events.get(kind, [])
-            encode = partial(_encode_events, build, batch.append_at_ns)
-            rows = TableRows(kind, table, self._alive(kind, batch, events), encode)
-            try:
-                pieces += rows.pieces(batch.pieces)
-            except (ValueError, OverflowError):
-                rejected += _unencodable(kind, events, build)
-        pieces += self._metric_pieces(batch)
-        # One table of both: a second block would carry the same token and be dropped. Letters of
-        # rejected rows are last, so that no other letter changes its place.
-        letters = [*batch.events.get(DEAD_LETTER, ()), *batch.dead]
-        placed = [PlacedRow(place, place, letter) for place, letter in enumerate(letters)]
-        pieces += TableRows(DEAD_LETTER, "dead_letters", placed, rows_of.dead_rows).pieces(
-            batch.pieces
-        )
-        if rejected:
-            raise RowsRejected(rejected)
-        return pieces
+        # The history is read before the rollup gets the points of this round.
+        flags = self._tidiness.judge([b.points for _, b in built if b.points is not None])
+        left = iter(flags)
+        untidy = [[next(left) for _ in blocks.metrics] for _, blocks in built]
 
-    def _metric_pieces(self, batch: Batch) -> list[TablePiece]:
-        alive = self._alive("metric", batch, batch.metrics)
-        alive = [item for item in alive if item.size]
-        if not alive:
-            return []
-        points = sort_points([item.row for item in alive])
-        untidy = self._tidiness.judge([points])
-        judged = [
-            replace(item, row=(item.row, flag), size=1)
-            for item, flag in zip(alive, untidy, strict=True)
-        ]
-        encode = partial(_encode_batches, batch.append_at_ns)
-        roll_up = partial(_encode_rollup, points, batch.append_at_ns)
-        tables = (
-            # First the rollup: the views find in it which points are abandoned.
-            TableRows("metric", "metric_rollup", alive, roll_up),
-            TableRows("metric", "metrics", alive, partial(_encode_points, points)),
-            TableRows("metric", "batches", judged, encode),
-        )
-        return [piece for rows in tables for piece in rows.pieces(batch.pieces)]
+        def of(table: str) -> list[Insert]:
+            pieces = ((batch, piece) for batch, blocks in built for piece in blocks.tables[table])
+            return [Insert(batch, piece) for batch, piece in pieces]
 
-    def _alive(self, kind: str, batch: Batch, rows: Sequence[_OfRun]) -> list[PlacedRow]:
-        """Return the rows with their places, without those of deleted runs, which are counted."""
-        kept = []
-        for index, (place, row) in enumerate(zip(batch.places_of(kind), rows, strict=True)):
-            if (row.project, row.run_id) in self._deleted:
-                self._left_out[kind] += getattr(row, "points", 1)
-            else:
-                size = row.points if isinstance(row, MetricColumns) else 1
-                kept.append(PlacedRow(place, index, row, size))
-        return kept
+        for table, _ in EVENT_TABLES.values():
+            self._inserts.send_together(of(table))
+        self._inserts.send_together(of("metric_rollup"))
+        self._inserts.send_side_by_side(of("metrics"))
+        self._inserts.send_together(
+            [
+                Insert(batch, piece)
+                for (batch, blocks), flags in zip(built, untidy, strict=True)
+                for piece in build_books(batch, blocks, flags)
+            ]
+        )
+        self._inserts.send_together(of("dead_letters"))
+
+    def _try_build(self, batch: Batch) -> BatchBlocks | None:
+        try:
+            return build_blocks(batch, self._deleted)
+        except RowsRejected:  # its write will say so
+            return None
 
     def _history(self, batches: Sequence[MetricColumns]) -> History:
         """Return the greatest steps stored so far for the runs and ranks of the batches."""
-        answer = self._connected().query(
+        answer = self._client().query(
             "SELECT project, run_id, rank, metric, max(last_step) FROM metric_rollup "
             "WHERE (project, run_id) IN %(runs)s GROUP BY project, run_id, rank, metric",
             parameters={"runs": tuple(sorted({(b.project, b.run_id) for b in batches}))},
@@ -277,16 +165,16 @@ class ClickHouseSink:
             history.setdefault((project, run_id, rank), {})[metric] = step
         return history
 
-    def _note_untidy(self, batch: Batch) -> None:
+    def _note_untidy(self, batches: Sequence[Batch]) -> None:
         """Let the store list the untidy writers of runs with a new writer or attempt."""
         runs = set(self._tidiness.suspects)
-        for event in batch.events.get("run", []):
+        for event in (event for batch in batches for event in batch.events.get("run", [])):
             if isinstance(event, RunEvent) and (
                 event.event == "started" or event.resumed_from_step is not None
             ):
                 runs.add((event.project, event.run_id))
         if runs - self._deleted:
-            self._connected().command(
+            self._client().command(
                 NOTE_UNTIDY,
                 parameters={"runs": tuple(sorted(runs - self._deleted))},
                 # No token: after a deletion the same rows must be taken again.
@@ -296,37 +184,5 @@ class ClickHouseSink:
     def _refresh_tombstones(self) -> None:
         now_s = self._clock.monotonic_s()
         if self._deleted_at_s is None or now_s - self._deleted_at_s >= TOMBSTONES_REFRESH_S:
-            self._deleted = deleted_runs(self._connected())
+            self._deleted = deleted_runs(self._client())
             self._deleted_at_s = now_s
-
-
-def _encode_events(
-    build: Callable[[Any, int], bytes], append_at_ns: int, events: Sequence[Any]
-) -> bytes:
-    return build(events, append_at_ns)
-
-
-def _encode_points(points: SortedPoints, rows: Sequence[MetricColumns]) -> Block:
-    return metric_rows(points.of(rows))
-
-
-def _encode_rollup(points: SortedPoints, append_at_ns: int, rows: Sequence[MetricColumns]) -> bytes:
-    return rollup_rows(points.of(rows), append_at_ns)
-
-
-def _encode_batches(append_at_ns: int, judged: Sequence[tuple[MetricColumns, bool]]) -> bytes:
-    joined, untidy = join_rows([row for row, _ in judged]), [flag for _, flag in judged]
-    return batch_rows(joined, append_at_ns, untidy=untidy)
-
-
-def _unencodable(
-    kind: str, events: Sequence[Event], build: Callable[[Any, int], bytes]
-) -> list[Rejection]:
-    """Return the events that no block can hold: invalid Unicode, numbers beyond 64 bits."""
-    rejected = []
-    for index, event in enumerate(events):
-        try:
-            build([event], 0)
-        except (ValueError, OverflowError) as error:
-            rejected.append(Rejection(kind, index, str(error)))
-    return rejected

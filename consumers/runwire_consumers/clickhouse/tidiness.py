@@ -11,7 +11,7 @@ worker read the writer, or this one was restarted) it is read from the store.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from runwire_consumers.clickhouse.points import SortedPoints
@@ -74,11 +74,12 @@ class Tidiness:
             verdicts += found
         return verdicts
 
-    def keep(self) -> None:
-        """Remember the judged batches: they are stored."""
+    def keep(self, *, but: Collection[str] = ()) -> None:
+        """Remember the judged batches, as they are stored, but those of these writers."""
         for writer, past in self._judged.items():
-            self._pasts[writer] = past
-            self._pasts.move_to_end(writer)
+            if writer not in but:
+                self._pasts[writer] = past
+                self._pasts.move_to_end(writer)
         self._judged = {}
         while len(self._pasts) > WRITERS_MAX:
             self._pasts.popitem(last=False)

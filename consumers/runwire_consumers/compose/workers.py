@@ -8,19 +8,21 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+from runwire_consumers.clickhouse.refusals import DEAD_LETTER
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
-from runwire_consumers.clickhouse.sink import DEAD_LETTER, ClickHouseSink
+from runwire_consumers.clickhouse.sink import ClickHouseSink
 from runwire_consumers.core.batch import Batch, BatchLimits
 from runwire_consumers.core.clock import Deadline, SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters, FileDeadLetters
 from runwire_consumers.core.errors import LoginRefused, Retryable
 from runwire_consumers.core.health import Health, HealthServer, SelfMetrics
 from runwire_consumers.core.patience import Stop
-from runwire_consumers.core.sink import Sink
+from runwire_consumers.core.sink import Refusals, Sink
 from runwire_consumers.core.source import Source
 from runwire_consumers.core.worker import Worker, WorkerOptions
 from runwire_consumers.settings import WorkerSettings
@@ -32,6 +34,7 @@ from runwire_schemas.connections.clickhouse import ClickHouseSettings
 from runwire_schemas.connections.kafka import KafkaSettings
 from runwire_schemas.errors import ConfigError
 
+T = TypeVar("T")
 _log = logging.getLogger("runwire.worker")
 
 JOURNAL_DIR = "journal"
@@ -64,6 +67,15 @@ class LazySink:
         """Open and check the sink."""
         self._with_sink(lambda sink: sink.check())
 
+    def prepare(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Return the batches with their blocks where a sink is open, else as they are."""
+        sink = self._sink
+        return list(batches) if sink is None else sink.prepare(batches)
+
+    def write_round(self, batches: Sequence[Batch]) -> Refusals:
+        """Open the sink if need be and write the batches."""
+        return self._with_sink(lambda sink: sink.write_round(batches))
+
     def write(self, batch: Batch) -> None:
         """Open the sink if need be and write."""
         self._with_sink(lambda sink: sink.write(batch))
@@ -74,12 +86,12 @@ class LazySink:
             self._sink.close(deadline)
             self._sink = None
 
-    def _with_sink(self, action: Callable[[Sink], None]) -> None:
+    def _with_sink(self, action: Callable[[Sink], T]) -> T:
         if self._sink is None:
             self._open_address = self._address()
             self._sink = self._open_sink(self._open_address)
         try:
-            action(self._sink)
+            return action(self._sink)
         except Retryable:
             if self._is_elsewhere():
                 self.close(Deadline(1.0))

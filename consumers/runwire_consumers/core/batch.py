@@ -1,8 +1,8 @@
 """Batches: decoded rows plus the exact spans they came from, which is their identity.
 
-A batch never changes once it has a token: the same token with other content would be
-dropped silently by the store. `Batch.without` is the one exception, and it is repeatable:
-a sink refuses the same rows again.
+A batch never changes once it is closed, and the intent gives it its token: the same token with
+other content would be dropped silently by the store. `Batch.without` is the one exception, and it
+is repeatable: a sink refuses the same rows again.
 
 A lane is a set of partitions that may share a batch. The spool has one lane, because its journal
 fences everything at once; in Kafka every partition is a lane, because it may move to another worker
@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Final, TypeVar
+from math import inf
+from typing import Any, Final, TypeVar
 
 from runwire_consumers.core.clock import Clock
 from runwire_consumers.core.dead_letters import letter_of
@@ -31,8 +32,10 @@ Decoded = Event | MetricColumns
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Limits of a batch: the first one reached closes it.
+    """Limits of a round of batches: the first one reached closes it.
 
+    Units: `age_s` counts from the close of the last round, so that the first news after a quiet
+    spell is written at once and no more than one round is written in that time.
     Source: design 4.3 (1 s or 1 M rows); 64 MB bounds what a worker holds of long log lines.
     """
 
@@ -43,11 +46,12 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows that a sink writes under one token.
+    """Rows that a sink writes under one token, which is empty until the intent is stored.
 
     `origins[kind]` is parallel to `events[kind]` (for "metric": to `metrics`) and holds the record
     of each. `append_at_ns` is the greatest of its records: the watermark. `places[kind]` holds the
-    place of each row in the batch as it was closed, once rows were rejected.
+    place of each row in the batch as it was closed, once rows were rejected. `blocks` is what the
+    sink has built of these very rows and pieces ahead of the write, None before that.
     """
 
     token: str
@@ -59,13 +63,23 @@ class Batch:
     origins: Mapping[str, list[Record]] = field(default_factory=dict)
     places: Mapping[str, list[int]] = field(default_factory=dict)
     pieces: Pieces = WHOLE
+    blocks: Any = field(default=None, repr=False, compare=False)
+
+    def named(self, token: str) -> "Batch":
+        """Return this batch under the token that its intent has given it."""
+        return replace(self, token=token)
+
+    def in_pieces(self, pieces: Pieces) -> "Batch":
+        """Return this batch to be written in these pieces."""
+        return replace(self, pieces=pieces, blocks=None)
 
     def places_of(self, kind: str) -> Sequence[int]:
         """Return the place of each row of a kind; for "metric" that of its first point."""
         if kind in self.places:
             return self.places[kind]
         if kind == "metric":
-            return list(accumulate((m.points for m in self.metrics), initial=0))[:-1]
+            sizes = (m.end_point - m.first_point for m in self.metrics)
+            return list(accumulate(sizes, initial=0))[:-1]
         return range(len(self.events.get(kind, [])))
 
     @property
@@ -94,7 +108,13 @@ class Batch:
         metrics = _kept(self.metrics, reasons["metric"])
         places = {kind: _kept(list(self.places_of(kind)), reasons[kind]) for kind in self.origins}
         return replace(
-            self, events=events, metrics=metrics, dead=dead, origins=origins, places=places
+            self,
+            events=events,
+            metrics=metrics,
+            dead=dead,
+            origins=origins,
+            places=places,
+            blocks=None,
         )
 
 
@@ -109,40 +129,39 @@ def _rejected(batch: Batch, record: Record, row: Decoded, reason: str) -> DeadLe
 
 
 class BatchBuilder:
-    """Gathers decoded records until a limit closes the batch."""
+    """Gathers the decoded records of one batch after the other."""
 
-    def __init__(self, limits: BatchLimits, clock: Clock) -> None:
-        self._limits = limits
-        self._clock = clock
+    def __init__(self) -> None:
         self._begin()
 
     def _begin(self) -> None:
-        self._spans: dict[str, Span] = {}
+        # First and last offset by partition: a span for each record would cost more than the rest.
+        self._firsts: dict[str, int] = {}
+        self._lasts: dict[str, int] = {}
         self._events: dict[str, list[Event]] = {}
         self._metrics: list[MetricColumns] = []
-        self._origins: dict[str, list[Record]] = {}
+        self._origins: defaultdict[str, list[Record]] = defaultdict(list)
         self._bad: list[tuple[Record, str]] = []
         self._append_at_ns = 0
         self._rows = 0
         self._bytes = 0
-        self._opened_s = 0.0
 
     @property
     def is_empty(self) -> bool:
         """Whether no record was added since the last batch."""
-        return not self._spans
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until the age limit; the whole limit while empty."""
-        if self.is_empty:
-            return self._limits.age_s
-        return max(0.0, self._opened_s + self._limits.age_s - self._clock.monotonic_s())
+        return not self._lasts
 
     @property
     def spans(self) -> Mapping[str, Span]:
-        """The spans of the open batch; a view that the next `add` changes."""
-        return self._spans
+        """The spans of the open batch."""
+        lasts = self._lasts
+        return {
+            partition: Span(first, lasts[partition]) for partition, first in self._firsts.items()
+        }
+
+    def last_of(self, partition: str) -> int | None:
+        """Return the last offset of a partition, None without a record of it."""
+        return self._lasts.get(partition)
 
     @property
     def rows(self) -> int:
@@ -159,16 +178,18 @@ class BatchBuilder:
         """The kinds of the records in the open batch."""
         return self._origins
 
-    def add(self, record: Record, decoded: Decoded) -> None:
-        """Add a decoded record."""
+    def add(self, record: Record, decoded: Decoded) -> int:
+        """Add a decoded record; return its rows."""
         self._cover(record)
+        self._origins[record.stream].append(record)
         if isinstance(decoded, MetricColumns):
             self._metrics.append(decoded)
-            self._rows += decoded.points
+            rows = decoded.end_point - decoded.first_point
         else:
             self._events.setdefault(record.stream, []).append(decoded)
-            self._rows += 1
-        self._origins.setdefault(record.stream, []).append(record)
+            rows = 1
+        self._rows += rows
+        return rows
 
     def add_bad(self, record: Record, reason: str) -> None:
         """Add a record that becomes a dead letter."""
@@ -176,17 +197,17 @@ class BatchBuilder:
         self._bad.append((record, reason))
         self._rows += 1
 
-    def close(self, token: str) -> Batch:
-        """Return the batch under its token and begin the next one."""
+    def close(self, token: str = "") -> Batch:
+        """Return the batch, under its token when that is known, and begin the next one."""
         dead = [letter_of(record, why, at_ns=self._append_at_ns) for record, why in self._bad]
         batch = Batch(
             token=token,
-            spans=self._spans,
+            spans=self.spans,
             append_at_ns=self._append_at_ns,
             events=self._events,
             metrics=self._metrics,
             dead=dead,
-            origins=self._origins,
+            origins=dict(self._origins),
         )
         self._begin()
         return batch
@@ -196,7 +217,7 @@ class BatchBuilder:
 
         Raises: Fatal when the records are not those of the intent.
         """
-        covered, intended = self._spans, pending.spans
+        covered, intended = self.spans, pending.spans
         if any(p not in intended or not intended[p].covers(s) for p, s in covered.items()):
             raise Fatal(
                 f"batch {pending.token} cannot be rebuilt: it covers {dict(intended)}, the source "
@@ -210,11 +231,10 @@ class BatchBuilder:
         )
 
     def _cover(self, record: Record) -> None:
-        if self.is_empty:
-            self._opened_s = self._clock.monotonic_s()
-        span = self._spans.get(record.partition)
-        first = span.first if span else record.offset
-        self._spans[record.partition] = Span(first, record.last_offset)
+        partition = record.partition
+        if partition not in self._lasts:
+            self._firsts[partition] = record.offset
+        self._lasts[partition] = record.last_offset
         self._append_at_ns = max(self._append_at_ns, record.append_at_ns)
         self._bytes += len(record.value)
 
@@ -258,8 +278,10 @@ class Decoder:
 
 DECODER: Final = Decoder()
 
-# Within one write runs come first, so that no reader sees points of an unknown attempt.
-_ORDER = ("run", "param", "heartbeat", "metric")
+
+# What readers must see before any point: else there are points of an unknown attempt.
+BEFORE_POINTS = ("run", "param", "heartbeat")
+_ORDER = (*BEFORE_POINTS, "metric")
 
 
 class OpenBatches:
@@ -271,6 +293,7 @@ class OpenBatches:
         self._lane = lane
         self._builders: dict[str, BatchBuilder] = {}
         self._rows = self._bytes = 0
+        self._closed_s = -inf
 
     @property
     def is_empty(self) -> bool:
@@ -289,8 +312,10 @@ class OpenBatches:
 
     @property
     def left_s(self) -> float:
-        """Seconds until the oldest batch reaches the age limit; the whole limit while empty."""
-        return min((b.left_s for b in self._builders.values()), default=self._limits.age_s)
+        """Seconds until the age limit, from the last close; the whole limit while empty."""
+        if self.is_empty:
+            return self._limits.age_s
+        return max(0.0, self._closed_s + self._limits.age_s - self._clock.monotonic_s())
 
     @property
     def rows(self) -> int:
@@ -299,31 +324,31 @@ class OpenBatches:
 
     @property
     def spans(self) -> list[Mapping[str, Span]]:
-        """The spans of each batch, in the order in which `close` returns them."""
-        return [builder.spans for builder in self._ordered()]
+        """The spans of each batch."""
+        return [builder.spans for builder in self._builders.values()]
 
     def continues(self, record: Record) -> bool:
         """Return whether a record shares its offsets with the last one: one batch holds both."""
         builder = self._builders.get(self._lane(record.partition))
-        span = builder.spans.get(record.partition) if builder else None
-        return span is not None and span.last >= record.last_offset
+        last = builder.last_of(record.partition) if builder else None
+        return last is not None and last >= record.last_offset
 
     def add(self, record: Record, decoded: Decoded) -> None:
         """Add a decoded record."""
-        self._of(record).add(record, decoded)
-        self._rows += decoded.points if isinstance(decoded, MetricColumns) else 1
+        self._rows += self._of(record).add(record, decoded)
 
     def add_bad(self, record: Record, reason: str) -> None:
         """Add a record that becomes a dead letter."""
         self._of(record).add_bad(record, reason)
         self._rows += 1
 
-    def close(self, tokens: list[str]) -> list[Batch]:
-        """Return the batches under their tokens and begin new ones."""
-        ordered = self._ordered()
+    def close(self) -> list[Batch]:
+        """Return the batches, those with runs first, and begin new ones."""
+        ordered = sorted(self._builders.values(), key=_rank)
         self._builders = {}
         self._rows = self._bytes = 0
-        return [builder.close(token) for builder, token in zip(ordered, tokens, strict=True)]
+        self._closed_s = self._clock.monotonic_s()
+        return [builder.close() for builder in ordered]
 
     def drop(self, partitions: frozenset[str]) -> None:
         """Drop the records of partitions that moved to another worker."""
@@ -340,11 +365,8 @@ class OpenBatches:
         lane = self._lane(record.partition)
         builder = self._builders.get(lane)
         if builder is None:
-            builder = self._builders[lane] = BatchBuilder(self._limits, self._clock)
+            builder = self._builders[lane] = BatchBuilder()
         return builder
-
-    def _ordered(self) -> list[BatchBuilder]:
-        return sorted(self._builders.values(), key=_rank)
 
 
 def _rank(builder: BatchBuilder) -> int:

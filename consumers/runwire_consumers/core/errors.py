@@ -63,6 +63,10 @@ class RowsRejected(WorkerError):  # noqa: N818 - as above
         self.rejections = rejections
 
 
+# What keeps one batch of a round from being written, and leaves the others alone.
+Refusal = RowsRejected | Retryable
+
+
 class Fatal(WorkerError):  # noqa: N818 - as above
     """A person must act: the sentence says what happened and what to do next."""
 

@@ -1,19 +1,40 @@
 """The `Sink` protocol, the destination of batches, and its implementation in memory."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.clock import Deadline
+from runwire_consumers.core.errors import PiecesNeeded, Refusal, Retryable, RowsRejected
+
+# What kept batches from being written, by token.
+Refusals = dict[str, Refusal]
 
 
 class Sink(Protocol):
-    """Writes a batch idempotently: the same token again changes nothing."""
+    """Writes batches idempotently: the same token again changes nothing."""
 
     def check(self) -> None:
         """Prove that a write could work now.
 
         Raises: Retryable when waiting may help, Fatal when a person must act.
+        """
+        ...
+
+    def prepare(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Return the batches, which need no tokens yet, with what `write_round` will send of them.
+
+        It has no effect outside, so that a batch that is never written is simply forgotten.
+        Threads: any, also while another thread writes.
+        """
+        ...
+
+    def write_round(self, batches: Sequence[Batch]) -> Refusals:
+        """Write all rows of the batches, as `write` does; return what stopped some of them.
+
+        Those without an entry are readable and durable, whatever became of the others.
+        Raises: Retryable, after which all are written again, and fatal errors.
         """
         ...
 
@@ -30,6 +51,19 @@ class Sink(Protocol):
     def close(self, deadline: Deadline) -> None:
         """Release every handle."""
         ...
+
+
+def write_each(batches: Sequence[Batch], write: Callable[[Batch], None]) -> Refusals:
+    """Write a round one batch after the other; a Retryable ends it for the rest as well."""
+    refusals: Refusals = {}
+    for place, batch in enumerate(batches):
+        try:
+            write(batch)
+        except (RowsRejected, PiecesNeeded) as error:
+            refusals[batch.token] = error
+        except Retryable as error:
+            return refusals | {left.token: error for left in batches[place:]}
+    return refusals
 
 
 @dataclass
@@ -63,6 +97,14 @@ class MemorySink:
 
     def check(self) -> None:
         """Do nothing: memory can always be written."""
+
+    def prepare(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Return the batches as they are: memory takes them so."""
+        return list(batches)
+
+    def write_round(self, batches: Sequence[Batch]) -> Refusals:
+        """Store the batches one after the other."""
+        return write_each(batches, self.write)
 
     def write(self, batch: Batch) -> None:
         """Store the batch unless its token is stored already."""

@@ -14,7 +14,7 @@ from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.pieces import WHOLE, Pieces
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each message, and that takes twice as long
 class Record:
     """One encoded record and its coordinates.
 

@@ -6,6 +6,8 @@ Invariants, in the order in which a crash may test them:
 3. Nothing is committed before the sink has confirmed its write.
 4. While an intent is unresolved no other batch of its partitions begins.
 5. Records of a partition that moved to another worker are dropped: the other one writes them.
+6. Blocks may be prepared before their intent, beside the last write: this has no effect outside,
+   and blocks belong to their batch, so that they are dropped with it.
 """
 
 import logging
@@ -41,8 +43,8 @@ REGISTRY_RESTS = 10.0
 class WorkerOptions:
     """Limits and pauses of the loop; `settings.py` describes each.
 
-    `overlap` writes one round of batches while the next is read; the source must allow polls
-    while its intents are pending.
+    `overlap` writes one round of batches while the next is read and its blocks are prepared; the
+    source must allow polls while its intents are pending.
     """
 
     limits: BatchLimits = field(default_factory=BatchLimits)
@@ -84,6 +86,7 @@ class Worker:
         self._decode = decoder.one
         self._decode_many = decoder.many
         self._open = OpenBatches(self._options.limits, self._clock, source.lane)
+        self._closed: list[Batch] = []  # their intents come next
         self._carry: deque[tuple[Record, Decoded | None]] = deque()
         self._pending: list[Pending] = []
         self._cut_level = logging.WARNING
@@ -139,7 +142,9 @@ class Worker:
         return 0
 
     def _turn(self) -> None:
-        if self._round.is_active and (self._round.is_over or self._open.is_full):
+        if self._round.is_active and self._open.is_full:
+            self._write_open_batches()
+        elif self._round.is_active and self._round.is_over:
             self._settle()
         if not self._carry:
             wait_s = min(self._options.poll_s, self._open.left_s)
@@ -237,7 +242,7 @@ class Worker:
         self._health.state = "running"
 
     def _rebuild(self, pending: Pending) -> Batch:
-        builder = BatchBuilder(self._options.limits, self._clock)
+        builder = BatchBuilder()
         for record, decoded in zip(
             pending.records, self._decode_many(pending.records), strict=True
         ):
@@ -255,19 +260,26 @@ class Worker:
             return
         self._metrics.add("runwire_worker_revoked_partitions_total", len(lost))
         self._open.drop(lost)
+        self._closed = [batch for batch in self._closed if lost.isdisjoint(batch.spans)]
         self._carry = deque(pair for pair in self._carry if pair[0].partition not in lost)
         self._pending = [one for one in self._pending if lost.isdisjoint(one.spans)]
         self._round.drop(lost)
 
     def _write_open_batches(self) -> None:
+        self._closed = self._open.close()
+        if not self._round.is_over:
+            self._closed = self._sink.prepare(self._closed)
         self._settle()
-        if not self._open.is_empty:
+        if self._closed:
             tokens = self._patience.insist(self._try_intend)
-            self._deliver(self._open.close(tokens))
+            named = zip(self._closed, tokens, strict=True)
+            batches = [batch.named(token) for batch, token in named]
+            self._closed = []
+            self._deliver(batches)
 
     def _try_intend(self) -> list[str]:
         self._drop_revoked()
-        return [] if self._open.is_empty else self._source.intend(self._open.spans)
+        return self._source.intend([batch.spans for batch in self._closed]) if self._closed else []
 
     def _deliver(self, batches: list[Batch]) -> None:
         """Begin to write the batches; `_settle` commits them."""
@@ -326,7 +338,8 @@ class Worker:
         metrics.set("runwire_worker_pending_rows", 0)
 
     def _leftover(self) -> str:
-        rows = self._open.rows + sum(batch.rows for batch in self._round.batches)
+        closed = [*self._closed, *self._round.batches]
+        rows = self._open.rows + sum(batch.rows for batch in closed)
         return (
             f"{rows} rows that were read are not committed; they stay at the source and are "
             "written after the next start"
@@ -334,7 +347,7 @@ class Worker:
 
     def _coordinates(self) -> str:
         batches = self._round.batches
-        groups = [batch.spans for batch in batches] or self._open.spans
+        groups = [batch.spans for batch in batches or self._closed] or self._open.spans
         shown = [f"{p} {s.first}-{s.last}" for spans in groups for p, s in spans.items()]
         token = f"batch {batches[0].token}: " if batches else ""
         more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""

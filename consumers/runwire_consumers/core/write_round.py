@@ -2,12 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
-from runwire_consumers.core.batch import Batch
+from runwire_consumers.core.batch import BEFORE_POINTS, Batch
 from runwire_consumers.core.dead_letters import DeadLetters
-from runwire_consumers.core.errors import PiecesNeeded, RowsRejected
+from runwire_consumers.core.errors import PiecesNeeded, Retryable, RowsRejected
 from runwire_consumers.core.health import SelfMetrics
 from runwire_consumers.core.sink import Sink
 from runwire_consumers.core.source import Span
@@ -16,10 +15,11 @@ from runwire_consumers.core.source import Span
 class WriteRound:
     """Batches that have their intents and are not committed yet: written here or beside the loop.
 
-    Bad rows are set aside before the rest of their batch is written. While another thread writes,
-    the loop fetches and decodes the next records.
-    Threads: the loop calls everything; `launch` starts the only other one, and the loop uses the
-    sink only after it has waited for that one.
+    Bad rows are set aside before the rest of their batch is written. What stops one batch leaves
+    the others alone: they are written, and only it is written again. While another thread writes,
+    the loop fetches and decodes the next records and prepares their blocks.
+    Threads: the loop calls everything; `launch` starts the only other one, and while it runs the
+    loop calls nothing of the sink but `prepare`.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class WriteRound:
         self._report_dead = report_dead
         self._unwritten: list[Batch] = []
         self._written: list[Batch] = []
+        self._stopped: dict[str, Retryable] = {}  # by token; not raised yet
         self._lost: frozenset[str] = frozenset()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -40,8 +41,7 @@ class WriteRound:
     @property
     def batches(self) -> list[Batch]:
         """The batches of this round whose partitions are still ours."""
-        batches = [*self._written, *self._unwritten]
-        return [batch for batch in batches if self._lost.isdisjoint(batch.spans)]
+        return self._ours([*self._written, *self._unwritten])
 
     @property
     def spans(self) -> dict[str, Span]:
@@ -60,7 +60,8 @@ class WriteRound:
 
     def begin(self, batches: list[Batch]) -> None:
         """Start a round with these batches; those of the last one are committed."""
-        self._unwritten, self._written, self._lost = list(batches), [], frozenset()
+        self._unwritten, self._written = list(batches), []
+        self._stopped, self._lost = {}, frozenset()
 
     def launch(self) -> None:
         """Write in a thread of its own; `finish` raises its failure."""
@@ -93,13 +94,16 @@ class WriteRound:
     def cut(self, need: PiecesNeeded) -> None:
         """Write the batch in these pieces from now on; the source keeps them by now."""
         self._unwritten = [
-            replace(batch, pieces=need.pieces) if batch.token == need.token else batch
+            batch.in_pieces(need.pieces) if batch.token == need.token else batch
             for batch in self._unwritten
         ]
 
     def clear(self) -> None:
         """End the round: everything is committed."""
         self.begin([])
+
+    def _ours(self, batches: Sequence[Batch]) -> list[Batch]:
+        return [batch for batch in batches if self._lost.isdisjoint(batch.spans)]
 
     def _write_beside(self) -> None:
         try:
@@ -108,25 +112,48 @@ class WriteRound:
             self._failure = error
 
     def _write_all(self) -> None:
-        while self._unwritten:
-            batch = self._unwritten[0]
-            if self._lost.isdisjoint(batch.spans):
-                begin_s = time.perf_counter()
-                self._write(batch)
-                self._metrics.observe("runwire_worker_write_seconds", time.perf_counter() - begin_s)
-            self._written.append(self._unwritten.pop(0))
+        while ours := self._ours(self._unwritten):
+            # Points wait until runs, parameters and heartbeats are written.
+            first = [batch for batch in ours if _is_before_points(batch)] or ours
+            ready = [batch for batch in first if batch.token not in self._stopped]
+            if not ready:
+                raise self._next_stop()
+            begin_s = time.perf_counter()
+            self._write(ready)
+            self._metrics.observe("runwire_worker_write_seconds", time.perf_counter() - begin_s)
 
-    def _write(self, batch: Batch) -> None:
-        while True:
+    def _write(self, batches: Sequence[Batch]) -> None:
+        """Write batches that need not wait for each other; keep those that are stopped."""
+        for batch in batches:
             self._set_aside(batch)
-            try:
-                self._sink.write(batch)
-                return
-            except RowsRejected as error:
+        refusals = self._sink.write_round(batches)
+        again: dict[str, Batch] = {}
+        for batch in batches:
+            refusal = refusals.get(batch.token)
+            if refusal is None:
+                self._written.append(batch)
+                continue
+            again[batch.token] = batch
+            if isinstance(refusal, RowsRejected):
                 # Same token: tables that took the batch already ignore the repetition.
-                batch = self._unwritten[0] = batch.without(error.rejections)
-                count = float(len(error.rejections))
+                again[batch.token] = batch.without(refusal.rejections)
+                count = float(len(refusal.rejections))
                 self._metrics.add("runwire_worker_dead_letters_total", count, reason="rejected")
+            else:
+                self._stopped[batch.token] = refusal
+        done = {batch.token for batch in batches} - set(again)
+        self._unwritten = [
+            again.get(batch.token, batch) for batch in self._unwritten if batch.token not in done
+        ]
+
+    def _next_stop(self) -> Retryable:
+        """Return the next error to raise; its batch is tried again afterwards."""
+        for token, error in self._stopped.items():
+            if isinstance(error, PiecesNeeded):  # no time has to pass: the others come later
+                return self._stopped.pop(token)
+        error = next(iter(self._stopped.values()))
+        self._stopped = {}
+        return error
 
     def _set_aside(self, batch: Batch) -> None:
         if not batch.dead:
@@ -136,3 +163,7 @@ class WriteRound:
         new = self._dead_letters.flush()
         if new:
             self._report_dead(new, batch)
+
+
+def _is_before_points(batch: Batch) -> bool:
+    return any(kind in batch.events for kind in BEFORE_POINTS)

@@ -41,6 +41,7 @@ from runwire_schemas.topics import topic_name
 _log = logging.getLogger("runwire.kafka")
 
 COMMITTED_REQUEST_S = 10.0
+GATHER_BYTES = 1024 * 1024  # a poll goes on below it
 REOPEN_S = 1.0  # pace of new memberships after errors that end a client
 
 
@@ -86,6 +87,12 @@ class Group:
         losses_before = self._losses
         try:
             messages = consumer.consume(messages_max, timeout_s)
+            # Small records cost less together: what is done for each poll is done once for many.
+            size, count = sum(map(len, messages)), messages_max
+            while len(messages) == count and size < GATHER_BYTES:
+                more = consumer.consume(messages_max, 0.0)
+                messages, count = messages + more, count + messages_max
+                size += sum(map(len, more))
         except KafkaException as error:
             raise self._failed(error) from error
         good = [message for message in messages if self._is_good(message)]
@@ -304,7 +311,10 @@ class Group:
         return any(p.topic_id != ids[p.topic] for p in self.partitions.values())
 
     def _is_good(self, message: Message) -> bool:
-        error, name = message.error(), f"{message.topic()}/{message.partition()}"
+        error = message.error()
+        if error is None and not self._unsettled:
+            return True
+        name = f"{message.topic()}/{message.partition()}"
         if error is None or error.code() == KafkaError._PARTITION_EOF:
             self._unsettled.discard(name)
             return True

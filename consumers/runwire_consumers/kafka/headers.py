@@ -27,7 +27,8 @@ def read_headers(message: Message) -> dict[str, bytes | str | None]:
 
 def count_points(message: Message) -> int:
     """Return the points that the header says are in the record; 0 for an implausible number."""
-    value = read_headers(message).get("points") or b""
+    headers = read_headers(message)
+    value = headers.get("points") or b"" if headers else b""
     digits = value.encode() if isinstance(value, str) else value
     if not digits.isdigit() or len(digits) > _DIGITS_MAX:
         return 0

@@ -81,7 +81,8 @@ class KafkaSource:
         if self._why_idle and not self.assigned:
             raise Retryable(TOPICS_CHECK_S, self._why_idle)
         ready, self._ready = self._ready, []
-        return [r for p, r in ready if self._group.partitions.get(p.name) is p]
+        ours = self._group.partitions
+        return [r for p, r in ready if ours.get(p.name) is p]
 
     @property
     def assigned(self) -> frozenset[str]:
@@ -166,6 +167,9 @@ class KafkaSource:
         return partition, span
 
     def _take(self, partition: Partition, record: Record) -> None:
+        if partition.passes(record):
+            self._ready.append((partition, record))
+            return
         was_complete = partition.is_complete
         self._hold_ready(partition, partition.take(record))
         if partition.is_complete and not was_complete:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from runwire_consumers.core.batch import Batch, Decoded, decode_record
 from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.errors import Rejection, Retryable, RowsRejected
+from runwire_consumers.core.sink import Refusals, write_each
 from runwire_consumers.core.source import Record
 from runwire_consumers.objects.completion import Announce
 from runwire_consumers.objects.staging import Staging, fault_of
@@ -92,6 +93,14 @@ class ObjectSink:
             self._staging.store.check()
         except UNAVAILABLE as error:
             raise retryable(error) from error
+
+    def prepare(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Return the batches as they are: pieces need no other form."""
+        return list(batches)
+
+    def write_round(self, batches: Sequence[Batch]) -> Refusals:
+        """Store the events of the batches, one batch after the other."""
+        return write_each(batches, self.write)
 
     def write(self, batch: Batch) -> None:
         """Store the events of a batch. Raises: RowsRejected, Retryable."""

@@ -183,7 +183,7 @@ def _store(sink: Sink, batch: Batch) -> None:
 
     A repetition may choose other pieces: rows that are stored already collapse by the tables' keys.
     """
-    from runwire_consumers.clickhouse.sink import REFUSALS_MAX
+    from runwire_consumers.clickhouse.refusals import REFUSALS_MAX
 
     failures = 0
     while True:
@@ -191,7 +191,7 @@ def _store(sink: Sink, batch: Batch) -> None:
             sink.write(batch)
             return
         except PiecesNeeded as need:
-            batch = replace(batch, pieces=need.pieces)
+            batch = batch.in_pieces(need.pieces)
         except Retryable:
             failures += 1
             if failures >= REFUSALS_MAX:  # a sink that asks for pieces does so by now
@@ -222,8 +222,7 @@ def _cut_sentence(letter: DeadLetter) -> str:
 
 def batch_of(letter: DeadLetter) -> Batch:
     """Return the batch that stores this letter's record. Raises: DecodeError."""
-    from runwire_consumers.core.batch import BatchBuilder, BatchLimits, decode_record
-    from runwire_consumers.core.clock import SystemClock
+    from runwire_consumers.core.batch import BatchBuilder, decode_record
 
     if not letter.value:
         raise DecodeError("the record's bytes are damaged beyond its schema: nothing is left")
@@ -237,7 +236,7 @@ def batch_of(letter: DeadLetter) -> Batch:
         key=letter.key,
         points=letter.points,
     )
-    builder = BatchBuilder(BatchLimits(), SystemClock())
+    builder = BatchBuilder()
     builder.add(record, decode_record(record))
     return builder.close(f"replay:{letter.id}")
 

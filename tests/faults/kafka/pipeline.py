@@ -14,8 +14,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from faults.kafka.feed import Feed
 from runwire_consumers.clickhouse.client import connect
+from runwire_consumers.clickhouse.refusals import DEAD_LETTER
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
-from runwire_consumers.clickhouse.sink import DEAD_LETTER
 from runwire_consumers.core.source import Span
 from runwire_consumers.kafka.partition import parse_intent
 from runwire_schemas.connections.kafka import KafkaSettings

@@ -16,6 +16,7 @@ from faults.kafka.conftest import OpenPipeline
 from faults.kafka.pipeline import Pipeline
 from faults.kafka.verdict import judge
 from faults.verdict import Verdict, assert_exactly_once
+from support.harness_worker import ROUND_POINTS
 
 pytestmark = pytest.mark.engine
 
@@ -37,6 +38,8 @@ def campaign(pipeline: Pipeline, plan: list[str], rng: random.Random) -> Counter
     for victim in plan:
         # A member of its own name is back at once; of another the group waits for its session.
         told = paced(rng) | {"group_instance_id": "one" if rng.random() < 0.6 else ""}
+        if victim in ROUND_POINTS:
+            told["batch_rows"] = 30  # a round is full before the last one is written
         if victim == "random":
             worker = pipeline.start_worker(**told)
             pipeline.wait_progress()
@@ -72,10 +75,11 @@ def finish(pipeline: Pipeline, rng: random.Random) -> Verdict:
 def test_killed_workers_lose_and_double_nothing(
     open_pipeline: OpenPipeline, fault_seed: int
 ) -> None:
-    """The kill comes before or after the intent, after the insert, or at a random moment."""
+    """The kill comes at the steps of the protocol, within a round, or at a random moment."""
     rng = random.Random(f"{fault_seed} kafka kill")
     pipeline = open_pipeline()
-    kills = campaign(pipeline, ["after-insert", "random", "after-intent", "after-commit"], rng)
+    plan = ["after-insert", "random", "after-intent", "after-commit", "before-books"]
+    kills = campaign(pipeline, [*plan, *ROUND_POINTS], rng)
     verdict = finish(pipeline, rng)
     report.note("kill -9, short", f"{kills.total()} kills", pipeline, verdict)
     assert_exactly_once(verdict)
@@ -112,7 +116,8 @@ def test_many_kills_lose_and_double_nothing(open_pipeline: OpenPipeline, fault_s
     """A long campaign over all moments."""
     rng = random.Random(f"{fault_seed} kafka long")
     pipeline = open_pipeline(partitions=6)
-    plan = rng.choices(["random", *KILL_POINTS], weights=[5, 1, 2, 1, 2, 1], k=LONG_KILLS)
+    points = (*KILL_POINTS, *ROUND_POINTS)
+    plan = rng.choices(["random", *points], weights=[5, *[1.5] * len(points)], k=LONG_KILLS)
     kills = campaign(pipeline, plan, rng)
     verdict = finish(pipeline, rng)
     done = ", ".join(f"{count} {name}" for name, count in sorted(kills.items()))

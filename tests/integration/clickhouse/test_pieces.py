@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from clickhouse_connect.driver.client import Client
 
-from runwire_consumers.clickhouse import sink as sink_module
+from runwire_consumers.clickhouse import refusals
 from runwire_consumers.clickhouse.client import connect
-from runwire_consumers.clickhouse.sink import PIECES_TEXT_MAX, VIEWED_TABLES, ClickHouseSink
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, decode_record
-from runwire_consumers.core.clock import Deadline, MemoryClock
+from runwire_consumers.clickhouse.refusals import PIECES_TEXT_MAX, VIEWED_TABLES
+from runwire_consumers.clickhouse.sink import ClickHouseSink
+from runwire_consumers.core.batch import Batch, BatchBuilder, decode_record
+from runwire_consumers.core.clock import Deadline
 from runwire_consumers.core.errors import PiecesNeeded, Retryable, RowsRejected
 from support.body_limit import BodyLimit
 from support.builders import log_event, metric_batch, record, run_event
@@ -31,7 +31,7 @@ class Killed(BaseException):
 
 def large_batch(token: str) -> Batch:
     """One large metric record, some small ones, and many log lines."""
-    builder = BatchBuilder(BatchLimits(), MemoryClock())
+    builder = BatchBuilder()
     events: list[Any] = [run_event(), metric_batch(CALLS)]
     events += [metric_batch(5, first=CALLS + 5 * n, batch_seq=n + 1) for n in range(10)]
     events += [log_event(seq=n, text=f"line {n} " + "x" * 40) for n in range(LOGS)]
@@ -72,7 +72,7 @@ def write_through(sink: ClickHouseSink, batch: Batch, keep: Callable[[Batch], No
             sink.write(batch)
             return batch
         except PiecesNeeded as need:
-            batch = replace(batch, pieces=need.pieces)
+            batch = batch.in_pieces(need.pieces)
             keep(batch)
         except RowsRejected as error:
             batch = batch.without(error.rejections)
@@ -139,7 +139,7 @@ def test_batch_above_the_memory_limit_is_stored_once_in_pieces(clickhouse_url: s
         client.set_client_setting("max_memory_usage", 40_000_000)
         return client
 
-    builder = BatchBuilder(BatchLimits(), MemoryClock())
+    builder = BatchBuilder()
     item = record(metric_batch(400_000), 0)
     builder.add(item, decode_record(item))
     sink = ClickHouseSink(clickhouse_url, open_client=small_memory)
@@ -153,7 +153,7 @@ def test_batch_above_the_memory_limit_is_stored_once_in_pieces(clickhouse_url: s
 
 def test_row_that_a_proxy_never_takes_becomes_a_dead_letter(clickhouse_url: str) -> None:
     """One event larger than the limit is set aside with the reason; its neighbours are stored."""
-    builder = BatchBuilder(BatchLimits(), MemoryClock())
+    builder = BatchBuilder()
     for seq in range(40):
         text = "y" * (500_000 if seq == 17 else 10)
         item = record(log_event(seq=seq, text=text), seq)
@@ -179,7 +179,7 @@ def test_tables_that_views_read_are_the_ones_never_cut_by_the_server(clickhouse_
     )
     client.close()
     assert {name for (name,) in answer.result_rows} == set(VIEWED_TABLES)
-    assert sink_module.REFUSALS_MAX > 1
+    assert refusals.REFUSALS_MAX > 1
 
 
 def test_many_refused_rows_leave_the_intent_small_and_lose_nothing(
@@ -190,7 +190,7 @@ def test_many_refused_rows_leave_the_intent_small_and_lose_nothing(
     bad = set(rng.sample(range(300), 70))
     client = connect(clickhouse_url)
     client.command("ALTER TABLE logs ADD CONSTRAINT no_secrets CHECK text != 'secret'")
-    builder = BatchBuilder(BatchLimits(), MemoryClock())
+    builder = BatchBuilder()
     for seq in range(300):
         item = record(log_event(seq=seq, text="secret" if seq in bad else f"line {seq}"), seq)
         builder.add(item, decode_record(item))
@@ -210,7 +210,7 @@ def test_row_that_the_server_refuses_becomes_a_dead_letter(clickhouse_url: str) 
     """A value that violates a constraint is set aside alone; the others are stored once."""
     client = connect(clickhouse_url)
     client.command("ALTER TABLE logs ADD CONSTRAINT no_secrets CHECK text != 'secret'")
-    builder = BatchBuilder(BatchLimits(), MemoryClock())
+    builder = BatchBuilder()
     for seq in range(100):
         item = record(log_event(seq=seq, text="secret" if seq in (3, 64) else f"line {seq}"), seq)
         builder.add(item, decode_record(item))

@@ -9,20 +9,21 @@ from runwire_consumers.core.source import Span
 from support.builders import AT_NS, batch_of, metric_record, param_event, record, run_event
 
 
-def test_batch_age_counts_from_its_first_record() -> None:
-    """An empty batch never ages; the first record starts the clock."""
+def test_batch_age_counts_from_the_close_of_the_last_round() -> None:
+    """News after a quiet spell is due at once, news right after a close waits for the age limit."""
     clock = MemoryClock()
     builder = OpenBatches(BatchLimits(age_s=1.0), clock, lambda partition: partition)
-    clock.advance(100)
     assert (builder.is_due, builder.left_s) == (False, 1.0)
-    item = metric_record(0)
-    builder.add(item, decode_record(item))
+    first, second = metric_record(0), metric_record(1)
+    builder.add(first, decode_record(first))
+    assert builder.is_due
+    builder.close()
     clock.advance(0.75)
+    assert (builder.is_due, builder.left_s) == (False, 1.0)
+    builder.add(second, decode_record(second))
     assert (builder.is_due, builder.left_s) == (False, 0.25)
     clock.advance(0.25)
     assert builder.is_due
-    builder.close(["t"])
-    assert not builder.is_due
 
 
 def test_batch_is_due_when_rows_or_bytes_reach_the_limit() -> None:
@@ -30,11 +31,13 @@ def test_batch_is_due_when_rows_or_bytes_reach_the_limit() -> None:
     item = metric_record(0, calls=5)
     for limits in (BatchLimits(rows=10), BatchLimits(bytes=len(item.value))):
         builder = OpenBatches(limits, MemoryClock(), lambda partition: partition)
+        builder.close()  # from here on the age counts
         assert not builder.is_due
         builder.add(item, decode_record(item))
         assert builder.is_due
     limits = BatchLimits(rows=11, bytes=len(item.value) + 1)
     builder = OpenBatches(limits, MemoryClock(), lambda partition: partition)
+    builder.close()
     builder.add(item, decode_record(item))
     assert not builder.is_due
 

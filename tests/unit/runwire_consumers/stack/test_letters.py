@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runwire_consumers.clickhouse import sink as clickhouse_sink
+from runwire_consumers.clickhouse.refusals import REFUSALS_MAX
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.dead_letters import MemoryDeadLetters, letter_of
 from runwire_consumers.core.errors import PiecesNeeded, Retryable
@@ -26,7 +27,7 @@ class Choosy(MemorySink):
     def write(self, batch: Batch) -> None:
         if batch.metrics and batch.pieces == Pieces():
             self.refusals += 1
-            if self.refusals < clickhouse_sink.REFUSALS_MAX:
+            if self.refusals < REFUSALS_MAX:
                 raise Retryable(1.0, "too large")
             raise PiecesNeeded(batch.token, IN_PIECES, "too large")
         super().write(batch)
