@@ -35,9 +35,7 @@ K = TypeVar("K", bound=Hashable)
 # Bytes of a dead letter that its table keeps; the dead-letter file or topic keeps all.
 DEAD_VALUE_BYTES_MAX = 64 * 1024
 
-# A worker sees the same few runs, writers and metrics all day.
-run_key = lru_cache(65_536)(identity.run_key)
-metric_id = lru_cache(65_536)(identity.metric_id)
+# A worker sees the same few writers and attempts all day.
 writer_key = lru_cache(65_536)(identity.writer_key)
 attempt_key = lru_cache(65_536)(identity.attempt_key)
 
@@ -51,7 +49,6 @@ def metric_rows(batches: Sequence[MetricColumns]) -> bytes:
         [per_batch[start : start + len(batch.names)][batch.name_idx]
          for start, batch in zip(starts, batches, strict=True)]
     )  # fmt: skip
-    ids = np.array([metric_id(name) for name in names], "<u8")
 
     def spread(values: Sequence[int], dtype: str) -> Array:
         return np.repeat(np.array(values, dtype), lengths)
@@ -61,7 +58,6 @@ def metric_rows(batches: Sequence[MetricColumns]) -> bytes:
 
     columns = _run_columns(batches, lengths)
     columns += [
-        native.numbers("metric_id", "UInt64", ids[metric]),
         native.low_cardinality("metric", names, metric),
         native.numbers("rank", "Int64", spread([b.rank for b in batches], "<i8")),
         native.numbers("attempt", "UInt64", spread(_attempts(batches), "<u8")),
@@ -108,7 +104,6 @@ def rollup_rows(batches: Sequence[MetricColumns], append_at_ns: int) -> bytes:
     """Build the block for `metric_rollup`: one row per series of the batches."""
     rolled = roll_up(batches)
     projects, runs, ranks, attempts, names = zip(*rolled.series, strict=True)
-    keys, key = _dictionary(list(zip(projects, runs, strict=True)))
     newest = [
         instants("append_at", [append_at_ns] * len(rolled.series)),
         native.numbers("place_at", "DateTime64(3)", rolled.place_ms),
@@ -120,9 +115,7 @@ def rollup_rows(batches: Sequence[MetricColumns], append_at_ns: int) -> bytes:
     return native.block(
         [
             native.strings("project", projects),
-            native.keys128("run_key", [run_key(*run) for run in keys], key),
             native.strings("run_id", runs),
-            native.numbers("metric_id", "UInt64", [metric_id(name) for name in names]),
             native.strings("metric", names),
             native.numbers("rank", "Int64", ranks),
             native.numbers("attempt", "UInt64", [attempt_key(name) for name in attempts]),
@@ -250,12 +243,10 @@ def _run_columns(events: Sequence[Event] | Sequence[MetricColumns], lengths: Arr
     Shapes: lengths [events].
     """
     projects, project = _dictionary([e.project for e in events])
-    runs, run = _dictionary([(e.project, e.run_id) for e in events])
     ids, run_id = _dictionary([e.run_id for e in events])
     return [
         native.low_cardinality("project", projects, np.repeat(project, lengths)),
         native.low_cardinality("run_id", ids, np.repeat(run_id, lengths)),
-        native.keys128("run_key", [run_key(*r) for r in runs], np.repeat(run, lengths)),
     ]
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from clickhouse_connect.driver.client import Client
 
-from runwire_consumers.clickhouse import rows as rows_of
 from runwire_consumers.clickhouse.batch_blocks import BatchBlocks, build_blocks, build_books
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
 from runwire_consumers.clickhouse.inserts import Insert, Inserts
@@ -156,10 +155,10 @@ class ClickHouseSink:
 
     def _history(self, batches: Sequence[MetricColumns]) -> History:
         """Return the greatest steps stored so far for the runs and ranks of the batches."""
-        keys = _key_list({(b.project, b.run_id) for b in batches})
         answer = self._client().query(
             "SELECT project, run_id, rank, metric, max(last_step) FROM metric_rollup "
-            f"WHERE run_key IN ({keys}) GROUP BY project, run_id, rank, metric"
+            "WHERE (project, run_id) IN %(runs)s GROUP BY project, run_id, rank, metric",
+            parameters={"runs": tuple(sorted({(b.project, b.run_id) for b in batches}))},
         )
         history: History = {}
         for project, run_id, rank, metric, step in answer.result_rows:
@@ -175,18 +174,15 @@ class ClickHouseSink:
             ):
                 runs.add((event.project, event.run_id))
         if runs - self._deleted:
-            statement = NOTE_UNTIDY.format(keys=_key_list(runs - self._deleted))
-            # No token: after a deletion the same rows must be taken again.
-            self._client().command(statement, settings={"insert_deduplicate": 0})
+            self._client().command(
+                NOTE_UNTIDY,
+                parameters={"runs": tuple(sorted(runs - self._deleted))},
+                # No token: after a deletion the same rows must be taken again.
+                settings={"insert_deduplicate": 0},
+            )
 
     def _refresh_tombstones(self) -> None:
         now_s = self._clock.monotonic_s()
         if self._deleted_at_s is None or now_s - self._deleted_at_s >= TOMBSTONES_REFRESH_S:
             self._deleted = deleted_runs(self._client())
             self._deleted_at_s = now_s
-
-
-def _key_list(runs: set[tuple[str, str]]) -> str:
-    """Return the keys of the runs as SQL text: a literal beyond 64 bits is read as a float."""
-    numbers = [int.from_bytes(rows_of.run_key(*run), "little") for run in sorted(runs)]
-    return ",".join(f"toUInt128('{number}')" for number in numbers)
