@@ -17,11 +17,13 @@ from confluent_kafka import Consumer, Producer
 from brokers import topics
 from embedded import engine, worker
 from measure import figure, machine
-from runwire_consumers.clickhouse import rows
-from runwire_consumers.core.batch import decode_record
+from runwire_consumers.clickhouse.metric_rows import metric_rows
+from runwire_consumers.clickhouse.points import sort_points
+from runwire_consumers.core.batch import decode_ahead
 from runwire_consumers.core.source import Record
 from runwire_schemas import codec
 from runwire_schemas.events import MetricBatch
+from runwire_schemas.metric_columns import MetricColumns
 from runwire_schemas.topics import topic_name
 
 RECORDS = 8_000
@@ -116,9 +118,14 @@ def main() -> None:
 def raw_insert(client: Client, values: list[bytes]) -> float:
     """Return the seconds per point to insert prepared blocks into a copy of the table."""
     records = [Record("metric", "p", n, n, 0, data) for n, data in enumerate(values)]
-    block = rows.metric_rows([decode_record(record) for record in records])
+    rows = [row for row in decode_ahead(records) if isinstance(row, MetricColumns)]
+    block = bytes(metric_rows(sort_points(rows)))
     client.command("CREATE TABLE runwire.floor AS runwire.metrics")
-    settings = {"async_insert": 0, "optimize_on_insert": 0}
+    settings = {
+        "async_insert": 0,
+        "optimize_on_insert": 0,
+        "allow_suspicious_low_cardinality_types": 1,
+    }
     start = time.perf_counter()
     for _ in range(4):
         client.raw_insert("runwire.floor", insert_block=block, fmt="Native", settings=settings)

@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from runwire_consumers.core.batch import Batch, BatchBuilder, BatchLimits, Decoded, decode_record
+from runwire_consumers.core.batch import (
+    Batch,
+    BatchBuilder,
+    BatchLimits,
+    Decoded,
+    Decoder,
+    decode_record,
+)
 from runwire_consumers.core.clock import MemoryClock
 from runwire_consumers.core.dead_letters import MemoryDeadLetters
 from runwire_consumers.core.health import Health, SelfMetrics
@@ -154,7 +161,7 @@ class Bench:
         *,
         sink: Sink | None = None,
         source: Source | None = None,
-        decode: Callable[[Record], Decoded] = decode_record,
+        decode: Callable[[Record], Decoded] | None = None,
         polls: int = 20,
     ) -> Worker:
         """A new process life: a worker over what the last one left, until all is quiet."""
@@ -174,7 +181,7 @@ class Bench:
             stop=self.stop,
             metrics=self.metrics,
             health=self.health,
-            decode=decode,
+            decoder=Decoder() if decode is None else Decoder(lambda r: [None] * len(r), decode),
         )
 
 

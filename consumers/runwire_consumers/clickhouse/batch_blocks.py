@@ -10,6 +10,9 @@ from typing import Any, Protocol
 
 from runwire_consumers.clickhouse import rows as rows_of
 from runwire_consumers.clickhouse.blocks import PlacedRow, TablePiece, TableRows
+from runwire_consumers.clickhouse.metric_rows import batch_rows, metric_rows, rollup_rows
+from runwire_consumers.clickhouse.native import Block
+from runwire_consumers.clickhouse.points import SortedPoints, join_rows, sort_points
 from runwire_consumers.clickhouse.refusals import DEAD_LETTER
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.core.batch import Batch
@@ -29,12 +32,14 @@ class _OfRun(Protocol):
 class BatchBlocks:
     """The pieces of each table but `batches`, whose rows need the history of their writers.
 
-    `metrics` are the metric batches of runs that are not deleted; `left_out` counts the rows of
+    `metrics` are the metric batches of runs that are not deleted and `points` their points, None
+    where there are none; `left_out` counts the rows of
     those that are, by kind ("metric" counts points).
     """
 
     tables: dict[str, list[TablePiece]]
     metrics: list[PlacedRow]
+    points: SortedPoints | None
     left_out: Counter[str]
 
 
@@ -62,18 +67,19 @@ def build_blocks(batch: Batch, deleted: Collection[tuple[str, str]]) -> BatchBlo
     if rejected:
         raise RowsRejected(rejected)
     metrics = [item for item in alive.of("metric", batch, batch.metrics) if item.size]
-    roll_up = partial(_encode_rollup, batch.append_at_ns)
+    points = sort_points([item.row for item in metrics]) if metrics else None
+    roll_up = partial(_encode_rollup, points, batch.append_at_ns)
     # One table of both: a second block would carry the same token and be dropped. Letters of
     # rejected rows are last, so that no other letter changes its place.
     letters = [*batch.events.get(DEAD_LETTER, ()), *batch.dead]
     placed = [PlacedRow(place, place, letter) for place, letter in enumerate(letters)]
     for rows in (
         TableRows("metric", "metric_rollup", metrics, roll_up),
-        TableRows("metric", "metrics", metrics, rows_of.metric_rows),
+        TableRows("metric", "metrics", metrics, partial(_encode_points, points)),
         TableRows(DEAD_LETTER, "dead_letters", placed, rows_of.dead_rows),
     ):
         tables[rows.table] = rows.pieces(batch.pieces)
-    return BatchBlocks(tables, metrics, alive.left_out)
+    return BatchBlocks(tables, metrics, points, alive.left_out)
 
 
 def build_books(batch: Batch, blocks: BatchBlocks, untidy: Sequence[bool]) -> list[TablePiece]:
@@ -113,13 +119,24 @@ def _encode_events(
     return build(events, append_at_ns)
 
 
-def _encode_rollup(append_at_ns: int, batches: Sequence[MetricColumns]) -> bytes:
-    return rows_of.rollup_rows(batches, append_at_ns)
+def _encode_points(points: SortedPoints | None, rows: Sequence[MetricColumns]) -> Block:
+    return metric_rows(_sorted(points, rows))
+
+
+def _encode_rollup(
+    points: SortedPoints | None, append_at_ns: int, rows: Sequence[MetricColumns]
+) -> bytes:
+    return rollup_rows(_sorted(points, rows), append_at_ns)
+
+
+def _sorted(points: SortedPoints | None, rows: Sequence[MetricColumns]) -> SortedPoints:
+    """Return the sorted points of the rows, which for a piece are not those of the batch."""
+    return sort_points(rows) if points is None else points.of(rows)
 
 
 def _encode_books(append_at_ns: int, judged: Sequence[tuple[MetricColumns, bool]]) -> bytes:
-    batches, untidy = [batch for batch, _ in judged], [flag for _, flag in judged]
-    return rows_of.batch_rows(batches, append_at_ns, untidy=untidy)
+    joined, untidy = join_rows([row for row, _ in judged]), [flag for _, flag in judged]
+    return batch_rows(joined, append_at_ns, untidy=untidy)
 
 
 def _unencodable(

@@ -7,12 +7,12 @@ of points, so that one large record can be cut too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from runwire_consumers.clickhouse.native import Block
 from runwire_consumers.core.pieces import Pieces
-from runwire_schemas.metric_decode import MetricColumns
 
 __all__ = ["PlacedRow", "TablePiece", "TableRows"]
 
@@ -39,7 +39,7 @@ class PlacedRow:
                 yield bounds, self
             else:
                 points = slice(place - self.place, until - self.place)
-                yield bounds, PlacedRow(place, self.index, _sliced(self.row, points), until - place)
+                yield bounds, PlacedRow(place, self.index, self.row.sliced(points), until - place)
             place = until
 
 
@@ -72,7 +72,7 @@ class TableRows:
     kind: str
     table: str
     placed: Sequence[PlacedRow]
-    encode: Callable[[Sequence[Any]], bytes]
+    encode: Callable[[Sequence[Any]], bytes | Block]
 
     def pieces(self, pieces: Pieces) -> list[TablePiece]:
         """Return the blocks of the pieces. Raises: ValueError, OverflowError."""
@@ -83,14 +83,3 @@ class TableRows:
             TablePiece(self, bounds, [row for _, row in group])
             for bounds, group in groupby(parts, lambda part: part[0])
         ]
-
-
-def _sliced(batch: MetricColumns, points: slice) -> MetricColumns:
-    return replace(
-        batch,
-        seq=batch.seq[points],
-        step=batch.step[points],
-        at_ms=batch.at_ms[points],
-        name_idx=batch.name_idx[points],
-        value=batch.value[points],
-    )

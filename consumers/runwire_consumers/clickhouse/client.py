@@ -9,6 +9,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from clickhouse_connect.driver.httputil import default_pool_manager
 from urllib3.exceptions import HTTPError
 
+from runwire_consumers.clickhouse import native
+from runwire_consumers.clickhouse.native import Block
 from runwire_consumers.core.errors import Fatal, LoginRefused, Retryable, WorkerError
 from runwire_schemas.connections.clickhouse import (
     ClickHouseAddress,
@@ -70,7 +72,7 @@ def connect(url: str, *, create: bool = False) -> Client:
 
 
 def insert_block(
-    client: Client, table: str, block: bytes, *, token: str, is_compressed: bool
+    client: Client, table: str, block: bytes | Block, *, token: str, is_compressed: bool
 ) -> None:
     """Insert one Native block, under a token that makes its repetition harmless.
 
@@ -78,12 +80,16 @@ def insert_block(
     Blocks: until ClickHouse answers, at most for the answer limit.
     Raises: CALL_ERRORS.
     """
+    body, headers = (_compressed(block), {}) if is_compressed else native.to_send(block)
     client.raw_insert(
         table,
-        insert_block=lz4.frame.compress(block) if is_compressed else block,
+        insert_block=body,
         fmt="Native",
         compression="lz4" if is_compressed else None,
+        transport_settings=headers,
         settings={
+            # Columns of few distinct numbers come as dictionaries.
+            "allow_suspicious_low_cardinality_types": 1,
             "async_insert": 0,
             # Reads use FINAL anyway; collapsing at insert too would cost a third of it.
             "optimize_on_insert": 0,
@@ -92,6 +98,13 @@ def insert_block(
             "deduplicate_blocks_in_dependent_materialized_views": 1,
         },
     )
+
+
+def _compressed(block: bytes | Block) -> bytes:
+    compressor = lz4.frame.LZ4FrameCompressor()
+    pieces = [block] if isinstance(block, bytes) else block
+    parts = [compressor.begin(), *map(compressor.compress, pieces), compressor.flush()]
+    return b"".join(parts)
 
 
 def is_elsewhere(url: str) -> bool:

@@ -22,6 +22,7 @@ from clickhouse_connect.driver.client import Client
 from runwire_consumers.clickhouse.blocks import TablePiece
 from runwire_consumers.clickhouse.client import CALL_ERRORS, insert_block, is_elsewhere
 from runwire_consumers.clickhouse.client_pool import ClientPool
+from runwire_consumers.clickhouse.native import Block
 from runwire_consumers.clickhouse.refusals import RefusalRules, is_refusal
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.sink import Refusals
@@ -125,7 +126,7 @@ class Inserts:
             self._stored.add((one.batch.token, one.token))
 
     def _try_joint(self, group: Sequence[Insert]) -> bool:
-        block = b"".join(one.piece.block for one in group)
+        block = b"".join(bytes(one.piece.block) for one in group)
         table = group[0].piece.table
         token = f"{join_tokens(one.batch.token for one in group)}:{table}"
         try:
@@ -140,7 +141,7 @@ class Inserts:
         self._stored |= {(one.batch.token, one.token) for one in group}
         return True
 
-    def _insert(self, table: str, block: bytes, token: str, client: Client) -> None:
+    def _insert(self, table: str, block: bytes | Block, token: str, client: Client) -> None:
         insert_block(client, table, block, token=token, is_compressed=self._is_compressed)
 
     def _is_wanted(self, one: Insert) -> bool:

@@ -1,9 +1,4 @@
-"""Native blocks of all tables, built from the events and metric columns of a batch.
-
-`metric_rollup` gets one row per series, which the worker aggregates itself: a materialized view
-would more than double the time of an insert (0.55 s instead of 0.25 s for a million points), here
-it costs about 0.05 s. A replay changes none of the aggregates.
-"""
+"""Native blocks of the tables of events and dead letters, built from the events of a batch."""
 
 from __future__ import annotations
 
@@ -15,7 +10,6 @@ import numpy as np
 
 from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse.native import Array, Column
-from runwire_consumers.clickhouse.rollup import readable_ms, roll_up
 from runwire_schemas import identity
 from runwire_schemas.events import (
     ArtifactEvent,
@@ -27,9 +21,8 @@ from runwire_schemas.events import (
     ParamEvent,
     RunEvent,
 )
-from runwire_schemas.metric_decode import MetricColumns
+from runwire_schemas.metric_columns import MetricColumns
 
-T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
 
 # Bytes of a dead letter that its table keeps; the dead-letter file or topic keeps all.
@@ -38,94 +31,6 @@ DEAD_VALUE_BYTES_MAX = 64 * 1024
 # A worker sees the same few writers and attempts all day.
 writer_key = lru_cache(65_536)(identity.writer_key)
 attempt_key = lru_cache(65_536)(identity.attempt_key)
-
-
-def metric_rows(batches: Sequence[MetricColumns]) -> bytes:
-    """Build the block for `metrics`: one row per point."""
-    lengths = np.array([batch.points for batch in batches])
-    names, per_batch = _dictionary([name for batch in batches for name in batch.names])
-    starts = np.cumsum([0, *(len(batch.names) for batch in batches)])[:-1]
-    metric = np.concatenate(
-        [per_batch[start : start + len(batch.names)][batch.name_idx]
-         for start, batch in zip(starts, batches, strict=True)]
-    )  # fmt: skip
-
-    def spread(values: Sequence[int], dtype: str) -> Array:
-        return np.repeat(np.array(values, dtype), lengths)
-
-    def joined(field: Callable[[MetricColumns], Array]) -> Array:
-        return np.concatenate([field(batch) for batch in batches])
-
-    columns = _run_columns(batches, lengths)
-    columns += [
-        native.low_cardinality("metric", names, metric),
-        native.numbers("rank", "Int64", spread([b.rank for b in batches], "<i8")),
-        native.numbers("attempt", "UInt64", spread(_attempts(batches), "<u8")),
-        native.numbers("writer", "UInt64", spread(_writers(batches), "<u8")),
-        native.numbers("step", "Int64", joined(lambda b: b.step)),
-        native.numbers("seq", "Int64", joined(lambda b: b.seq)),
-        native.numbers("at", "DateTime64(3)", joined(readable_ms)),
-        native.numbers("value", "Float64", joined(lambda b: b.value)),
-    ]
-    return native.block(columns)
-
-
-def batch_rows(
-    batches: Sequence[MetricColumns], append_at_ns: int, *, untidy: Sequence[bool]
-) -> bytes:
-    """Build the block for `batches`: one row per metric batch.
-
-    Shapes: untidy [batches], true where a batch repeats a step.
-    """
-
-    def numbers(name: str, kind: str, value: Callable[[MetricColumns], int]) -> Column:
-        return native.numbers(name, kind, [value(batch) for batch in batches])
-
-    columns = _run_columns(batches, np.ones(len(batches), "i8"))
-    columns += [
-        numbers("rank", "Int64", lambda b: b.rank),
-        native.numbers("attempt", "UInt64", _attempts(batches)),
-        native.numbers("writer", "UInt64", _writers(batches)),
-        numbers("batch_seq", "Int64", lambda b: b.batch_seq),
-        numbers("points", "UInt64", lambda b: b.points),
-        numbers("first_seq", "Int64", lambda b: b.first_seq),
-        numbers("last_seq", "Int64", lambda b: b.last_seq),
-        numbers("first_step", "Int64", lambda b: int(b.step.min())),
-        numbers("last_step", "Int64", lambda b: int(b.step.max())),
-        numbers("first_at", "DateTime64(3)", lambda b: int(readable_ms(b).min())),
-        numbers("last_at", "DateTime64(3)", lambda b: int(readable_ms(b).max())),
-        native.numbers("untidy", "Bool", untidy),
-        instants("append_at", [append_at_ns] * len(batches)),
-    ]
-    return native.block(columns)
-
-
-def rollup_rows(batches: Sequence[MetricColumns], append_at_ns: int) -> bytes:
-    """Build the block for `metric_rollup`: one row per series of the batches."""
-    rolled = roll_up(batches)
-    projects, runs, ranks, attempts, names = zip(*rolled.series, strict=True)
-    newest = [
-        instants("append_at", [append_at_ns] * len(rolled.series)),
-        native.numbers("place_at", "DateTime64(3)", rolled.place_ms),
-        native.numbers("seq", "Int64", rolled.seq),
-        native.numbers("at", "DateTime64(3)", rolled.at_ms),
-        native.numbers("step", "Int64", rolled.step),
-        native.numbers("value", "Float64", rolled.value),
-    ]
-    return native.block(
-        [
-            native.strings("project", projects),
-            native.strings("run_id", runs),
-            native.strings("metric", names),
-            native.numbers("rank", "Int64", ranks),
-            native.numbers("attempt", "UInt64", [attempt_key(name) for name in attempts]),
-            native.numbers("first_step", "Int64", rolled.first_step),
-            native.numbers("last_step", "Int64", rolled.last_step),
-            native.tuples("newest", newest),
-            native.nullable_floats("min", rolled.min),
-            native.nullable_floats("max", rolled.max),
-        ]
-    )
 
 
 def run_rows(events: Sequence[RunEvent], append_at_ns: int) -> bytes:
@@ -199,7 +104,7 @@ def log_rows(events: Sequence[LogEvent], append_at_ns: int) -> bytes:
 
 def dead_rows(letters: Sequence[DeadLetter]) -> bytes:
     """Build the block for `dead_letters`: one row per letter, with the beginning of its bytes."""
-    columns = _run_columns(letters, np.ones(len(letters), "i8"))
+    columns = run_columns(letters)
     columns += [
         native.numbers("writer", "UInt64", [writer_key(writer_of(e)) for e in letters]),
         instants("at", [e.at_ns for e in letters]),
@@ -227,7 +132,7 @@ def event_columns(
 ) -> list[Column]:
     """Encode the columns that all event tables begin with: run, writer, and times."""
     return [
-        *_run_columns(events, np.ones(len(events), "i8")),
+        *run_columns(events),
         native.numbers("rank", "Int64", [e.rank for e in events]),
         native.numbers("attempt", "UInt64", [attempt_key(e.attempt) for e in events]),
         native.numbers("writer", "UInt64", [writer_key(e.writer) for e in events]),
@@ -237,20 +142,17 @@ def event_columns(
     ]
 
 
-def _run_columns(events: Sequence[Event] | Sequence[MetricColumns], lengths: Array) -> list[Column]:
-    """Encode project and run, those of each event repeated `lengths` times.
-
-    Shapes: lengths [events].
-    """
-    projects, project = _dictionary([e.project for e in events])
-    ids, run_id = _dictionary([e.run_id for e in events])
+def run_columns(events: Sequence[Event] | Sequence[MetricColumns]) -> list[Column]:
+    """Encode project and run of each event."""
+    projects, project = dictionary([e.project for e in events])
+    ids, run_id = dictionary([e.run_id for e in events])
     return [
-        native.low_cardinality("project", projects, np.repeat(project, lengths)),
-        native.low_cardinality("run_id", ids, np.repeat(run_id, lengths)),
+        native.low_cardinality("project", projects, project),
+        native.low_cardinality("run_id", ids, run_id),
     ]
 
 
-def _dictionary(values: Sequence[K]) -> tuple[list[K], Array]:
+def dictionary(values: Sequence[K]) -> tuple[list[K], Array]:
     """Return the distinct values, and the position of each value among them.
 
     Shapes: the positions are [values].
@@ -258,14 +160,6 @@ def _dictionary(values: Sequence[K]) -> tuple[list[K], Array]:
     places: dict[K, int] = {}
     index = [places.setdefault(value, len(places)) for value in values]
     return list(places), np.array(index, "i8")
-
-
-def _attempts(batches: Sequence[MetricColumns]) -> list[int]:
-    return [attempt_key(batch.attempt) for batch in batches]
-
-
-def _writers(batches: Sequence[MetricColumns]) -> list[int]:
-    return [writer_key(batch.writer) for batch in batches]
 
 
 def instants(name: str, at_ns: Sequence[int]) -> Column:

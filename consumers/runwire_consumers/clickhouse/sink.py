@@ -126,7 +126,7 @@ class ClickHouseSink:
         `batches`: what is counted as stored is stored.
         """
         # The history is read before the rollup gets the points of this round.
-        flags = self._tidiness.judge([item.row for _, blocks in built for item in blocks.metrics])
+        flags = self._tidiness.judge([b.points for _, b in built if b.points is not None])
         left = iter(flags)
         untidy = [[next(left) for _ in blocks.metrics] for _, blocks in built]
 

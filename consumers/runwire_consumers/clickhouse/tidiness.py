@@ -11,12 +11,10 @@ worker read the writer, or this one was restarted) it is read from the store.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from runwire_consumers.clickhouse.native import Array
+from runwire_consumers.clickhouse.points import SortedPoints
 from runwire_schemas.metric_decode import MetricColumns
 
 # Greatest step of each metric, by (project, run_id, rank).
@@ -60,24 +58,20 @@ class Tidiness:
         # Runs of the judged batches that may have to be thinned from now on.
         self.suspects: set[tuple[str, str]] = set()
 
-    def judge(self, batches: Sequence[MetricColumns]) -> list[bool]:
-        """Return whether each batch repeats a step; repeatable until `keep`."""
+    def judge(self, parts: Sequence[SortedPoints]) -> list[bool]:
+        """Return whether each row of the parts repeats a step; repeatable until `keep`."""
         self._judged = {}
         self.suspects = set()
-        unknown = [batch for batch in batches if self._past(batch) is None]
+        groups = [_by_writer(points) for points in parts]
+        unknown = [row for group in groups for own in group for row in self._unknown(own.rows)]
         history = self._read_history(unknown) if unknown else {}
-        verdicts = []
-        for batch in batches:
-            past = self._judged.get(batch.writer) or self._past(batch)
-            if past is None or past.batch_seq != batch.batch_seq - 1:
-                stored = history.get((batch.project, batch.run_id, batch.rank), {})
-                past = _Past(batch.batch_seq - 1, stored)
-            last_steps = _steps_after(past.last_steps, batch)
-            verdicts.append(last_steps is None)
-            is_news = last_steps is None and past.last_steps is not None
-            if is_news or batch.writer not in self._pasts:
-                self.suspects.add((batch.project, batch.run_id))
-            self._judged[batch.writer] = _Past(batch.batch_seq, last_steps)
+        verdicts: list[bool] = []
+        for points, group in zip(parts, groups, strict=True):
+            found = [False] * len(points.joined.rows)
+            for own in group:
+                for place, verdict in zip(own.places, self._judge(own, history), strict=True):
+                    found[place] = verdict
+            verdicts += found
         return verdicts
 
     def keep(self, *, but: Collection[str] = ()) -> None:
@@ -90,49 +84,115 @@ class Tidiness:
         while len(self._pasts) > WRITERS_MAX:
             self._pasts.popitem(last=False)
 
-    def _past(self, batch: MetricColumns) -> _Past | None:
-        """Return the state before the batch, None when only the store knows it."""
-        if batch.batch_seq == 0:
+    def _unknown(self, rows: Sequence[MetricColumns]) -> Iterator[MetricColumns]:
+        """Yield the rows of a writer whose past only the store knows."""
+        before: int | None = None
+        for row in rows:
+            if row.batch_seq - 1 != before and self._past(row) is None:
+                yield row
+            before = row.batch_seq
+
+    def _past(self, row: MetricColumns) -> _Past | None:
+        """Return the state before the row, None when only the store knows it."""
+        if row.batch_seq == 0:
             return _Past(-1)
-        past = self._pasts.get(batch.writer)
-        return past if past is not None and past.batch_seq == batch.batch_seq - 1 else None
+        past = self._pasts.get(row.writer)
+        return past if past is not None and past.batch_seq == row.batch_seq - 1 else None
+
+    def _judge(self, own: _WriterRows, history: History) -> list[bool]:
+        past = self._state_before(own.rows[0], history)
+        after = _steps_after_all(past.last_steps, own)
+        if after is not None:
+            self._note(own.rows[0], is_news=False)
+            self._judged[own.writer] = _Past(own.rows[-1].batch_seq, after)
+            return [False] * len(own.rows)
+        return [self._judge_row(row, history) for row in own.rows]
+
+    def _judge_row(self, row: MetricColumns, history: History) -> bool:
+        past = self._state_before(row, history)
+        last_steps = _steps_after(past.last_steps, row)
+        self._note(row, is_news=last_steps is None and past.last_steps is not None)
+        self._judged[row.writer] = _Past(row.batch_seq, last_steps)
+        return last_steps is None
+
+    def _state_before(self, row: MetricColumns, history: History) -> _Past:
+        known = self._judged.get(row.writer)
+        past = known or self._past(row)
+        if past is not None and past.batch_seq == row.batch_seq - 1:
+            return past
+        stored = history.get((row.project, row.run_id, row.rank), {})
+        if known is None or known.batch_seq >= row.batch_seq:
+            return _Past(row.batch_seq - 1, stored)
+        # Batches in between are missing (set aside): those before them are not stored yet.
+        return _Past(row.batch_seq - 1, _greatest(stored, known.last_steps))
+
+    def _note(self, row: MetricColumns, *, is_news: bool) -> None:
+        if is_news or row.writer not in self._pasts:
+            self.suspects.add((row.project, row.run_id))
 
 
-def _steps_after(last_steps: dict[str, int] | None, batch: MetricColumns) -> dict[str, int] | None:
-    """Return the greatest steps after the batch; None when it repeats a step."""
-    if last_steps is None or not _steps_rise(batch):
+@dataclass(slots=True)
+class _WriterRows:
+    """Rows of one writer: their places among the rows of all, and the steps of each metric.
+
+    `steps` holds the first and the last step where all steps rise, else it is None.
+    """
+
+    writer: str
+    places: list[int] = field(default_factory=list)
+    rows: list[MetricColumns] = field(default_factory=list)
+    steps: dict[str, tuple[int, int]] | None = field(default_factory=dict)
+
+
+def _by_writer(points: SortedPoints) -> list[_WriterRows]:
+    found: dict[str, _WriterRows] = {}
+    for place, row in enumerate(points.joined.rows):
+        writer = row.head.writer
+        own = found.get(writer)
+        if own is None:
+            own = found[writer] = _WriterRows(writer)
+        own.places.append(place)
+        own.rows.append(row)
+    first = points.step[points.starts].tolist()
+    last = points.step[points.starts + points.counts - 1].tolist()
+    for index, (one, rises) in enumerate(
+        zip(points.series, points.is_rising.tolist(), strict=True)
+    ):
+        own = found[one.writer]
+        # A writer with several runs, ranks or attempts is looked at row by row.
+        if own.steps is not None and rises and one.metric not in own.steps:
+            own.steps[one.metric] = (first[index], last[index])
+        else:
+            own.steps = None
+    return list(found.values())
+
+
+def _steps_after_all(last_steps: dict[str, int] | None, own: _WriterRows) -> dict[str, int] | None:
+    """Return the greatest steps after all rows; None when one repeats a step, or may do so."""
+    first, last = own.rows[0].batch_seq, own.rows[-1].batch_seq
+    is_gapless = [row.batch_seq for row in own.rows] == list(range(first, last + 1))
+    if last_steps is None or own.steps is None or not is_gapless:
         return None
-    count = len(batch.names)
-    first = np.zeros(count, "i8")
-    last = np.zeros(count, "i8")
-    # With repeated indices numpy keeps the last assignment.
-    first[batch.name_idx[::-1]] = batch.step[::-1]
-    last[batch.name_idx] = batch.step
-    present = np.zeros(count, bool)
-    present[batch.name_idx] = True
-    after = dict(last_steps)
-    for index in np.flatnonzero(present).tolist():
-        name = batch.names[index]
-        if name in last_steps and first[index] <= last_steps[name]:
+    for metric, (step, _) in own.steps.items():
+        if metric in last_steps and step <= last_steps[metric]:
             return None
-        after[name] = int(last[index])
+    return last_steps | {metric: step for metric, (_, step) in own.steps.items()}
+
+
+def _greatest(stored: dict[str, int], known: dict[str, int] | None) -> dict[str, int] | None:
+    if known is None:
+        return None
+    return stored | {m: max(step, stored.get(m, step)) for m, step in known.items()}
+
+
+def _steps_after(last_steps: dict[str, int] | None, row: MetricColumns) -> dict[str, int] | None:
+    """Return the greatest steps after the row; None when it repeats a step."""
+    if last_steps is None:
+        return None
+    after, names = dict(last_steps), row.head.names
+    for index, step in zip(row.name_idx.tolist(), row.step.tolist(), strict=True):
+        name = names[index]
+        if step <= after.get(name, step - 1):
+            return None
+        after[name] = step
     return after
-
-
-def _steps_rise(batch: MetricColumns) -> bool:
-    """Return whether the steps of each metric rise strictly within the batch."""
-    rise: Array = np.diff(batch.step)
-    calls: Array = np.diff(batch.seq)
-    if bool(np.all(rise >= 0)) and bool(np.all(rise[calls != 0] > 0)) and bool(np.all(calls >= 0)):
-        return _distinct_in_calls(batch, calls)
-    order = np.argsort(batch.name_idx, kind="stable")
-    step, name = batch.step[order], batch.name_idx[order]
-    return not bool(np.any((np.diff(name) == 0) & (np.diff(step) <= 0)))
-
-
-def _distinct_in_calls(batch: MetricColumns, calls: Array) -> bool:
-    """Return whether no call has a name twice; fast when names are in index order."""
-    if bool(np.all(np.diff(batch.name_idx)[calls == 0] > 0)):
-        return True
-    pairs = batch.seq * np.int64(len(batch.names)) + batch.name_idx
-    return len(np.unique(pairs)) == len(pairs)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from runwire_consumers.compose.workers import pages, signals, worker_options
+from runwire_consumers.core.batch import Decoder
 from runwire_consumers.core.clock import Deadline, SystemClock
 from runwire_consumers.core.health import Health, SelfMetrics
 from runwire_consumers.core.patience import Stop
@@ -89,7 +90,7 @@ def run_objects(
         stop=stop,
         metrics=metrics,
         health=health,
-        decode=decode_lean,
+        decoder=Decoder(one=decode_lean),
     )
     with signals(stop), pages(health, metrics, settings.metrics_port):
         try:

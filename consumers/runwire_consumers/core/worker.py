@@ -12,16 +12,16 @@ Invariants, in the order in which a crash may test them:
 
 import logging
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from runwire_consumers.core.batch import (
+    DECODER,
     Batch,
     BatchBuilder,
     BatchLimits,
     Decoded,
+    Decoder,
     OpenBatches,
-    decode_record,
 )
 from runwire_consumers.core.clock import Clock, SystemClock
 from runwire_consumers.core.dead_letters import DeadLetters, letter_of
@@ -73,7 +73,7 @@ class Worker:
         stop: Stop | None = None,
         metrics: SelfMetrics | None = None,
         health: Health | None = None,
-        decode: Callable[[Record], Decoded] = decode_record,
+        decoder: Decoder = DECODER,
     ) -> None:
         self._source = source
         self._sink = sink
@@ -83,10 +83,11 @@ class Worker:
         self._stop = stop or Stop()
         self._metrics = metrics or SelfMetrics()
         self._health = health or Health(self._clock)
-        self._decode = decode
+        self._decode = decoder.one
+        self._decode_many = decoder.many
         self._open = OpenBatches(self._options.limits, self._clock, source.lane)
         self._closed: list[Batch] = []  # their intents come next
-        self._carry: deque[Record] = deque()
+        self._carry: deque[tuple[Record, Decoded | None]] = deque()
         self._pending: list[Pending] = []
         self._cut_level = logging.WARNING
         self._no_wait_until_s = float("-inf")  # the registry was waited for, in vain
@@ -151,7 +152,7 @@ class Worker:
                 wait_s = self._options.poll_s / 10  # an idle source must not delay the commit
             polled = self._patience.insist(lambda: self._source.poll(wait_s))
             self._drop_revoked()  # first: the records just polled may be of a partition won back
-            self._carry.extend(polled)
+            self._carry.extend(zip(polled, self._decode_many(polled), strict=True))
             self._replay()
         self._gather_carry()
         if self._open.is_due and not self._round.is_active:
@@ -160,8 +161,12 @@ class Worker:
             self._health.idle()
 
     def _gather_carry(self) -> None:
-        while self._carry and (self._open.continues(self._carry[0]) or not self._open.is_full):
-            self._gather(self._carry.popleft(), self._open)
+        while self._carry and (not self._open.is_full or self._open.continues(self._carry[0][0])):
+            record, decoded = self._carry.popleft()
+            if decoded is None:
+                self._gather(record, self._open)
+            else:
+                self._open.add(record, decoded)
         self._health.pending = self._open.rows + len(self._carry)
         self._metrics.set("runwire_worker_pending_rows", self._health.pending)
 
@@ -238,8 +243,13 @@ class Worker:
 
     def _rebuild(self, pending: Pending) -> Batch:
         builder = BatchBuilder()
-        for record in pending.records:
-            self._gather(record, builder, is_in_pieces=bool(pending.pieces.sizes))
+        for record, decoded in zip(
+            pending.records, self._decode_many(pending.records), strict=True
+        ):
+            if decoded is None:
+                self._gather(record, builder, is_in_pieces=bool(pending.pieces.sizes))
+            else:
+                builder.add(record, decoded)
         batch = builder.close_again(pending)
         _log.info("writing batch %s again: %d rows", batch.token, batch.rows)
         self._metrics.add("runwire_worker_replayed_batches_total")
@@ -251,7 +261,7 @@ class Worker:
         self._metrics.add("runwire_worker_revoked_partitions_total", len(lost))
         self._open.drop(lost)
         self._closed = [batch for batch in self._closed if lost.isdisjoint(batch.spans)]
-        self._carry = deque(record for record in self._carry if record.partition not in lost)
+        self._carry = deque(pair for pair in self._carry if pair[0].partition not in lost)
         self._pending = [one for one in self._pending if lost.isdisjoint(one.spans)]
         self._round.drop(lost)
 

@@ -12,7 +12,7 @@ from runwire_consumers.clickhouse.sink import ClickHouseSink
 from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.clock import Deadline
 from runwire_schemas.events import MetricBatch, RunEvent
-from runwire_schemas.metric_decode import columns_of
+from runwire_schemas.metric_columns import columns_of
 from support.builders import AT_NS, WRITER, run_event
 
 MS = 1_000_000

@@ -318,7 +318,7 @@ def test_deleted_run_stays_deleted_when_its_spool_arrives_late(feed: Any, points
 def _with(batch: Batch, events: list[Any], points: Points) -> Batch:
     from dataclasses import replace
 
-    from runwire_schemas.metric_decode import columns_of
+    from runwire_schemas.metric_columns import columns_of
 
     metrics = [columns_of(e) for e in events if isinstance(e, MetricBatch)]
     return replace(batch, token="late:1", events={"run": [events[0]]}, metrics=metrics)

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from runwire_consumers.clickhouse.points import sort_points
 from runwire_consumers.clickhouse.sink import ClickHouseSink
 from runwire_consumers.clickhouse.tidiness import History, Tidiness
 from runwire_consumers.core.clock import Deadline
 from runwire_schemas.events import MetricBatch
-from runwire_schemas.metric_decode import MetricColumns, columns_of
+from runwire_schemas.metric_columns import MetricColumns, columns_of
 from support.builders import AT_NS, run_event
 
 NAMES = ["a", "b", "c"]
@@ -67,9 +68,10 @@ def test_tidiness_never_misses_a_repeated_step(seed: int) -> None:
             calls = random_calls(rng, step)
             pairs = [(name, at) for at, names in calls for name in names]
             repeats = len(set(pairs)) < len(pairs) or bool(seen & set(pairs))
-            columns = columns_of(batch_of(calls, first_seq=first_seq, number=number))
-            (verdict,) = judge.judge([columns])
-            assert judge.judge([columns]) == [verdict]
+            batch = batch_of(calls, first_seq=first_seq, number=number)
+            points = sort_points([columns_of(batch)])
+            (verdict,) = judge.judge([points])
+            assert judge.judge([points]) == [verdict]
             judge.keep()
             is_untidy = is_untidy or verdict
             assert is_untidy or not repeats, (calls, sorted(seen))
@@ -88,7 +90,7 @@ def test_rising_steps_are_tidy_when_calls_share_a_step() -> None:
     verdicts = []
     for number, start in enumerate(range(0, 20, 3)):
         part = batch_of(calls[start : start + 3], first_seq=start, number=number)
-        verdicts += judge.judge([columns_of(part)])
+        verdicts += judge.judge([sort_points([columns_of(part)])])
         judge.keep()
     assert not any(verdicts)
 

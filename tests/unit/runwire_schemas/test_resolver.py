@@ -57,7 +57,7 @@ def test_the_same_schema_under_another_id_takes_the_fast_path(
     message = codec.encode(metric_batch())
     expected = metric_decode.decode_metric_batch(message)
     for _ in range(2):
-        found = metric_decode.decode_fast(with_id(message, 1))
+        (found,) = metric_decode.decode_fast([with_id(message, 1)])
         assert found is not None
         assert np.array_equal(found.value, expected.value)
     assert asked_ids == [1]

@@ -1,0 +1,120 @@
+"""Native blocks of the tables of points: `metrics`, `metric_rollup` and `batches`.
+
+`metric_rollup` gets one row per series, which the worker aggregates itself: a materialized view
+would more than double the time of an insert. A replay changes none of the aggregates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from runwire_consumers.clickhouse import native
+from runwire_consumers.clickhouse.native import Array, Block, Column
+from runwire_consumers.clickhouse.points import JoinedRows, Series, SortedPoints
+from runwire_consumers.clickhouse.rollup import roll_up
+from runwire_consumers.clickhouse.rows import (
+    K,
+    attempt_key,
+    dictionary,
+    instants,
+    run_columns,
+    writer_key,
+)
+
+
+def metric_rows(points: SortedPoints) -> Block:
+    """Build the block for `metrics`: one row per point, in the order of the table."""
+    order = points.table_order
+
+    def constant(encode: Callable[[list[K], Array], Column], of: Callable[[Series], K]) -> Column:
+        """Encode what all points of a series have in common."""
+        keys, index = dictionary([of(one) for one in points.series])
+        spread = np.repeat(index.astype(native.position_type(len(keys))), points.counts)
+        return encode(keys, spread if order is None else spread[order])
+
+    def text(name: str, of: Callable[[Series], str]) -> Column:
+        return constant(lambda keys, index: native.low_cardinality(name, keys, index), of)
+
+    def number(name: str, kind: str, of: Callable[[Series], int]) -> Column:
+        return constant(lambda keys, index: native.number_dictionary(name, kind, keys, index), of)
+
+    def numbers(name: str, kind: str, values: Array) -> Column:
+        return native.numbers(name, kind, values if order is None else values[order])
+
+    return native.block_in_pieces(
+        [
+            text("project", lambda one: one.project),
+            text("run_id", lambda one: one.run_id),
+            text("metric", lambda one: one.metric),
+            number("rank", "Int32", lambda one: one.rank),
+            number("attempt", "UInt64", lambda one: attempt_key(one.attempt)),
+            number("writer", "UInt64", lambda one: writer_key(one.writer)),
+            numbers("step", "Int64", points.step),
+            numbers("seq", "Int64", points.seq),
+            numbers("at", "DateTime64(3)", points.at_ms),
+            numbers("value", "Float64", points.value),
+        ]
+    )
+
+
+def batch_rows(joined: JoinedRows, append_at_ns: int, *, untidy: Sequence[bool]) -> bytes:
+    """Build the block for `batches`: one row per metric batch.
+
+    Shapes: untidy [rows], true where a batch repeats a step.
+    """
+    rows, first, calls = joined.rows, joined.first_calls, joined.arrays
+
+    def least(name: str, kind: str, values: Array) -> Column:
+        return native.numbers(name, kind, np.minimum.reduceat(values, first))
+
+    def greatest(name: str, kind: str, values: Array) -> Column:
+        return native.numbers(name, kind, np.maximum.reduceat(values, first))
+
+    return native.block(
+        [
+            *run_columns(rows),
+            native.numbers("rank", "Int64", [row.rank for row in rows]),
+            native.numbers("attempt", "UInt64", [attempt_key(row.attempt) for row in rows]),
+            native.numbers("writer", "UInt64", [writer_key(row.writer) for row in rows]),
+            native.numbers("batch_seq", "Int64", [row.batch_seq for row in rows]),
+            native.numbers("points", "UInt64", joined.row_points),
+            least("first_seq", "Int64", calls.call_seq),
+            greatest("last_seq", "Int64", calls.call_seq),
+            least("first_step", "Int64", calls.call_step),
+            greatest("last_step", "Int64", calls.call_step),
+            least("first_at", "DateTime64(3)", joined.at_ms),
+            greatest("last_at", "DateTime64(3)", joined.at_ms),
+            native.numbers("untidy", "Bool", untidy),
+            instants("append_at", [append_at_ns] * len(rows)),
+        ]
+    )
+
+
+def rollup_rows(points: SortedPoints, append_at_ns: int) -> bytes:
+    """Build the block for `metric_rollup`: one row per series of the batches."""
+    rolled = roll_up(points)
+    projects, runs, names, ranks, attempts = zip(*rolled.series, strict=True)
+    newest = [
+        instants("append_at", [append_at_ns] * len(rolled.series)),
+        native.numbers("place_at", "DateTime64(3)", rolled.place_ms),
+        native.numbers("seq", "Int64", rolled.seq),
+        native.numbers("at", "DateTime64(3)", rolled.at_ms),
+        native.numbers("step", "Int64", rolled.step),
+        native.numbers("value", "Float64", rolled.value),
+    ]
+    return native.block(
+        [
+            native.strings("project", projects),
+            native.strings("run_id", runs),
+            native.strings("metric", names),
+            native.numbers("rank", "Int64", ranks),
+            native.numbers("attempt", "UInt64", [attempt_key(name) for name in attempts]),
+            native.numbers("first_step", "Int64", rolled.first_step),
+            native.numbers("last_step", "Int64", rolled.last_step),
+            native.tuples("newest", newest),
+            native.nullable_floats("min", rolled.min),
+            native.nullable_floats("max", rolled.max),
+        ]
+    )
