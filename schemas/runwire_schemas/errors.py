@@ -7,7 +7,8 @@ RunwireError
 │   ├── ClickHouseSettingsError      runwire_schemas.connections.clickhouse
 │   ├── S3SettingsError              runwire_schemas.connections.s3
 │   ├── SecretError                  runwire_schemas.connections.secret
-│   └── RetentionError               runwire_store.retention
+│   ├── RetentionError               runwire_store.retention
+│   └── RuleError                    runwire_consumers.housekeeping.rules
 ├── CommandError                     an expected failure of a command, with its exit status
 │   ├── EngineError, StackError      runwire_consumers: the embedded stack
 │   └── QueryError                   runwire_query
@@ -35,6 +36,7 @@ RunwireError
 │   ├── DownloadError                content cannot be brought to this disk
 │   │   └── DigestMismatch           the store holds other bytes than the manifest names
 │   └── PublishError                 content that the manifest names is missing
+├── ArchiveError                     runwire_consumers: rows of a run cannot be archived or restored
 ├── ArtifactError                    runwire: an artifact could not be kept or brought back
 ├── CheckpointError                  runwire: a checkpoint cannot be saved, found or loaded
 │   ├── DamagedCheckpoint            what is on this disk is not what was saved

@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask, then delete; 1 when the answer is no."""
-    from runwire_consumers.commands.run_choice import choose_run, confirm, opened_client
+    from runwire_consumers.commands.run_choice import choose_run, confirm
+    from runwire_consumers.stack.access import opened_client
     from runwire_disk import paths
 
     root = paths.state_dir(args.dir)
@@ -60,7 +61,7 @@ def _ask(chosen: Sequence[ChosenRun]) -> str:
 def _delete(root: Path, client: Client, chosen: ChosenRun) -> None:
     """Delete the objects and set the mark; a run deleted before may have left some of them."""
     from runwire_consumers.clickhouse.tombstones import DELETED, hide_run
-    from runwire_consumers.commands.run_choice import opened_store
+    from runwire_consumers.stack.access import opened_store
     from runwire_consumers.stack.state import StackError
     from runwire_store.releasing import delete_objects
 

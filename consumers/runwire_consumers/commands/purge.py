@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Do one round, and with --wait wait for its effect."""
     from runwire_consumers import settings as worker_settings
-    from runwire_consumers.commands.run_choice import opened_client
     from runwire_consumers.housekeeping.purge import purge, spooled_runs, wait_until_purged
+    from runwire_consumers.stack.access import opened_client
     from runwire_disk import paths
 
     root = paths.state_dir(args.dir)

@@ -1,21 +1,15 @@
-"""The choice of runs by their whole ids, and the ends that commands about whole runs need."""
+"""The choice of runs by their whole ids, and the question before a deletion."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clickhouse_connect.driver.client import Client
 
     from runwire_consumers.clickhouse.tombstones import Tombstone
-    from runwire_schemas.errors import RunwireError
-    from runwire_store.store import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,46 +62,3 @@ def confirm(question: str) -> bool:
         raise StackError("deleting needs a yes: stdin is no terminal, so give --yes", 2)
     print(f"{question} [y/N] ", end="", flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-@contextmanager
-def opened_client(root: Path) -> Iterator[Client]:
-    """Connect to the ClickHouse of the data root, with write access, for the block.
-
-    Raises: StackError when the server does not answer or refuses, also for calls of the block.
-    """
-    from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
-    from runwire_consumers.core.errors import WorkerError
-    from runwire_consumers.stack.control import writer_url
-    from runwire_consumers.stack.state import StackError
-
-    url = writer_url(root)
-    try:
-        client = connect(url)
-        try:
-            yield client
-        finally:
-            client.close()
-    except CALL_ERRORS as error:
-        raise StackError(str(explain(error, url))) from error
-    except WorkerError as error:
-        raise StackError(str(error)) from error
-
-
-@contextmanager
-def opened_store(root: Path) -> Iterator[ObjectStore]:
-    """Open the object store of the data root for the block.
-
-    Raises: StackError with the store's sentence, also for calls of the block.
-    """
-    from runwire_consumers.stack.state import StackError
-    from runwire_schemas.connections import s3 as s3_settings
-    from runwire_store.open import open_catalog, translating_store_errors
-
-    def as_error(error: RunwireError) -> StackError:
-        return StackError(str(error))
-
-    with translating_store_errors(as_error):
-        s3 = s3_settings.from_environment(os.environ)
-    with open_catalog(s3, root, as_error) as catalog:
-        yield catalog.store

@@ -15,8 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+from runwire_consumers import settings as worker_settings
 from runwire_consumers.clickhouse.engine import Connection, Engine
 from runwire_consumers.stack import agent, lock, logs, state
+from runwire_consumers.stack.housekeeper import Housekeeper
 from runwire_consumers.stack.state import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
 from runwire_disk import paths
@@ -80,6 +82,7 @@ class Supervisor:
         self._connection: Connection | None = None
         self._worker = WorkerProcess(root, metrics_port)
         self._objects: WorkerProcess | None = None
+        self._housekeeper: Housekeeper | None = None
         self._state = state.StackState(pid=os.getpid())
         self._delays = {name: RestartDelay() for name in ("engine", "worker", "objects")}
         if os.environ.get(BROKERS_VARIABLE, "").strip():
@@ -106,6 +109,8 @@ class Supervisor:
         return 0
 
     def _start(self) -> None:
+        every_s = worker_settings.from_environment().housekeeping_s
+        self._housekeeper = Housekeeper(self._root, every_s)
         self._publish("starting the ClickHouse engine")
         self._start_engine()
         self._publish("applying migrations")
@@ -176,10 +181,15 @@ class Supervisor:
                 self._keep_house()
 
     def _keep_house(self) -> None:
-        """Keep logs small, trainers watched and artifacts shipped when their agent was killed."""
+        """Keep logs small, trainers watched, and artifacts shipped if their agent was killed.
+
+        Start the rounds that remove what was deleted.
+        """
         try:
             for log in logs.logs_dir(self._root).glob("*.log"):
                 logs.cap_log(log)
+            if self._housekeeper is not None:
+                self._housekeeper.look(time.monotonic())
             if not local_agents(self._root) and agent.has_work(self._root):
                 agent.ensure_agent(self._root)
         except OSError as error:  # a full disk: the stack itself keeps running
@@ -216,6 +226,8 @@ class Supervisor:
         A second signal skips that wait.
         """
         self._publish(stage)
+        if self._housekeeper is not None:
+            self._housekeeper.stop()
         try:
             if self._objects is not None:
                 self._objects.stop()

@@ -22,6 +22,7 @@ COMMANDS = {
     "down",
     "migrate",
     "purge",
+    "retain",
     "runs",
     "show",
     "spool",

@@ -1,0 +1,280 @@
+"""The archive of a run: its rows as Parquet in the object store, and back, row for row.
+
+An archive exists once its manifest does, which is stored last, after every file was read back. A
+run that comes back is hidden until all its rows are there and their hashes are those of the
+manifest. Both ways may be interrupted anywhere and run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from clickhouse_connect.driver.client import Client
+
+from runwire_consumers.clickhouse.tombstones import (
+    ARCHIVED,
+    RESTORING,
+    Tombstone,
+    find_tombstones,
+    hide_run,
+    of_run,
+    remove_rows,
+)
+from runwire_consumers.housekeeping.archive_manifest import (
+    ArchivedFile,
+    ArchivedTable,
+    ArchiveError,
+    ArchiveManifest,
+    read_archive,
+)
+from runwire_consumers.housekeeping.purge import POLL_S, wait_until_purged
+from runwire_consumers.housekeeping.run_rows import (
+    CHUNK_BYTES,
+    ROWS_PER_FILE,
+    RowsHash,
+    RunTable,
+    is_same,
+    run_tables,
+)
+from runwire_store.layout import archive_key, archive_prefix
+from runwire_store.store import NotFound, ObjectStore
+
+SCRATCH_PREFIX: Final = ".archive-"
+
+
+def archive_run(
+    client: Client, store: ObjectStore, project: str, run_id: str, *, scratch: Path
+) -> ArchiveManifest:
+    """Store the rows of a run and return the manifest; an archive of the same rows is kept.
+
+    Files pass through the folder `scratch`, one at a time.
+    Raises: ArchiveError, StoreAway, StoreRefused, OSError; an error of CALL_ERRORS.
+    """
+    tables = run_tables(client)
+    hashes = _hash_tables(client, tables, project, run_id)
+    known = read_archive(store, project, run_id)
+    if known is not None and _differing(known, hashes) == []:
+        return known
+    stamp_ms = time.time_ns() // 1_000_000
+    files: list[ArchivedFile] = []
+    with _scratch(scratch) as folder:
+        for table in tables:
+            files += _store_table(
+                client,
+                store,
+                table,
+                hashes[table.name],
+                (project, run_id),
+                stamp_ms,
+                folder / "rows.parquet",
+            )
+    changed = [
+        name
+        for name, found in _hash_tables(client, tables, project, run_id).items()
+        if not is_same(name, found, hashes[name])
+    ]
+    if changed:
+        raise ArchiveError(
+            f"rows of run {run_id} were stored while it was archived ({', '.join(changed)}): "
+            "run the command again"
+        )
+    manifest = ArchiveManifest(
+        project=project,
+        run_id=run_id,
+        archived_at_ms=stamp_ms,
+        tables={
+            table.name: ArchivedTable(
+                columns=tuple(table.columns),
+                rows=hashes[table.name].rows,
+                hash=hashes[table.name].hash,
+            )
+            for table in tables
+        },
+        files=tuple(files),
+    )
+    store.put(manifest.key, manifest.to_json())
+    kept = {manifest.key, *(file.key for file in files)}
+    stale = [stat.key for stat in store.list(archive_prefix(project, run_id))]
+    store.delete(key for key in stale if key not in kept)
+    return manifest
+
+
+def hide_archived(client: Client, store: ObjectStore, project: str, run_id: str) -> Tombstone:
+    """Hide a run whose rows are all in its archive; the purge removes them.
+
+    Raises: ArchiveError when the archive is missing or holds other rows; StoreAway, StoreRefused;
+    an error of CALL_ERRORS.
+    """
+    manifest = read_archive(store, project, run_id)
+    if manifest is None:
+        raise ArchiveError(f"run {run_id} of {project} has no archive: its rows stay")
+    differing = _differing(manifest, _hash_tables(client, run_tables(client), project, run_id))
+    if differing:
+        raise ArchiveError(
+            f"run {run_id} has rows that its archive lacks ({', '.join(differing)}): archive it "
+            "again; its rows stay"
+        )
+    return hide_run(client, project, run_id, ARCHIVED)
+
+
+def unarchive_run(
+    client: Client,
+    store: ObjectStore,
+    project: str,
+    run_id: str,
+    *,
+    scratch: Path,
+    report: Callable[[int, dict[str, str]], None],
+) -> ArchiveManifest:
+    """Bring the rows of an archived run back, then show it; the archive stays.
+
+    Raises: ArchiveError, StoreAway, StoreRefused, OSError; an error of CALL_ERRORS.
+    Blocks: also until a purge of its rows that has begun is through; `report` as for that.
+    """
+    manifest = read_archive(store, project, run_id)
+    if manifest is None:
+        raise ArchiveError(f"run {run_id} of {project} has no archive")
+    tables = {table.name: table for table in run_tables(client)}
+    _check_columns(manifest, tables)
+    mark = next(iter(find_tombstones(client, run_id, project)), None)
+    if mark is None and not _differing(manifest, _hash_archived(client, manifest, tables)):
+        return manifest
+    if mark is None and _has_rows(client, tables, manifest):
+        raise ArchiveError(
+            f"run {run_id} of {project} is here, with other rows than its archive: delete one"
+        )
+    if mark is not None and mark.state != RESTORING and not mark.is_purged:
+        wait_until_purged(client, [(project, run_id)], report)
+    restoring = hide_run(client, project, run_id, RESTORING)
+    _forget_purge(client, project, run_id)
+    with _scratch(scratch) as folder:
+        for file in manifest.files:
+            path = folder / "rows.parquet"
+            _fetch(store, file, path)
+            tables[file.table].insert(client, manifest.tables[file.table].columns, path)
+    differing = _differing(manifest, _hash_archived(client, manifest, tables))
+    if differing:
+        raise ArchiveError(
+            f"the rows of run {run_id} are not those of its archive ({', '.join(differing)}); it "
+            "stays hidden: run the command again"
+        )
+    _show(client, restoring)
+    return manifest
+
+
+def _store_table(  # noqa: PLR0917 - one caller
+    client: Client,
+    store: ObjectStore,
+    table: RunTable,
+    wanted: RowsHash,
+    names: tuple[str, str],
+    stamp_ms: int,
+    path: Path,
+) -> Iterator[ArchivedFile]:
+    """Store the files of one table, each proven to hold its rows and to be readable again."""
+    rows, total = 0, 0
+    for part, offset in enumerate(range(0, wanted.rows, ROWS_PER_FILE)):
+        sha256 = table.export(client, names, offset, path)
+        held = table.hash_file(client, path)
+        rows, total = rows + held.rows, (total + int(held.hash, 16)) % 2**64
+        key = archive_key(*names, stamp_ms=stamp_ms, table=table.name, part=part)
+        file = ArchivedFile(table=table.name, key=key, size=path.stat().st_size, sha256=sha256)
+        store.put_file(key, path)
+        path.unlink()
+        _fetch(store, file, path)
+        yield file
+    held = RowsHash(rows, f"{total:016x}")
+    if not is_same(table.name, held, wanted):
+        raise ArchiveError(
+            f"the files of table {table.name} do not hold its rows ({rows} of {wanted.rows}): rows "
+            "were stored meanwhile, or this ClickHouse writes other values as Parquet; try again"
+        )
+
+
+def _fetch(store: ObjectStore, file: ArchivedFile, path: Path) -> None:
+    """Download a file and compare its hash. Raises: ArchiveError."""
+    path.unlink(missing_ok=True)
+    try:
+        store.get_file(file.key, path)
+    except NotFound as error:
+        raise ArchiveError(f"the archive lacks its file {file.key}") from error
+    digest = hashlib.sha256()
+    with path.open("rb") as content:
+        while chunk := content.read(CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != file.sha256:
+        raise ArchiveError(f"the store holds other bytes of {file.key} than were archived")
+
+
+def _hash_tables(
+    client: Client, tables: list[RunTable], project: str, run_id: str
+) -> dict[str, RowsHash]:
+    return {table.name: table.hash_rows(client, project, run_id) for table in tables}
+
+
+def _hash_archived(
+    client: Client, manifest: ArchiveManifest, tables: dict[str, RunTable]
+) -> dict[str, RowsHash]:
+    """Return the hashes of the run's rows over the columns that the archive has."""
+    return {
+        name: tables[name].hash_rows(client, manifest.project, manifest.run_id, archived.columns)
+        for name, archived in manifest.tables.items()
+    }
+
+
+def _differing(manifest: ArchiveManifest, found: dict[str, RowsHash]) -> list[str]:
+    """Return the tables whose rows are not those of the archive."""
+    none = ArchivedTable(columns=(), rows=0, hash=f"{0:016x}")
+    differing = []
+    for name, hashed in found.items():
+        table = manifest.tables.get(name, none)
+        if not is_same(name, hashed, RowsHash(table.rows, table.hash)):
+            differing.append(name)
+    return differing
+
+
+def _check_columns(manifest: ArchiveManifest, tables: dict[str, RunTable]) -> None:
+    for name, archived in manifest.tables.items():
+        lacks = set(archived.columns) - set(tables[name].columns if name in tables else ())
+        if lacks and archived.rows:
+            raise ArchiveError(
+                f"table {name} has no {', '.join(sorted(lacks))} any more, which the archive has: "
+                "use the runwire that made it"
+            )
+
+
+def _has_rows(client: Client, tables: dict[str, RunTable], manifest: ArchiveManifest) -> bool:
+    where = of_run(manifest.project, manifest.run_id)
+    selects = [f"SELECT count() AS n FROM {name} WHERE {where}" for name in tables]
+    return bool(client.command(f"SELECT sum(n) FROM ({' UNION ALL '.join(selects)})"))
+
+
+def _forget_purge(client: Client, project: str, run_id: str) -> None:
+    """Take the mark of a purged run away, before it has rows. Blocks: until it is gone."""
+    remove_rows(client, "purged_runs", of_run(project, run_id))
+    while client.command(f"SELECT count() FROM purged_runs WHERE {of_run(project, run_id)}"):
+        time.sleep(POLL_S)
+
+
+def _show(client: Client, restoring: Tombstone) -> None:
+    """Take away the marks up to this one; a deletion asked for since stays. Blocks: until gone."""
+    where = (
+        f"{of_run(restoring.project, restoring.run_id)} "
+        f"AND deleted_at <= toDateTime64('{restoring.deleted_at:%Y-%m-%d %H:%M:%S.%f}', 3, 'UTC')"
+    )
+    remove_rows(client, "deleted_runs", where)
+    while client.command(f"SELECT count() FROM deleted_runs WHERE {where}"):
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH_PREFIX) as made:
+        yield Path(made)
