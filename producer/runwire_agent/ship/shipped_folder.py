@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
@@ -104,6 +105,7 @@ class ShippedFolder:
             _log.warning("%s", notice)
         self._series = {name: _SeriesInFlight() for name in SERIES}
         self.is_unsaved = False
+        self._fresh: list[Cut] = []  # read, and not sent yet
         # The last look had news, or there was none yet.
         self.is_unseen = True
         self._replayed_to = 0
@@ -115,9 +117,24 @@ class ShippedFolder:
     @property
     def is_behind(self) -> bool:
         """Tell whether records that were read are not delivered yet."""
-        return any(
+        return bool(self._fresh) or any(
             series.sent or series.again or series.is_failed for series in self._series.values()
         )
+
+    @property
+    def at_rest(self) -> bool:
+        """Tell whether everything that was read is delivered."""
+        return self.reader.at_rest and not self.is_behind
+
+    @property
+    def is_short(self) -> bool:
+        """Tell whether no file descriptor was left at the last look."""
+        return self.reader.is_short
+
+    def has_news(self) -> bool:
+        """Tell cheaply whether `read` would find something, or has cuts to repeat."""
+        metrics = self._series[METRIC]
+        return bool(metrics.again and not metrics.is_failed) or self.reader.has_news()
 
     @property
     def drained(self) -> bool:
@@ -132,9 +149,17 @@ class ShippedFolder:
         return is_resting and not any(series.sent for series in self._series.values())
 
     def aim(self) -> None:
-        """Remember the writer's present position, for `has_reached`. Raises: OSError."""
+        """Remember the writer's present position, for `has_reached`.
+
+        A position that cannot be read is never reached. Raises: FileNotFoundError.
+        """
         self.is_unseen = True
-        self._aim = (progress(self.folder).accepted, 0)
+        try:
+            self._aim = (progress(self.folder).accepted, 0)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            self._aim = (sys.maxsize, 0)
 
     @property
     def has_reached(self) -> bool:
@@ -149,10 +174,11 @@ class ShippedFolder:
         """Tell whether the folder keeps records that no broker takes."""
         return any(self.folder.glob(OVERSIZED_GLOB))
 
-    def take(self) -> int:
-        """Send the next cuts; return how many bytes of the spool were read.
+    def read(self) -> int:
+        """Read the next cuts, which `send` sends; return how many bytes of the spool they were.
 
-        Blocks: one fdatasync of the cuts log. Raises: FileNotFoundError when the folder is gone.
+        Cuts that may have been sent before are sent again at once.
+        Raises: FileNotFoundError when the folder is gone.
         """
         self._aim = (self._aim[0], self._aim[1] + 1)
         metrics = self._series[METRIC]
@@ -162,15 +188,34 @@ class ShippedFolder:
             replayed = self._replay(metrics)
             ready.remove(METRIC)
         self.reader.limit_cuts(self._in_flight.cut_bytes)
-        cuts = self.reader.cut(ready)
+        self._fresh = self.reader.read(ready)
+        news = replayed + sum(cut.spool_bytes for cut in self._fresh)
+        # A look that repeated cuts has not seen what follows them.
+        self.is_unseen = bool(news) or self.is_behind or METRIC not in ready
+        return news
+
+    @property
+    def has_fresh(self) -> bool:
+        """Tell whether cuts wait for `send`."""
+        return bool(self._fresh)
+
+    @property
+    def fresh_bytes(self) -> int:
+        """Return the size of the values that wait for `send`."""
+        return sum(len(cut.value) for cut in self._fresh)
+
+    def send(self) -> None:
+        """Send the cuts that were read; the files of `reader.unsynced` are on the device.
+
+        Blocks: one fdatasync of the cuts log. Raises: OSError.
+        """
+        self.reader.synced()
+        cuts, self._fresh = self._fresh, []
         fresh = [cut for cut in cuts if cut.series == METRIC]
         if fresh:
             self._cuts_log.add(BatchRange(c.first_seq, c.last_seq, c.batch_seq) for c in fresh)
         for cut in cuts:
             self._send(cut)
-        news = replayed + sum(cut.spool_bytes for cut in cuts)
-        self.is_unseen = bool(news) or self.is_behind
-        return news
 
     def settle(self, now_s: float) -> None:
         """Advance past acknowledged cuts; offer refused ones again, after a rest."""

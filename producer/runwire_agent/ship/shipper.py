@@ -21,6 +21,7 @@ from runwire_agent.ship.broker import (
 from runwire_agent.ship.shipped_folder import InFlight, ShippedFolder
 from runwire_disk.spool.folder_set import SKIPPED_RETRY_S, Accepts, FolderSet, LookPace
 from runwire_disk.spool.format import Meta, SpoolError, destination_of
+from runwire_disk.spool.group_sync import sync_files
 from runwire_disk.spool.reader import writer_alive
 
 __all__ = ["Shipper"]
@@ -30,6 +31,7 @@ _log = logging.getLogger("runwire.agent")
 SHIP_GATHER_S = 0.2  # with linger.ms below the promised 0.5 s
 SHIP_REST_S_MAX = 0.3
 SERVE_S = 0.1  # in one call of the broker
+LOOK_S_MAX = 0.3  # after this much reading what was read is sent
 CURSOR_SAVE_S = 0.5
 STUCK_REST_S = 5.0  # a writer over its quota asks about once a second
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024  # of values; the producer's copy doubles it
@@ -70,6 +72,8 @@ class Shipper:
         self._delivered = 0
         self._pace = LookPace(SHIP_GATHER_S, SHIP_REST_S_MAX)
         self._saved_s = float("-inf")
+        self._fresh: list[ShippedFolder] = []  # whose cuts were read, and not sent yet
+        self._fresh_bytes = 0
         self._ask_s, self._ask_at_s, self._left_at = REACHABLE_ASK_S, 0.0, -1
 
     @property
@@ -89,7 +93,8 @@ class Shipper:
         """Tell whether every record read is delivered; folders of live writers stay open."""
         is_refused = bool(self.in_flight.refused)
         is_unseen = any(shipped.is_unseen for shipped in self.folders.readers())
-        return not (is_unseen or self.is_away or self._is_behind or is_refused)
+        is_whole = not (is_unseen or self.is_away or self._is_behind or is_refused)
+        return is_whole and not self.folders.waiting and self.folders.is_tidy
 
     def step(self, timeout_s: float) -> None:
         """Look at folders if a look is due, then serve reports.
@@ -112,19 +117,25 @@ class Shipper:
         """
         self.folders.rescan(at_once=True)
         self._aim()
+        unreached = set(self.folders.waiting)
         self._pace.hurry()
-        while not self._has_reached:
+        while unreached or not self._has_reached:
             if self.is_away or self._clock() >= deadline_s:
                 return False
             self.step(SERVE_S)
+            unreached -= {s.folder for s in self.folders.readers() if s.has_reached}
+            unreached = {folder for folder in unreached if folder.exists()}
         while self._is_behind:
             if self.is_away or self._clock() >= deadline_s:
                 return False
             self._serve(SERVE_S)
         for shipped in self.folders.readers():
             if not writer_alive(shipped.folder):  # once more, so that delivered ones are deleted
-                self.folders.visit_one(shipped.folder, self._take)
-        return True
+                self.folders.visit_one(shipped.folder, self._read)
+        self._hand_on()
+        while not self.folders.is_tidy and self._clock() < deadline_s:
+            self.folders.tidy()
+        return self.folders.is_tidy
 
     def close(self) -> None:
         """Save, release the folders and give up the cuts in flight: they are sent again later."""
@@ -144,24 +155,51 @@ class Shipper:
         self._settle(self._clock())
 
     def _has_room(self) -> bool:
-        return self.in_flight.bytes < IN_FLIGHT_BYTES_MAX
+        return self.in_flight.bytes + self._fresh_bytes < IN_FLIGHT_BYTES_MAX
 
     def _look(self, begin_s: float) -> None:
-        news = self.folders.visit(self._take, has_room=self._has_room)
+        """Read all folders, then sync their files together, then send: synced before delivered."""
+        end_s = begin_s + LOOK_S_MAX
+        news = self.folders.visit(
+            self._read, has_room=lambda: self._has_room() and self._clock() < end_s
+        )
+        self._hand_on()
         self._pace.note(begin_s=begin_s, end_s=self._clock(), has_news=news > 0, news_bytes=news)
+        self.folders.tidy(has_news=news > 0)
 
     def _is_mine(self, folder: Path, meta: Meta) -> bool:
         return destination_of(meta) == self._destination and self._accepts(folder, meta)
 
-    def _take(self, shipped: ShippedFolder) -> int:
+    def _read(self, shipped: ShippedFolder) -> int:
         try:
-            return shipped.take()
+            news = shipped.read()
         except FileNotFoundError:
             raise
         except (OSError, SpoolError) as error:
-            self.folders.log_once(shipped.folder, f"cannot be shipped for now: {error}")
-            self.folders.release(shipped.folder, retry_s=SKIPPED_RETRY_S)
-        return 0
+            self._give_up(shipped, error)
+            return 0
+        if shipped.has_fresh:
+            self._fresh.append(shipped)
+            self._fresh_bytes += shipped.fresh_bytes
+        return news
+
+    def _hand_on(self) -> None:
+        """Sync what was read, and send it."""
+        ready, self._fresh, self._fresh_bytes = self._fresh, [], 0
+        files = {fd: shipped for shipped in ready for fd in shipped.reader.unsynced()}
+        failed = {files[fd]: error for fd, error in sync_files(files).items()}
+        for shipped in ready:
+            try:
+                if shipped in failed:
+                    raise failed[shipped]
+                shipped.send()
+            except OSError as error:
+                self._give_up(shipped, error)
+
+    def _give_up(self, shipped: ShippedFolder, error: Exception) -> None:
+        """Release a folder that cannot be read now; it is read again from its saved position."""
+        self.folders.log_once(shipped.folder, f"cannot be shipped for now: {error}")
+        self.folders.release(shipped.folder, retry_s=SKIPPED_RETRY_S)
 
     def _aim(self) -> None:
         """Remember every writer's present position, for `_has_reached`."""
