@@ -19,10 +19,11 @@ from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.spool.journal import CutRange, Intent, Journal
 from runwire_disk.paths import spool_dir
 from runwire_disk.spool.cut import Cut
-from runwire_disk.spool.folder_set import MUCH_BYTES, FolderSet, LookPace
+from runwire_disk.spool.folder_set import FolderSet
 from runwire_disk.spool.format import LOCAL, SpoolBusy, SpoolError
 from runwire_disk.spool.group_sync import sync_files
 from runwire_disk.spool.letters import LOSS_INDEX, loss_of, partition_of
+from runwire_disk.spool.look_pace import MUCH_BYTES, LookPace
 from runwire_disk.spool.reader import FolderReader
 
 _log = logging.getLogger("runwire.spool")

@@ -19,9 +19,10 @@ from runwire_agent.ship.broker import (
     keep_bundled_id,
 )
 from runwire_agent.ship.shipped_folder import InFlight, ShippedFolder
-from runwire_disk.spool.folder_set import SKIPPED_RETRY_S, Accepts, FolderSet, LookPace
+from runwire_disk.spool.folder_set import SKIPPED_RETRY_S, Accepts, FolderSet
 from runwire_disk.spool.format import Meta, SpoolError, destination_of
 from runwire_disk.spool.group_sync import sync_files
+from runwire_disk.spool.look_pace import LookPace
 from runwire_disk.spool.reader import writer_alive
 
 __all__ = ["Shipper"]

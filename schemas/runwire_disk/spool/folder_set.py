@@ -26,7 +26,7 @@ from runwire_disk.spool.format import ENDED_FILE, Meta, SpoolBusy, SpoolError
 from runwire_disk.spool.progress import lifecycle_end
 from runwire_disk.spool.reader import list_folders, read_meta
 
-__all__ = ["Accepts", "FolderSet", "HeldFolder", "LookPace"]
+__all__ = ["Accepts", "FolderSet", "HeldFolder"]
 
 _log = logging.getLogger("runwire.spool")
 
@@ -40,11 +40,6 @@ DESCRIPTORS_EACH = 5  # of a folder at most: its lock, and a segment of each ser
 TURN_S = 0.5  # that a folder is held at least, while others wait for descriptors
 # The agent looks twice a second and may just be starting; the points are delivered either way.
 AGENT_GRACE_S = 10.0
-
-IDLE_LOOK_S = 0.1  # how often an idle spool is looked at
-MUCH_BYTES = 128 * 1024  # after this much the next look is worth while at once
-REST_SHARE = 3  # rest this many times as long as a look took
-IDLE_REST_SHARE = 50  # the same after a look without news: a spool at rest costs 2 % of a core
 
 Accepts = Callable[[Path, Meta], bool]
 
@@ -95,32 +90,6 @@ class HeldFolder(Protocol):
 
 
 H = TypeVar("H", bound=HeldFolder)
-
-
-@dataclass(slots=True)
-class LookPace:
-    """Time of the next look at the folders: at once after much news, else after a rest.
-
-    After little news it waits `gather_s` for more. A look that took long is followed by a longer
-    rest, of at most `rest_s_max`.
-    """
-
-    gather_s: float
-    rest_s_max: float
-    next_s: float = float("-inf")
-
-    def note(self, *, begin_s: float, end_s: float, has_news: bool, news_bytes: int) -> None:
-        """Plan the next look after one from `begin_s` to `end_s`."""
-        if news_bytes >= MUCH_BYTES:
-            self.next_s = end_s
-            return
-        share = REST_SHARE if has_news else IDLE_REST_SHARE
-        rest_s = min(self.rest_s_max, share * (end_s - begin_s))
-        self.next_s = end_s + max(self.gather_s if has_news else IDLE_LOOK_S, rest_s)
-
-    def hurry(self) -> None:
-        """Make the next look due now."""
-        self.next_s = float("-inf")
 
 
 @dataclass(slots=True)

@@ -13,7 +13,8 @@ from runwire_consumers.core.pieces import WHOLE
 from runwire_consumers.core.source import Record, Span
 from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import GATHER_S_MAX, POINTS_MAX, SpoolSource
-from runwire_disk.spool.folder_set import AGENT_GRACE_S, MUCH_BYTES
+from runwire_disk.spool.folder_set import AGENT_GRACE_S
+from runwire_disk.spool.look_pace import MUCH_BYTES
 from runwire_disk.spool.reader import FolderReader
 from support.builders import Bench
 from support.spools import metric_log, new_writer

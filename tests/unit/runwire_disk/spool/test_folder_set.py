@@ -19,13 +19,9 @@ from runwire_disk.spool.folder_set import (
     DESCRIPTORS_EACH,
     FULL_LOOK_S,
     IDLE_BUDGET_S,
-    IDLE_LOOK_S,
-    MUCH_BYTES,
     RESCAN_S,
-    REST_SHARE,
     SKIPPED_RETRY_S,
     FolderSet,
-    LookPace,
 )
 from runwire_disk.spool.format import ENDED_FILE, META_FILE, read_cursor
 from runwire_disk.spool.reader import FolderReader
@@ -435,23 +431,3 @@ def test_error_of_a_visit_reaches_the_caller(rig: Rig) -> None:
     assert rig.folders.get(writer.folder) is not None
     assert rig.round() == [writer.folder]
     writer.close()
-
-
-@pytest.mark.parametrize(
-    ("took_s", "news_bytes", "rest_s"),
-    [
-        (0.0, 0, IDLE_LOOK_S),
-        (0.0, 1, 0.25),
-        (1.0, MUCH_BYTES, 0.0),
-        (0.1, 1, REST_SHARE * 0.1),
-        (10.0, 0, 0.5),
-    ],
-)
-def test_next_look_waits_by_news_and_cost(took_s: float, news_bytes: int, rest_s: float) -> None:
-    """Much news: at once. Little: gather more. A long look: a rest in proportion, bounded."""
-    pace = LookPace(0.25, 0.5)
-    assert pace.next_s < 0
-    pace.note(begin_s=0.0, end_s=took_s, has_news=news_bytes > 0, news_bytes=news_bytes)
-    assert pace.next_s == pytest.approx(took_s + rest_s)
-    pace.hurry()
-    assert pace.next_s < 0
