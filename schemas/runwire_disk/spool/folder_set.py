@@ -17,16 +17,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from runwire_disk.descriptors import descriptors_left
 from runwire_disk.files import NO_DESCRIPTORS
 from runwire_disk.paths import spool_dir
 from runwire_disk.spool.format import ENDED_FILE, Meta, SpoolBusy, SpoolError
+from runwire_disk.spool.held_folder import HeldFolder
 from runwire_disk.spool.progress import lifecycle_end
 from runwire_disk.spool.reader import list_folders, read_meta
 
-__all__ = ["Accepts", "FolderSet", "HeldFolder"]
+__all__ = ["Accepts", "FolderSet"]
 
 _log = logging.getLogger("runwire.spool")
 
@@ -42,51 +43,6 @@ TURN_S = 0.5  # that a folder is held at least, while others wait for descriptor
 AGENT_GRACE_S = 10.0
 
 Accepts = Callable[[Path, Meta], bool]
-
-
-class HeldFolder(Protocol):
-    """One folder in the hands of its one reader: a `FolderReader`, or an object that has one."""
-
-    @property
-    def folder(self) -> Path:
-        """Path of the folder."""
-        ...
-
-    @property
-    def meta(self) -> Meta:
-        """Identity of the writer."""
-        ...
-
-    @property
-    def drained(self) -> bool:
-        """Whether the writer is gone and everything it committed is delivered."""
-        ...
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether everything that was read is delivered, so that it may be closed."""
-        ...
-
-    @property
-    def is_short(self) -> bool:
-        """Whether the last look had no file descriptor left for a segment."""
-        ...
-
-    def has_news(self) -> bool:
-        """Tell cheaply whether a visit would find something. Raises: FileNotFoundError."""
-        ...
-
-    def save(self) -> None:
-        """Write the committed position beside the segments. Raises: OSError."""
-        ...
-
-    def remove(self) -> None:
-        """Delete the folder and release it."""
-        ...
-
-    def close(self) -> None:
-        """Release the folder."""
-        ...
 
 
 H = TypeVar("H", bound=HeldFolder)

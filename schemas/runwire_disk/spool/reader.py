@@ -113,6 +113,15 @@ class FolderReader:
         return {name: reader.committed for name, reader in self._series.items()}
 
     @property
+    def committed_batch_seq(self) -> int:
+        """Return the number after that of the last committed metric cut."""
+        return self._committed_batch_seq
+
+    def has_consumed_segment(self) -> bool:
+        """Tell whether `save` would delete a segment."""
+        return any(reader.has_consumed_segment() for reader in self._series.values())
+
+    @property
     def accepted(self) -> int:
         """Return how many of the writer's accepted points have been read, committed or not."""
         return self._series["metric"].accepted
