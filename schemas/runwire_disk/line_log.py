@@ -138,6 +138,10 @@ class LineLog:
         self._fd, self.size = fd, len(data)
         sync_folder(self.path.parent)
 
+    def is_linked(self) -> bool:
+        """Tell whether the file still has a name; false once somebody deleted it."""
+        return self._fd >= 0 and os.fstat(self._fd).st_nlink > 0
+
     def close(self) -> None:
         """Release the file."""
         if self._fd >= 0:

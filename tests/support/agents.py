@@ -25,6 +25,13 @@ with open(path, "wb", buffering=0) as acks:
 run.finish(timeout=float(sys.argv[4]))
 """
 
+# Becomes another program of this interpreter with these limits on open files.
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
+os.execv(sys.executable, [sys.executable, *sys.argv[3:]])
+"""
+
 
 class Agents:
     """The processes of one data root; `close` ends what is left of them."""
@@ -36,10 +43,20 @@ class Agents:
         self.acks = root / "acks"
 
     def agent(
-        self, kafka: KafkaSettings, *, idle_s: float = 0.3, **environ: str
+        self,
+        kafka: KafkaSettings,
+        *,
+        idle_s: float = 0.3,
+        files: tuple[int, int] | None = None,
+        **environ: str,
     ) -> subprocess.Popen[bytes]:
-        """An agent of `kafka`, as `init` would start one, but a child of the test."""
+        """An agent of `kafka`, as `init` would start one, but a child of the test.
+
+        `files` are its soft and hard limits on open files.
+        """
         words = ["-m", "runwire_agent", "--dir", str(self.root), "--exit-when-idle-s", str(idle_s)]
+        if files is not None:
+            words = ["-c", LIMITED, *map(str, files), *words]
         return self._start(words, kafka.environment() | {"RUNWIRE_AGENT_STAY_S": "60"} | environ)
 
     def local_agent(

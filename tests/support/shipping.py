@@ -46,6 +46,7 @@ class ShippingRig:
         """End without saving anything: the kernel frees the locks, what was sent stays sent."""
         for shipment in self.shipper.folders.readers():
             shipment.close()
+        self.shipper.journal.abandon()
 
     def writer(self, **overrides: Any) -> tuple[SpoolWriter, MetricLog]:
         made = kafka_writer(self.root, **overrides)

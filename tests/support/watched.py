@@ -63,10 +63,10 @@ def agent_events(root: Path) -> list[Event]:
     return events
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+def wait_until(true: Callable[[], bool], within_s: float = DEADLINE_S) -> None:
+    deadline = time.monotonic() + within_s
     while not true():
-        assert time.monotonic() < deadline, f"not within {DEADLINE_S:.0f} s"
+        assert time.monotonic() < deadline, f"not within {within_s:.0f} s"
         time.sleep(0.05)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import resource
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from runwire_consumers.core.worker import Worker, WorkerOptions
 from runwire_consumers.settings import WorkerSettings
 from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import SpoolSource
+from runwire_disk.descriptors import allow_many_files
 from runwire_disk.files import replace_json
 from runwire_disk.paths import connection_file, embedded_dir, letters_dir
 from runwire_schemas.connections.clickhouse import ClickHouseSettings
@@ -40,7 +40,6 @@ _log = logging.getLogger("runwire.worker")
 JOURNAL_DIR = "journal"
 STATE_FILE = "worker.json"
 LOGIN_RETRY_S = 5.0
-FILES_MAX = 65_536  # a spool of thousands of writers keeps a few files open for each
 
 
 class LazySink:
@@ -187,7 +186,7 @@ def run_clickhouse(root: Path, settings: WorkerSettings, parts: WorkerParts) -> 
 
     Its process id and port are written to `worker.json` under `root`.
     """
-    _allow_many_files()
+    allow_many_files()
     clock, stop = SystemClock(), Stop()
     health = Health(clock, stuck_after_s=settings.stuck_after_s)
     worker = Worker(
@@ -279,11 +278,3 @@ def pages(health: Health, metrics: SelfMetrics, port: int) -> Iterator[int]:
 def _write_state(path: Path, port: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     replace_json(path, {"pid": os.getpid(), "metrics_port": port})
-
-
-def _allow_many_files() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

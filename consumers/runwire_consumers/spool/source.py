@@ -19,9 +19,11 @@ from runwire_consumers.core.source import Pending, Record, Span
 from runwire_consumers.spool.journal import CutRange, Intent, Journal
 from runwire_disk.paths import spool_dir
 from runwire_disk.spool.cut import Cut
-from runwire_disk.spool.folder_set import MUCH_BYTES, FolderSet, LookPace
+from runwire_disk.spool.folder_set import FolderSet
 from runwire_disk.spool.format import LOCAL, SpoolBusy, SpoolError
+from runwire_disk.spool.group_sync import sync_files
 from runwire_disk.spool.letters import LOSS_INDEX, loss_of, partition_of
+from runwire_disk.spool.look_pace import MUCH_BYTES, LookPace
 from runwire_disk.spool.reader import FolderReader
 
 _log = logging.getLogger("runwire.spool")
@@ -29,6 +31,7 @@ _log = logging.getLogger("runwire.spool")
 METRIC_SERIES = "metric"
 READ_GATHER_S = 0.25  # each cut costs a row of bookkeeping
 READ_REST_S_MAX = 0.5  # news must be seen within a second
+GATHER_S_MAX = 0.3  # of one poll; its last look may take longer
 POINTS_MAX = 1_000_000  # of one poll: about one batch
 
 
@@ -161,11 +164,12 @@ class SpoolSource:
         self._journal.close()
 
     def _gather(self, begin_s: float) -> list[Record]:
+        """Read until there is little news, for a moment: what was read must not wait for more."""
         records: list[Record] = []
+        end_s = begin_s + GATHER_S_MAX
         points = size = 0
         while points < POINTS_MAX:
-            cuts: list[tuple[str, Cut]] = []
-            self._folders.visit(partial(_read_folder, cuts))
+            cuts = self._look()
             now_ns = self._clock.unix_ns()
             for name, cut in cuts:
                 records += _records(cut, now_ns)
@@ -173,7 +177,7 @@ class SpoolSource:
                 points += cut.points
             news = sum(cut.spool_bytes for _, cut in cuts)
             size += news
-            if news < MUCH_BYTES:
+            if news < MUCH_BYTES or self._clock.monotonic_s() >= end_s:
                 break
         self._pace.note(
             begin_s=begin_s,
@@ -181,7 +185,19 @@ class SpoolSource:
             has_news=bool(records),
             news_bytes=size,
         )
+        self._folders.tidy(has_news=bool(records))
         return records
+
+    def _look(self) -> list[tuple[str, Cut]]:
+        """Read all folders, then sync their files together: synced before delivered."""
+        cuts: list[tuple[str, Cut]] = []
+        readers: list[FolderReader] = []
+        self._folders.visit(partial(_read_folder, cuts, readers))
+        for error in sync_files(fd for reader in readers for fd in reader.unsynced()).values():
+            raise error
+        for reader in readers:
+            reader.synced()
+        return cuts
 
     def _enter(self, folder: str, cut: Cut, stamp_ns: int) -> None:
         entry = CutRange(
@@ -239,16 +255,20 @@ class SpoolSource:
         self._intent = None
 
 
-def _read_folder(cuts: list[tuple[str, Cut]], reader: FolderReader) -> int:
-    """Add the next cuts of a folder; return their number."""
+def _read_folder(
+    cuts: list[tuple[str, Cut]], readers: list[FolderReader], reader: FolderReader
+) -> int:
+    """Add the next cuts of a folder, and the folder if it has any; return their number."""
     try:
-        fresh = reader.cut()
+        fresh = reader.read()
     except FileNotFoundError:
         raise
     except Exception as error:
         error.add_note(f"while reading spool folder {reader.folder}")
         raise
-    cuts += [(reader.folder.name, cut) for cut in fresh]
+    if fresh:
+        cuts += [(reader.folder.name, cut) for cut in fresh]
+        readers.append(reader)
     return len(fresh)
 
 

@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     Blocks: until then. Raises: CommandError when the data root cannot be used.
     """
     from runwire_agent.agent import agent_lock, make_agent
+    from runwire_disk.descriptors import allow_many_files
     from runwire_disk.settings import NodeSettings
     from runwire_schemas.errors import CommandError
 
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         stream=sys.stderr,
         format="%(asctime)s agent %(process)d %(levelname)s %(message)s",
     )
+    allow_many_files()
     settings = NodeSettings.resolve({"dir": args.dir})
     lock = agent_lock(settings)
     try:

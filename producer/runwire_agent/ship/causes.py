@@ -21,6 +21,7 @@ from runwire_agent.ship.broker import (
     UNREACHABLE,
     Failure,
 )
+from runwire_disk.files import DESCRIPTORS_ADVICE
 from runwire_schemas.connections.kafka import KafkaSettings, advertised_name
 
 __all__ = ["connection_failure", "delivery_failure", "graver"]
@@ -37,6 +38,9 @@ def connection_failure(settings: KafkaSettings, name: str, reason: str) -> Failu
     """Return the cause of a client error; `name` is librdkafka's, `reason` its words."""
     where = settings.bootstrap_servers
     words = _last_words(reason)
+    if "Too many open files" in reason:
+        advice = DESCRIPTORS_ADVICE.rstrip(".")
+        return Failure(UNREACHABLE, f"no connection to {where} can be opened. {advice}")
     if name in ("_AUTHENTICATION", *_LOGIN):
         secret = settings.sasl_password_file or "RUNWIRE_KAFKA_SASL_PASSWORD"
         mechanism = settings.sasl_mechanism.upper() or "SCRAM-SHA-512"

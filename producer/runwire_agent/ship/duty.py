@@ -105,6 +105,7 @@ class ShipDuty:
         """Leave folders and connection to the parent process, in a forked child of it."""
         self.shipper.in_flight.broker.abandon()
         self.shipper.folders.close()
+        self.shipper.journal.abandon()
 
 
 def make_shipper(

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from runwire_agent.ship.broker import (
     GIVEN_UP,
     TOO_LARGE,
-    Broker,
     Failure,
     Message,
-    ValueOf,
-    keep_bundled_id,
 )
-from runwire_agent.ship.cuts_log import BatchRange, CutsLog
+from runwire_agent.ship.cut_journal import CutJournal
+from runwire_agent.ship.folder_cuts import BatchRange, FolderCuts
+from runwire_agent.ship.in_flight import REFUSED_RETRY_S, InFlight, Sent, SeriesInFlight
 from runwire_agent.ship.messages import letter_message, messages_of
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.format import OVERSIZED_GLOB, SERIES, SpoolError, oversized_name
 from runwire_disk.spool.letters import Loss
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import FolderReader
-from runwire_disk.spool.series_reader import CUT_BYTES
 
-__all__ = ["InFlight", "ShippedFolder"]
+__all__ = ["ShippedFolder"]
 
 _log = logging.getLogger("runwire.agent")
 
-METRIC = "metric"
-# Between two offers of a series that its topic refuses; doubled each time.
-REFUSED_RETRY_S, REFUSED_RETRY_S_MAX = 1.0, 30.0
+METRIC, LIFECYCLE = "metric", "lifecycle"
+SAVE_S = 5.0  # between two cursors of a folder that has news all the time
+QUIET_S = 1.5  # after this much without an acknowledgement a writer counts as quiet
+REFUSED_RETRY_S_MAX = 30.0
 # A series refused for longer than this is stuck.
 STUCK_RETRY_S = 8 * REFUSED_RETRY_S
 RESEND_S = 0.1  # before records are offered again for another reason than a refusal
@@ -42,47 +41,6 @@ CUT_BYTES_MIN = 1024
 QUEUE_FULL_POLLS, QUEUE_FULL_POLL_S = 100, 0.05
 
 
-@dataclass(slots=True)
-class InFlight:
-    """State that all folders of one shipper share: the broker, and the counts of cuts sent to it.
-
-    Units: `bytes` and `batch_bytes_wanted` of values, `cut_bytes` of spool in one metric cut.
-    """
-
-    broker: Broker
-    value_of: ValueOf = keep_bundled_id
-    bytes: int = 0
-    delivered: int = 0
-    points: int = 0
-    set_aside: int = 0
-    refused: dict[str, Failure] = field(default_factory=dict)  # by kind, until it is taken again
-    batch_bytes_wanted: int | None = None
-    cut_bytes: int = CUT_BYTES  # less once a topic refused one
-
-
-@dataclass(slots=True, eq=False)
-class _Sent:
-    """A cut in flight; `waiting` messages of it are not reported yet."""
-
-    cut: Cut
-    waiting: int = 0
-    failure: Failure | None = None
-    kind: str = ""
-    value_bytes: int = 0
-    is_replayed: bool = False
-
-
-@dataclass(slots=True)
-class _SeriesInFlight:
-    """One series of the folder: its unacknowledged cuts, and the cuts to send again first."""
-
-    sent: deque[_Sent] = field(default_factory=deque)
-    again: deque[BatchRange] = field(default_factory=deque)
-    is_failed: bool = False
-    retry_at_s: float = 0.0
-    retry_s: float = REFUSED_RETRY_S
-
-
 class ShippedFolder:
     """The one reader of a spool folder whose records are sent to brokers.
 
@@ -90,20 +48,27 @@ class ShippedFolder:
     OSError.
     """
 
-    def __init__(self, folder: Path, in_flight: InFlight) -> None:
+    def __init__(self, folder: Path, in_flight: InFlight, journal: CutJournal) -> None:
         self.folder = folder
         self.reader = FolderReader(folder)
         self.meta = self.reader.meta
-        self._in_flight = in_flight
+        self._in_flight, self._journal = in_flight, journal
         try:
-            self._cuts_log = CutsLog(folder)
+            self.cuts: FolderCuts = journal.open(
+                folder,
+                self.meta,
+                position=self.reader.positions[METRIC],
+                saved_batch_seq=self.reader.committed_batch_seq,
+            )
         except OSError:
             self.reader.close()
             raise
-        for notice in self._cuts_log.notices:
-            _log.warning("%s", notice)
-        self._series = {name: _SeriesInFlight() for name in SERIES}
-        self.is_unsaved = False
+        while journal.notices:
+            _log.warning("%s", journal.notices.pop(0))
+        self._series = {name: SeriesInFlight() for name in SERIES}
+        self.is_unsaved = self._is_urgent = self._is_closed = False
+        self._saved_s = self._news_s = float("-inf")
+        self._fresh: list[Cut] = []  # read, and not sent yet
         # The last look had news, or there was none yet.
         self.is_unseen = True
         self._replayed_to = 0
@@ -115,9 +80,24 @@ class ShippedFolder:
     @property
     def is_behind(self) -> bool:
         """Tell whether records that were read are not delivered yet."""
-        return any(
+        return bool(self._fresh) or any(
             series.sent or series.again or series.is_failed for series in self._series.values()
         )
+
+    @property
+    def at_rest(self) -> bool:
+        """Tell whether everything that was read is delivered."""
+        return self.reader.at_rest and not self.is_behind
+
+    @property
+    def is_short(self) -> bool:
+        """Tell whether no file descriptor was left at the last look."""
+        return self.reader.is_short
+
+    def has_news(self) -> bool:
+        """Tell cheaply whether `read` would find something, or has cuts to repeat."""
+        metrics = self._series[METRIC]
+        return bool(metrics.again and not metrics.is_failed) or self.reader.has_news()
 
     @property
     def drained(self) -> bool:
@@ -132,9 +112,17 @@ class ShippedFolder:
         return is_resting and not any(series.sent for series in self._series.values())
 
     def aim(self) -> None:
-        """Remember the writer's present position, for `has_reached`. Raises: OSError."""
+        """Remember the writer's present position, for `has_reached`.
+
+        A position that cannot be read is never reached. Raises: FileNotFoundError.
+        """
         self.is_unseen = True
-        self._aim = (progress(self.folder).accepted, 0)
+        try:
+            self._aim = (progress(self.folder).accepted, 0)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            self._aim = (sys.maxsize, 0)
 
     @property
     def has_reached(self) -> bool:
@@ -149,10 +137,11 @@ class ShippedFolder:
         """Tell whether the folder keeps records that no broker takes."""
         return any(self.folder.glob(OVERSIZED_GLOB))
 
-    def take(self) -> int:
-        """Send the next cuts; return how many bytes of the spool were read.
+    def read(self) -> int:
+        """Read the next cuts, which `send` sends; return how many bytes of the spool they were.
 
-        Blocks: one fdatasync of the cuts log. Raises: FileNotFoundError when the folder is gone.
+        Cuts that may have been sent before are sent again at once.
+        Raises: FileNotFoundError when the folder is gone.
         """
         self._aim = (self._aim[0], self._aim[1] + 1)
         metrics = self._series[METRIC]
@@ -162,15 +151,34 @@ class ShippedFolder:
             replayed = self._replay(metrics)
             ready.remove(METRIC)
         self.reader.limit_cuts(self._in_flight.cut_bytes)
-        cuts = self.reader.cut(ready)
-        fresh = [cut for cut in cuts if cut.series == METRIC]
-        if fresh:
-            self._cuts_log.add(BatchRange(c.first_seq, c.last_seq, c.batch_seq) for c in fresh)
+        self._fresh = self.reader.read(ready)
+        news = replayed + sum(cut.spool_bytes for cut in self._fresh)
+        # A look that repeated cuts has not seen what follows them.
+        self.is_unseen = bool(news) or self.is_behind or METRIC not in ready
+        return news
+
+    @property
+    def has_fresh(self) -> bool:
+        """Tell whether cuts wait for `send`."""
+        return bool(self._fresh)
+
+    @property
+    def fresh_bytes(self) -> int:
+        """Return the size of the values that wait for `send`."""
+        return sum(len(cut.value) for cut in self._fresh)
+
+    @property
+    def fresh_ranges(self) -> list[BatchRange]:
+        """Return the metric cuts that must be in the journal before `send`."""
+        metrics = (cut for cut in self._fresh if cut.series == METRIC)
+        return [BatchRange(c.first_seq, c.last_seq, c.batch_seq) for c in metrics]
+
+    def send(self) -> None:
+        """Send the cuts that were read; they are in the journal, and their files are synced."""
+        self.reader.synced()
+        cuts, self._fresh = self._fresh, []
         for cut in cuts:
             self._send(cut)
-        news = replayed + sum(cut.spool_bytes for cut in cuts)
-        self.is_unseen = bool(news) or self.is_behind
-        return news
 
     def settle(self, now_s: float) -> None:
         """Advance past acknowledged cuts; offer refused ones again, after a rest."""
@@ -179,38 +187,61 @@ class ShippedFolder:
                 cut = series.sent.popleft().cut
                 self.reader.advance(name, cut.last_seq + 1, batch_seq=cut.batch_seq + 1)
                 series.retry_s = REFUSED_RETRY_S
-                self.is_unsaved = True
+                self.is_unsaved, self._news_s = True, now_s
+                self._is_urgent |= name == LIFECYCLE
             if not series.is_failed:
                 continue
             if series.sent and not any(sent.waiting for sent in series.sent):
                 self._refused(name, series, now_s)
             if not series.sent and now_s >= series.retry_at_s:
                 self._restart(name, series)
+        if not any(series.is_failed for series in self._series.values()):
+            self._in_flight.reported.discard(self)
 
-    def save(self) -> None:
+    def is_save_due(self, now_s: float) -> bool:
+        """Tell whether to save the cursor now: every few seconds, or because somebody waits.
+
+        The journal makes a replay exact, so the cursor may be old. A quiet writer may be waiting
+        in `flush`, the end of a run in `finish`, and a segment for its deletion.
+        """
+        return self.is_unsaved and (
+            self._is_urgent
+            or now_s - self._saved_s >= SAVE_S
+            or now_s - self._news_s >= QUIET_S
+            or self.reader.has_consumed_segment()
+        )
+
+    def save(self, now_s: float = float("-inf")) -> None:
         """Write the cursor and delete what it covers. Raises: OSError."""
         if self.is_unsaved:
-            self.is_unsaved = False
+            self.is_unsaved = self._is_urgent = False
+            self._saved_s = now_s
             self.reader.save()
-            self._cuts_log.forget(self.reader.positions[METRIC])
+            self._journal.forget(
+                self.cuts, self.reader.positions[METRIC], self.reader.committed_batch_seq
+            )
 
     def remove(self) -> None:
         """Delete the folder of a writer that is gone and wholly delivered."""
-        self._cuts_log.close()
+        self._is_closed = True
+        self._in_flight.reported.discard(self)
+        self._journal.release(self.cuts, is_deleted=True)
         self.reader.remove()
 
     def close(self) -> None:
         """Release the folder; the next reader reads again from the saved position."""
-        self._cuts_log.close()
+        self._is_closed = True  # reports that are still to come are of the next reader's cuts
+        self._in_flight.reported.discard(self)
+        self._journal.release(self.cuts)
         self.reader.close()
 
     def _send(self, cut: Cut, *, is_replayed: bool = False) -> None:
-        sent = _Sent(cut, is_replayed=is_replayed)
+        sent = Sent(cut, is_replayed=is_replayed)
         self._series[cut.series].sent.append(sent)
         for message in messages_of(cut, self.meta, self._in_flight.value_of):
             self._produce(sent, message)
 
-    def _produce(self, sent: _Sent, message: Message) -> None:
+    def _produce(self, sent: Sent, message: Message) -> None:
         size = len(message.value)
         sent.waiting += 1
         sent.value_bytes = max(sent.value_bytes, size)
@@ -222,8 +253,10 @@ class ShippedFolder:
             self._in_flight.broker.poll(QUEUE_FULL_POLL_S)
         done(Failure(GIVEN_UP, "the producer's queue stayed full"))
 
-    def _done(self, sent: _Sent, message: Message, failure: Failure | None) -> None:
+    def _done(self, sent: Sent, message: Message, failure: Failure | None) -> None:
         sent.waiting -= 1
+        if not self._is_closed:
+            self._in_flight.reported.add(self)
         self._in_flight.bytes -= len(message.value)
         if failure is None:
             self._in_flight.delivered += 1
@@ -233,7 +266,7 @@ class ShippedFolder:
             sent.failure, sent.kind = failure, message.kind
             self._series[sent.cut.series].is_failed = True
 
-    def _refused(self, name: str, series: _SeriesInFlight, now_s: float) -> None:
+    def _refused(self, name: str, series: SeriesInFlight, now_s: float) -> None:
         """Plan the next try of a series whose first unacknowledged cut was not taken.
 
         Everything behind it is read again, byte for byte the same, delivered or not.
@@ -264,11 +297,12 @@ class ShippedFolder:
                     cut.batch_seq,
                     cut.writer,
                 )
-            self._cuts_log.split(BatchRange(cut.first_seq, cut.last_seq, cut.batch_seq))
+            refused = BatchRange(cut.first_seq, cut.last_seq, cut.batch_seq)
+            self._journal.add((self.cuts, half) for half in self.cuts.halves(refused))
         else:
             self._set_aside(series, head.cut)
 
-    def _set_aside(self, series: _SeriesInFlight, cut: Cut) -> None:
+    def _set_aside(self, series: SeriesInFlight, cut: Cut) -> None:
         """Keep a record that no broker accepts beside the segments, and send what follows it."""
         path = self.folder / oversized_name(cut.series, cut.first_seq)
         path.write_bytes(cut.value)
@@ -279,12 +313,12 @@ class ShippedFolder:
         )
         _log.error("run %s: %s", self.meta.run_id, reason)
         self._in_flight.set_aside += 1
-        sent = _Sent(cut)
+        sent = Sent(cut)
         series.sent.append(sent)
         loss = Loss(reason=reason, points=cut.points)
         self._produce(sent, letter_message(cut, self.meta, loss, self._in_flight.value_of))
 
-    def _restart(self, name: str, series: _SeriesInFlight) -> None:
+    def _restart(self, name: str, series: SeriesInFlight) -> None:
         series.is_failed = False
         self.reader.rewind([name])
         if name == METRIC:
@@ -293,12 +327,12 @@ class ShippedFolder:
     def _begin_metrics(self) -> None:
         """Queue the cuts that may have been sent, before any new one."""
         position = self.reader.positions[METRIC]
-        self._series[METRIC].again = deque(self._cuts_log.open_cuts(position))
+        self._series[METRIC].again = deque(self.cuts.open_cuts(position))
         self._replayed_to = position
-        self.reader.batch_seq = max(self.reader.batch_seq, self._cuts_log.next_batch_seq)
+        self.reader.batch_seq = max(self.reader.batch_seq, self.cuts.next_batch_seq)
 
-    def _replay(self, series: _SeriesInFlight) -> int:
-        """Send the next cuts of the cuts log again; return their size."""
+    def _replay(self, series: SeriesInFlight) -> int:
+        """Send the next cuts of the journal again; return their size."""
         size = 0
         for _ in range(min(REPLAYS_AT_ONCE, len(series.again))):
             cut = series.again.popleft()
@@ -307,7 +341,7 @@ class ShippedFolder:
             size += self._rebuild(cut)
             self._replayed_to = cut.last_seq + 1
         if not series.again:
-            after = self._cuts_log.next_batch_seq
+            after = self.cuts.next_batch_seq
             self.reader.pass_over(METRIC, self._replayed_to, batch_seq=after)
         return size
 
@@ -325,14 +359,14 @@ class ShippedFolder:
         return sum(len(again.value) for again in cuts)
 
     def _fill(self, first: int, last: int) -> None:
-        """Send records between two cuts of the cuts log; without damage they are layouts only."""
+        """Send records between two cuts of the journal; without damage they are layouts only."""
         if self.reader.is_given_up(METRIC, first):
             return
-        cut = BatchRange(first, last, self._cuts_log.next_batch_seq)
+        cut = BatchRange(first, last, self.cuts.next_batch_seq)
         try:
             cuts = self.reader.replay(METRIC, first, last, batch_seq=cut.batch_seq)
         except SpoolError:
             return
-        self._cuts_log.add([cut])
+        self._journal.add([(self.cuts, cut)])
         for again in cuts:
             self._send(again)

@@ -18,9 +18,13 @@ from runwire_agent.ship.broker import (
     ValueOf,
     keep_bundled_id,
 )
-from runwire_agent.ship.shipped_folder import InFlight, ShippedFolder
-from runwire_disk.spool.folder_set import SKIPPED_RETRY_S, Accepts, FolderSet, LookPace
+from runwire_agent.ship.cut_journal import CutJournal
+from runwire_agent.ship.in_flight import InFlight
+from runwire_agent.ship.shipped_folder import ShippedFolder
+from runwire_disk.spool.folder_set import SKIPPED_RETRY_S, Accepts, FolderSet
 from runwire_disk.spool.format import Meta, SpoolError, destination_of
+from runwire_disk.spool.group_sync import sync_files
+from runwire_disk.spool.look_pace import LookPace
 from runwire_disk.spool.reader import writer_alive
 
 __all__ = ["Shipper"]
@@ -30,7 +34,8 @@ _log = logging.getLogger("runwire.agent")
 SHIP_GATHER_S = 0.2  # with linger.ms below the promised 0.5 s
 SHIP_REST_S_MAX = 0.3
 SERVE_S = 0.1  # in one call of the broker
-CURSOR_SAVE_S = 0.5
+LOOK_S_MAX = 0.3  # after this much reading what was read is sent
+SAVE_LOOK_S = 0.5  # between two looks for cursors to save
 STUCK_REST_S = 5.0  # a writer over its quota asks about once a second
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024  # of values; the producer's copy doubles it
 # Between two questions whether brokers are reachable; one takes 1 s at most.
@@ -56,9 +61,10 @@ class Shipper:
     ) -> None:
         self.in_flight = InFlight(broker, value_of)
         self._destination, self._accepts = destination, accepts
+        self.journal = CutJournal(root, destination)
         self.folders = FolderSet(
             root,
-            lambda folder: ShippedFolder(folder, self.in_flight),
+            lambda folder: ShippedFolder(folder, self.in_flight, self.journal),
             is_mine=self._is_mine,
             stays=lambda shipped: shipped.has_oversized,
             monotonic_s=monotonic_s,
@@ -70,6 +76,8 @@ class Shipper:
         self._delivered = 0
         self._pace = LookPace(SHIP_GATHER_S, SHIP_REST_S_MAX)
         self._saved_s = float("-inf")
+        self._fresh: list[ShippedFolder] = []  # whose cuts were read, and not sent yet
+        self._fresh_bytes = 0
         self._ask_s, self._ask_at_s, self._left_at = REACHABLE_ASK_S, 0.0, -1
 
     @property
@@ -89,7 +97,8 @@ class Shipper:
         """Tell whether every record read is delivered; folders of live writers stay open."""
         is_refused = bool(self.in_flight.refused)
         is_unseen = any(shipped.is_unseen for shipped in self.folders.readers())
-        return not (is_unseen or self.is_away or self._is_behind or is_refused)
+        is_whole = not (is_unseen or self.is_away or self._is_behind or is_refused)
+        return is_whole and not self.folders.waiting and self.folders.is_tidy
 
     def step(self, timeout_s: float) -> None:
         """Look at folders if a look is due, then serve reports.
@@ -112,19 +121,26 @@ class Shipper:
         """
         self.folders.rescan(at_once=True)
         self._aim()
+        unreached = set(self.folders.waiting)
         self._pace.hurry()
-        while not self._has_reached:
+        while unreached or not self._has_reached:
             if self.is_away or self._clock() >= deadline_s:
                 return False
             self.step(SERVE_S)
-        while self._is_behind:
+            unreached -= {s.folder for s in self.folders.readers() if s.has_reached}
+            unreached = {folder for folder in unreached if folder.exists()}
+        while self._is_undelivered:
             if self.is_away or self._clock() >= deadline_s:
                 return False
             self._serve(SERVE_S)
+        self._save()
         for shipped in self.folders.readers():
             if not writer_alive(shipped.folder):  # once more, so that delivered ones are deleted
-                self.folders.visit_one(shipped.folder, self._take)
-        return True
+                self.folders.visit_one(shipped.folder, self._read)
+        self._hand_on()
+        while not self.folders.is_tidy and self._clock() < deadline_s:
+            self.folders.tidy()
+        return self.folders.is_tidy
 
     def close(self) -> None:
         """Save, release the folders and give up the cuts in flight: they are sent again later."""
@@ -132,36 +148,72 @@ class Shipper:
         self._save()
         self.folders.close()
         self.in_flight.broker.close()
+        self.journal.close()
 
     @property
     def _is_behind(self) -> bool:
-        return self.in_flight.bytes > 0 or any(
-            shipped.is_behind or shipped.is_unsaved for shipped in self.folders.readers()
-        )
+        is_unsaved = any(shipped.is_unsaved for shipped in self.folders.readers())
+        return is_unsaved or self._is_undelivered
+
+    @property
+    def _is_undelivered(self) -> bool:
+        is_behind = any(shipped.is_behind for shipped in self.folders.readers())
+        return is_behind or self.in_flight.bytes > 0
 
     def _serve(self, timeout_s: float) -> None:
         self.in_flight.broker.poll(max(0.0, min(timeout_s, SERVE_S)))
         self._settle(self._clock())
 
     def _has_room(self) -> bool:
-        return self.in_flight.bytes < IN_FLIGHT_BYTES_MAX
+        return self.in_flight.bytes + self._fresh_bytes < IN_FLIGHT_BYTES_MAX
 
     def _look(self, begin_s: float) -> None:
-        news = self.folders.visit(self._take, has_room=self._has_room)
+        """Read all folders, then sync their files together, then send: synced before delivered."""
+        end_s = begin_s + LOOK_S_MAX
+        news = self.folders.visit(
+            self._read, has_room=lambda: self._has_room() and self._clock() < end_s
+        )
+        self._hand_on()
         self._pace.note(begin_s=begin_s, end_s=self._clock(), has_news=news > 0, news_bytes=news)
+        self.folders.tidy(has_news=news > 0)
 
     def _is_mine(self, folder: Path, meta: Meta) -> bool:
         return destination_of(meta) == self._destination and self._accepts(folder, meta)
 
-    def _take(self, shipped: ShippedFolder) -> int:
+    def _read(self, shipped: ShippedFolder) -> int:
         try:
-            return shipped.take()
+            news = shipped.read()
         except FileNotFoundError:
             raise
         except (OSError, SpoolError) as error:
-            self.folders.log_once(shipped.folder, f"cannot be shipped for now: {error}")
-            self.folders.release(shipped.folder, retry_s=SKIPPED_RETRY_S)
-        return 0
+            self._give_up(shipped, error)
+            return 0
+        if shipped.has_fresh:
+            self._fresh.append(shipped)
+            self._fresh_bytes += shipped.fresh_bytes
+        return news
+
+    def _hand_on(self) -> None:
+        """Sync what was read, write its cuts down, and send it. Blocks: one more fdatasync."""
+        ready, self._fresh, self._fresh_bytes = self._fresh, [], 0
+        files = {fd: shipped for shipped in ready for fd in shipped.reader.unsynced()}
+        failed = {files[fd]: error for fd, error in sync_files(files).items()}
+        for shipped, error in failed.items():
+            self._give_up(shipped, error)
+        ready = [shipped for shipped in ready if shipped not in failed]
+        try:
+            self.journal.add((s.cuts, cut) for s in ready for cut in s.fresh_ranges)
+        except OSError as error:
+            for shipped in ready:
+                self._give_up(shipped, error)
+            return
+        for shipped in ready:
+            shipped.send()
+
+    def _give_up(self, shipped: ShippedFolder, error: Exception) -> None:
+        """Release a folder that cannot be read now; it is read again from its saved position."""
+        self.folders.log_once(shipped.folder, f"cannot be shipped for now: {error}")
+        self.folders.release(shipped.folder, retry_s=SKIPPED_RETRY_S)
 
     def _aim(self) -> None:
         """Remember every writer's present position, for `_has_reached`."""
@@ -176,11 +228,16 @@ class Shipper:
         """Whether everything written before `_aim` was read."""
         return all(s.has_reached for s in self.folders.readers() if s.is_unseen)
 
-    def _save(self) -> None:
-        """Write the cursors that moved."""
+    def _save(self, *, is_due: Callable[[ShippedFolder], bool] = lambda _: True) -> None:
+        """Write the cursors that moved and are due."""
+        now_s = self._clock()
         for shipped in self.folders.readers():
+            if not is_due(shipped):
+                continue
             try:
-                self.folders.save(shipped.folder)
+                shipped.save(now_s)
+            except FileNotFoundError:
+                self.folders.lose(shipped.folder)
             except OSError as error:
                 self.folders.log_once(shipped.folder, f"cannot keep its position: {error}")
 
@@ -191,16 +248,16 @@ class Shipper:
                 self.folders.release(shipped.folder, retry_s=STUCK_REST_S)
 
     def _settle(self, now_s: float) -> None:
-        for shipped in self.folders.readers():
+        for shipped in list(self.in_flight.reported):
             shipped.settle(now_s)
         if self.in_flight.delivered != self._delivered:
             self._delivered, self.delivered_s = self.in_flight.delivered, now_s
             self.progress_s = now_s
         elif not self.in_flight.bytes:
             self.progress_s = now_s
-        if now_s - self._saved_s >= CURSOR_SAVE_S:
+        if now_s - self._saved_s >= SAVE_LOOK_S:
             self._saved_s = now_s
-            self._save()
+            self._save(is_due=lambda shipped: shipped.is_save_due(now_s))
             self._release_stuck()
         wanted, self.in_flight.batch_bytes_wanted = self.in_flight.batch_bytes_wanted, None
         if wanted is not None:

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runwire_agent.ship.cuts_log import CUTS_LOG_FILE, CutsLog
+from runwire_agent.ship.cut_journal import read_cuts
+from runwire_agent.ship.folder_cuts import CUTS_LOG_FILE, FolderCuts
 from runwire_disk.files import replace_bytes
 from runwire_disk.line_log import read_log
 from runwire_disk.paths import embedded_dir
@@ -83,11 +84,7 @@ def _doubt(reader: FolderReader, is_in_intent: bool) -> str:
             f"its last batch may already be stored by {where}: run `runwire up` once, which "
             "settles that, or add --force (the points would be stored at both)"
         )
-    if not (reader.folder / CUTS_LOG_FILE).exists():
-        return ""
-    journal = CutsLog(reader.folder)
-    journal.close()
-    cuts = journal.open_cuts(reader.positions["metric"])
+    cuts = _cuts_of(reader).open_cuts(reader.positions["metric"])
     if not cuts:
         return ""
     numbers = f"{cuts[0].batch_seq} to {cuts[-1].batch_seq}"
@@ -95,6 +92,11 @@ def _doubt(reader: FolderReader, is_in_intent: bool) -> str:
         f"batches {numbers} may already be stored at {where}: run an agent or `runwire sync` with "
         "that destination once, which settles that, or add --force (the points would be at both)"
     )
+
+
+def _cuts_of(reader: FolderReader) -> FolderCuts:
+    destination, root = destination_of(reader.meta), reader.folder.parent.parent
+    return read_cuts(root, destination, reader.folder, reader.positions["metric"])
 
 
 def _where(meta: Meta) -> str:
@@ -105,19 +107,17 @@ def _where(meta: Meta) -> str:
 
 def _move(reader: FolderReader, kafka: KafkaSettings | None) -> None:
     folder = reader.folder
-    journal = folder / CUTS_LOG_FILE
-    if journal.exists():
-        # A used number stays used: the next cut must not repeat it with other content.
-        kept = CutsLog(folder)
-        kept.close()
-        cursor = read_cursor(folder)
-        cursor.batch_seq = max(cursor.batch_seq, kept.next_batch_seq)
+    # A used number stays used: the next cut must not repeat it with other content.
+    cursor = read_cursor(folder)
+    next_batch_seq = _cuts_of(reader).next_batch_seq
+    if next_batch_seq > cursor.batch_seq:
+        cursor.batch_seq = next_batch_seq
         write_cursor(folder, cursor)
     raw = json.loads((folder / META_FILE).read_text("utf-8"))
     raw["route"] = LOCAL if kafka is None else KAFKA
     raw["destination"] = {} if kafka is None else kafka.public()
     replace_bytes(folder / META_FILE, json.dumps(raw, indent=1).encode(), sync=True)
-    journal.unlink(missing_ok=True)
+    (folder / CUTS_LOG_FILE).unlink(missing_ok=True)
 
 
 def _folders_of_open_intent(root: Path) -> set[str]:

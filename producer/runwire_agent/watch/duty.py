@@ -12,6 +12,7 @@ from runwire_agent.duty import Stay
 from runwire_agent.own_spool import OwnSpool
 from runwire_agent.watch.endings import end_fields, heartbeat_fields, mark_ended
 from runwire_agent.watch.trainers import AgentPlace, TrainerFolders
+from runwire_disk.files import DESCRIPTORS_ADVICE, descriptor_shortage
 from runwire_disk.spool.format import Meta, SpoolError
 from runwire_disk.spool.progress import lifecycle_end, progress
 from runwire_disk.spool.reader import writer_alive
@@ -40,12 +41,13 @@ class WatchDuty:
         self._folders = TrainerFolders(place.root, place.destination)
         self._next_beat_s: dict[Path, float] = {}
         self._retry_at_s: dict[Path, float] = {}
+        self._is_short = False
 
     def tick(self, now_s: float, *, is_last: bool = False) -> None:
         """Look at every unsettled folder once; the last time report every living trainer."""
         if is_last:
             self._next_beat_s.clear()
-        for folder, meta in self._folders.unsettled().items():
+        for folder, meta in self._unsettled().items():
             if now_s < self._retry_at_s.get(folder, now_s):
                 continue
             try:
@@ -71,10 +73,8 @@ class WatchDuty:
     def is_needed(self) -> bool:
         """Whether a trainer of this boot and pid namespace lives, listed afresh."""
         self._folders.forget()
-        return any(
-            self._place.is_here(meta) and writer_alive(folder)
-            for folder, meta in self._folders.unsettled().items()
-        )
+        here = (f for f, meta in self._unsettled().items() if self._place.is_here(meta))
+        return any(map(writer_alive, here)) or self._is_short
 
     def flush(self, deadline_s: float) -> bool:
         """Return true: every tick writes all it has."""
@@ -87,6 +87,20 @@ class WatchDuty:
     def abandon(self) -> None:
         """Stop watching, in a forked child."""
         self._folders.forget()
+
+    def _unsettled(self) -> dict[Path, Meta]:
+        """Return the folders to look at: none for now when no file descriptor is left."""
+        try:
+            unsettled = self._folders.unsettled()
+        except OSError as error:
+            if not descriptor_shortage(error):
+                raise
+            if not self._is_short:
+                _log.warning("trainers cannot be watched for now. %s", DESCRIPTORS_ADVICE)
+            self._is_short = True
+            return {}
+        self._is_short = False
+        return unsettled
 
     def _look(self, folder: Path, meta: Meta, now_s: float) -> None:
         due = now_s >= self._next_beat_s.get(folder, 0.0)

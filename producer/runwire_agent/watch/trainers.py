@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from runwire_disk.agents.lock import AgentLock, lock_path
+from runwire_disk.files import descriptor_shortage
 from runwire_disk.host import boot_id, hostname, pid_namespace
 from runwire_disk.paths import spool_dir
 from runwire_disk.spool.format import ENDED_FILE, LOCAL, Meta, SpoolError, destination_of
@@ -68,7 +69,10 @@ class TrainerFolders:
         self._listed_at_ns = -1
 
     def unsettled(self) -> dict[Path, Meta]:
-        """Return the folders whose writer lives, or whose end is not recorded yet."""
+        """Return the folders whose writer lives, or whose end is not recorded yet.
+
+        Raises: OSError when no file descriptor is left to look with.
+        """
         try:
             changed_ns = spool_dir(self._root).stat().st_mtime_ns
         except OSError:
@@ -77,8 +81,9 @@ class TrainerFolders:
             return {}
         fresh = time.time_ns() - changed_ns < FRESH_S * 1e9
         if fresh or changed_ns != self._listed_at_ns:
-            self._listed_at_ns = changed_ns
+            self._listed_at_ns = -1  # listed again when this listing fails
             self._list()
+            self._listed_at_ns = changed_ns
         return dict(self._open)
 
     def settle(self, folder: Path) -> None:
@@ -101,6 +106,8 @@ class TrainerFolders:
             try:
                 meta = read_meta(folder)
             except SpoolError as error:
+                if isinstance(error.__cause__, OSError) and descriptor_shortage(error.__cause__):
+                    raise error.__cause__ from None
                 if (folder / "meta.json").exists():
                     _log.warning("not watched: %s", error)
                 self._settled.add(folder)

@@ -1,99 +1,51 @@
 """Set of the spool folders that one reader holds: finds them, visits them, lets go of them.
 
-Thousands of writers may sit idle, so a round never visits all of them: folders that had news the
-last time are visited in every round, the others in turn for as long as a small time budget lasts.
+Thousands of writers may sit idle. Every round asks each folder whether it has news, which costs a
+few microseconds; those that have are visited. The others are visited in turn, about once a second
+and for as long as a small time budget lasts: only a visit sees that a writer died.
+
+A folder takes several file descriptors. When they run short, folders wait for those that others
+give back: every folder has its turn, and nobody is left without descriptors.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
+from runwire_disk.descriptors import descriptors_left
+from runwire_disk.files import NO_DESCRIPTORS
 from runwire_disk.paths import spool_dir
 from runwire_disk.spool.format import ENDED_FILE, Meta, SpoolBusy, SpoolError
+from runwire_disk.spool.held_folder import HeldFolder
 from runwire_disk.spool.progress import lifecycle_end
 from runwire_disk.spool.reader import list_folders, read_meta
 
-__all__ = ["Accepts", "FolderSet", "HeldFolder", "LookPace"]
+__all__ = ["Accepts", "FolderSet"]
 
 _log = logging.getLogger("runwire.spool")
 
 RESCAN_S = 0.2
 BUSY_RETRY_S = 0.5  # another process reads the folder
 SKIPPED_RETRY_S = 2.0  # the folder has another destination, or cannot be read for now
-IDLE_BUDGET_S = 0.03  # of each round; about 300 idle folders
+IDLE_BUDGET_S = 0.03  # of each round; about 500 idle folders
+TIDY_BUDGET_S = 0.2  # to delete folders after a round without news
+FULL_LOOK_S = 1.0  # between two visits of a folder without news
+DESCRIPTORS_EACH = 5  # of a folder at most: its lock, and a segment of each series
+TURN_S = 0.5  # that a folder is held at least, while others wait for descriptors
 # The agent looks twice a second and may just be starting; the points are delivered either way.
 AGENT_GRACE_S = 10.0
-
-IDLE_LOOK_S = 0.1  # how often an idle spool is looked at
-MUCH_BYTES = 128 * 1024  # after this much the next look is worth while at once
-REST_SHARE = 3  # rest this many times as long as a look took
 
 Accepts = Callable[[Path, Meta], bool]
 
 
-class HeldFolder(Protocol):
-    """One folder in the hands of its one reader: a `FolderReader`, or an object that has one."""
-
-    @property
-    def folder(self) -> Path:
-        """Path of the folder."""
-        ...
-
-    @property
-    def meta(self) -> Meta:
-        """Identity of the writer."""
-        ...
-
-    @property
-    def drained(self) -> bool:
-        """Whether the writer is gone and everything it committed is delivered."""
-        ...
-
-    def save(self) -> None:
-        """Write the committed position beside the segments. Raises: OSError."""
-        ...
-
-    def remove(self) -> None:
-        """Delete the folder and release it."""
-        ...
-
-    def close(self) -> None:
-        """Release the folder."""
-        ...
-
-
 H = TypeVar("H", bound=HeldFolder)
-
-
-@dataclass(slots=True)
-class LookPace:
-    """Time of the next look at the folders: at once after much news, else after a rest.
-
-    After little news it waits `gather_s` for more. A look that took long is followed by a longer
-    rest, of at most `rest_s_max`.
-    """
-
-    gather_s: float
-    rest_s_max: float
-    next_s: float = float("-inf")
-
-    def note(self, *, begin_s: float, end_s: float, has_news: bool, news_bytes: int) -> None:
-        """Plan the next look after one from `begin_s` to `end_s`."""
-        if news_bytes >= MUCH_BYTES:
-            self.next_s = end_s
-            return
-        rest_s = min(self.rest_s_max, REST_SHARE * (end_s - begin_s))
-        self.next_s = end_s + max(self.gather_s if has_news else IDLE_LOOK_S, rest_s)
-
-    def hurry(self) -> None:
-        """Make the next look due now."""
-        self.next_s = float("-inf")
 
 
 @dataclass(slots=True)
@@ -102,6 +54,9 @@ class _Place(Generic[H]):
 
     held: H
     inode: int
+    opened_s: float
+    visited_s: float = float("-inf")
+    was_visited: bool = False
     drained_s: float | None = None
 
 
@@ -109,7 +64,8 @@ class FolderSet(Generic[H]):
     """The folders under `<root>/spool` that `is_mine` accepts, each opened by `open_folder`.
 
     A drained folder is deleted, unless `stays` says that a person must look at it. `busy` holds
-    the folders that another process reads, `kept` those that stay. Threads: one.
+    the folders that another process reads, `kept` those that stay, `waiting` those that wait for
+    the file descriptors of others. Threads: one.
     """
 
     def __init__(
@@ -120,14 +76,17 @@ class FolderSet(Generic[H]):
         is_mine: Accepts,
         stays: Callable[[H], bool] = lambda _: False,
         monotonic_s: Callable[[], float] = time.monotonic,
+        descriptors: Callable[[], int] = descriptors_left,
     ) -> None:
         self._root, self._open_folder, self._is_mine = root, open_folder, is_mine
-        self._stays, self._clock = stays, monotonic_s
+        self._stays, self._clock, self._descriptors = stays, monotonic_s, descriptors
         self.busy: set[Path] = set()
         self.kept: set[Path] = set()
-        self._places: dict[Path, _Place[H]] = {}
-        self._hot: dict[Path, None] = {}
-        self._idle: OrderedDict[Path, None] = OrderedDict()
+        self.waiting: OrderedDict[Path, None] = OrderedDict()
+        # In the order of visits: the one that was not visited for the longest time comes first.
+        self._places: OrderedDict[Path, _Place[H]] = OrderedDict()
+        self._drained: dict[Path, None] = {}
+        self._is_short = False
         self._closed: dict[Path, float] = {}  # folder -> when to look at it again
         self._logged: set[Path] = set()
         self._scanned_s = float("-inf")
@@ -146,7 +105,7 @@ class FolderSet(Generic[H]):
     def remembered(self) -> set[Path]:
         """Every folder of which something is kept in memory."""
         return set(self._places).union(
-            self.busy, self.kept, self._hot, self._idle, self._closed, self._logged
+            self.busy, self.kept, self.waiting, self._closed, self._logged
         )
 
     def hold(self, folder: Path) -> H:
@@ -158,33 +117,38 @@ class FolderSet(Generic[H]):
         if place is None:
             held = self._open_folder(folder)
             try:
-                place = _Place(held, folder.stat().st_ino)
+                place = _Place(held, folder.stat().st_ino, self._clock())
             except OSError:
                 held.close()
                 raise
             self._places[folder] = place
-            self._hot[folder] = None
+            self._places.move_to_end(folder, last=False)
+            self.waiting.pop(folder, None)
             self._closed.pop(folder, None)
             self.busy.discard(folder)
         return place.held
 
     def rescan(self, *, at_once: bool = False) -> None:
-        """Open folders that are new, or that are due for another try."""
+        """Open folders that are new, that are due for another try, or whose turn it is."""
         now_s = self._clock()
         if now_s - self._scanned_s < RESCAN_S and not at_once:
             return
         self._scanned_s = now_s
-        for folder in self._due(now_s):
-            self._closed[folder] = now_s + SKIPPED_RETRY_S
-            self.busy.discard(folder)
-            try:
-                self._try_open(folder)
-            except SpoolBusy:
-                self.busy.add(folder)
-                self._closed[folder] = now_s + BUSY_RETRY_S
-            except (SpoolError, OSError) as error:
-                if folder.exists():
-                    self.log_once(folder, f"cannot be read for now: {error}")
+        try:
+            due = self._due(now_s)
+        except OSError as error:
+            if error.errno not in NO_DESCRIPTORS:
+                raise
+            self._mtime_ns = -1
+            self._give_back(now_s, len(self._places))
+            return
+        self.waiting.update(dict.fromkeys(due))
+        room = self._descriptors() // DESCRIPTORS_EACH if self.waiting else 0
+        for folder in list(self.waiting)[:room]:
+            self._open_or_skip(folder, now_s)
+        self._note_shortage()
+        if self.waiting:
+            self._give_back(now_s, len(self.waiting))
 
     def visit(
         self, take: Callable[[H], int], *, has_room: Callable[[], bool] = lambda: True
@@ -195,15 +159,25 @@ class FolderSet(Generic[H]):
         FileNotFoundError: that folder was deleted, and is let go.
         """
         news = 0
-        for folder in list(self._hot):
-            if not has_room():
-                return news
-            news += self.visit_one(folder, take)
-        end_s = self._clock() + IDLE_BUDGET_S
-        for _ in range(len(self._idle)):
-            if not has_room() or self._clock() >= end_s or not self._idle:
+        idle: list[Path] = []
+        for folder, place in list(self._places.items()):
+            if place.was_visited and not self._has_news(folder, place):
+                idle.append(folder)
+            elif folder in self._places:
+                if not has_room():
+                    return news
+                news += self.visit_one(folder, take)
+        now_s = self._clock()
+        end_s = now_s + IDLE_BUDGET_S
+        for folder in idle:
+            # In the order of visits, so the first that is not due ends the turn.
+            held = self._places.get(folder)
+            if held is None:
+                continue
+            is_due = now_s - held.visited_s >= FULL_LOOK_S
+            if not is_due or not has_room() or self._clock() >= end_s:
                 break
-            news += self.visit_one(next(iter(self._idle)), take)
+            news += self.visit_one(folder, take)
         return news
 
     def visit_one(self, folder: Path, take: Callable[[H], int]) -> int:
@@ -216,15 +190,36 @@ class FolderSet(Generic[H]):
             return 0
         if self._places.get(folder) is not place:
             return news
-        self._hot.pop(folder, None)
-        self._idle.pop(folder, None)
-        if news:
-            self._hot[folder] = None
-            return news
-        self._idle[folder] = None
-        if place.held.drained and self._is_settled(folder, place):
-            self._retire(folder, place)
-        return 0
+        self._places.move_to_end(folder)
+        place.visited_s, place.was_visited = self._clock(), True
+        if place.held.is_short:
+            self.waiting[folder] = None  # one more that needs what the others give back
+            self._note_shortage()
+            self._give_back(place.visited_s, 1)
+            self.waiting.pop(folder, None)
+        elif not news and place.held.drained:
+            self._drained[folder] = None
+        return news
+
+    @property
+    def is_tidy(self) -> bool:
+        """Tell whether no folder is known that `tidy` would delete."""
+        return not self._drained
+
+    def tidy(self, *, has_news: bool = False) -> None:
+        """Delete drained folders, for a moment: call it when the news of a round is handed on.
+
+        Deleting hundreds of folders takes seconds, and no living writer waits for that.
+        """
+        end_s = self._clock() + (IDLE_BUDGET_S if has_news else TIDY_BUDGET_S)
+        while self._drained:
+            folder = next(iter(self._drained))
+            del self._drained[folder]
+            place = self._places.get(folder)
+            if place is not None and place.held.drained and self._is_settled(folder, place):
+                self._retire(folder, place)
+            if self._clock() >= end_s:
+                return
 
     def save(self, folder: Path) -> None:
         """Write a folder's cursor; a folder that was deleted is let go. Raises: OSError."""
@@ -255,7 +250,55 @@ class FolderSet(Generic[H]):
         for folder in list(self._places):
             self.release(folder)
         self._closed.clear()
+        self.waiting.clear()
         self._mtime_ns = -1
+
+    def _has_news(self, folder: Path, place: _Place[H]) -> bool:
+        try:
+            return place.held.has_news()
+        except FileNotFoundError:
+            self.lose(folder)
+            return False
+
+    def _open_or_skip(self, folder: Path, now_s: float) -> None:
+        self.waiting.pop(folder, None)
+        self._closed[folder] = now_s + SKIPPED_RETRY_S
+        self.busy.discard(folder)
+        try:
+            self._try_open(folder)
+        except SpoolBusy:
+            self.busy.add(folder)
+            self._closed[folder] = now_s + BUSY_RETRY_S
+        except (SpoolError, OSError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(cause, OSError) and cause.errno in NO_DESCRIPTORS:
+                del self._closed[folder]
+                self.waiting[folder] = None
+            elif folder.exists():
+                self.log_once(folder, f"cannot be read for now: {error}")
+
+    def _note_shortage(self) -> None:
+        is_short = bool(self.waiting)
+        if is_short and not self._is_short:
+            _log.warning(
+                "no file descriptor is left for %d spool folders, so folders take turns and are "
+                "read later: raise `ulimit -n`",
+                len(self.waiting),
+            )
+        self._is_short = is_short
+
+    def _give_back(self, now_s: float, count: int) -> None:
+        """Close up to `count` folders whose readers are at rest; they wait for their next turn."""
+        for folder, place in list(self._places.items()):
+            if count <= 0:
+                return
+            is_over = place.was_visited and now_s - place.opened_s >= TURN_S
+            if is_over and place.held.at_rest:
+                with contextlib.suppress(OSError):  # else it is read again from where it was saved
+                    place.held.save()
+                    self.release(folder)
+                    self.waiting[folder] = None
+                    count -= 1
 
     def _try_open(self, folder: Path) -> None:
         if not self._is_mine(folder, read_meta(folder)):
@@ -276,10 +319,13 @@ class FolderSet(Generic[H]):
             present = set(list_folders(self._root))
             for gone in self._closed.keys() - present:
                 del self._closed[gone]
+            for gone in self.waiting.keys() - present:
+                del self.waiting[gone]
             self.kept &= present
             self.busy &= present
             self._logged &= present
-            fresh = sorted(present - self._places.keys() - self._closed.keys() - self.kept)
+            known = self._places.keys() | self._closed.keys() | self.waiting.keys() | self.kept
+            fresh = sorted(present - known)
         return [folder for folder, at_s in self._closed.items() if at_s <= now_s] + fresh
 
     def _lose_replaced(self) -> None:
@@ -322,6 +368,5 @@ class FolderSet(Generic[H]):
             self.release(folder, retry_s=SKIPPED_RETRY_S)
 
     def _forget(self, folder: Path) -> _Place[H]:
-        self._hot.pop(folder, None)
-        self._idle.pop(folder, None)
+        self._drained.pop(folder, None)
         return self._places.pop(folder)

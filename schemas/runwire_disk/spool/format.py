@@ -25,6 +25,7 @@ Everything is little-endian.
 
 from __future__ import annotations
 
+import json
 import struct
 import sys
 import zlib
@@ -32,7 +33,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from runwire_disk.files import read_json, replace_json
+from runwire_disk.files import NO_DESCRIPTORS, replace_json
+from runwire_disk.interrupts import reraise_interrupt
 from runwire_schemas.connections.secret import facts_digest
 from runwire_schemas.errors import RunwireError
 
@@ -231,9 +233,14 @@ def read_cursor(folder: Path) -> Cursor:
     """Return the committed position; the beginning before the first commit or when unreadable.
 
     Reading again from the beginning is harmless: the natural key of a point counts it once.
+    Raises: OSError when this process has no file descriptor left, which tells nothing.
     """
-    raw = read_json(folder / CURSOR_FILE)
-    if raw is None:
+    try:
+        raw = json.loads((folder / CURSOR_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        reraise_interrupt(error)
+        if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
+            raise
         return Cursor()
     try:
         return Cursor(

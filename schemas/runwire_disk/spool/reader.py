@@ -9,11 +9,12 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 
-from runwire_disk.files import is_locked, try_lock
+from runwire_disk.files import NO_DESCRIPTORS, is_locked, try_lock
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.format import (
     FORMAT_VERSION,
@@ -28,11 +29,14 @@ from runwire_disk.spool.format import (
     read_cursor,
     write_cursor,
 )
+from runwire_disk.spool.group_sync import sync_files
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.run_notes import keep_last_step
 from runwire_disk.spool.series_reader import SeriesReader
 from runwire_schemas.connections.secret import read_facts
 
+# Two files made within one tick of the file system's clock leave the folder's time as it was.
+FRESH_NS = 50_000_000
 _META_FIELDS = frozenset(field.name for field in fields(Meta))
 
 
@@ -91,7 +95,14 @@ class FolderReader:
         self._writer_gone = False
         self._exhausted = False
         self._skip = (0, 0)
-        self._load()
+        # No file descriptor was left for a segment at the last look; another look tries again.
+        self.is_short = False
+        self._seen_mtime_ns = -1
+        try:
+            self._load()
+        except OSError:
+            self.close()
+            raise
 
     def _reader(self, series: str) -> SeriesReader:
         return SeriesReader(self.folder, series, self.meta, sync=self._sync)
@@ -100,6 +111,15 @@ class FolderReader:
     def positions(self) -> dict[str, int]:
         """Return the committed position of each series: the next sequence number to deliver."""
         return {name: reader.committed for name, reader in self._series.items()}
+
+    @property
+    def committed_batch_seq(self) -> int:
+        """Return the number after that of the last committed metric cut."""
+        return self._committed_batch_seq
+
+    def has_consumed_segment(self) -> bool:
+        """Tell whether `save` would delete a segment."""
+        return any(reader.has_consumed_segment() for reader in self._series.values())
 
     @property
     def accepted(self) -> int:
@@ -115,23 +135,74 @@ class FolderReader:
         """Make metric cuts of at most `bytes_max` of spool, but of at least one record."""
         self._series["metric"].cut_bytes = bytes_max
 
+    def has_news(self) -> bool:
+        """Tell at the cost of a few small reads whether `read` would find something.
+
+        It sees records, new segments and files; the death of the writer it does not see.
+        Raises: FileNotFoundError when the folder is gone.
+        """
+        if self.folder.stat().st_mtime_ns != self._seen_mtime_ns:
+            return True
+        return any(reader.has_moved() for reader in self._series.values())
+
     def cut(self, only: Collection[str] = SERIES) -> list[Cut]:
-        """Return the next committed records of these series; empty when there is nothing new."""
+        """Return the next committed records of these series; empty when there is nothing new.
+
+        Blocks: until they are on the device.
+        """
+        cuts = self.read(only)
+        for error in sync_files(self.unsynced()).values():
+            raise error
+        self.synced()
+        return cuts
+
+    def read(self, only: Collection[str] = SERIES) -> list[Cut]:
+        """Return what `cut` does before it is on the device.
+
+        The cuts may be handed on once the files of `unsynced` are synced, and `synced` was told.
+        """
+        self._see_folder()
         if not self._writer_gone:
             # Checked before the read, which then sees every record of a writer that has ended.
             self._writer_gone = not writer_alive(self.folder)
+        self.is_short = False
         cuts: list[Cut] = []
         for name in only:
             reader = self._series[name]
-            fresh = reader.next_cuts(self.batch_seq, writer_gone=self._writer_gone)
+            try:
+                fresh = reader.next_cuts(self.batch_seq, writer_gone=self._writer_gone)
+            except OSError as error:
+                if error.errno not in NO_DESCRIPTORS:
+                    raise
+                self.is_short, self._seen_mtime_ns = True, -1
+                continue
             if name == "metric" and fresh:
                 self._accepted_after[fresh[-1].last_seq + 1] = reader.accepted
                 self.batch_seq += 1
             if fresh:
                 self._delivered[name] = fresh[-1].last_seq + 1
             cuts += fresh
-        self._exhausted = self._writer_gone and not cuts and len(only) == len(SERIES)
+        is_whole = len(only) == len(SERIES) and not self.is_short
+        self._exhausted = self._writer_gone and not cuts and is_whole
         return cuts
+
+    def unsynced(self) -> list[int]:
+        """Return the files that must be synced before the last cuts may be handed on."""
+        return [fd for reader in self._series.values() for fd in reader.unsynced()]
+
+    def synced(self) -> None:
+        """Note that the files of `unsynced` are on the device."""
+        for reader in self._series.values():
+            reader.synced()
+
+    def _see_folder(self) -> None:
+        """Note the folder's time before a look; one that may still change unnoticed is not noted.
+
+        Raises: FileNotFoundError.
+        """
+        mtime_ns = self.folder.stat().st_mtime_ns
+        is_fresh = time.time_ns() - mtime_ns < FRESH_NS
+        self._seen_mtime_ns = -1 if is_fresh else mtime_ns
 
     def replay(self, series: str, first_seq: int, last_seq: int, *, batch_seq: int) -> list[Cut]:
         """Rebuild exactly the cut that covered [first_seq, last_seq], before it is committed.
@@ -212,11 +283,14 @@ class FolderReader:
                 reader.forget(path)
 
     @property
+    def at_rest(self) -> bool:
+        """Tell whether everything that was read is committed."""
+        return all(self._series[name].committed >= seq for name, seq in self._delivered.items())
+
+    @property
     def drained(self) -> bool:
         """Tell whether the writer is gone and everything it committed is delivered and advanced."""
-        return self._exhausted and all(
-            self._series[name].committed >= seq for name, seq in self._delivered.items()
-        )
+        return self._exhausted and self.at_rest
 
     def remove(self) -> None:
         """Delete the folder of a writer that is gone and wholly delivered."""

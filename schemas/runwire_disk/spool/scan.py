@@ -56,6 +56,8 @@ class Damage:
 
 
 DAMAGE_BYTES_KEPT = 4096
+# Holds the last record of a segment, which begins where the tail is: 2,000 doubles and more.
+BEYOND_TAIL_BYTES = 16 * 1024
 
 
 @dataclass(slots=True)
@@ -80,6 +82,10 @@ class Scan:
             return self.size
         return last + WORD_BYTES
 
+    def has_moved(self) -> bool:
+        """Tell whether the header names a record that was not read yet: one small read."""
+        return self.position < self.tail()
+
     def step(self, bytes_max: int, *, sealed: bool) -> list[SpoolRecord]:
         """Return the next committed records, about `bytes_max` of them, empty at the end.
 
@@ -87,16 +93,21 @@ class Scan:
         """
         tail = self.tail()
         records: list[SpoolRecord] = []
+        if self.position >= tail and not any(os.pread(self.fd, WORD_BYTES, self.position)):
+            return records  # nothing was committed here: most looks end so, and cheaply
+        beyond = BEYOND_TAIL_BYTES
         while self.position + 16 <= self.size and not records:
-            want = min(bytes_max, self.size - self.position)
+            # What was never written is not read: beyond the tail there is hardly a record.
+            near = max(tail - self.position, 0) + beyond
+            want = min(bytes_max, self.size - self.position, near)
             chunk = os.pread(self.fd, want, self.position)
             used, stop = self._parse(chunk, records)
             self.position += used
             if stop == "short" and len(chunk) < self.size - self.position:
                 if used:
                     continue
-                if bytes_max < self.size:  # one record longer than the chunk
-                    bytes_max = min(bytes_max * 4, self.size)
+                if bytes_max < self.size or beyond < self.size:  # a record longer than the chunk
+                    bytes_max, beyond = min(bytes_max * 4, self.size), self.size
                     continue
                 stop = "bad"
             if stop == "end":

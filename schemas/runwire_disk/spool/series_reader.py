@@ -39,11 +39,15 @@ class SeriesReader:
         self.cut_bytes = CUT_BYTES
         self._sync = sync
         self._synced_at = 0.0
+        self._is_due = False  # the segment must be synced before its cuts are handed on
+        self._left: list[int] = []  # of segments read to their end, to be synced and closed
+        self._prefix = f"{folder}/{series}-"
         self._scan: Scan | None = None
         self._numbers: list[int] = []
         self._bases: dict[int, int] = {}
         self._cutter = MetricCutter()
         self._is_listed = False
+        self._is_followed = False  # another segment is there already
         # Of the end of a segment: reported with the records that follow, or at the writer's end.
         self._damages: list[Damage] = []
 
@@ -58,19 +62,43 @@ class SeriesReader:
         if self._scan is not None:
             os.close(self._scan.fd)
             self._scan = None
-        self._is_listed = False
+        self._close_left()
+        self._is_listed = self._is_followed = self._is_due = False
         self._damages.clear()
+
+    def has_moved(self) -> bool:
+        """Tell whether there is more than was read; a new segment is not looked for."""
+        if self._scan is None:
+            return not self._is_listed
+        return self._is_followed or self._scan.has_moved()
+
+    def has_consumed_segment(self) -> bool:
+        """Tell whether a segment could be deleted: all of it is committed."""
+        return len(self._bases) > 1 and bool(self.consumed_segments(self.committed))
+
+    def unsynced(self) -> list[int]:
+        """Return the files to sync before the last cuts may be handed on, then call `synced`."""
+        return [*self._left, self._scan.fd] if self._is_due and self._scan else self._left
+
+    def synced(self) -> None:
+        """Note that the files of `unsynced` are on the device."""
+        self._close_left()
+        if self._is_due:
+            self._is_due, self._synced_at = False, time.monotonic()
 
     def next_cuts(self, batch_seq: int, *, writer_gone: bool) -> list[Cut]:
         """Return the next committed records as cuts; empty when there is nothing new.
 
         Metric records make one cut numbered `batch_seq`; every other record is a cut of its own.
+        They may be handed on once the files of `unsynced` are synced. Raises: OSError, and then
+        another call continues.
         """
         while True:
             scan = self._current()
             if scan is None:
                 return []
-            following = self._path(scan.number + 1).exists()  # before the read: it seals this one
+            # Looked for before the read: it seals this one.
+            following = self._is_followed = self._exists(scan.number + 1)
             start = scan.position
             records = scan.step(self.cut_bytes, sealed=following or writer_gone)
             fresh = self._fresh(records)
@@ -79,7 +107,7 @@ class SeriesReader:
             if fresh or (self._damages and is_end):
                 damages = tuple(self._damages)
                 self._damages.clear()
-                self._fdatasync(scan)
+                self._want_sync()
                 cuts = self._cuts(fresh, damages, batch_seq)
                 if cuts:
                     cuts[-1] = replace(cuts[-1], spool_bytes=scan.position - start)
@@ -102,7 +130,7 @@ class SeriesReader:
             damages += [d for d in self._unreported(scan) if d.first_seq <= last_seq]
             if step and step[-1].seq < last_seq:
                 continue
-            if step or records or not self._path(scan.number + 1).exists():
+            if step or records or not self._exists(scan.number + 1):
                 break
             self._open(scan.number + 1)
             scan = self._scan
@@ -122,11 +150,18 @@ class SeriesReader:
     def _path(self, number: int) -> Path:
         return self.folder / segment_name(self.series, number)
 
+    def _exists(self, number: int) -> bool:
+        try:
+            os.stat(f"{self._prefix}{number:08d}{SEGMENT_SUFFIX}")  # noqa: PTH116 - at each look
+        except FileNotFoundError:
+            return False
+        return True
+
     def _current(self) -> Scan | None:
         if self._scan is None:
             numbers = [1] if self._is_listed else segment_numbers(self.folder, self.series)
             self._is_listed = True
-            if not numbers or not self._path(numbers[0]).exists():
+            if not numbers or not self._exists(numbers[0]):
                 return None
             self._open(self._number_holding(numbers))
         return self._scan
@@ -146,12 +181,13 @@ class SeriesReader:
         return chosen
 
     def _open(self, number: int) -> None:
-        expected = self._scan.expected_seq if self._scan else self.position
-        if self._scan is not None:
-            if self._sync:
-                os.fdatasync(self._scan.fd)
-            os.close(self._scan.fd)
+        old = self._scan
+        expected = old.expected_seq if old else self.position
         scan = open_scan(self._path(number), series=self.series, number=number, expected=expected)
+        if old is not None:
+            self._left.append(old.fd)
+            if not self._sync:
+                self._close_left()
         if scan.header_error:
             scan.damages.append(Damage(self.series, number, 0, 0, 0, expected, b""))
         self._scan = scan
@@ -240,8 +276,12 @@ class SeriesReader:
             damage=damages,
         )
 
-    def _fdatasync(self, scan: Scan) -> None:
-        now = time.monotonic()
-        if self._sync and (self.series == "lifecycle" or now - self._synced_at >= SYNC_INTERVAL_S):
-            os.fdatasync(scan.fd)
-            self._synced_at = now
+    def _want_sync(self) -> None:
+        is_due = self.series == "lifecycle" or (
+            time.monotonic() - self._synced_at >= SYNC_INTERVAL_S
+        )
+        self._is_due = self._is_due or (self._sync and is_due)
+
+    def _close_left(self) -> None:
+        while self._left:
+            os.close(self._left.pop())

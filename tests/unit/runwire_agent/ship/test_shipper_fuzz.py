@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from runwire_agent.ship.broker import UNREACHABLE, Failure
-from runwire_agent.ship.cuts_log import CUTS_LOG_FILE
 from runwire_disk.spool.reader import list_folders
 from support.effort import IS_QUICK
 from support.shipping import ShippingRig, distinct_batches, points_of
@@ -69,7 +68,6 @@ def happen(rig: ShippingRig, chance: random.Random) -> None:
 
 def tear(rig: ShippingRig, chance: random.Random) -> None:
     """A line that was being written when everything was killed; nothing was sent under it."""
-    folder = chance.choice(rig.writers).folder
-    if (folder / CUTS_LOG_FILE).exists():
-        with (folder / CUTS_LOG_FILE).open("ab") as file:
-            file.write(b"0a1b2c3d [123,4"[: chance.randrange(1, 14)])
+    for path in (rig.root / "spool" / ".cuts").glob("*.log"):
+        with path.open("ab") as file:
+            file.write(b'0a1b2c3d [["folder",123,4'[: chance.randrange(1, 25)])

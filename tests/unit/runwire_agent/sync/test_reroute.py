@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from runwire_agent.ship.broker import MemoryBroker, MemoryCluster
-from runwire_agent.ship.cuts_log import CUTS_LOG_FILE
 from runwire_agent.ship.shipper import Shipper
 from runwire_agent.sync.reroute_spool import reroute
 from runwire_consumers.spool.journal import CutRange, IntentJournal
@@ -65,7 +64,6 @@ def test_a_batch_in_doubt_keeps_its_folder_unless_forced(tmp_path: Path) -> None
     assert outcome.moved == []
     assert "batches 0 to 0 may already be stored at k:9092" in outcome.left[writer.folder.name]
     assert reroute(tmp_path, OTHER, force=True).moved == [writer.folder.name]
-    assert not (writer.folder / CUTS_LOG_FILE).exists()
     assert read_cursor(writer.folder).batch_seq == 1
     cluster = MemoryCluster()
     broker = MemoryBroker(cluster)

@@ -12,8 +12,9 @@ from runwire_consumers.core.errors import Retryable
 from runwire_consumers.core.pieces import WHOLE
 from runwire_consumers.core.source import Record, Span
 from runwire_consumers.spool.journal import IntentJournal
-from runwire_consumers.spool.source import SpoolSource
+from runwire_consumers.spool.source import GATHER_S_MAX, POINTS_MAX, SpoolSource
 from runwire_disk.spool.folder_set import AGENT_GRACE_S
+from runwire_disk.spool.look_pace import MUCH_BYTES
 from runwire_disk.spool.reader import FolderReader
 from support.builders import Bench
 from support.spools import metric_log, new_writer
@@ -233,5 +234,30 @@ def test_many_event_records_make_one_line_in_the_journal(tmp_path: Path) -> None
     source = open_source(tmp_path)
     (pending,) = source.pending()
     assert [item.value for item in pending.records] == [item.value for item in records]
+    source.close(Deadline(1))
+    writer.close()
+
+
+def test_poll_returns_although_news_keep_coming(tmp_path: Path) -> None:
+    """A disk that takes long while writers log on: what was read is handed on, and not gathered."""
+    writer = new_writer(tmp_path)
+    log = metric_log(writer)
+    names = [f"m{number}" for number in range(1000)]
+
+    class SlowClock(MemoryClock):
+        def monotonic_s(self) -> float:
+            self.advance(GATHER_S_MAX / 10)
+            return super().monotonic_s()
+
+        def unix_ns(self) -> int:
+            for _ in range(MUCH_BYTES // (8 * len(names)) + 1):
+                log.log(dict.fromkeys(names, 1.0))
+            return super().unix_ns()
+
+    for _ in range(100):
+        log.log(dict.fromkeys(names, 1.0))
+    source = open_source(tmp_path, SlowClock())
+    records = source.poll(10.0)
+    assert 0 < sum(record.points for record in records) < POINTS_MAX // 2
     source.close(Deadline(1))
     writer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import shutil
 import weakref
 from collections.abc import Iterator
@@ -15,16 +16,14 @@ import pytest
 from runwire_disk.spool.folder_set import (
     AGENT_GRACE_S,
     BUSY_RETRY_S,
+    DESCRIPTORS_EACH,
+    FULL_LOOK_S,
     IDLE_BUDGET_S,
-    IDLE_LOOK_S,
-    MUCH_BYTES,
     RESCAN_S,
-    REST_SHARE,
     SKIPPED_RETRY_S,
     FolderSet,
-    LookPace,
 )
-from runwire_disk.spool.format import ENDED_FILE, META_FILE
+from runwire_disk.spool.format import ENDED_FILE, META_FILE, read_cursor
 from runwire_disk.spool.reader import FolderReader
 from runwire_disk.spool.writer import SpoolWriter
 from support.spools import metric_log, new_writer
@@ -69,6 +68,7 @@ class Rig:
         self.folders.rescan()
         self.visited.clear()
         self.folders.visit(self.take)
+        self.folders.tidy()
         return list(self.visited)
 
     def drain(self) -> None:
@@ -81,6 +81,12 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
     yield made
     made.folders.close()
+
+
+def age(*writers: SpoolWriter) -> None:
+    """Make the folders old: one that was changed a moment ago is looked at again."""
+    for writer in writers:
+        os.utime(writer.folder, ns=(0, 0))
 
 
 def ended_writer(root: Path, *, finished: bool = True) -> SpoolWriter:
@@ -254,6 +260,8 @@ def test_idle_folders_take_turns_within_the_budget(rig: Rig) -> None:
     """A round visits as many idle folders as fit the budget; every one has its turn."""
     writers = [new_writer(rig.root) for _ in range(10)]
     rig.round()
+    age(*writers)
+    rig.round()
     rig.visit_takes_s = IDLE_BUDGET_S / 2
     turns = [rig.round() for _ in range(5)]
     assert [len(turn) for turn in turns] == [2] * 5
@@ -268,10 +276,103 @@ def test_folder_with_news_is_visited_in_every_round(rig: Rig) -> None:
     log = metric_log(writers[4])
     log.log({"a": 1.0})
     rig.round()
+    age(*writers)
+    rig.round()
     rig.visit_takes_s = IDLE_BUDGET_S
     for step in range(5):
         log.log({"a": 2.0}, step)
         assert rig.round()[0] == writers[4].folder
+    for writer in writers:
+        writer.close()
+
+
+def test_folder_without_news_is_asked_and_not_visited(rig: Rig) -> None:
+    """A question is enough between two visits; news among many idle folders is found at once."""
+    writers = [new_writer(rig.root) for _ in range(10)]
+    logs = [metric_log(writer) for writer in writers]
+    for log in logs:
+        log.log({"a": 1.0})
+    rig.round()
+    age(*writers)
+    rig.round()
+    for number in (7, 2):
+        logs[number].log({"a": 2.0})
+        assert rig.round(FULL_LOOK_S / 10) == [writers[number].folder]
+    assert rig.round(FULL_LOOK_S / 10) == []
+    for writer in writers:
+        writer.close()
+
+
+def test_new_segment_is_news_of_a_folder(rig: Rig) -> None:
+    """The header of the segment before it does not change any more; the folder's time does."""
+    writer = new_writer(rig.root)
+    log = metric_log(writer)
+    log.log({"a": 1.0})
+    rig.round()
+    age(writer)
+    rig.round()
+    rig.round(FULL_LOOK_S / 10)
+    writer.append_json("log", {"stream": "text", "name": "x", "level": "info", "text": "t"})
+    assert rig.round(FULL_LOOK_S / 10) == [writer.folder]
+    writer.close()
+
+
+def test_drained_folders_are_deleted_after_the_news_of_others(rig: Rig) -> None:
+    """A round deletes for a moment only, and only when its owner says so."""
+    ended = [ended_writer(rig.root) for _ in range(3)]
+    rig.round()
+    rig.now_s += FULL_LOOK_S
+    rig.folders.visit(rig.take)
+    assert all(writer.folder.exists() for writer in ended)
+    rig.folders.tidy()
+    assert not any(writer.folder.exists() for writer in ended)
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Iterator[Rig]:
+    """A set that may open folders while fewer than three are open."""
+    made = Rig(tmp_path)
+    made.folders = FolderSet(
+        tmp_path,
+        FolderReader,
+        is_mine=lambda _folder, _meta: True,
+        monotonic_s=lambda: made.now_s,
+        descriptors=lambda: DESCRIPTORS_EACH * (3 - len(made.folders.readers())),
+    )
+    yield made
+    made.folders.close()
+
+
+def test_folders_take_turns_while_descriptors_are_short(
+    short: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten folders, room for three: the records of all are read, and one line says why."""
+    writers = [new_writer(short.root) for _ in range(10)]
+    logs = [metric_log(writer) for writer in writers]
+    for step in range(3):
+        for log in logs:
+            log.log({"a": 1.0}, step)
+        for _ in range(20):
+            short.round()
+            assert len(short.folders.readers()) <= 3
+    short.folders.close()
+    for writer in writers:
+        assert read_cursor(writer.folder).accepted == 3
+        writer.close()
+    assert caplog.text.count("no file descriptor is left for 7 spool folders") == 1
+
+
+def test_folder_with_uncommitted_cuts_keeps_its_descriptors(short: Rig) -> None:
+    """What was read and is not stored yet must not be read again under another number."""
+    writers = [new_writer(short.root) for _ in range(4)]
+    for writer in writers:
+        metric_log(writer).log({"a": 1.0})
+    for _ in range(5):
+        short.now_s += 1.0
+        short.folders.rescan()
+        short.folders.visit(lambda reader: len(reader.cut()))
+    assert len(short.folders.readers()) == 3
+    assert len(short.folders.waiting) == 1
     for writer in writers:
         writer.close()
 
@@ -330,23 +431,3 @@ def test_error_of_a_visit_reaches_the_caller(rig: Rig) -> None:
     assert rig.folders.get(writer.folder) is not None
     assert rig.round() == [writer.folder]
     writer.close()
-
-
-@pytest.mark.parametrize(
-    ("took_s", "news_bytes", "rest_s"),
-    [
-        (0.0, 0, IDLE_LOOK_S),
-        (0.0, 1, 0.25),
-        (1.0, MUCH_BYTES, 0.0),
-        (0.1, 1, REST_SHARE * 0.1),
-        (10.0, 0, 0.5),
-    ],
-)
-def test_next_look_waits_by_news_and_cost(took_s: float, news_bytes: int, rest_s: float) -> None:
-    """Much news: at once. Little: gather more. A long look: a rest in proportion, bounded."""
-    pace = LookPace(0.25, 0.5)
-    assert pace.next_s < 0
-    pace.note(begin_s=0.0, end_s=took_s, has_news=news_bytes > 0, news_bytes=news_bytes)
-    assert pace.next_s == pytest.approx(took_s + rest_s)
-    pace.hurry()
-    assert pace.next_s < 0
