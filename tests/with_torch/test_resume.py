@@ -46,7 +46,8 @@ def test_resumed_training_has_the_losses_of_an_uninterrupted_one(tmp_path: Path,
     (whole,) = attempts_in(tmp_path / "whole.txt")
     assert len(whole) == STEPS
     losses = tmp_path / "killed.txt"
-    kill_after = random.Random(seed).randrange(EVERY + 2, STEPS)
+    # The second save waits for the first, which is asynchronous: only then it is surely there.
+    kill_after = random.Random(seed).randrange(2 * EVERY + 2, STEPS)
     with trainer(tmp_path / "killed", losses) as victim:
         give_up = time.monotonic() + WAIT_S
         while steps_in(losses) < kill_after and victim.poll() is None:
