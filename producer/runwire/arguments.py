@@ -41,7 +41,8 @@ class Arguments:
     ) -> None:
         self.call = function.__name__
         parameters = list(inspect.signature(function).parameters.values())
-        if parameters and parameters[0].name == "self":
+        self.is_method = bool(parameters) and parameters[0].name == "self"
+        if self.is_method:
             del parameters[0]
         self.kinds = dict(kinds)
         self._refuses_none = refuses_none

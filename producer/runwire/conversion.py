@@ -32,6 +32,7 @@ __all__ = [
     "STEP_OR_TEXT",
     "TAGS",
     "TEXT",
+    "TIMEOUT",
     "WORD_OR_FLAG",
     "ArgumentKind",
     "instant_ns",
@@ -139,6 +140,10 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _timeout(value: Any) -> float:
+    return _seconds(max(value, 0))  # what is left until a moment that has passed is below 0
+
+
 def _flag(value: Any) -> bool:
     if isinstance(value, (str, bytes)) or value not in (0, 1):
         raise TypeError
@@ -226,6 +231,7 @@ TEXT: Final = ArgumentKind("text", _wrap(_text), _is_text)
 CONTENT: Final = ArgumentKind("text, or a value that JSON can express", _wrap(_content), _is_text)
 STEP: Final = ArgumentKind("a whole number of 64 bits", _wrap(whole_step), _is_step)
 SECONDS: Final = ArgumentKind("a number of seconds from 0 to 10**8", _wrap(_seconds))
+TIMEOUT: Final = ArgumentKind("a number of seconds up to 10**8", _wrap(_timeout))
 FLAG: Final = ArgumentKind("True or False", _wrap(_flag))
 INSTANT: Final = ArgumentKind("a datetime or seconds since 1970", _wrap(instant_ns))
 STEP_OR_TEXT: Final = ArgumentKind("'latest', 'best' or a step", _wrap(_step_or_text))

@@ -205,7 +205,7 @@ def public_call(
 def needed_call(
     *, error: type[RunwireError], **kinds: ArgumentKind
 ) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Declare the arguments of a function without a run, whose result the caller needs.
+    """Declare the arguments of a function or method without a run, whose result the caller needs.
 
     Raises: `error` for an argument that cannot be converted, whatever the function raises.
     """
@@ -218,8 +218,9 @@ def needed_call(
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
-            plain, named = table.plain(args, kwargs, refuse, keep_unknown=True)
-            return function(*plain, **named)
+            owner: tuple[Any, ...] = args[: table.is_method]
+            plain, named = table.plain(args[len(owner) :], kwargs, refuse, keep_unknown=True)
+            return function(*owner, *plain, **named)
 
         return with_arguments(call, table)
 

@@ -44,8 +44,8 @@ class LogHolder(Protocol):
 class SessionPart(Protocol):
     """An object of which a session has one, such as its checkpoint saver."""
 
-    def finish(self) -> None:
-        """Complete the work under way; the run is about to end."""
+    def finish(self, wait_s: float) -> None:
+        """Complete the work under way; the run is about to end, and may wait so many seconds."""
 
 
 _Part = TypeVar("_Part", bound=SessionPart)
@@ -247,16 +247,17 @@ class Session:
         """Record the end of the run and close; does nothing in a process that does not own it.
 
         Blocks: one fdatasync, and at most `timeout` seconds (`finish_timeout_s` when None) until
-        everything is stored.
+        everything is stored; before that, until the parts are finished.
         """
         if self._is_over or self.is_foreign():
             return self.report()
+        wait_s = self.settings.finish_timeout_s if timeout is None else timeout
         with self.guard.catching("finish"):
             if outcome.traceback:
                 self.emit_text("exception", outcome.traceback, None, level="error")
         for part in tuple(self._parts.values()):
             with self.guard.catching("finish"):
-                part.finish()
+                part.finish(wait_s)
         report = FlushReport()
         with self.guard.catching("finish"):
             self.drain()  # before the end: texts that wait are logged too
@@ -265,9 +266,7 @@ class Session:
             if self._writer is not None:
                 self._writer.seal("metric")  # other threads may log: the counts are final
             self.emit("run", {"event": "finished", **outcome.as_fields(), **self.counts()})
-            report = self.wait_stored(
-                self.settings.finish_timeout_s if timeout is None else timeout
-            )
+            report = self.wait_stored(wait_s)
         with self.guard.catching("finish"):
             exits.uninstall(self)
             notebook.uninstall(self)

@@ -18,6 +18,8 @@ _OURS = "runwire"
 # `PyThreadState_SetAsyncExc` raises a class without arguments. Our own code and C code raise these
 # built-in ones with a sentence.
 _SENT = (Exception, RuntimeError, TimeoutError, InterruptedError)
+# Code that our calls run through, besides that of the user: "" is the standard library.
+_BELOW = (_OURS, "", "torch", "numpy")
 _CO_VARARGS, _CO_VARKEYWORDS = 0x04, 0x08
 
 
@@ -62,9 +64,12 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def _is_replaced(cause: BaseException, error: BaseException) -> bool:
-    """Tell whether `error` came up in the frame that caught `cause`, one of ours, and left it."""
+    """Tell whether `error` came up in the frame that caught `cause`, and left it.
+
+    What the user's own code replaced is its own decision.
+    """
     trace = cause.__traceback__
-    if trace is None or _room(trace.tb_frame) != _OURS:
+    if trace is None or _room(trace.tb_frame) not in _BELOW:
         return False
     return any(frame is trace.tb_frame for frame in _frames(error))
 
@@ -93,12 +98,14 @@ def _is_given(frame: FrameType, interrupted: FrameType) -> bool:
 
 def _is_sent(error: BaseException, frame: FrameType) -> bool:
     """Tell whether another thread sent the exception: it has no arguments and nobody's type."""
-    if error.args or _room(frame) not in (_OURS, ""):
+    room = _room(frame)
+    if error.args or room not in _BELOW:
         return False
     home = type(error).__module__.partition(".")[0]
     if home == "builtins":
-        return type(error) in _SENT and _room(frame) == _OURS
-    return not home.startswith(_OURS) and home not in sys.stdlib_module_names
+        return type(error) in _SENT and room == _OURS
+    is_known = home.startswith(_OURS) or home == room or home in sys.stdlib_module_names
+    return not is_known
 
 
 def _room(frame: FrameType) -> str:

@@ -7,10 +7,13 @@ import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import runwire
+from runwire.checkpoints import saver
+from runwire.errors import CheckpointError
 from runwire.run import Run
 from support.checkpoints import local_parts, save_threads
 from support.torch_here import torch
@@ -88,6 +91,41 @@ def test_finish_reports_the_failure_of_the_last_save(
     run.save_checkpoint(1, model={"w": large(1)}, asynchronous=True)
     run.finish()
     assert "asynchronous save_checkpoint failed" in caplog.text
+
+
+@pytest.mark.swallows
+def test_finish_ends_the_run_while_a_save_hangs(
+    start: Start, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says what still runs; once the disk answers the checkpoint is there and can be loaded."""
+    disk_answers, write = threading.Event(), saver.write_state
+
+    def hang(*args: Any, **options: Any) -> Any:
+        disk_answers.wait()
+        return write(*args, **options)
+
+    monkeypatch.setattr(saver, "write_state", hang)
+    monkeypatch.setattr(saver, "FINISH_WAIT_S", 0.0)
+    run = start(settings={"strict": False})
+    saved = run.save_checkpoint(3, model=torch.nn.Linear(2, 2), asynchronous=True)
+    run.finish()
+    assert "the upload of the checkpoint of step 3 is lost" in caplog.text
+    assert not saved.wait(0)
+    disk_answers.set()
+    assert saved.wait()
+    for thread in save_threads():
+        thread.join()
+    (part,) = local_parts(root)
+    assert part.manifest.checkpoint.step == 3
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "1", 10**9])
+def test_wait_for_a_save_refuses_what_is_no_time(start: Start, timeout: Any) -> None:
+    """It would wait for ever; a moment that has passed is no mistake."""
+    saved = start().save_checkpoint(1, extra={"a": 1})
+    with pytest.raises(CheckpointError, match="timeout"):
+        saved.wait(timeout)
+    assert saved.wait(-0.5)
 
 
 def test_strict_run_raises_an_asynchronous_failure_at_the_next_call(

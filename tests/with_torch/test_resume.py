@@ -46,7 +46,7 @@ def test_resumed_training_has_the_losses_of_an_uninterrupted_one(tmp_path: Path,
     (whole,) = attempts_in(tmp_path / "whole.txt")
     assert len(whole) == STEPS
     losses = tmp_path / "killed.txt"
-    # A save waits for the one before it, so that the first is complete after the second began.
+    # The second save waits for the first, which is asynchronous: only then it is surely there.
     kill_after = random.Random(seed).randrange(2 * EVERY + 2, STEPS)
     with trainer(tmp_path / "killed", losses) as victim:
         give_up = time.monotonic() + WAIT_S

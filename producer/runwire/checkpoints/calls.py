@@ -58,7 +58,8 @@ class CheckpointCalls(SessionCalls):
         Blocks: until it is on the disk; `asynchronous`: for a copy to CPU memory, then a thread
         writes, and the next call reports its failure. Raises: nothing, unless strict.
         """
-        from runwire.checkpoints.saver import Saved, Saver, Wishes, check_metrics, check_rules
+        from runwire.checkpoints.saver import Saved, Saver
+        from runwire.checkpoints.wishes import Wishes, check_metrics, check_rules
 
         report = self.guard.report
         try:
@@ -93,7 +94,8 @@ class CheckpointCalls(SessionCalls):
         the files stay where they are and are never deleted. Raises: nothing, unless strict.
         """
         from runwire.checkpoints.foreign import log_foreign
-        from runwire.checkpoints.saver import Saver, Wishes, check_metrics, check_rules
+        from runwire.checkpoints.saver import Saver
+        from runwire.checkpoints.wishes import Wishes, check_metrics, check_rules
         from runwire.outbox.ref import refused
 
         report = self.guard.report
@@ -149,7 +151,7 @@ class CheckpointCalls(SessionCalls):
 
         session = self._session
         saver = session.part(Saver)
-        saver.finish()
+        saver.settle()
         objects = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
         is_own = run_id is None or run_id == session.meta.run_id
         resumes = is_own and (optimizer is not None if resume is None else resume)

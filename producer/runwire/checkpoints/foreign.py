@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runwire.checkpoints.local import FOREIGN, MTIMES
-from runwire.checkpoints.saver import Saver, Wishes, check_step
+from runwire.checkpoints.saver import Saver
+from runwire.checkpoints.wishes import Wishes, check_step
 from runwire.errors import CheckpointError
 from runwire.outbox.arguments import Entry, entries_at
 from runwire.outbox.ref import ArtifactRef, unseen
@@ -39,7 +40,8 @@ def log_foreign(
     step = check_step(step)
     if wishes.kind not in KINDS:
         raise CheckpointError(f"kind={wishes.kind!r}: it is one of {', '.join(KINDS)}")
-    saver.finish()
+    saver.settle()
+    session.identity()  # refuses after the end
     if not path.exists():
         raise CheckpointError(f"{path} does not exist: log a checkpoint after it was written")
     entries = list(entries_at(path, leave_out=session.settings.root))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -28,23 +28,26 @@ from runwire.checkpoints.state_file import (
     write_state,
     zstd_module,
 )
-from runwire.conversion import whole_step
+from runwire.checkpoints.wishes import Wishes, check_step
+from runwire.conversion import TIMEOUT
 from runwire.errors import CheckpointError
-from runwire.metrics.values import Unloggable, to_float
+from runwire.guard import needed_call
 from runwire.outbox.arguments import Entry
 from runwire_store.announce import saved_fields
 from runwire_store.manifest import CheckpointFacts, FileEntry, Manifest, checkpoint_name
-from runwire_store.retention import Retention, RetentionError
+from runwire_store.retention import Retention
 
 if TYPE_CHECKING:
     from runwire.outbox.capture import Staged
     from runwire.session import Session
-    from runwire.settings import Settings
 
-__all__ = ["Saved", "Saver", "Wishes", "check_step"]
+__all__ = ["Saved", "Saver"]
 
 # Names in a message; the checkpoint has them all.
 _NAMES_MAX = 3
+# A disk that hangs for longer must not keep the run from ending; one that is only slow is awaited,
+# since nobody can record the checkpoint once the run has ended.
+FINISH_WAIT_S = 600.0
 
 
 @dataclass(kw_only=True)
@@ -57,8 +60,12 @@ class Saved:
     error: str | None = None
     _done: threading.Event = field(default_factory=threading.Event, repr=False)
 
+    @needed_call(error=CheckpointError, timeout=TIMEOUT)
     def wait(self, timeout: float | None = None) -> bool:
-        """Return whether it is safely on this disk. Blocks: until it is, at most `timeout` s."""
+        """Return whether it is safely on this disk. Blocks: until it is, at most `timeout` s.
+
+        Raises: CheckpointError for a timeout that is no number of seconds.
+        """
         return self._done.wait(timeout) and self.path is not None
 
     def settle(self) -> None:
@@ -71,29 +78,6 @@ class Saved:
         saved = cls(step=step, artifact="", error=error)
         saved.settle()
         return saved
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """The arguments of a call besides the content, checked where a mistake must not cost it."""
-
-    kind: str = "full"
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    is_best: bool = False
-    asynchronous: bool = False
-    retention: Retention | None = None
-
-    def rules(self, settings: Settings) -> Retention:
-        """Return the retention rules of the call, else those of the settings."""
-        if self.retention is not None:
-            return self.retention
-        return Retention(
-            keep_last=settings.checkpoint_keep_last,
-            keep_best=settings.checkpoint_keep_best,
-            metric=settings.checkpoint_metric or "",
-            mode=settings.checkpoint_mode,
-            keep_every=settings.checkpoint_keep_every,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +104,37 @@ class Saver:
         self._failure: tuple[int, Exception] | None = None
         self.local = LocalCheckpoints.of(session.settings, session.meta)
 
-    def finish(self) -> None:
+    def settle(self) -> None:
         """Wait for the save under way, if any; report its failure. Blocks: until it is on disk."""
         with self._lock:
             self._thread.join()
+        self._report_failure()
+
+    def finish(self, wait_s: float) -> None:
+        """Wait for the save under way, at most `wait_s` or 10 minutes, whichever is longer.
+
+        A save that takes longer goes on, and the process does not end before it; what is lost with
+        the end of the run is reported.
+        """
+        wait_s = max(wait_s, FINISH_WAIT_S)
+        end_s = time.monotonic() + wait_s
+        is_over = False
+        if self._lock.acquire(timeout=wait_s):  # else another thread saves
+            try:
+                is_over = self._thread.join(max(0.0, end_s - time.monotonic()))
+            finally:
+                self._lock.release()
+        self._report_failure()
+        if not is_over:
+            problem = CheckpointError(
+                f"it is still being written to {self.local.folder} after {wait_s:g} s: see whether "
+                "that disk hangs. The run ends now, the process when it is written; then it can be "
+                "loaded from there"
+            )
+            name = f"the upload of the checkpoint of step {self._latest.step}"
+            self._guard.report_loss("finish", name, problem)
+
+    def _report_failure(self) -> None:
         failure, self._failure = self._failure, None
         if failure is not None:
             step, error = failure
@@ -131,9 +142,9 @@ class Saver:
             self._guard.report_loss("asynchronous save_checkpoint", name, error)
 
     def save(self, step: int, objects: Mapping[str, Any], extra: Any, wishes: Wishes) -> Saved:
-        """Save now or later. Raises: CheckpointError, OSError, with nothing left behind."""
+        """Save now or later. Raises: RunwireError, OSError, with nothing left behind."""
         began = time.monotonic()
-        self.finish()
+        self.settle()
         step, meta = check_step(step), self._session.meta
         if wishes.kind not in ("full", "sharded"):
             raise CheckpointError(
@@ -142,6 +153,7 @@ class Saver:
             )
         if wishes.kind == "full" and meta.rank != 0:
             return Saved.not_here(step)
+        self._session.identity()  # refuses after the end; what has begun before is completed
         import_torch()
         if wishes.kind == "full" and meta.world_size > 1:
             for name, thing in objects.items():
@@ -333,7 +345,7 @@ class Saver:
         metadata: Mapping[str, Any] | None = None,
     ) -> Manifest:
         """Return the manifest of a checkpoint that this process saves."""
-        meta = self._session.identity() or self._session.meta
+        meta = self._session.meta
         self.follow(max(time.time_ns(), self._newest_ns + 1))
         return Manifest(
             artifact=artifact,
@@ -350,51 +362,3 @@ class Saver:
             metadata=metadata or {},
             checkpoint=facts,
         )
-
-
-def check_step(step: Any) -> int:
-    """Return a step as int. Raises: CheckpointError unless it is a whole number from 0 on."""
-    try:
-        whole = whole_step(step)
-    except TypeError as error:
-        raise CheckpointError(f"checkpoint: {error}") from None
-    if whole is None or not 0 <= whole < 2**63:
-        raise CheckpointError(f"step={step!r}: the step of a checkpoint is at least 0")
-    return whole
-
-
-def check_rules(retention: Any, report: Callable[[str, BaseException], None]) -> Retention | None:
-    """Return the rules of a call, None for those of the settings.
-
-    Invalid rules are reported, and then nothing is deleted: the checkpoint matters more.
-    """
-    if retention is None or isinstance(retention, Retention):
-        return retention
-    write = "write retention=runwire.Retention(keep_last=3), with keep_best, metric, keep_every"
-    problem: Exception
-    try:
-        if isinstance(retention, Mapping):
-            return Retention(**retention)
-        problem = TypeError(f"retention={retention!r:.100}: {write}")
-    except (RetentionError, TypeError) as error:
-        problem = type(error)(f"retention={dict(retention)!r:.100}: {error}; {write}")
-    report("retention of a checkpoint", problem)
-    return Retention()
-
-
-def check_metrics(
-    metrics: Mapping[str, Any] | None, report: Callable[[str, BaseException], None]
-) -> dict[str, float]:
-    """Return metrics as floats; values that are not numbers are reported and left out."""
-    numbers: dict[str, float] = {}
-    if not isinstance(metrics, Mapping):
-        if metrics is not None:
-            problem = TypeError(f"metrics={metrics!r:.100}: give a mapping of names to numbers")
-            report("metrics of a checkpoint", problem)
-        return numbers
-    for name, value in metrics.items():
-        try:
-            numbers[str(name)] = to_float(value)
-        except (Unloggable, OverflowError) as error:
-            report("metric of a checkpoint", type(error)(f"{name!r}: {error}"))
-    return numbers

@@ -40,23 +40,32 @@ class SavingThread:
                 return
             is_begun = not thread.is_cancelled  # by a signal handler that saved meanwhile
 
-    def join(self) -> None:
-        """Wait for the work under way, if any. Blocks: until it is done."""
+    def join(self, wait_s: float | None = None) -> bool:
+        """Wait for the work under way, if any; return whether it is done.
+
+        Blocks: until it is done, at most `wait_s` seconds.
+        """
+        end_s = float("inf") if wait_s is None else time.monotonic() + wait_s
         while (thread := self._thread) is not None:
             if thread.ident is None and thread.cancel():
                 pass  # a signal handler came before it began
             elif self._is_joining:
                 # A signal handler that interrupted the join below: another one may never return.
                 while not thread.is_over:
+                    if time.monotonic() >= end_s:
+                        return False
                     time.sleep(_POLL_S)
             else:
                 self._is_joining = True
                 try:
-                    thread.join()
+                    thread.join(None if wait_s is None else max(0.0, end_s - time.monotonic()))
                 finally:
                     self._is_joining = False
+                if thread.is_alive():
+                    return False
             if self._thread is thread:  # else a signal handler has begun another meanwhile
                 self._thread = None
+        return True
 
 
 class _Thread(threading.Thread):

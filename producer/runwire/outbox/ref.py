@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from runwire.conversion import TIMEOUT
 from runwire.errors import ArtifactError, RunwireError
+from runwire.guard import needed_call
 from runwire.settings import Settings
 from runwire_disk.outbox.request import outbox_dir
 from runwire_disk.outbox.route import KAFKA, REFERENCE, REFUSED, UNSEEN, choose_route
@@ -41,12 +43,14 @@ class ArtifactRef:
     project: str = ""
     settings: Settings = field(default_factory=Settings, repr=False)
 
+    @needed_call(error=ArtifactError, timeout=TIMEOUT)
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the store has it, or the brokers where this process has no access to a store.
 
         False after `timeout` seconds, when it is not uploaded at all, when its upload failed for
         good (`runwire status` says why), or when it was deleted meanwhile. Failures behind the
         brokers appear only in `v_artifacts`: give a timeout. Blocks: `timeout`.
+        Raises: ArtifactError for a timeout that is no number of seconds.
         """
         if self.route in (REFUSED, UNSEEN):
             return False

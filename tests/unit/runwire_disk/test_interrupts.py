@@ -98,3 +98,36 @@ def test_function_that_takes_a_frame_is_no_handler() -> None:
     with pytest.raises(LimitError) as caught:
         inspect(None)
     assert not interrupts.is_interrupt(caught.value)
+
+
+def run_in(library: str, code: str) -> Exception:
+    """The exception of code of a library, as one who catches it has it."""
+    names = {"__name__": library, "LimitError": LimitError, "signal": signal}
+    try:
+        exec(code, names)
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+# What a raise without arguments looks like is what another thread sends.
+SENT = "raise LimitError"
+REPLACED = """
+try:
+    signal.raise_signal(signal.SIGUSR1)
+except LimitError:
+    raise RuntimeError("cannot write the end of the file")
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "is_interrupt"),
+    [("runwire.x", True), ("pathlib", True), ("torch.serialization", True), ("__main__", False)],
+)
+@pytest.mark.parametrize("code", [SENT, REPLACED])
+def test_interrupt_inside_a_library_that_we_call_is_found(
+    library: str, code: str, *, is_interrupt: bool
+) -> None:
+    """Sent there, or replaced there by an error of a cleanup; the user's own code may replace."""
+    found = interrupts.interrupt_of(run_in(library, code))
+    assert isinstance(found, LimitError) == is_interrupt

@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,6 +220,15 @@ def test_secrets_of_the_settings_never_reach_a_file(
         for name in files:
             assert b"do-not-write-me" not in (Path(folder) / name).read_bytes()
     assert events(root)
+
+
+@pytest.mark.parametrize("timeout", [float("nan"), "1", 10**9])
+def test_wait_for_an_artifact_refuses_what_is_no_time(run: Run, timeout: Any) -> None:
+    """It would wait for ever; a moment that has passed is no mistake."""
+    ref = run.log_artifact(b"1", "a")
+    with pytest.raises(ArtifactError, match="timeout"):
+        ref.wait(timeout)
+    assert not ref.wait(-0.5)
 
 
 def test_staging_an_id_twice_is_refused(root: Path, run: Run) -> None:
