@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support.engine import clickhouse_server, clickhouse_url  # noqa: F401 - fixtures for all
 from support.servers import (  # noqa: F401 - fixtures for all
@@ -47,6 +48,13 @@ PROGRAMMING_ERRORS = (
     NameError,
     NotImplementedError,
 )
+
+
+# No test judges how fast this machine is at the moment, not even by its examples.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:

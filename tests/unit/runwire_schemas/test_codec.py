@@ -40,7 +40,7 @@ BATCH = MetricBatch(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(60))
 @given(data=st.data())
 def test_event_survives_encoding_and_decoding(kind: str, data: st.DataObject) -> None:
     """decode(encode(event)) is the event, for every kind; the body is what fastavro writes."""
@@ -55,7 +55,7 @@ def test_event_survives_encoding_and_decoding(kind: str, data: st.DataObject) ->
     assert gen.same(event, codec.decode(message))
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(100))
 @given(batch=gen.metric_batches())
 def test_batch_of_ready_bytes_is_the_message_of_fastavro(batch: MetricBatch) -> None:
     """A batch encoded from ready index and value bytes is byte for byte what fastavro writes."""
@@ -74,7 +74,7 @@ def test_batch_of_ready_bytes_is_the_message_of_fastavro(batch: MetricBatch) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(150))
 @given(data=st.data())
 def test_mutated_message_decodes_or_is_refused(kind: str, data: st.DataObject) -> None:
     """A message with any damage gives an event or DecodeError."""
@@ -83,7 +83,7 @@ def test_mutated_message_decodes_or_is_refused(kind: str, data: st.DataObject) -
         assert isinstance(codec.decode(message), EVENTS[codec.kind_of(message)])
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 @given(kind=st.sampled_from(KINDS), body=st.binary(max_size=300), bare=st.booleans())
 def test_random_bytes_decode_or_are_refused(kind: str, body: bytes, bare: bool) -> None:
     """Random bytes, with and without a good header, give an event or DecodeError."""

@@ -79,7 +79,7 @@ def test_text_that_is_no_unicode_has_a_key() -> None:
     assert len(identity.run_key("\udcff", "")) == 16
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=examples(200))
 @given(numbers=st.lists(NUMBERS, max_size=20))
 def test_varints_are_those_of_fastavro(numbers: list[int]) -> None:
     """Same bytes as fastavro, and they read back."""
@@ -96,7 +96,7 @@ def test_varints_are_those_of_fastavro(numbers: list[int]) -> None:
     assert len(encoded) == at
 
 
-@settings(max_examples=examples(50), deadline=None)
+@settings(max_examples=examples(50))
 @given(text=TEXT)
 def test_texts_are_those_of_fastavro(text: str) -> None:
     """Same bytes as fastavro."""
