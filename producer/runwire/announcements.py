@@ -6,6 +6,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING
 
+from runwire_disk.interrupts import reraise_interrupt
 from runwire_schemas.identity import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def say_finished(settings: Settings, meta: Meta, outcome: Outcome, report: Flush
 
 
 def say(settings: Settings, sentence: str) -> None:
-    """Print one line, unless RUNWIRE_QUIET or mode "disabled"; never raises."""
+    """Print one line, unless RUNWIRE_QUIET or mode "disabled". Raises: nothing but interrupts."""
     if settings.quiet or settings.mode == "disabled" or sys.stderr is None:
         return
     try:
         sys.stderr.write(f"runwire: {sentence}\n")
-    except Exception:  # a closed or replaced stderr must not end the training
-        return
+    except Exception as error:  # a closed or replaced stderr must not end the training
+        reraise_interrupt(error)

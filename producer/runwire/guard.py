@@ -9,13 +9,13 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from runwire.arguments import Arguments, Refusal, with_arguments
 from runwire.conversion import ArgumentKind
 from runwire.errors import ConfigError, RunwireError
-from runwire_disk.interrupts import reraise_interrupt
+from runwire_disk.interrupts import reraise_interrupt, suppressed
 
 __all__ = ["Guard", "needed_call", "public_call", "starting_call"]
 
@@ -32,7 +32,7 @@ _SUBJECTS = ("name", "key")
 
 
 def _handle_safely(handle: Callable[[logging.LogRecord], None], record: logging.LogRecord) -> None:
-    with suppress(Exception):
+    with suppressed(Exception):
         handle(record)
 
 

@@ -5,6 +5,8 @@ A random sample of the moments; with RUNWIRE_FAULTS=long every one.
 
 from __future__ import annotations
 
+import dis
+import functools
 import gc
 import itertools
 import os
@@ -13,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -40,6 +42,17 @@ class OverdueError(Exception):
     """Raised by a handler of the user."""
 
 
+@functools.cache
+def stops_of_signals(code: CodeType) -> frozenset[int]:
+    """The offsets of a function at which Python looks for signals."""
+    found, before = set(), ""
+    for instruction in dis.get_instructions(code):
+        if before.startswith(("CALL", "JUMP_BACKWARD", "RESUME")):
+            found.add(instruction.offset)
+        before = instruction.opname
+    return frozenset(found)
+
+
 class Striker:
     """Raises at one instruction of our code, as a signal handler does between two of them."""
 
@@ -54,7 +67,11 @@ class Striker:
         return None
 
     def strike(self, frame: FrameType, event: str, _arg: Any) -> Any:
-        if event == "opcode":
+        # Between the block of a `with` and its end only a trace function can raise; there it leaves
+        # the locks of Python's own `threading` held, and no thread starts any more.
+        code = frame.f_code
+        is_locking = code.co_filename.endswith("threading.py")
+        if event == "opcode" and (not is_locking or frame.f_lasti in stops_of_signals(code)):
             if self.seen == self.at:
                 sys.settrace(None)
                 self.place = f"{frame.f_code.co_qualname}, line {frame.f_lineno}"

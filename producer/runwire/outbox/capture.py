@@ -71,7 +71,8 @@ class Staged:
 
     def make(self, size: int) -> None:
         """Make the folder and reserve `size` bytes of the outbox for it."""
-        self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppressed(FileExistsError):  # `exist_ok` would swallow any OSError of a handler
+            self.folder.parent.mkdir(mode=0o700, parents=True)
         # Before it is there: an interrupt may come right after the system call.
         self._is_ours = True
         try:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 import pytest
 
+from runwire.announcements import say
 from runwire.guard import Guard
+from runwire.settings import Settings
 from runwire_disk.interrupts import interrupt_of
 
 
@@ -102,6 +106,35 @@ def test_failure_while_a_user_handles_an_earlier_interrupt_is_a_failure() -> Non
         with guard.catching("work"):
             os.stat("/none")  # noqa: PTH116 - raises with the interrupt as its context
     assert guard.counts == {"work": 1}
+
+
+@pytest.mark.usefixtures("_usr1")
+def test_exception_of_a_handler_passes_where_a_line_is_printed_or_logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A broken stderr or log handler is ignored, an interrupt in it is not."""
+    signal.signal(signal.SIGUSR1, plain)
+
+    class Slow(logging.StreamHandler[Any]):
+        def handle(self, record: logging.LogRecord) -> bool:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return True
+
+        def write(self, _text: str) -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    slow = Slow()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", slow)
+        with pytest.raises(OverdueError):
+            say(Settings(), "a line")
+    logger = logging.getLogger("runwire")
+    logger.addHandler(slow)
+    try:
+        with pytest.raises(OverdueError):
+            logger.warning("a line")
+    finally:
+        logger.removeHandler(slow)
 
 
 def test_exceptions_of_functions_that_get_other_frames_are_failures() -> None:
