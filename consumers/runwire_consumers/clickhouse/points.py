@@ -154,7 +154,7 @@ def _parts(
     parts: list[tuple[MetricArrays, tuple[int, int], tuple[int, int]]] = []
     begin_call = begin_point = until_call = until_point = -1
     last: MetricArrays | None = None
-    for _, _, arrays, first_call, end_call, first_point, end_point in rows:
+    for _, _, _, arrays, first_call, end_call, first_point, end_point in rows:
         if arrays is not last or first_call != until_call or first_point != until_point:
             if last is not None:
                 parts.append((last, (begin_call, until_call), (begin_point, until_point)))
