@@ -46,6 +46,7 @@ class MetricColumns(NamedTuple):
 
     head: MetricHead
     batch_seq: int
+    points_before: int
     arrays: MetricArrays
     first_call: int
     end_call: int
@@ -122,8 +123,12 @@ class MetricColumns(NamedTuple):
                 self.value[points],
             )
         )
-        return MetricColumns(
-            self.head, self.batch_seq, arrays, 0, int(kept.sum()), 0, points.stop - points.start
+        return self._replace(
+            arrays=arrays,
+            first_call=0,
+            end_call=int(kept.sum()),
+            first_point=0,
+            end_point=points.stop - points.start,
         )
 
     def _of_points(self, column: _Int64s) -> _Int64s:
@@ -141,7 +146,8 @@ def columns_of(batch: MetricBatch) -> MetricColumns:
     arrays = MetricArrays._make((*map(_longs, calls), name_idx, value))
     arrays = without_empty_calls(arrays)
     end_call, end_point = len(arrays.call_n), len(arrays.value)
-    return MetricColumns(head, batch.batch_seq, arrays, 0, end_call, 0, end_point)
+    seqs = (batch.batch_seq, batch.points_before)
+    return MetricColumns._make((head, *seqs, arrays, 0, end_call, 0, end_point))
 
 
 def without_empty_calls(arrays: MetricArrays) -> MetricArrays:

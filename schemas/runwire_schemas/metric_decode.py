@@ -27,7 +27,7 @@ from runwire_schemas.metric_columns import (
     without_empty_calls,
 )
 from runwire_schemas.metric_encode import require_columns
-from runwire_schemas.metric_find import HEAD, PADDING, Index, Places
+from runwire_schemas.metric_find import HEAD, LONGS, PADDING, Index, Places
 from runwire_schemas.varint_arrays import Int64s, Octets, ends_in, read_even, read_uneven
 
 __all__ = ["MetricColumns", "decode_fast", "decode_metric_batch"]
@@ -35,7 +35,7 @@ __all__ = ["MetricColumns", "decode_fast", "decode_metric_batch"]
 # A byte of an index costs as much as a thirtieth of a slice.
 GATHERED_BYTES_MAX: Final = 32
 CALLS: Final = ("call_seq", "call_step", "call_at_ms", "call_n")
-require_columns((*HEAD, "batch_seq", "names", *MetricArrays._fields), "MetricColumns")
+require_columns((*HEAD, *LONGS, "names", *MetricArrays._fields), "MetricColumns")
 
 
 def decode_metric_batch(value: bytes) -> MetricColumns:
@@ -142,11 +142,11 @@ def _decode(places: Places, messages: Index) -> list[MetricColumns]:
     if len(call_n) and call_n.min() == 0:
         calls = _sums((call_n > 0).astype(np.int64), calls)
         arrays = without_empty_calls(arrays)
-    seqs = places.batch_seq[messages].tolist()
+    longs = [places.longs[name][messages].tolist() for name in LONGS]
     bounds = (*_bounds(calls), *_bounds(points))
     # What `MetricColumns._make` does, without a call in Python for each message.
     make = partial(tuple.__new__, MetricColumns)
-    return list(map(make, zip(heads, seqs, repeat(arrays), *bounds, strict=False)))
+    return list(map(make, zip(heads, *longs, repeat(arrays), *bounds, strict=False)))
 
 
 def _joined(places: Places, messages: Index, name: str) -> Octets:

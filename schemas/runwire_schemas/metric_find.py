@@ -25,6 +25,7 @@ PADDING: Final = bytes(2 * VARINT_BYTES_MAX)
 
 # The columns that the messages of one writer have in common come first.
 HEAD: Final = ("project", "run_id", "attempt", "writer", "rank")
+LONGS: Final = ("batch_seq", "points_before")
 _WRITERS_MAX: Final = 16_384
 _NAME_SETS_MAX: Final = 16  # of a writer
 _INDEX_OF_ONE_BYTE_MAX: Final = 64
@@ -33,7 +34,7 @@ _INDEX_OF_ONE_BYTE_MAX: Final = 64
 class Places:
     """Places in the messages: of each column's first byte, its end, and its number of items.
 
-    `names` is the number of names.
+    `names` is the number of names, `longs` the numbers behind the head.
     Shapes: all arrays [messages]; `good` is false for a message that is left out, whose places
     mean nothing.
     """
@@ -44,7 +45,8 @@ class Places:
         self.data, self.octets = data, np.frombuffer(data, np.uint8)
         self.good = np.ones(len(starts), bool)
         self.heads: list[MetricHead] = []
-        self.names = self.batch_seq = np.zeros(len(starts), np.int64)
+        self.names = np.zeros(len(starts), np.int64)
+        self.longs: dict[str, Int64s] = {}
         self.first: dict[str, Int64s] = {}
         self.end: dict[str, Int64s] = {}
         self.count: dict[str, Int64s] = {}
@@ -84,9 +86,10 @@ class Places:
     def _rank(self, _name: str) -> None:
         self._read()
 
-    def _long(self, _name: str) -> None:
-        self._head_ends = self._at.tolist()
-        self.batch_seq = self._read()
+    def _long(self, name: str) -> None:
+        if name == LONGS[0]:
+            self._head_ends = self._at.tolist()
+        self.longs[name] = self._read()
 
     def _names(self, _name: str) -> None:
         data, heads, after = self.data, self.heads, self._at.tolist()

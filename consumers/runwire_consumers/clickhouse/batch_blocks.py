@@ -12,7 +12,7 @@ from runwire_consumers.clickhouse import rows as rows_of
 from runwire_consumers.clickhouse.blocks import PlacedRow, TablePiece, TableRows
 from runwire_consumers.clickhouse.metric_rows import batch_rows, metric_rows, rollup_rows
 from runwire_consumers.clickhouse.native import Block
-from runwire_consumers.clickhouse.points import SortedPoints, join_rows, sort_points
+from runwire_consumers.clickhouse.points import SortedPoints, sort_points
 from runwire_consumers.clickhouse.refusals import DEAD_LETTER
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.core.batch import Batch
@@ -87,11 +87,13 @@ def build_books(batch: Batch, blocks: BatchBlocks, untidy: Sequence[bool]) -> li
 
     Shapes: untidy [blocks.metrics], true where a batch repeats a step.
     """
+    if blocks.points is None:
+        return []
     judged = [
         PlacedRow(item.place, item.index, (item.row, flag))
         for item, flag in zip(blocks.metrics, untidy, strict=True)
     ]
-    encode = partial(_encode_books, batch.append_at_ns)
+    encode = partial(_encode_books, blocks.points, batch.append_at_ns)
     return TableRows("metric", "batches", judged, encode).pieces(batch.pieces)
 
 
@@ -135,8 +137,10 @@ def _sorted(points: SortedPoints | None, rows: Sequence[MetricColumns]) -> Sorte
     return sort_points(rows) if points is None else points.of(rows)
 
 
-def _encode_books(append_at_ns: int, judged: Sequence[tuple[MetricColumns, bool]]) -> bytes:
-    joined, untidy = join_rows([row for row, _ in judged]), [flag for _, flag in judged]
+def _encode_books(
+    points: SortedPoints, append_at_ns: int, judged: Sequence[tuple[MetricColumns, bool]]
+) -> bytes:
+    joined, untidy = points.joined.of([row for row, _ in judged]), [flag for _, flag in judged]
     return batch_rows(joined, append_at_ns, untidy=untidy)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -40,6 +41,11 @@ _log = logging.getLogger("runwire.worker")
 JOURNAL_DIR = "journal"
 STATE_FILE = "worker.json"
 LOGIN_RETRY_S = 5.0
+# An array of a round has 8 MB; 32 MiB is the most that glibc takes. A round of a million points
+# uses some 150 MB.
+ARRAY_BYTES_MAX = 32 * 1024 * 1024
+KEPT_BYTES_MAX = 192 * 1024 * 1024
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class LazySink:
@@ -187,6 +193,7 @@ def run_clickhouse(root: Path, settings: WorkerSettings, parts: WorkerParts) -> 
     Its process id and port are written to `worker.json` under `root`.
     """
     allow_many_files()
+    _keep_memory()
     clock, stop = SystemClock(), Stop()
     health = Health(clock, stuck_after_s=settings.stuck_after_s)
     worker = Worker(
@@ -278,3 +285,15 @@ def pages(health: Health, metrics: SelfMetrics, port: int) -> Iterator[int]:
 def _write_state(path: Path, port: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     replace_json(path, {"pid": os.getpid(), "metrics_port": port})
+
+
+def _keep_memory() -> None:
+    """Make glibc keep the memory of one round for the next; no effect with other C libraries.
+
+    By default it gives the arrays of each round back to the kernel, which clears every page of the
+    next round's: half the time of sorting a million points.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, ARRAY_BYTES_MAX)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES_MAX)
