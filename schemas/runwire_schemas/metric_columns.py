@@ -125,8 +125,10 @@ class MetricColumns(NamedTuple):
         )
         return self._replace(
             arrays=arrays,
-            first_call=0, end_call=int(kept.sum()),
-            first_point=0, end_point=points.stop - points.start,
+            first_call=0,
+            end_call=int(kept.sum()),
+            first_point=0,
+            end_point=points.stop - points.start,
         )
 
     def _of_points(self, column: _Int64s) -> _Int64s:
