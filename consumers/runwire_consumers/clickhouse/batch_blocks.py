@@ -19,7 +19,7 @@ from runwire_consumers.clickhouse.metric_rows import (
     rollup_rows,
 )
 from runwire_consumers.clickhouse.native import Block
-from runwire_consumers.clickhouse.points import SortedPoints, join_rows, sort_points
+from runwire_consumers.clickhouse.points import SortedPoints, sort_points
 from runwire_consumers.clickhouse.refusals import DEAD_LETTER
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.core.batch import Batch
@@ -101,17 +101,20 @@ def build_books(
 
     Shapes: untidy and whole [blocks.metrics], from `Tidiness.judge` and `Books.follow`.
     """
+    if blocks.points is None:
+        return {table: [] for table in BOOK_TABLES}
     judged = [
         PlacedRow(item.place, item.index, (item.row, flag, known))
         for item, flag, known in zip(blocks.metrics, untidy, whole, strict=True)
     ]
     encoders = (_encode_batches, _encode_progress, _encode_attempts)
-    return {
-        table: TableRows("metric", table, judged, partial(encode, batch.append_at_ns)).pieces(
-            batch.pieces
+    tables: dict[str, list[TablePiece]] = {}
+    for table, encode in zip(BOOK_TABLES, encoders, strict=True):
+        rows = TableRows(
+            "metric", table, judged, partial(encode, blocks.points, batch.append_at_ns)
         )
-        for table, encode in zip(BOOK_TABLES, encoders, strict=True)
-    }
+        tables[table] = rows.pieces(batch.pieces)
+    return tables
 
 
 class _Alive:
@@ -154,18 +157,19 @@ def _sorted(points: SortedPoints | None, rows: Sequence[MetricColumns]) -> Sorte
     return sort_points(rows) if points is None else points.of(rows)
 
 
-def _encode_batches(append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
+def _encode_batches(points: SortedPoints, append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
     rows, untidy, _ = zip(*judged, strict=True)
-    return batch_rows(join_rows(rows), append_at_ns, untidy=untidy)
+    return batch_rows(points.joined.of(rows), append_at_ns, untidy=untidy)
 
 
-def _encode_progress(append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
+def _encode_progress(points: SortedPoints, append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
     rows, untidy, whole = zip(*judged, strict=True)
-    return progress_rows(join_rows(rows), append_at_ns, untidy=untidy, whole=whole)
+    return progress_rows(points.joined.of(rows), append_at_ns, untidy=untidy, whole=whole)
 
 
-def _encode_attempts(append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
-    return attempt_rows(join_rows([row for row, _, _ in judged]), append_at_ns)
+def _encode_attempts(points: SortedPoints, append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
+    rows, _, _ = zip(*judged, strict=True)
+    return attempt_rows(points.joined.of(rows), append_at_ns)
 
 
 def _unencodable(

@@ -21,7 +21,6 @@ from runwire_consumers.clickhouse.rows import (
     attempt_key,
     dictionary,
     instants,
-    run_columns,
     writer_key,
 )
 
@@ -66,7 +65,7 @@ def batch_rows(joined: JoinedRows, append_at_ns: int, *, untidy: Sequence[bool])
 
     Shapes: untidy [rows], true where a batch repeats a step.
     """
-    rows, first, calls = joined.rows, joined.first_calls, joined.arrays
+    first, calls, heads, of = joined.first_calls, joined.arrays, joined.heads, joined.head_of
 
     def least(name: str, kind: str, values: Array) -> Column:
         return native.numbers(name, kind, np.minimum.reduceat(values, first))
@@ -74,13 +73,22 @@ def batch_rows(joined: JoinedRows, append_at_ns: int, *, untidy: Sequence[bool])
     def greatest(name: str, kind: str, values: Array) -> Column:
         return native.numbers(name, kind, np.maximum.reduceat(values, first))
 
+    def text(name: str, values: list[str]) -> Column:
+        keys, index = dictionary(values)
+        return native.low_cardinality(name, keys, index[of])
+
+    def number(name: str, kind: str, values: list[int]) -> Column:
+        keys, index = dictionary(values)
+        return native.number_dictionary(name, kind, keys, index[of])
+
     return native.block(
         [
-            *run_columns(rows),
-            native.numbers("rank", "Int64", [row.rank for row in rows]),
-            native.numbers("attempt", "UInt64", [attempt_key(row.attempt) for row in rows]),
-            native.numbers("writer", "UInt64", [writer_key(row.writer) for row in rows]),
-            native.numbers("batch_seq", "Int64", [row.batch_seq for row in rows]),
+            text("project", [head.project for head in heads]),
+            text("run_id", [head.run_id for head in heads]),
+            number("rank", "Int32", [head.rank for head in heads]),
+            number("attempt", "UInt64", [attempt_key(head.attempt) for head in heads]),
+            number("writer", "UInt64", [writer_key(head.writer) for head in heads]),
+            native.numbers("batch_seq", "Int64", joined.batch_seq),
             native.numbers("points", "UInt64", joined.row_points),
             least("first_seq", "Int64", calls.call_seq),
             greatest("last_seq", "Int64", calls.call_seq),
@@ -89,7 +97,9 @@ def batch_rows(joined: JoinedRows, append_at_ns: int, *, untidy: Sequence[bool])
             least("first_at", "DateTime64(3)", joined.at_ms),
             greatest("last_at", "DateTime64(3)", joined.at_ms),
             native.numbers("untidy", "Bool", untidy),
-            instants("append_at", [append_at_ns] * len(rows)),
+            native.numbers(
+                "append_at", "DateTime64(3)", np.full(len(of), append_at_ns // 1_000_000)
+            ),
         ]
     )
 
@@ -101,10 +111,11 @@ def progress_rows(
 
     Shapes: untidy and whole [rows], as for `batch_rows` and from `Books.follow`.
     """
-    rows, first = joined.rows, joined.first_calls
-    writers, writer = dictionary(
-        [(row.project, row.run_id, row.rank, row.attempt, row.writer) for row in rows]
+    first = joined.first_calls
+    writers, of_head = dictionary(
+        [(one.project, one.run_id, one.rank, one.attempt, one.writer) for one in joined.heads]
     )
+    writer = of_head[joined.head_of]
     projects, runs, ranks, attempts, names = zip(*writers, strict=True)
     last_step = np.maximum.reduceat(joined.arrays.call_step, first)
     last_at = np.maximum.reduceat(joined.at_ms, first)
@@ -128,7 +139,7 @@ def progress_rows(
                 "whole",
                 [greatest("batches", "Int64", batches), greatest("points", "Int64", points)],
             ),
-            greatest("last_batch_seq", "Int64", [row.batch_seq for row in rows]),
+            greatest("last_batch_seq", "Int64", joined.batch_seq),
         ]
     )
 
@@ -136,7 +147,8 @@ def progress_rows(
 def attempt_rows(joined: JoinedRows, append_at_ns: int) -> bytes:
     """Build the block for `attempts`: one row per attempt of the batches."""
     first = joined.first_calls
-    found, attempt = dictionary([(row.project, row.run_id, row.attempt) for row in joined.rows])
+    found, of_head = dictionary([(one.project, one.run_id, one.attempt) for one in joined.heads])
+    attempt = of_head[joined.head_of]
     projects, runs, names = zip(*found, strict=True)
     steps = joined.arrays.call_step
     first_step = -np.minimum.reduceat(steps, first) - 1  # no overflow of the least step

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse.native import Array
 from runwire_consumers.clickhouse.rows import writer_key
 from runwire_schemas.metric_columns import MetricArrays, MetricColumns, MetricHead
@@ -40,10 +41,14 @@ class Series(NamedTuple):
 class JoinedRows:
     """Metric batches with their calls and points one after the other.
 
-    Shapes: row_calls, row_points [rows], `at_ms` [calls]: `call_at_ms` as clients can read it.
+    Shapes: head_of, batch_seq, row_calls, row_points [rows], `head_of` being positions in `heads`;
+    at_ms [calls], which is `call_at_ms` as clients can read it.
     """
 
     rows: Sequence[MetricColumns]
+    heads: list[MetricHead]
+    head_of: Array
+    batch_seq: Array
     row_calls: Array
     row_points: Array
     arrays: MetricArrays
@@ -54,6 +59,12 @@ class JoinedRows:
         """The first call of each row."""
         first: Array = np.cumsum(self.row_calls) - self.row_calls
         return first
+
+    def of(self, rows: Sequence[MetricColumns]) -> JoinedRows:
+        """Return these rows joined: itself when they are its own."""
+        own = self.rows
+        is_own = len(rows) == len(own) and all(map(operator.is_, rows, own))
+        return self if is_own else join_rows(rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +91,8 @@ class SortedPoints:
 
     def of(self, rows: Sequence[MetricColumns]) -> SortedPoints:
         """Return the sorted points of these rows: itself when they are its own."""
-        own = self.joined.rows
-        if len(rows) == len(own) and all(map(operator.is_, rows, own)):
-            return self
-        return sort_points(rows)
+        joined = self.joined.of(rows)
+        return self if joined is self.joined else _sort(joined)
 
 
 def join_rows(rows: Sequence[MetricColumns]) -> JoinedRows:
@@ -97,10 +106,17 @@ def join_rows(rows: Sequence[MetricColumns]) -> JoinedRows:
         np.concatenate([arrays[k][first:end] for arrays, _, (first, end) in parts]) for k in (4, 5)
     )
     arrays = MetricArrays(*calls, *points)
+    heads, seqs, _, _, first_calls, end_calls, first_points, end_points = zip(*rows, strict=True)
+    ids = list(map(id, heads))
+    distinct = dict(zip(ids, heads, strict=True))
+    number = {key: place for place, key in enumerate(distinct)}
     return JoinedRows(
         rows=rows,
-        row_calls=np.array([row.end_call - row.first_call for row in rows]),
-        row_points=np.array([row.points for row in rows]),
+        heads=list(distinct.values()),
+        head_of=np.array([number[key] for key in ids]),
+        batch_seq=np.array(seqs),
+        row_calls=np.array(end_calls) - np.array(first_calls),
+        row_points=np.array(end_points) - np.array(first_points),
         arrays=arrays,
         at_ms=readable_ms(arrays.call_at_ms),
     )
@@ -108,7 +124,10 @@ def join_rows(rows: Sequence[MetricColumns]) -> JoinedRows:
 
 def sort_points(rows: Sequence[MetricColumns]) -> SortedPoints:
     """Sort the points of metric batches, each with at least one."""
-    joined = join_rows(rows)
+    return _sort(join_rows(rows))
+
+
+def _sort(joined: JoinedRows) -> SortedPoints:
     arrays = joined.arrays
     series, number = _number(joined)
     counts = np.bincount(number, minlength=len(series))
@@ -117,8 +136,11 @@ def sort_points(rows: Sequence[MetricColumns]) -> SortedPoints:
         counts = counts[counts > 0]
     starts = np.cumsum(counts) - counts
     order = np.argsort(number, kind="stable")
-    call = np.repeat(np.arange(len(arrays.call_n), dtype="i4"), arrays.call_n)[order]
-    step, seq, at_ms = arrays.call_step[call], arrays.call_seq[call], joined.at_ms[call]
+    # Small numbers are gathered twice as fast, and large ones index three times as fast.
+    calls = np.repeat(np.arange(len(arrays.call_n), dtype="i4"), arrays.call_n)
+    call = calls.take(order).astype("i8")
+    step, seq = arrays.call_step.take(call), arrays.call_seq.take(call)
+    at_ms = joined.at_ms.take(call)
     places = _places(joined)
     is_rising = _rising(step, starts)
     return SortedPoints(
@@ -130,8 +152,8 @@ def sort_points(rows: Sequence[MetricColumns]) -> SortedPoints:
         step=step,
         seq=seq,
         at_ms=at_ms,
-        place_ms=at_ms if places is joined.at_ms else places[call],
-        value=arrays.value[order],
+        place_ms=at_ms if places is joined.at_ms else places.take(call),
+        value=arrays.value.take(order),
         table_order=_table_order(series, counts, is_rising, (step, seq)),
     )
 
@@ -167,21 +189,19 @@ def _parts(
 
 def _number(joined: JoinedRows) -> tuple[list[Series], Array]:
     """Return the series in their order, and the number of each point's series."""
-    ids = [id(row.head) for row in joined.rows]
-    heads = {id(row.head): row.head for row in joined.rows}
     places: dict[Series, int] = {}
-    bases: dict[int, int] = {}
+    bases: list[int] = []
     flat: list[int] = []
-    for key, head in heads.items():
-        bases[key] = len(flat)
+    for head in joined.heads:
+        bases.append(len(flat))
         flat += [places.setdefault(one, len(places)) for one in _series_of(head)]
     ordered = sorted(places)
-    # numpy sorts 16-bit numbers by radix, ten times as fast as larger ones.
-    rank = np.empty(len(ordered), "u2" if len(ordered) < 1 << 16 else "u4")
+    # numpy sorts numbers of 8 and 16 bits by radix, ten times as fast as larger ones.
+    rank = np.empty(len(ordered), native.position_type(len(ordered)))
     rank[[places[one] for one in ordered]] = np.arange(len(ordered))
-    base = np.array([bases[key] for key in ids], "i4")
-    numbers = rank[np.array(flat, "i4")]
-    number: Array = numbers[np.repeat(base, joined.row_points) + joined.arrays.name_idx]
+    base = np.array(bases)[joined.head_of]
+    index = np.repeat(base, joined.row_points) + joined.arrays.name_idx
+    number: Array = rank[np.array(flat)].take(index)
     return ordered, number
 
 

@@ -21,7 +21,6 @@ from runwire_schemas.events import (
     ParamEvent,
     RunEvent,
 )
-from runwire_schemas.metric_columns import MetricColumns
 
 K = TypeVar("K", bound=Hashable)
 
@@ -104,7 +103,7 @@ def log_rows(events: Sequence[LogEvent], append_at_ns: int) -> bytes:
 
 def dead_rows(letters: Sequence[DeadLetter]) -> bytes:
     """Build the block for `dead_letters`: one row per letter, with the beginning of its bytes."""
-    columns = run_columns(letters)
+    columns = _run_columns(letters)
     columns += [
         native.numbers("writer", "UInt64", [writer_key(writer_of(e)) for e in letters]),
         instants("at", [e.at_ns for e in letters]),
@@ -132,7 +131,7 @@ def event_columns(
 ) -> list[Column]:
     """Encode the columns that all event tables begin with: run, writer, and times."""
     return [
-        *run_columns(events),
+        *_run_columns(events),
         native.numbers("rank", "Int64", [e.rank for e in events]),
         native.numbers("attempt", "UInt64", [attempt_key(e.attempt) for e in events]),
         native.numbers("writer", "UInt64", [writer_key(e.writer) for e in events]),
@@ -142,7 +141,7 @@ def event_columns(
     ]
 
 
-def run_columns(events: Sequence[Event] | Sequence[MetricColumns]) -> list[Column]:
+def _run_columns(events: Sequence[Event]) -> list[Column]:
     """Encode project and run of each event."""
     projects, project = dictionary([e.project for e in events])
     ids, run_id = dictionary([e.run_id for e in events])

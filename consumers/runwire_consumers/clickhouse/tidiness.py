@@ -14,6 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from runwire_consumers.clickhouse.native import Array
 from runwire_consumers.clickhouse.points import SortedPoints
 from runwire_schemas.metric_decode import MetricColumns
 
@@ -63,15 +66,14 @@ class Tidiness:
         self._judged = {}
         self.suspects = set()
         groups = [_by_writer(points) for points in parts]
-        unknown = [row for group in groups for own in group for row in self._unknown(own.rows)]
+        unknown = [row for group in groups for own in group for row in self._unknown(own)]
         history = self._read_history(unknown) if unknown else {}
         verdicts: list[bool] = []
         for points, group in zip(parts, groups, strict=True):
-            found = [False] * len(points.joined.rows)
+            found = np.zeros(len(points.joined.rows), bool)
             for own in group:
-                for place, verdict in zip(own.places, self._judge(own, history), strict=True):
-                    found[place] = verdict
-            verdicts += found
+                found[own.places] = self._judge(own, history)
+            verdicts += found.tolist()
         return verdicts
 
     def keep(self, *, but: Collection[str] = ()) -> None:
@@ -84,10 +86,10 @@ class Tidiness:
         while len(self._pasts) > WRITERS_MAX:
             self._pasts.popitem(last=False)
 
-    def _unknown(self, rows: Sequence[MetricColumns]) -> Iterator[MetricColumns]:
+    def _unknown(self, own: _WriterRows) -> Iterator[MetricColumns]:
         """Yield the rows of a writer whose past only the store knows."""
         before: int | None = None
-        for row in rows:
+        for row in own.rows() if own.has_gaps else (own.first,):
             if row.batch_seq - 1 != before and self._past(row) is None:
                 yield row
             before = row.batch_seq
@@ -99,14 +101,15 @@ class Tidiness:
         past = self._pasts.get(row.writer)
         return past if past is not None and past.batch_seq == row.batch_seq - 1 else None
 
-    def _judge(self, own: _WriterRows, history: History) -> list[bool]:
-        past = self._state_before(own.rows[0], history)
+    def _judge(self, own: _WriterRows, history: History) -> bool | list[bool]:
+        """Return the verdict on the rows of a writer: one for all of them, or one for each."""
+        past = self._state_before(own.first, history)
         after = _steps_after_all(past.last_steps, own)
-        if after is not None:
-            self._note(own.rows[0], is_news=False)
-            self._judged[own.writer] = _Past(own.rows[-1].batch_seq, after)
-            return [False] * len(own.rows)
-        return [self._judge_row(row, history) for row in own.rows]
+        if after is None:
+            return [self._judge_row(row, history) for row in own.rows()]
+        self._note(own.first, is_news=False)
+        self._judged[own.first.writer] = _Past(own.last_seq, after)
+        return False
 
     def _judge_row(self, row: MetricColumns, history: History) -> bool:
         past = self._state_before(row, history)
@@ -133,45 +136,61 @@ class Tidiness:
 
 @dataclass(slots=True)
 class _WriterRows:
-    """Rows of one writer: their places among the rows of all, and the steps of each metric.
+    """Rows of one writer: their places among all rows, and the steps of each metric.
 
     `steps` holds the first and the last step where all steps rise, else it is None.
     """
 
-    writer: str
-    places: list[int] = field(default_factory=list)
-    rows: list[MetricColumns] = field(default_factory=list)
+    all_rows: Sequence[MetricColumns]
+    places: Array
+    first: MetricColumns
+    last_seq: int
+    has_gaps: bool
     steps: dict[str, tuple[int, int]] | None = field(default_factory=dict)
+
+    def rows(self) -> list[MetricColumns]:
+        """Return the rows."""
+        return [self.all_rows[place] for place in self.places.tolist()]
 
 
 def _by_writer(points: SortedPoints) -> list[_WriterRows]:
-    found: dict[str, _WriterRows] = {}
-    for place, row in enumerate(points.joined.rows):
-        writer = row.head.writer
-        own = found.get(writer)
-        if own is None:
-            own = found[writer] = _WriterRows(writer)
-        own.places.append(place)
-        own.rows.append(row)
+    joined = points.joined
+    numbers: dict[str, int] = {}
+    of_head = [numbers.setdefault(head.writer, len(numbers)) for head in joined.heads]
+    writer_of = np.array(of_head)[joined.head_of]
+    order, counts = np.argsort(writer_of, kind="stable"), np.bincount(writer_of)
+    starts = np.cumsum(counts) - counts
+    seqs = joined.batch_seq[order]
+    gaps = np.diff(seqs, prepend=0) != 1
+    gaps[starts] = False
+    has_gaps = np.logical_or.reduceat(gaps, starts)
+    lasts = seqs[starts + counts - 1].tolist()
+    found = []
+    for number, places in enumerate(np.split(order, starts[1:])):
+        first = joined.rows[places[0]]
+        own = _WriterRows(joined.rows, places, first, lasts[number], bool(has_gaps[number]))
+        found.append(own)
+    _add_steps(found, numbers, points)
+    return found
+
+
+def _add_steps(found: list[_WriterRows], numbers: dict[str, int], points: SortedPoints) -> None:
     first = points.step[points.starts].tolist()
     last = points.step[points.starts + points.counts - 1].tolist()
     for index, (one, rises) in enumerate(
         zip(points.series, points.is_rising.tolist(), strict=True)
     ):
-        own = found[one.writer]
+        own = found[numbers[one.writer]]
         # A writer with several runs, ranks or attempts is looked at row by row.
         if own.steps is not None and rises and one.metric not in own.steps:
             own.steps[one.metric] = (first[index], last[index])
         else:
             own.steps = None
-    return list(found.values())
 
 
 def _steps_after_all(last_steps: dict[str, int] | None, own: _WriterRows) -> dict[str, int] | None:
     """Return the greatest steps after all rows; None when one repeats a step, or may do so."""
-    first, last = own.rows[0].batch_seq, own.rows[-1].batch_seq
-    is_gapless = [row.batch_seq for row in own.rows] == list(range(first, last + 1))
-    if last_steps is None or own.steps is None or not is_gapless:
+    if last_steps is None or own.steps is None or own.has_gaps:
         return None
     for metric, (step, _) in own.steps.items():
         if metric in last_steps and step <= last_steps[metric]:

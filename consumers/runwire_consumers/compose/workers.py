@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -41,6 +42,11 @@ JOURNAL_DIR = "journal"
 STATE_FILE = "worker.json"
 LOGIN_RETRY_S = 5.0
 FILES_MAX = 65_536  # a spool of thousands of writers keeps a few files open for each
+# An array of a round has 8 MB; 32 MiB is the most that glibc takes. A round of a million points
+# uses some 150 MB.
+ARRAY_BYTES_MAX = 32 * 1024 * 1024
+KEPT_BYTES_MAX = 192 * 1024 * 1024
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class LazySink:
@@ -188,6 +194,7 @@ def run_clickhouse(root: Path, settings: WorkerSettings, parts: WorkerParts) -> 
     Its process id and port are written to `worker.json` under `root`.
     """
     _allow_many_files()
+    _keep_memory()
     clock, stop = SystemClock(), Stop()
     health = Health(clock, stuck_after_s=settings.stuck_after_s)
     worker = Worker(
@@ -287,3 +294,15 @@ def _allow_many_files() -> None:
     if soft != resource.RLIM_INFINITY and soft < limit:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _keep_memory() -> None:
+    """Make glibc keep the memory of one round for the next; no effect with other C libraries.
+
+    By default it gives the arrays of each round back to the kernel, which clears every page of the
+    next round's: half the time of sorting a million points.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, ARRAY_BYTES_MAX)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES_MAX)
