@@ -56,11 +56,6 @@ def main() -> None:
         with worker(root):
             while client.query("SELECT sum(points) FROM runwire.batches").first_row[0] < total:
                 time.sleep(0.2)
-        key = client.query(
-            "SELECT DISTINCT toString(run_key), toString(metric_id) FROM runwire.metrics "
-            f"WHERE {BY_NAME}"
-        )
-        print(f"rows of the key: {len(key.result_rows)}")
         compare(client, "just stored", bar="")
         client.command("OPTIMIZE TABLE runwire.metrics FINAL", settings={"max_execution_time": 300})
         compare(client, "parts merged", bar="<= 50 ms")

@@ -1,6 +1,7 @@
-"""Keys of runs, metrics, writers and attempts: hashes of their names.
+"""Keys of runs, writers and attempts: hashes of their names.
 
-They are stored in ClickHouse and compared across versions of runwire: never change a result.
+They are stored in ClickHouse, in the object store and on disks, and compared across versions of
+runwire: never change a result.
 """
 
 from __future__ import annotations
@@ -23,11 +24,6 @@ def run_key(project: str, run_id: str) -> bytes:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.digest()
-
-
-def metric_id(name: str) -> int:
-    """Return the unsigned 64-bit id of a metric name."""
-    return _u64(name)
 
 
 def writer_key(writer: str) -> int:

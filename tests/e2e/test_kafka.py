@@ -181,7 +181,7 @@ def is_complete(client: Client, pipeline: Pipeline, keys: Iterable[tuple[str, in
 def stored(client: Client, run_id: str, rank: int) -> tuple[int, int, float]:
     """(calls, points, sum of values) as people see them; each point exists once below too."""
     query = (
-        "SELECT uniqExact(seq), count(), sum(value), uniqExact(metric_id, writer_key, seq) "
+        "SELECT uniqExact(seq), count(), sum(value), uniqExact(metric, writer_key, seq) "
         "FROM v_metrics WHERE run_id = %(run)s AND rank = %(rank)s"
     )
     calls, points, total, distinct = client.query(

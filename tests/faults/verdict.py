@@ -12,20 +12,20 @@ from faults import ledger
 from runwire_consumers.clickhouse.client import connect
 
 _CALLS = f"""
-SELECT step, count() AS points, uniqExact(metric_id) AS names, sum(value) AS total,
-    uniqExact(run_key, rank, writer_key, seq) AS origins, countIf(value != {ledger.VALUE_SQL}) AS wrong
+SELECT step, count() AS points, uniqExact(metric) AS names, sum(value) AS total,
+    uniqExact(project, run_id, rank, writer_key, seq) AS origins, countIf(value != {ledger.VALUE_SQL}) AS wrong
 FROM v_metrics GROUP BY step
 """  # noqa: E501
 _ROLLUP = """
 SELECT count() FROM (
-    SELECT run_key, metric_id, rank, attempt,
+    SELECT project, run_id, metric, rank, attempt,
         min(step) AS a, max(step) AS b, min(value) AS c, max(value) AS d
-    FROM metrics FINAL GROUP BY run_key, metric_id, rank, attempt) AS m
+    FROM metrics FINAL GROUP BY project, run_id, metric, rank, attempt) AS m
 FULL JOIN (
-    SELECT run_key, metric_id, rank, attempt, min(r.first_step) AS a, max(r.last_step) AS b,
+    SELECT project, run_id, metric, rank, attempt, min(r.first_step) AS a, max(r.last_step) AS b,
         min(r.min) AS c, max(r.max) AS d
-    FROM metric_rollup AS r GROUP BY run_key, metric_id, rank, attempt) AS r
-USING (run_key, metric_id, rank, attempt)
+    FROM metric_rollup AS r GROUP BY project, run_id, metric, rank, attempt) AS r
+USING (project, run_id, metric, rank, attempt)
 WHERE NOT (m.a = r.a AND m.b = r.b AND m.c = r.c AND m.d = r.d)
 """
 

@@ -18,11 +18,25 @@ _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 _TOKEN = re.compile(
     r"'(?:[^'\\]|\\.|'')*'|`(?:[^`\\]|\\.)*`|\"(?:[^\"\\]|\\.)*\"|--[^\n]*|/\*.*?\*/|;", re.DOTALL
 )
+_GUARD = re.compile(r"-- only while (\w+) has (\w+)")
 _RECORD = """
 CREATE TABLE IF NOT EXISTS {database}.schema_migrations {on_cluster}
 (version UInt32, name String, checksum String, applied_at DateTime64(3, 'UTC') DEFAULT now64(3))
 ENGINE = {replicated}ReplacingMergeTree(applied_at) ORDER BY version
 """
+
+
+# A new database starts with this migration: it and those behind it make everything. Earlier ones
+# are run only where an older version has been, whose rows it takes over.
+_START = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One statement; `guard` is the table and column that it needs, else nothing is left to do."""
+
+    text: str
+    guard: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +60,31 @@ def migrations() -> list[Migration]:
     return [Migration(int(f.name[:4]), f.name[:-4], f.read_text("utf-8")) for f in files]
 
 
-def statements(text: str) -> list[str]:
-    """Return the statements of an SQL text, without comments."""
-    parts, current, end = [], [], 0
+def starting(known: list[Migration]) -> list[Migration]:
+    """Return those of the migrations that make a new database."""
+    return [migration for migration in known if migration.version >= _START]
+
+
+def statements(text: str) -> list[Statement]:
+    """Return the statements of an SQL text, without comments.
+
+    A line `-- only while TABLE has COLUMN` guards the statement behind it.
+    """
+    parts: list[Statement] = []
+    current: list[str] = []
+    guard, end = None, 0
     for token in _TOKEN.finditer(text):
         current.append(text[end : token.start()])
         end = token.end()
         if token[0] == ";":
-            parts.append("".join(current).strip())
-            current = []
+            parts.append(Statement("".join(current).strip(), guard))
+            current, guard = [], None
+        elif match := _GUARD.fullmatch(token[0]):
+            guard = (match[1], match[2])
         elif not token[0].startswith(("--", "/*")):
             current.append(token[0])
-    parts.append("".join([*current, text[end:]]).strip())
-    return [part for part in parts if part]
+    parts.append(Statement("".join([*current, text[end:]]).strip(), guard))
+    return [part for part in parts if part.text]
 
 
 def apply(client: Client, *, cluster: str | None = None) -> list[str]:
@@ -72,8 +98,10 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
     filled = words(database, cluster)
     execute(client, _RECORD, filled, "migration schema_migrations")
     applied = _applied(client, database)
-    done = []
-    for migration in migrations():
+    known, done = migrations(), []
+    is_new = bool(starting(known)) and not applied and not _has_tables(client, database)
+    is_started = is_new or _START in applied
+    for migration in known:
         checksum = applied.pop(migration.version, None)
         if checksum == migration.checksum:
             continue
@@ -82,8 +110,8 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
                 f"migration {migration.name} was applied to `{database}` with a different text: "
                 f"never edit a released migration, add a new one"
             )
-        for statement in statements(migration.text):
-            execute(client, statement, filled, f"migration {migration.name}")
+        if migration.version >= _START or not is_started:
+            _run(client, migration, filled)
         row = [migration.version, migration.name, migration.checksum]
         client.insert("schema_migrations", [row], column_names=["version", "name", "checksum"])
         done.append(migration.name)
@@ -94,6 +122,18 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
             f"upgrade runwire on this machine"
         )
     return done
+
+
+def _run(client: Client, migration: Migration, words: dict[str, str]) -> None:
+    """Run the statements whose guard holds; a repeat after an interruption does what is left."""
+    guarded = statements(migration.text)
+    guards = {one.guard for one in guarded if one.guard}
+    holding = _columns(client, guards) if guards else set()
+    for one in guarded:
+        if one.guard is None or one.guard in holding:
+            execute(client, one.text, words, f"migration {migration.name}")
+            if one.guard:
+                holding = _columns(client, guards)
 
 
 def pending(client: Client) -> list[str]:
@@ -138,3 +178,22 @@ def execute(client: Client, statement: str, words: dict[str, str], purpose: str)
 def _applied(client: Client, database: str) -> dict[int, str]:
     query = f"SELECT version, checksum FROM `{database}`.schema_migrations FINAL"
     return {int(version): str(checksum) for version, checksum in client.query(query).result_rows}
+
+
+def _columns(client: Client, wanted: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return those of these tables and columns that exist."""
+    names = sorted({column for _, column in wanted})
+    query = (
+        "SELECT table, name FROM system.columns "
+        "WHERE database = currentDatabase() AND name IN %(names)s"
+    )
+    rows = client.query(query, parameters={"names": names}).result_rows
+    return wanted & {(str(table), str(column)) for table, column in rows}
+
+
+def _has_tables(client: Client, database: str) -> bool:
+    query = (
+        "SELECT count() FROM system.tables WHERE database = %(database)s "
+        "AND name != 'schema_migrations'"
+    )
+    return bool(client.query(query, parameters={"database": database}).result_rows[0][0])

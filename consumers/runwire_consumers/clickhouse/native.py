@@ -115,15 +115,6 @@ def low_cardinality(name: str, dictionary: Sequence[str], index: Array) -> Colum
     return Column(name, "LowCardinality(String)", rows, data)
 
 
-def keys128(name: str, keys: Sequence[bytes], index: Array) -> Column:
-    """Encode UInt128 given as positions in a list of 16-byte little-endian keys.
-
-    Shapes: keys [distinct keys], index [rows].
-    """
-    table = np.frombuffer(b"".join(keys), "V16")
-    return Column(name, "UInt128", len(index), (table[index].tobytes(),))
-
-
 def string_maps(name: str, values: Sequence[Mapping[str, str]]) -> Column:
     """Encode Map(String, String)."""
     texts = _strings([text for value in values for text in value.values()])

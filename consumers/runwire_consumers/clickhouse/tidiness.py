@@ -24,16 +24,16 @@ History = dict[tuple[str, str, int], dict[str, int]]
 # Run after the rows are stored: of two workers that store the first points of one run at the same
 # time, the later one then sees both.
 NOTE_UNTIDY = """
-INSERT INTO untidy_writers (project, run_key, run_id, rank, writer)
-SELECT DISTINCT project, run_key, run_id, rank, writer FROM writer_progress
-WHERE run_key IN ({keys}) AND (
+INSERT INTO untidy_writers (project, run_id, rank, writer)
+SELECT DISTINCT project, run_id, rank, writer FROM writer_progress
+WHERE (project, run_id) IN %(runs)s AND (
     untidy
-    OR run_key IN (
-        SELECT run_key FROM attempts WHERE run_key IN ({keys})
-        GROUP BY run_key HAVING uniqExact(attempt) > 1)
-    OR (run_key, rank) IN (
-        SELECT run_key, rank FROM writer_progress WHERE run_key IN ({keys})
-        GROUP BY run_key, rank HAVING uniqExact(writer) > 1))
+    OR (project, run_id) IN (
+        SELECT project, run_id FROM attempts WHERE (project, run_id) IN %(runs)s
+        GROUP BY project, run_id HAVING uniqExact(attempt) > 1)
+    OR (project, run_id, rank) IN (
+        SELECT project, run_id, rank FROM writer_progress WHERE (project, run_id) IN %(runs)s
+        GROUP BY project, run_id, rank HAVING uniqExact(writer) > 1))
 """
 # Bounds the memory: about 10 KB for a writer of 50 metrics.
 WRITERS_MAX = 10_000

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse.client import CALL_ERRORS, explain
-from runwire_schemas import identity
 
 # All tables with rows of a run; the tables that views read first come first.
 RUN_TABLES = (
@@ -35,17 +34,17 @@ def delete_run(client: Client, project: str, run_id: str) -> bool:
     Raises: Retryable, Fatal.
     Blocks: until the rows are masked; the space is free after later merges.
     """
-    key = identity.run_key(project, run_id)
-    where = f"run_key = toUInt128('{int.from_bytes(key, 'little')}')"
+    run = {"project": project, "run_id": run_id}
+    where = "project = %(project)s AND run_id = %(run_id)s"
     try:
-        events = client.command(f"SELECT count() FROM run_events WHERE {where}")
+        events = client.command(f"SELECT count() FROM run_events WHERE {where}", parameters=run)
         client.command(
-            "INSERT INTO deleted_runs (project, run_key, run_id, deleted_at) SELECT "
-            f"%(project)s, toUInt128('{int.from_bytes(key, 'little')}'), %(run_id)s, now64(3)",
-            parameters={"project": project, "run_id": run_id},
+            "INSERT INTO deleted_runs (project, run_id, deleted_at) "
+            "SELECT %(project)s, %(run_id)s, now64(3)",
+            parameters=run,
         )
         for table in RUN_TABLES:
-            client.command(f"DELETE FROM {table} WHERE {where}")
+            client.command(f"DELETE FROM {table} WHERE {where}", parameters=run)
     except CALL_ERRORS as error:
         raise explain(error, str(getattr(client, "url", ""))) from error
     return bool(events)

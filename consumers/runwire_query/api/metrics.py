@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from hashlib import sha256
+from typing import Any, Final
 
 from runwire_query.api.runs import OF_RUN, RunRef
 from runwire_query.connection import Reader, columns_of
-from runwire_schemas.identity import metric_id
 
 __all__ = [
     "Completeness",
@@ -20,6 +20,8 @@ __all__ = [
 ]
 
 CURVE_POINTS_MAX: Final = 400
+# Of a longer name only the beginning is sent: the URL that carries parameters may not hold it all.
+_NAME_LETTERS_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +71,15 @@ def read_curve(reader: Reader, run: RunRef, metric: str, rank: int) -> list[Curv
 
     Shapes: at most `CURVE_POINTS_MAX` buckets of equal width. Raises: QueryError.
     """
-    # The name itself may be too long for the URL that carries parameters.
-    of_series = f"{OF_RUN} AND metric_id = {{metric_id:UInt64}} AND rank = {{rank:Int64}}"
+    of_metric, name = _of_metric(metric)
+    of_series = f"{OF_RUN} AND {of_metric} AND rank = {{rank:Int64}}"
     rows = reader.rows(
         f"WITH (SELECT (min(step), max(step)) FROM v_series WHERE {of_series}) AS ends "
         "SELECT min(step) AS first_step, avgIf(value, isFinite(value)) AS mean "
         f"FROM v_series WHERE {of_series} "
         "GROUP BY intDiv((step - ends.1) * {points:UInt32}, ends.2 - ends.1 + 1) "
         "ORDER BY first_step",
-        run.parameters(metric_id=metric_id(metric), rank=rank, points=CURVE_POINTS_MAX),
+        run.parameters(**name, rank=rank, points=CURVE_POINTS_MAX),
     )
     return [CurvePoint(row["first_step"], row["mean"]) for row in rows]
 
@@ -88,4 +90,15 @@ def read_completeness(reader: Reader, run: RunRef) -> list[Completeness]:
         Completeness,
         f"SELECT {columns_of(Completeness)} FROM v_completeness WHERE {OF_RUN} ORDER BY rank",
         run.parameters(),
+    )
+
+
+def _of_metric(name: str) -> tuple[str, dict[str, Any]]:
+    """Return the condition of one metric and its parameters."""
+    if len(name) <= _NAME_LETTERS_MAX:
+        return "metric = {metric:String}", {"metric": name}
+    digest = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return (
+        "startsWith(metric, {metric:String}) AND lower(hex(SHA256(metric))) = {digest:String}",
+        {"metric": name[:_NAME_LETTERS_MAX], "digest": digest},
     )

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from runwire_query.connection import Reader, columns_of, connect, has_address
 from runwire_query.errors import QueryError, printable
-from runwire_schemas.identity import run_key
 
 __all__ = [
     "OF_RUN",
@@ -24,10 +23,8 @@ __all__ = [
     "read_status",
 ]
 
-OF_RUN: Final = (
-    "project = {project:String} AND run_id = {run_id:String} AND run_key = {run_key:UInt128}"
-)
-"""The condition of one run, with the parameters of `RunRef.parameters`; the key is the index."""
+OF_RUN: Final = "project = {project:String} AND run_id = {run_id:String}"
+"""The condition of one run, with the parameters of `RunRef.parameters`: the key of every table."""
 _CANDIDATES_MAX: Final = 50
 _CANDIDATES_SHOWN: Final = 10
 
@@ -41,8 +38,7 @@ class RunRef:
 
     def parameters(self, **more: Any) -> dict[str, Any]:
         """Return the query parameters of `OF_RUN`, and more."""
-        key = int.from_bytes(run_key(self.project, self.run_id), "little")
-        return {"project": self.project, "run_id": self.run_id, "run_key": str(key), **more}
+        return {"project": self.project, "run_id": self.run_id, **more}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +84,6 @@ class RunDetail:
     environment: Mapping[str, str]
     summary: str | None
     metric_defs: str | None
-    run_key: bytes
     second_writers: int
     dropped: Mapping[str, int]
 

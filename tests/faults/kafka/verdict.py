@@ -11,7 +11,7 @@ from faults.verdict import Verdict, judge_tables
 
 _RECORDS = f"""
 SELECT rank, intDiv(step, {feed.RECORD_STEPS}) AS number, count() AS points,
-    uniqExact(run_key, metric_id, rank, step, writer, seq) AS keys, sum(value) AS total,
+    uniqExact(project, run_id, metric, rank, step, writer, seq) AS keys, sum(value) AS total,
     countIf(value != {feed.VALUE_SQL}) AS wrong
 FROM metrics FINAL GROUP BY rank, number
 """

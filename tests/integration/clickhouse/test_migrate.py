@@ -142,13 +142,21 @@ def test_migrate_refuses_a_database_of_a_newer_version(empty: Client) -> None:
 def test_statement_splitter_ignores_semicolons_in_strings_and_comments() -> None:
     """Semicolons in strings, quoted names and comments do not end a statement."""
     text = "SELECT ';' AS `a;b`; -- one; two\nSELECT 'it''s;\\';' /* ; */ ;\n-- end"
-    assert migrate.statements(text) == ["SELECT ';' AS `a;b`", "SELECT 'it''s;\\';'"]
+    found = [one.text for one in migrate.statements(text)]
+    assert found == ["SELECT ';' AS `a;b`", "SELECT 'it''s;\\';'"]
+
+
+def test_guard_in_a_comment_belongs_to_the_next_statement_only() -> None:
+    """Other comments guard nothing."""
+    text = "-- only while t has c\nDROP TABLE t; -- only a word\nSELECT 1"
+    found = [(one.text, one.guard) for one in migrate.statements(text)]
+    assert found == [("DROP TABLE t", ("t", "c")), ("SELECT 1", None)]
 
 
 def test_every_table_has_a_deduplication_window_and_cluster_words() -> None:
     """Each table has a deduplication window, each definition the cluster words; rows replicate."""
     for migration in migrate.migrations():
-        for statement in migrate.statements(migration.text):
+        for statement in (one.text for one in migrate.statements(migration.text)):
             assert "{on_cluster}" in statement or statement.startswith("INSERT"), statement[:80]
             if statement.startswith("CREATE TABLE"):
                 assert "non_replicated_deduplication_window = 10000" in statement

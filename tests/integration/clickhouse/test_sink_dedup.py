@@ -10,7 +10,6 @@ import pytest
 
 from runwire_consumers.clickhouse import rows
 from runwire_consumers.core.errors import Fatal, Retryable, RowsRejected
-from runwire_schemas import identity
 from runwire_schemas.events import DeadLetter, MetricBatch
 from support.builders import (
     AT_NS,
@@ -105,16 +104,6 @@ def test_points_of_many_names_writers_and_runs_read_back_exactly(feed: Any) -> N
         wanted |= {(run, names[i], number, number, number + i / 8) for i in range(100)}
     feed.write(*batches)
     assert set(feed.rows("SELECT run_id, metric, rank, step, value FROM v_metrics")) == wanted
-    keys = {identity.metric_id(name) for (_, name, *_) in wanted}
-    assert {key for (key,) in feed.rows("SELECT DISTINCT metric_id FROM v_metrics")} == keys
-
-
-def test_stored_keys_equal_those_of_the_identity_module(feed: Any, points: Points) -> None:
-    """A run_key computed in Python finds the rows of the run."""
-    feed.write(points([(0, 0, 1.0)]), run_event())
-    key = int.from_bytes(identity.run_key("tests", "run-1"), "little")
-    assert feed.row("SELECT DISTINCT run_key FROM v_metrics") == (key,)
-    assert feed.row("SELECT run_key FROM v_runs") == (key,)
 
 
 def test_stored_numbers_keep_every_bit(feed: Any, points: Points) -> None:

@@ -12,7 +12,7 @@ README = Path(__file__).parents[3] / "schemas" / "README.md"
 SECTION = README.read_text("utf-8").split("\n## Views\n", 1)[1].split("\n## ", 1)[0]
 QUERIES = re.findall(r"```sql\n(.*?)```", SECTION, re.DOTALL)
 # For those who join by key; said once for all views.
-KEYS = {"run_key", "metric_id", "attempt_key", "writer_key", "newest"}
+KEYS = {"attempt_key", "writer_key", "newest"}
 
 pytestmark = pytest.mark.engine
 

@@ -63,7 +63,6 @@ def test_folders_below_the_root(tmp_path: Path) -> None:
 def test_keys_are_stored_so_they_never_change() -> None:
     """These values are in people's databases."""
     assert identity.run_key("project", "run").hex() == "4b992424b061377181f408b007ea4e77"
-    assert identity.metric_id("train/loss") == 16518576292274029138
     assert identity.writer_key("0123456789abcdef0123456789abcdef") == 6022157676021852876
     assert identity.attempt_key("1") == 8518482412311870710
 
@@ -76,7 +75,7 @@ def test_run_keys_keep_their_parts_apart() -> None:
 
 def test_text_that_is_no_unicode_has_a_key() -> None:
     """Undecodable file names, which hold lone surrogates, hash too."""
-    assert 0 <= identity.metric_id("\ud800") < 2**64
+    assert 0 <= identity.writer_key("\ud800") < 2**64
     assert len(identity.run_key("\udcff", "")) == 16
 
 
