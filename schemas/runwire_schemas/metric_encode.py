@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from runwire_schemas.bounds import MESSAGE_BYTES_MAX
 from runwire_schemas.errors import SchemaError
 from runwire_schemas.events import MetricBatch
-from runwire_schemas.varint import encode_long, encode_longs, encode_text
+from runwire_schemas.varint import encode_long, encode_longs, encode_near_longs, encode_text
 
 __all__ = ["COLUMNS", "ColumnType", "MetricParts", "encode_parts", "parts_of", "require_columns"]
 
@@ -147,7 +147,7 @@ def _int(number: int) -> bytes:
 def _longs(numbers: Sequence[int]) -> bytes:
     if not numbers:
         return _END
-    return b"".join((encode_long(len(numbers)), encode_longs(numbers), _END))
+    return b"".join((encode_long(len(numbers)), encode_near_longs(numbers), _END))
 
 
 def _texts(texts: Sequence[str]) -> bytes:

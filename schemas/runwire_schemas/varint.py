@@ -5,11 +5,13 @@ Standard library only, because trainers import it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 
 from runwire_schemas.errors import DecodeError
 
 VARINT_BYTES_MAX = 10
+NEAR_MIN = 8  # from this many on the grouping of neighbours pays
 # 14 bits at a time: one look-up per two bytes. _LAST ends an integer, _MORE is followed by more.
 _LAST = tuple(
     bytes((pair,)) if pair < 128 else bytes((pair & 127 | 128, pair >> 7))
@@ -39,6 +41,43 @@ def encode_longs(numbers: Iterable[int]) -> bytes:
                 rest >>= 14
         add(_LAST[rest])
     return b"".join(parts)
+
+
+def encode_near_longs(numbers: Sequence[int]) -> bytes:
+    """Return what `encode_longs` does, in less time where neighbours are close and ascend.
+
+    Steps, calls and times do: neighbours then share all bytes but their first two.
+    Raises: OverflowError.
+    """
+    if len(numbers) < NEAR_MIN or min(numbers) < 0:
+        return encode_longs(numbers)
+    zigzag = [number << 1 for number in numbers]
+    highs = [number >> 14 for number in zigzag]
+    if highs != sorted(highs):
+        return encode_longs(numbers)
+    if highs[-1] >> 50:
+        raise OverflowError(f"{numbers[-1]} does not fit a signed 64-bit integer")
+    parts: list[bytes] = []
+    at = 0
+    while at < len(highs):
+        high = highs[at]
+        end = bisect_right(highs, high, at)
+        if high:
+            ending = _unsigned(high)
+            parts.append(ending.join([_MORE[number & 16383] for number in zigzag[at:end]]))
+            parts.append(ending)
+        else:
+            parts += [_LAST[number] for number in zigzag[at:end]]
+        at = end
+    return b"".join(parts)
+
+
+def _unsigned(number: int) -> bytes:
+    parts: list[bytes] = []
+    while number > 16383:
+        parts.append(_MORE[number & 16383])
+        number >>= 14
+    return b"".join((*parts, _LAST[number]))
 
 
 def encode_text(text: str) -> bytes:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runwire_disk.spool.format import JSON_KINDS, LAYOUT, METRIC, METRIC_HEAD, WIDE, Meta
+from runwire_disk.spool.metric_run import MetricRun
 from runwire_disk.spool.scan import Damage, SpoolRecord
 from runwire_schemas import codec
 from runwire_schemas.errors import SchemaError
@@ -55,19 +56,51 @@ class MetricCutter:
     _points_before: int = 0
     _names: dict[str, int] = field(default_factory=dict)
     _encoded: dict[int, bytes] = field(default_factory=dict)
-    _calls: list[tuple[int, int, int, int]] = field(default_factory=list)
+    _call_seq: list[int] = field(default_factory=list)
+    _call_step: list[int] = field(default_factory=list)
+    _call_at_ms: list[int] = field(default_factory=list)
+    _call_n: list[int] = field(default_factory=list)
     _name_idx: list[bytes] = field(default_factory=list)
     _values: list[bytes] = field(default_factory=list)
 
-    def add(self, record: SpoolRecord) -> None:
-        """Take one record of the metric series; LAYOUT records only teach names."""
-        if record.kind == METRIC:
+    def add(self, record: SpoolRecord | MetricRun) -> None:
+        """Take one record of the metric series, or a run of them; LAYOUT only teaches names."""
+        if isinstance(record, MetricRun):
+            self._add_run(record)
+        elif record.kind == METRIC:
             self._add_metric(record.body)
-        elif record.kind == LAYOUT:
-            layout = json.loads(record.body[8:])
-            self.layouts[layout["id"]] = layout["names"]
         elif record.kind == WIDE:
             self._add_wide(json.loads(record.body[8:]))
+        else:
+            self.learn(record)
+
+    def learn(self, record: SpoolRecord) -> None:
+        """Take the names of a LAYOUT record; others teach none."""
+        if record.kind == LAYOUT:
+            layout = json.loads(record.body[8:])
+            self.layouts[layout["id"]] = layout["names"]
+
+    def _add_run(self, run: MetricRun) -> None:
+        names, accepted, n = self.layouts.get(run.layout), run.accepted, run.n
+        last = accepted[0] + n * (run.records - 1)
+        # Anything but a run without gaps is taken record by record.
+        is_whole = n > 0 and accepted == list(range(accepted[0], last + 1, n))
+        if names is None or len(names) != n or not is_whole:
+            for body in run.bodies():
+                self._add_metric(body)
+            return
+        self._account(accepted[0], n)
+        self.accepted = last
+        encoded = self._encoded.get(run.layout)
+        if encoded is None:
+            encoded = self._encoded[run.layout] = self._index(names)
+        self._call_seq += run.calls
+        self._call_step += run.steps
+        self._call_at_ms += [at_ns // 1_000_000 for at_ns in run.ats_ns]
+        self._call_n += [n] * run.records
+        self._name_idx.append(encoded * run.records)
+        self._values.append(run.values())
+        self.points += n * run.records
 
     def _add_metric(self, body: bytes) -> None:
         _, call, at_ns, step, accepted, layout, n = METRIC_HEAD.unpack_from(body)
@@ -79,7 +112,7 @@ class MetricCutter:
                 self.points_lost += n
                 return
             encoded = self._encoded[layout] = self._index(names)
-        self._calls.append((call, step, at_ns // 1_000_000, n))
+        self._add_call(call, step, at_ns, n)
         self._name_idx.append(encoded)
         self._values.append(body[METRIC_HEAD.size :])
         self.points += n
@@ -87,17 +120,23 @@ class MetricCutter:
     def _add_wide(self, wide: dict[str, Any]) -> None:
         names, values = wide["names"], wide["values"]
         self._account(wide["accepted"], len(names))
-        self._calls.append((wide["call"], wide["step"], wide["at_ns"] // 1_000_000, len(names)))
+        self._add_call(wide["call"], wide["step"], wide["at_ns"], len(names))
         self._name_idx.append(self._index(names))
         self._values.append(struct.pack(f"<{len(values)}d", *values))
         self.points += len(names)
+
+    def _add_call(self, call: int, step: int, at_ns: int, n: int) -> None:
+        self._call_seq.append(call)
+        self._call_step.append(step)
+        self._call_at_ms.append(at_ns // 1_000_000)
+        self._call_n.append(n)
 
     def _account(self, accepted: int, n: int) -> None:
         # The running total in each record tells exactly how many points damage has swallowed.
         if accepted - n > self.accepted:
             self.points_lost += accepted - n - self.accepted
         self.accepted = accepted
-        if not self._calls:
+        if not self._call_n:
             self._points_before = accepted - n
 
     def _index(self, names: Sequence[str]) -> bytes:
@@ -107,8 +146,7 @@ class MetricCutter:
     def take(self, meta: Meta, batch_seq: int) -> bytes:
         """Return the collected MetricBatch as an Avro value (empty without points) and reset."""
         value = b""
-        if self._calls:
-            seq, step, at_ms, n = (list(column) for column in zip(*self._calls, strict=True))
+        if self._call_n:
             parts = MetricParts(
                 project=meta.project,
                 run_id=meta.run_id,
@@ -118,16 +156,20 @@ class MetricCutter:
                 batch_seq=batch_seq,
                 points_before=self._points_before,
                 names=list(self._names),
-                call_seq=seq,
-                call_step=step,
-                call_at_ms=at_ms,
-                call_n=n,
+                call_seq=self._call_seq,
+                call_step=self._call_step,
+                call_at_ms=self._call_at_ms,
+                call_n=self._call_n,
                 name_idx_bytes=b"".join(self._name_idx),
                 points=self.points,
                 value_bytes=b"".join(self._values),
             )
             value = codec.encode_metric_parts(parts)
-        for collected in (self._names, self._encoded, self._calls, self._name_idx, self._values):
+        for table in (self._names, self._encoded):
+            table.clear()
+        for column in (self._call_seq, self._call_step, self._call_at_ms, self._call_n):
+            column.clear()
+        for collected in (self._name_idx, self._values):
             collected.clear()
         self.points = self.points_lost = 0
         return value

@@ -16,11 +16,13 @@ from runwire_disk.spool.format import (
     HEADER_BYTES,
     KINDS,
     LAST_WORD,
+    METRIC,
     RECORD_HEAD,
     WORD_BYTES,
     SegmentHeader,
     SpoolError,
 )
+from runwire_disk.spool.metric_run import MetricRun, find_run
 
 _U64 = struct.Struct("<Q")
 
@@ -31,6 +33,11 @@ class SpoolRecord(NamedTuple):
     seq: int
     kind: int
     body: bytes
+
+    @property
+    def last_seq(self) -> int:
+        """Return its sequence number, as the last of a run of one."""
+        return self.seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +98,19 @@ class Scan:
 
         `sealed` says that nothing will be appended any more, so what does not parse is damage.
         """
-        tail = self.tail()
         records: list[SpoolRecord] = []
+        for found in self.step_runs(bytes_max, sealed=sealed):
+            if isinstance(found, MetricRun):
+                bodies = enumerate(found.bodies(), found.seq)
+                records += [SpoolRecord(seq, METRIC, body) for seq, body in bodies]
+            else:
+                records.append(found)
+        return records
+
+    def step_runs(self, bytes_max: int, *, sealed: bool) -> list[SpoolRecord | MetricRun]:
+        """Return what `step` does, with equal metric records as runs."""
+        tail = self.tail()
+        records: list[SpoolRecord | MetricRun] = []
         if self.position >= tail and not any(os.pread(self.fd, WORD_BYTES, self.position)):
             return records  # nothing was committed here: most looks end so, and cheaply
         beyond = BEYOND_TAIL_BYTES
@@ -116,7 +134,7 @@ class Scan:
                 break
         return records
 
-    def _parse(self, chunk: bytes, records: list[SpoolRecord]) -> tuple[int, str]:
+    def _parse(self, chunk: bytes, records: list[SpoolRecord | MetricRun]) -> tuple[int, str]:
         """Parse records from `chunk`; return (bytes used, why it stopped)."""
         at, end, expected = 0, len(chunk), self.expected_seq
         unpack, crc32 = RECORD_HEAD.unpack_from, zlib.crc32
@@ -135,6 +153,12 @@ class Scan:
             if following > end:
                 stop = "short"
                 break
+            run = find_run(chunk, at, expected) if low >> 24 == METRIC else None
+            if run is not None:
+                records.append(run)
+                expected += run.records
+                at += run.records * run.words * WORD_BYTES
+                continue
             body = chunk[at + 8 : at + 8 + length]
             if crc32(body, low) != word >> 32 or seq != expected:
                 stop = "bad"

@@ -9,7 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from runwire_disk.spool.cut import Cut, MetricCutter, event_value
-from runwire_disk.spool.format import LAYOUT, SEGMENT_SUFFIX, Meta, segment_name
+from runwire_disk.spool.format import SEGMENT_SUFFIX, Meta, segment_name
+from runwire_disk.spool.metric_run import MetricRun
 from runwire_disk.spool.scan import Damage, Scan, SpoolRecord, open_scan
 from runwire_schemas.errors import SchemaError
 
@@ -17,6 +18,8 @@ from runwire_schemas.errors import SchemaError
 CUT_BYTES = 512 * 1024
 # Syncing a live segment more often stalls its writer (measured: up to 17 ms at 4 per second).
 SYNC_INTERVAL_S = 1.0
+
+Found = SpoolRecord | MetricRun
 
 
 def segment_numbers(folder: Path, series: str) -> list[int]:
@@ -100,7 +103,7 @@ class SeriesReader:
             # Looked for before the read: it seals this one.
             following = self._is_followed = self._exists(scan.number + 1)
             start = scan.position
-            records = scan.step(self.cut_bytes, sealed=following or writer_gone)
+            records = scan.step_runs(self.cut_bytes, sealed=following or writer_gone)
             fresh = self._fresh(records)
             self._damages += self._unreported(scan)
             is_end = writer_gone and not following and not records
@@ -121,14 +124,14 @@ class SeriesReader:
 
     def replay(self, last_seq: int, batch_seq: int) -> list[Cut]:
         """Rebuild the cuts from the position up to `last_seq`, however reads were sized then."""
-        records: list[SpoolRecord] = []
+        records: list[Found] = []
         damages: list[Damage] = []
         scan = self._current()
         while scan is not None:
-            step = scan.step(CUT_BYTES, sealed=True)
-            records += [r for r in self._fresh(step) if r.seq <= last_seq]
+            step = scan.step_runs(CUT_BYTES, sealed=True)
+            records += _between(self._fresh(step), 0, last_seq)
             damages += [d for d in self._unreported(scan) if d.first_seq <= last_seq]
-            if step and step[-1].seq < last_seq:
+            if step and step[-1].last_seq < last_seq:
                 continue
             if step or records or not self._exists(scan.number + 1):
                 break
@@ -194,14 +197,14 @@ class SeriesReader:
         self._bases[number] = scan.expected_seq
         self._cutter = MetricCutter(accepted=self.accepted)
 
-    def _fresh(self, records: list[SpoolRecord]) -> list[SpoolRecord]:
+    def _fresh(self, records: list[Found]) -> list[Found]:
         """Return the records from the position on; older ones only teach layouts."""
         if not records or records[0].seq >= self.position:
             return records
         for record in records:
-            if record.seq < self.position and record.kind == LAYOUT:
-                self._cutter.add(record)
-        return [r for r in records if r.seq >= self.position]
+            if record.seq < self.position and isinstance(record, SpoolRecord):
+                self._cutter.learn(record)
+        return _between(records, self.position, records[-1].last_seq)
 
     def _unreported(self, scan: Scan) -> list[Damage]:
         """Take the damages of a scan; those before the position were reported with their cuts."""
@@ -209,19 +212,17 @@ class SeriesReader:
         scan.damages.clear()
         return fresh
 
-    def _cuts(
-        self, records: list[SpoolRecord], damages: tuple[Damage, ...], batch_seq: int
-    ) -> list[Cut]:
+    def _cuts(self, records: list[Found], damages: tuple[Damage, ...], batch_seq: int) -> list[Cut]:
         if self.series == "metric":
             cuts = self._metric_cut(records, damages, batch_seq)
         else:
             cuts = self._event_cuts(records, damages)
         # Damage alone ends a series: its cut takes the number after the last record.
-        self.position = (records[-1].seq if records else self.position) + 1
+        self.position = (records[-1].last_seq if records else self.position) + 1
         return cuts
 
     def _metric_cut(
-        self, records: list[SpoolRecord], damages: tuple[Damage, ...], batch_seq: int
+        self, records: list[Found], damages: tuple[Damage, ...], batch_seq: int
     ) -> list[Cut]:
         cutter = self._cutter
         cutter.accepted = self.accepted
@@ -231,7 +232,7 @@ class SeriesReader:
         points, lost = cutter.points, cutter.points_lost
         if not points and not lost and not damages:
             return []  # layouts only: they travel with the metrics that follow
-        last = records[-1].seq if records else self.position
+        last = records[-1].last_seq if records else self.position
         return [
             Cut(
                 writer=self.meta.writer,
@@ -247,9 +248,10 @@ class SeriesReader:
             )
         ]
 
-    def _event_cuts(self, records: list[SpoolRecord], damages: tuple[Damage, ...]) -> list[Cut]:
+    def _event_cuts(self, records: list[Found], damages: tuple[Damage, ...]) -> list[Cut]:
         first, cuts = self.position, []
         for record in records:
+            assert isinstance(record, SpoolRecord), "metric records are in the metric series"
             try:
                 kind, value = event_value(record, self.meta)
             except SchemaError:
@@ -285,3 +287,17 @@ class SeriesReader:
     def _close_left(self) -> None:
         while self._left:
             os.close(self._left.pop())
+
+
+def _between(records: list[Found], first_seq: int, last_seq: int) -> list[Found]:
+    """Return the records of these numbers, with runs cut to them."""
+    if records and records[0].seq >= first_seq and records[-1].last_seq <= last_seq:
+        return records
+    kept: list[Found] = []
+    for record in records:
+        if isinstance(record, MetricRun):
+            part = record.part(first_seq, last_seq)
+            kept += [] if part is None else [part]
+        elif first_seq <= record.seq <= last_seq:
+            kept.append(record)
+    return kept
