@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -201,14 +202,45 @@ def test_filter_on_names_skips_granules_through_the_views(
     by_run = granules(feed, f"SELECT value FROM {view} WHERE run_id = 'run-2'")
     by_project = granules(feed, f"SELECT value FROM {view} WHERE project = 'p2'")
     by_both = granules(feed, f"SELECT value FROM {view} WHERE run_id = 'run-2' AND metric = 'm1'")
+    of_series = "project = 'p2' AND run_id = 'run-2' AND metric = 'm1'"
+    by_key = granules(feed, f"SELECT value FROM {view} WHERE {of_series}")
     by_metric = granules(feed, f"SELECT value FROM {view} WHERE metric = 'm1'")
-    # One run in four, one series in sixteen; a border may add a granule on each side.
+    # One run in four, one series in sixteen; a border may add a granule on each side, and without
+    # the project there is a border in each.
     assert max(by_run, by_project) <= whole / 4 + 2
-    assert by_both <= whole / 16 + 2
+    assert by_key <= whole / 16 + 2
+    assert by_both <= whole / 16 + 2 + 4
     assert by_metric <= whole / 4 + 8
     assert feed.row(f"SELECT count() FROM {view} WHERE run_id = 'run-2' AND metric = 'm1'") == (
         20_000,
     )
+
+
+@pytest.mark.parametrize("view", ["v_metrics", "v_series"])
+def test_restart_of_another_run_adds_nothing_to_a_curve(
+    feed: Any, points: Points, attempts: Attempts, view: str
+) -> None:
+    """The part of the view that thins restarted runs reads no granule of a run without restart."""
+    wanted = [(i, i, 1.0) for i in range(20_000)]
+    feed.write(points(wanted, writer="w", run_id="run-2"))
+    of_run = "project = 'tests' AND run_id = 'run-2' AND metric = 'loss'"
+    query = f"SELECT value FROM {view} WHERE {of_run}"
+    before = granules_of_parts(feed, query)
+    feed.write(*attempts, points(wanted, **A1), points(wanted, **A2))
+    assert feed.row("SELECT count() FROM untidy_writers") == (2,)
+    feed.client.command("OPTIMIZE TABLE metrics FINAL")
+    alone, thinned = granules_of_parts(feed, query)
+    assert sum(before) <= 20_000 // 8192 + 1
+    assert alone <= 20_000 // 8192 + 2
+    assert thinned == 0
+
+
+def granules_of_parts(feed: Any, query: str) -> list[int]:
+    """Granules that each part of a view reads of `metrics`."""
+    plan = "\n".join(line for (line,) in feed.rows(f"EXPLAIN indexes = 1 {query}"))
+    reads = re.split(r"ReadFromMergeTree \(", plan)[1:]
+    found = [re.findall(r"Granules: (\d+)", read) for read in reads if ".metrics)" in read[:60]]
+    return [int(counts[-1]) for counts in found]
 
 
 def granules(feed: Any, query: str) -> int:
