@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from clickhouse_connect.driver.client import Client
 from runwire_consumers.clickhouse.tombstones import (
     ARCHIVED,
     RESTORING,
+    RunNames,
     Tombstone,
     find_tombstones,
     hide_run,
@@ -49,7 +51,13 @@ SCRATCH_PREFIX: Final = ".archive-"
 
 
 def archive_run(
-    client: Client, store: ObjectStore, project: str, run_id: str, *, scratch: Path
+    client: Client,
+    store: ObjectStore,
+    project: str,
+    run_id: str,
+    *,
+    scratch: Path,
+    rows_per_file: int = ROWS_PER_FILE,
 ) -> ArchiveManifest:
     """Store the rows of a run and return the manifest; an archive of the same rows is kept.
 
@@ -64,16 +72,9 @@ def archive_run(
     stamp_ms = time.time_ns() // 1_000_000
     files: list[ArchivedFile] = []
     with _scratch(scratch) as folder:
+        archiving = _Archiving(client, store, (project, run_id), stamp_ms, folder, rows_per_file)
         for table in tables:
-            files += _store_table(
-                client,
-                store,
-                table,
-                hashes[table.name],
-                (project, run_id),
-                stamp_ms,
-                folder / "rows.parquet",
-            )
+            files += archiving.store_table(table, hashes[table.name])
     changed = [
         name
         for name, found in _hash_tables(client, tables, project, run_id).items()
@@ -168,33 +169,37 @@ def unarchive_run(
     return manifest
 
 
-def _store_table(  # noqa: PLR0917 - one caller
-    client: Client,
-    store: ObjectStore,
-    table: RunTable,
-    wanted: RowsHash,
-    names: tuple[str, str],
-    stamp_ms: int,
-    path: Path,
-) -> Iterator[ArchivedFile]:
-    """Store the files of one table, each proven to hold its rows and to be readable again."""
-    rows, total = 0, 0
-    for part, offset in enumerate(range(0, wanted.rows, ROWS_PER_FILE)):
-        sha256 = table.export(client, names, offset, path)
-        held = table.hash_file(client, path)
-        rows, total = rows + held.rows, (total + int(held.hash, 16)) % 2**64
-        key = archive_key(*names, stamp_ms=stamp_ms, table=table.name, part=part)
-        file = ArchivedFile(table=table.name, key=key, size=path.stat().st_size, sha256=sha256)
-        store.put_file(key, path)
-        path.unlink()
-        _fetch(store, file, path)
-        yield file
-    held = RowsHash(rows, f"{total:016x}")
-    if not is_same(table.name, held, wanted):
-        raise ArchiveError(
-            f"the files of table {table.name} do not hold its rows ({rows} of {wanted.rows}): rows "
-            "were stored meanwhile, or this ClickHouse writes other values as Parquet; try again"
-        )
+@dataclass(frozen=True, slots=True)
+class _Archiving:
+    """One archive in the making."""
+
+    client: Client
+    store: ObjectStore
+    names: RunNames
+    stamp_ms: int
+    folder: Path
+    rows_per_file: int
+
+    def store_table(self, table: RunTable, wanted: RowsHash) -> list[ArchivedFile]:
+        """Store the files of one table, each proven to hold its rows and to be readable again."""
+        files, rows, total, path = [], 0, 0, self.folder / "rows.parquet"
+        for part, first in enumerate(range(0, wanted.rows, self.rows_per_file)):
+            some = range(first, first + self.rows_per_file)
+            sha256 = table.export(self.client, self.names, some, path)
+            held = table.hash_file(self.client, path)
+            rows, total = rows + held.rows, (total + int(held.hash, 16)) % 2**64
+            key = archive_key(*self.names, stamp_ms=self.stamp_ms, table=table.name, part=part)
+            file = ArchivedFile(table=table.name, key=key, size=path.stat().st_size, sha256=sha256)
+            self.store.put_file(key, path)
+            _fetch(self.store, file, path)
+            files.append(file)
+        if not is_same(table.name, RowsHash(rows, f"{total:016x}"), wanted):
+            raise ArchiveError(
+                f"the files of table {table.name} do not hold its rows ({rows} of {wanted.rows}): "
+                "rows were stored meanwhile, or this ClickHouse writes other values as Parquet; "
+                "run the command again"
+            )
+        return files
 
 
 def _fetch(store: ObjectStore, file: ArchivedFile, path: Path) -> None:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 from runwire_schemas.errors import RunwireError
-from runwire_store.layout import archive_manifest_key
-from runwire_store.store import NotFound, ObjectStore
+from runwire_store.layout import ARCHIVES, archive_manifest_key
+from runwire_store.store import NotFound, ObjectStore, map_in_parallel
 
 FORMAT: Final = 1
 
@@ -91,3 +91,10 @@ def read_archive(store: ObjectStore, project: str, run_id: str) -> ArchiveManife
         return ArchiveManifest.from_json(store.get(archive_manifest_key(project, run_id)))
     except NotFound:
         return None
+
+
+def list_archives(store: ObjectStore) -> list[ArchiveManifest]:
+    """Return the manifests of all archives. Raises: ArchiveError, StoreAway, StoreRefused."""
+    keys = [stat.key for stat in store.list(ARCHIVES) if stat.key.endswith("/manifest.json")]
+    found = [ArchiveManifest.from_json(data) for data in map_in_parallel(store.get, keys)]
+    return sorted(found, key=lambda manifest: (manifest.project, manifest.run_id))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Generator, Sequence
+import uuid
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any, Final
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.external import ExternalData
 
-from runwire_consumers.clickhouse.tombstones import RUN_TABLES, literal, of_run
+from runwire_consumers.clickhouse.tombstones import RUN_TABLES, RunNames, literal, of_run
 
-# A server needs a whole Parquet file in memory to read it.
+# A server needs a whole Parquet file in memory to read it, and so do we to send it.
 ROWS_PER_FILE: Final = 500_000
 CHUNK_BYTES: Final = 1024 * 1024
 # Rows of these tables expire, so fewer may be left.
@@ -54,15 +55,15 @@ class RunTable:
         )
         return _hash(client, list(self.columns), "file", data)
 
-    def export(self, client: Client, names: tuple[str, str], offset: int, path: Path) -> str:
-        """Write up to ROWS_PER_FILE rows from an offset to a file; return its SHA-256.
+    def export(self, client: Client, names: RunNames, rows: range, path: Path) -> str:
+        """Write these rows of the run, in the order of the key, to a file; return its SHA-256.
 
         Raises: OSError; an error of CALL_ERRORS.
         """
         digest = hashlib.sha256()
         stream: Any = client.raw_stream(
-            f"SELECT {_list_columns(list(self.columns))} FROM {self.name} FINAL WHERE {of_run(*names)} "
-            f"ORDER BY {self.key} LIMIT {ROWS_PER_FILE} OFFSET {offset}",
+            f"SELECT {_list_columns(self.columns)} FROM {self.name} FINAL "
+            f"WHERE {of_run(*names)} ORDER BY {self.key} LIMIT {len(rows)} OFFSET {rows.start}",
             fmt="Parquet",
             # Else an error on the way would arrive as a part of the file.
             settings={"wait_end_of_query": 1},
@@ -78,10 +79,14 @@ class RunTable:
         client.raw_insert(
             self.name,
             column_names=list(columns),
-            insert_block=_chunks(path),
+            insert_block=path.read_bytes(),
             fmt="Parquet",
-            # After a deletion the same rows must be taken again.
-            settings={"async_insert": 0, "insert_deduplicate": 0},
+            settings={
+                "async_insert": 0,
+                # One that no insert had: rows that came and were deleted before are taken again.
+                "insert_deduplication_token": uuid.uuid4().hex,
+                "deduplicate_blocks_in_dependent_materialized_views": 1,
+            },
         )
 
 
@@ -113,12 +118,13 @@ def _hash(
     client: Client, columns: Sequence[str], source: str, data: ExternalData | None = None
 ) -> RowsHash:
     # The bytes of a row are the same whatever a hash function makes of NULL, NaN or a map.
-    sql = f"SELECT count(), sum(sipHash64(formatRow('RowBinary', {_list_columns(columns)}))) FROM {source}"
+    row = f"formatRow('RowBinary', {_list_columns(columns)})"
+    sql = f"SELECT count(), sum(sipHash64({row})) FROM {source}"
     ((rows, total),) = client.query(sql, external_data=data).result_rows
     return RowsHash(int(rows), f"{int(total):016x}")
 
 
-def _list_columns(columns: Sequence[str]) -> str:
+def _list_columns(columns: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in columns)
 
 
@@ -126,9 +132,3 @@ def _plain(kind: str) -> str:
     """Return the type of the values of a column."""
     match = _SIMPLE.fullmatch(kind)
     return match[1] if match else kind
-
-
-def _chunks(path: Path) -> Generator[bytes, None, None]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            yield chunk

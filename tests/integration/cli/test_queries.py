@@ -197,3 +197,31 @@ def test_delete_asks_and_then_hides_the_run(stack):
     assert json.loads(again.stdout) == {"project": "p", "run_id": "gone", "rows_left": 0}
     assert "deleted before" in stack("delete", "gone").stdout
     assert json.loads(stack("purge", "--json").stdout)["runs"] == []
+
+
+def test_archived_run_leaves_and_comes_back_as_it_was(stack):
+    """Its rows go into the store and return; the second time is no error; a deletion ends both."""
+    stack.train(
+        "import runwire\n"
+        "with runwire.init(project='p', run_id='kept') as run:\n"
+        "    for step in range(20): run.log({'a': step})"
+    )
+    points = "SELECT count() AS n, sum(value) AS s FROM v_metrics WHERE run_id = 'kept'"
+    deadline = time.monotonic() + 60
+    while json.loads(stack("sql", "--json", points).stdout) != [{"n": 20, "s": 190}]:
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+    for _ in range(2):
+        row = json.loads(stack("archive", "kept", "--delete-rows", "--json").stdout)
+        assert (row["run_id"], row["rows"] > 20) == ("kept", True)
+    assert "kept" not in stack("runs", "--json").stdout
+    assert "kept" in stack("archive").stdout
+    for _ in range(2):
+        assert "kept" in stack("unarchive", "kept").stdout
+        assert json.loads(stack("sql", "--json", points).stdout) == [{"n": 20, "s": 190}]
+    assert "kept" in stack("retain", "--older-than", "0s", "--delete", "--dry-run").stdout
+    assert stack("retain", "--older-than", "0s", check=False).returncode != 0
+    stack("archive", "kept", "--delete-rows")
+    assert "kept" in stack("delete", "kept", "--yes", "--wait").stdout
+    assert stack("unarchive", "kept", check=False).returncode != 0
+    assert "no archives" in stack("archive").stdout

@@ -196,3 +196,31 @@ def test_points_logged_without_a_stack_arrive_later(cli):
     answer = cli("sql", "--format", "csv", "SELECT count() AS n, max(step) AS s FROM v_metrics")
     assert answer.stdout.splitlines()[1] == "50,49"
     wait_for(lambda: not status(cli)["runs"])  # a delivered folder is removed after a grace
+
+
+def test_stack_removes_deleted_rows_and_applies_rules_by_itself(cli):
+    """Nobody waits: the rows of a deleted run go, and a rule deletes another, round by round."""
+    cli("up", RUNWIRE_WORKER_HOUSEKEEPING_S="1")
+    for name in ("gone", "old", "kept"):
+        cli.train(
+            "import runwire\n"
+            f"with runwire.init(project='p', run_id='{name}', tags={{'{name}': ''}}) as run:\n"
+            "    run.log({'a': 1})"
+        )
+    finished = "SELECT count() AS n FROM v_runs WHERE status = 'finished'"
+    wait_for(lambda: json.loads(cli("sql", "--json", finished).stdout) == [{"n": 3}])
+    (cli.root / "retention.toml").write_text("[[rule]]\nolder_than = 3")
+    assert "gone" in cli("delete", "gone", "--yes").stdout
+
+    def rows_left():
+        return json.loads(cli("delete", "gone", "--json").stdout)["rows_left"]
+
+    wait_for(lambda: rows_left() == 0)
+    log = cli.root / "embedded/logs/housekeeper.log"
+    assert "retention.toml" in log.read_text()
+    (cli.root / "retention.toml").write_text(
+        '[[rule]]\nolder_than = "0s"\ntag = "old"\naction = "delete"\n'
+    )
+    runs = "SELECT run_id FROM v_runs"
+    wait_for(lambda: json.loads(cli("sql", "--json", runs).stdout) == [{"run_id": "kept"}])
+    assert json.loads(cli("delete", "old", "--wait", "--json").stdout)["rows_left"] == 0

@@ -14,6 +14,7 @@ from runwire import cli
 
 COMMANDS = {
     "agent",
+    "archive",
     "artifact",
     "checkpoints",
     "dead-letters",
@@ -30,6 +31,7 @@ COMMANDS = {
     "status",
     "sync",
     "tail",
+    "unarchive",
     "up",
 }
 
