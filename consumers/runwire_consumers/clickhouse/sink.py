@@ -13,6 +13,7 @@ from clickhouse_connect.driver.client import Client
 from runwire_consumers.clickhouse import rows as rows_of
 from runwire_consumers.clickhouse.blocks import PlacedRow, TablePiece, TableRows
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
+from runwire_consumers.clickhouse.closing import RunCloser
 from runwire_consumers.clickhouse.migrate import pending
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.clickhouse.tidiness import NOTE_UNTIDY, History, Tidiness
@@ -72,6 +73,7 @@ class ClickHouseSink:
         self._clock = clock or SystemClock()
         self._client: Client | None = None
         self._tidiness = Tidiness(self._history)
+        self._closer = RunCloser(self._clock)
         self._deleted: set[tuple[str, str]] = set()
         self._deleted_at_s: float | None = None
         # Rows left out because their run was deleted, by kind ("metric" counts points).
@@ -115,6 +117,7 @@ class ClickHouseSink:
             self._tidiness.keep()
             self.rows_of_deleted_runs += self._left_out
             self._stored_of = ""
+            self._closer.close_if_due(self._connected())
         except CALL_ERRORS as error:
             if trouble_of(error) not in _REFUSALS:
                 self._stored_of = ""  # a server that went away may have lost what it had confirmed

@@ -10,6 +10,7 @@ from runwire_consumers.clickhouse.client import CALL_ERRORS, explain
 
 # All tables with rows of a run; the tables that views read first come first.
 RUN_TABLES = (
+    "runs_closed",
     "run_events",
     "attempts",
     "params",
@@ -22,6 +23,7 @@ RUN_TABLES = (
     "heartbeat_last",
     "logs",
     "artifacts",
+    "artifact_heads",
     "checkpoints",
     "dead_letters",
 )
