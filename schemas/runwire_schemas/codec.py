@@ -39,6 +39,7 @@ BUNDLED: Final[dict[int, tuple[str, str]]] = {
     BUNDLED_ID_BASE + 9: ("chunk.v1", "3e80f0581e4e5836"),
     BUNDLED_ID_BASE + 10: ("run.v2", "2e938f23ae2989b9"),
     BUNDLED_ID_BASE + 16: ("deadletter.v2", "b9df1dd189bb1c4c"),
+    BUNDLED_ID_BASE + 17: ("metric.v2", "612d32d6f4c4e5f3"),
 }
 """Schema stem and CRC-64-AVRO fingerprint by id. Rows are only added, because old messages stay."""
 

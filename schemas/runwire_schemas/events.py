@@ -65,6 +65,7 @@ class ParamEvent:
 class MetricBatch:
     """Points of one writer, grouped by log call.
 
+    `points_before` is what the writer had accepted before the first point, -1 where not counted.
     Shapes: call_* have one item per call, name_idx and value one per point, and
     sum(call_n) == len(name_idx) == len(value); name_idx points into names.
     """
@@ -75,6 +76,7 @@ class MetricBatch:
     writer: str
     rank: int
     batch_seq: int
+    points_before: int = -1
     names: list[str]
     call_seq: list[int]
     call_step: list[int]

@@ -44,6 +44,7 @@ class MetricColumns:
     writer: str
     rank: int
     batch_seq: int
+    points_before: int
     names: list[str]
     seq: _Int64s
     step: _Int64s

@@ -46,6 +46,7 @@ COLUMNS: Final[Mapping[str, ColumnType]] = {
     "writer": ColumnType.TEXT,
     "rank": ColumnType.INT,
     "batch_seq": ColumnType.LONG,
+    "points_before": ColumnType.LONG,
     "names": ColumnType.TEXTS,
     "call_seq": ColumnType.LONGS,
     "call_step": ColumnType.LONGS,
@@ -54,7 +55,7 @@ COLUMNS: Final[Mapping[str, ColumnType]] = {
     "name_idx": ColumnType.INTS,
     "value": ColumnType.DOUBLES,
 }
-"""Columns in the order of the Avro record `metric.v1`."""
+"""Columns in the order of the Avro record `metric.v2`."""
 
 
 class MetricParts(NamedTuple):
@@ -70,6 +71,7 @@ class MetricParts(NamedTuple):
     writer: str
     rank: int
     batch_seq: int
+    points_before: int
     names: Sequence[str]
     call_seq: Sequence[int]
     call_step: Sequence[int]

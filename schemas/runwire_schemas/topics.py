@@ -73,7 +73,7 @@ _ROWS = (
     ),
     Topic(
         kind="metric",
-        schema="metric.v1",
+        schema="metric.v2",
         key="writer",
         partitions=12,
         retention_ms=7 * _DAY_MS,

@@ -34,12 +34,7 @@ _CLOSE = """
 INSERT INTO runs_closed ({columns}, closed_at)
 SELECT {columns}, now64(3) AS closed_at FROM runs_open
 WHERE status != 'running' AND (project, run_id) IN (
-    SELECT project, run_id
-    FROM (
-        SELECT project, run_id, stored_at FROM attempts
-        UNION ALL
-        SELECT project, run_id, stored_at FROM heartbeat_last
-    )
+    SELECT project, run_id FROM run_touches
     WHERE (project, run_id) IN (SELECT project, run_id FROM open_now)
     GROUP BY project, run_id
     HAVING max(stored_at) < now64(3) - toIntervalSecond({quiet_s})
@@ -51,9 +46,7 @@ INSERT INTO open_runs
 WITH now64(3) - toIntervalSecond({quiet_s}) AS since
 SELECT since, project, run_id
 FROM (
-    SELECT project, run_id, stored_at, toDateTime64(0, 3, 'UTC') AS closed_at FROM attempts
-    UNION ALL
-    SELECT project, run_id, stored_at, toDateTime64(0, 3, 'UTC') FROM heartbeat_last
+    SELECT project, run_id, stored_at, toDateTime64(0, 3, 'UTC') AS closed_at FROM run_touches
     UNION ALL
     SELECT project, run_id, toDateTime64(0, 3, 'UTC'), closed_at FROM runs_closed
 )

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from runwire_consumers.clickhouse import native
+from runwire_consumers.clickhouse.books import Whole
 from runwire_consumers.clickhouse.native import Array, Column
 from runwire_consumers.clickhouse.rollup import readable_ms, roll_up
 from runwire_schemas import identity
@@ -98,6 +99,72 @@ def batch_rows(
         instants("append_at", [append_at_ns] * len(batches)),
     ]
     return native.block(columns)
+
+
+def progress_rows(
+    batches: Sequence[MetricColumns],
+    append_at_ns: int,
+    *,
+    untidy: Sequence[bool],
+    whole: Sequence[Whole],
+) -> bytes:
+    """Build the block for `writer_progress`: one row per writer of the batches.
+
+    Shapes: untidy and whole [batches], as for `batch_rows` and from `Books.follow`.
+    """
+    writers, writer = _dictionary(
+        [(b.project, b.run_id, b.rank, b.attempt, b.writer) for b in batches]
+    )
+    projects, runs, ranks, attempts, names = zip(*writers, strict=True)
+    last_at = [int(readable_ms(batch).max()) for batch in batches]
+    wholes = [
+        native.numbers("batches", "Int64", _greatest(writer, [w.batches for w in whole])),
+        native.numbers("points", "Int64", _greatest(writer, [w.points for w in whole])),
+    ]
+    return native.block(
+        [
+            native.strings("project", projects),
+            native.strings("run_id", runs),
+            native.numbers("rank", "Int64", ranks),
+            native.numbers("attempt", "UInt64", [attempt_key(name) for name in attempts]),
+            native.numbers("writer", "UInt64", [writer_key(name) for name in names]),
+            native.numbers(
+                "last_step", "Int64", _greatest(writer, [int(b.step.max()) for b in batches])
+            ),
+            native.numbers("last_at", "DateTime64(3)", _greatest(writer, last_at)),
+            native.numbers("untidy", "UInt8", _greatest(writer, untidy)),
+            instants("append_at", [append_at_ns] * len(writers)),
+            native.tuples("whole", wholes),
+            native.numbers(
+                "last_batch_seq", "Int64", _greatest(writer, [b.batch_seq for b in batches])
+            ),
+        ]
+    )
+
+
+def attempt_rows(batches: Sequence[MetricColumns], append_at_ns: int) -> bytes:
+    """Build the block for `attempts`: one row per attempt of the batches."""
+    found, attempt = _dictionary([(b.project, b.run_id, b.attempt) for b in batches])
+    projects, runs, names = zip(*found, strict=True)
+    first_step = [-int(batch.step.min()) - 1 for batch in batches]  # no overflow of the least step
+    first_at = [-int(readable_ms(batch).min()) for batch in batches]
+    last_at = [int(readable_ms(batch).max()) for batch in batches]
+    heard = [append_at_ns] * len(found)
+    return native.block(
+        [
+            native.strings("project", projects),
+            native.strings("run_id", runs),
+            native.numbers("attempt", "UInt64", [attempt_key(name) for name in names]),
+            native.numbers("first_at", "DateTime64(3)", -_greatest(attempt, first_at)),
+            native.numbers("first_step", "Int64", -_greatest(attempt, first_step) - 1),
+            native.numbers(
+                "last_step", "Int64", _greatest(attempt, [int(b.step.max()) for b in batches])
+            ),
+            instants("heard_at", heard),
+            instants("heard_to", heard),
+            native.numbers("active_to", "DateTime64(3)", _greatest(attempt, last_at)),
+        ]
+    )
 
 
 def rollup_rows(batches: Sequence[MetricColumns], append_at_ns: int) -> bytes:
@@ -258,6 +325,16 @@ def _dictionary(values: Sequence[K]) -> tuple[list[K], Array]:
     places: dict[K, int] = {}
     index = [places.setdefault(value, len(places)) for value in values]
     return list(places), np.array(index, "i8")
+
+
+def _greatest(group: Array, values: Sequence[int]) -> Array:
+    """Return the greatest value of each group, which all have one.
+
+    Shapes: group and values [items], the result [groups].
+    """
+    greatest = np.full(int(group.max()) + 1, np.iinfo("i8").min)
+    np.maximum.at(greatest, group, np.array(values, "i8"))
+    return greatest
 
 
 def _attempts(batches: Sequence[MetricColumns]) -> list[int]:

@@ -12,6 +12,7 @@ from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse import rows as rows_of
 from runwire_consumers.clickhouse.blocks import PlacedRow, TablePiece, TableRows
+from runwire_consumers.clickhouse.books import Books, Whole
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
 from runwire_consumers.clickhouse.closing import RunCloser
 from runwire_consumers.clickhouse.migrate import pending
@@ -43,8 +44,10 @@ SERVER_BLOCK_BYTES_MIN = 256 * 1024
 PROXY_BLOCK_BYTES_MIN = 8 * 1024
 # Tables that materialized views read: a refusal may come from a view, after the table took the
 # block, so only a proxy's refusal proves that nothing was stored.
-VIEWED_TABLES = frozenset({"artifacts", "batches", "heartbeats", "run_events"})
+VIEWED_TABLES = frozenset({"artifacts", "heartbeats", "run_events"})
 
+# A metric batch, whether it repeats a step, and what is whole of its writer once it is stored.
+_Judged = tuple[MetricColumns, bool, Whole]
 _REFUSALS = (ClickHouseTrouble.TOO_LARGE, ClickHouseTrouble.ROWS)
 
 
@@ -73,6 +76,7 @@ class ClickHouseSink:
         self._clock = clock or SystemClock()
         self._client: Client | None = None
         self._tidiness = Tidiness(self._history)
+        self._books = Books(self._stored_books)
         self._closer = RunCloser(self._clock)
         self._deleted: set[tuple[str, str]] = set()
         self._deleted_at_s: float | None = None
@@ -115,6 +119,7 @@ class ClickHouseSink:
                     self._insert(batch, piece)
             self._note_untidy(batch)
             self._tidiness.keep()
+            self._books.keep()
             self.rows_of_deleted_runs += self._left_out
             self._stored_of = ""
             self._closer.close_if_due(self._connected())
@@ -231,18 +236,23 @@ class ClickHouseSink:
     def _metric_pieces(self, batch: Batch) -> list[TablePiece]:
         alive = self._alive("metric", batch, batch.metrics)
         alive = [item for item in alive if item.size]
-        untidy = self._tidiness.judge([item.row for item in alive])
+        columns = [item.row for item in alive]
+        untidy, whole = self._tidiness.judge(columns), self._books.follow(columns)
         judged = [
-            replace(item, row=(item.row, flag), size=1)
-            for item, flag in zip(alive, untidy, strict=True)
+            replace(item, row=row, size=1)
+            for item, row in zip(alive, zip(columns, untidy, whole, strict=True), strict=True)
         ]
         encode = partial(_encode_batches, batch.append_at_ns)
+        progress = partial(_encode_progress, batch.append_at_ns)
+        attempts = partial(_encode_attempts, batch.append_at_ns)
         roll_up = partial(_encode_rollup, batch.append_at_ns)
         tables = (
             # First the rollup: the views find in it which points are abandoned.
             TableRows("metric", "metric_rollup", alive, roll_up),
             TableRows("metric", "metrics", alive, rows_of.metric_rows),
             TableRows("metric", "batches", judged, encode),
+            TableRows("metric", "writer_progress", judged, progress),
+            TableRows("metric", "attempts", judged, attempts),
         )
         return [piece for rows in tables for piece in rows.pieces(batch.pieces)]
 
@@ -268,6 +278,19 @@ class ClickHouseSink:
         for project, run_id, rank, metric, step in answer.result_rows:
             history.setdefault((project, run_id, rank), {})[metric] = step
         return history
+
+    def _stored_books(self, batches: Sequence[MetricColumns]) -> dict[str, Whole]:
+        """Return what is whole in the store of the writers of the batches."""
+        names = {rows_of.writer_key(batch.writer): batch.writer for batch in batches}
+        answer = self._connected().query(
+            "SELECT writer, max(whole).1, max(whole).2 FROM writer_progress "
+            "WHERE (project, run_id) IN %(runs)s AND writer IN %(writers)s GROUP BY writer",
+            parameters={
+                "runs": tuple(sorted({(b.project, b.run_id) for b in batches})),
+                "writers": tuple(sorted(names)),
+            },
+        )
+        return {names[writer]: Whole(*whole) for writer, *whole in answer.result_rows}
 
     def _note_untidy(self, batch: Batch) -> None:
         """Let the store list the untidy writers of runs with a new writer or attempt."""
@@ -302,9 +325,18 @@ def _encode_rollup(append_at_ns: int, batches: Sequence[MetricColumns]) -> bytes
     return rows_of.rollup_rows(batches, append_at_ns)
 
 
-def _encode_batches(append_at_ns: int, judged: Sequence[tuple[MetricColumns, bool]]) -> bytes:
-    batches, untidy = [batch for batch, _ in judged], [flag for _, flag in judged]
+def _encode_batches(append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
+    batches, untidy, _ = zip(*judged, strict=True)
     return rows_of.batch_rows(batches, append_at_ns, untidy=untidy)
+
+
+def _encode_progress(append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
+    batches, untidy, whole = zip(*judged, strict=True)
+    return rows_of.progress_rows(batches, append_at_ns, untidy=untidy, whole=whole)
+
+
+def _encode_attempts(append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
+    return rows_of.attempt_rows([batch for batch, _, _ in judged], append_at_ns)
 
 
 def _unencodable(

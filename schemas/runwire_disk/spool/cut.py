@@ -52,6 +52,7 @@ class MetricCutter:
     accepted: int = 0
     points: int = 0
     points_lost: int = 0
+    _points_before: int = 0
     _names: dict[str, int] = field(default_factory=dict)
     _encoded: dict[int, bytes] = field(default_factory=dict)
     _calls: list[tuple[int, int, int, int]] = field(default_factory=list)
@@ -96,6 +97,8 @@ class MetricCutter:
         if accepted - n > self.accepted:
             self.points_lost += accepted - n - self.accepted
         self.accepted = accepted
+        if not self._calls:
+            self._points_before = accepted - n
 
     def _index(self, names: Sequence[str]) -> bytes:
         table = self._names
@@ -113,6 +116,7 @@ class MetricCutter:
                 writer=meta.writer,
                 rank=meta.rank,
                 batch_seq=batch_seq,
+                points_before=self._points_before,
                 names=list(self._names),
                 call_seq=seq,
                 call_step=step,

@@ -140,7 +140,7 @@ def test_message_of_another_kind_is_refused() -> None:
 def array_in_blocks(*blocks: bytes) -> bytes:
     """A metric message up to the array `names`, then the given bytes."""
     texts = b"".join(encode_long(1) + letter for letter in (b"p", b"r", b"a", b"w"))
-    return codec.encode(BATCH)[:5] + texts + b"\x00\x02" + b"".join(blocks)
+    return codec.encode(BATCH)[:5] + texts + b"\x00\x02\x00" + b"".join(blocks)
 
 
 # An array of two items "a" and "b" in the forms that Avro allows, and in some that it does not.

@@ -3,19 +3,33 @@
 -- Run on the embedded engine 26.9; written for ClickHouse server 26.8, not run there yet.
 --
 -- A run is closed when it has ended or is lost and nothing was stored for it for a while (closing.py). It
--- is open again from the moment on that anything is stored for it: events and points come with a row of
--- attempts, heartbeats with one of heartbeat_last, and `stored_at` of such a row is when the server took
--- it. open_runs lists the runs that were open at `since`, so a run is open if it is in the newest list or
--- was touched since then. Any list gives the same rows as any other, an old one and none at all too: it
--- only says how many runs are computed and how many are looked up.
+-- is open again from the moment on that anything is: each row that says something about a run carries
+-- `stored_at`, when the server took it. open_runs lists the runs that were open at `since`, so a run is
+-- open if it is in the newest list or was touched since then. Any list gives the same rows as any other,
+-- an old one and none at all too: it only says how many runs are computed and how many are looked up.
 
+ALTER TABLE {database}.run_events {on_cluster}
+    ADD COLUMN IF NOT EXISTS stored_at DateTime64(3, 'UTC') DEFAULT now64(3);
 ALTER TABLE {database}.attempts {on_cluster}
+    ADD COLUMN IF NOT EXISTS stored_at SimpleAggregateFunction(max, DateTime64(3, 'UTC')) DEFAULT now64(3);
+ALTER TABLE {database}.writer_progress {on_cluster}
     ADD COLUMN IF NOT EXISTS stored_at SimpleAggregateFunction(max, DateTime64(3, 'UTC')) DEFAULT now64(3);
 ALTER TABLE {database}.heartbeat_last {on_cluster}
     ADD COLUMN IF NOT EXISTS stored_at DateTime64(3, 'UTC') DEFAULT now64(3);
 -- Of rows that are there already the default would be the time of each question.
+ALTER TABLE {database}.run_events {on_cluster} MATERIALIZE COLUMN stored_at SETTINGS mutations_sync = 2;
 ALTER TABLE {database}.attempts {on_cluster} MATERIALIZE COLUMN stored_at SETTINGS mutations_sync = 2;
+ALTER TABLE {database}.writer_progress {on_cluster} MATERIALIZE COLUMN stored_at SETTINGS mutations_sync = 2;
 ALTER TABLE {database}.heartbeat_last {on_cluster} MATERIALIZE COLUMN stored_at SETTINGS mutations_sync = 2;
+
+CREATE OR REPLACE VIEW {database}.run_touches {on_cluster} AS
+SELECT project, run_id, stored_at FROM {database}.run_events
+UNION ALL
+SELECT project, run_id, stored_at FROM {database}.attempts
+UNION ALL
+SELECT project, run_id, stored_at FROM {database}.writer_progress
+UNION ALL
+SELECT project, run_id, stored_at FROM {database}.heartbeat_last;
 
 CREATE TABLE IF NOT EXISTS {database}.open_runs {on_cluster}
 (
@@ -72,9 +86,7 @@ FROM
 (
     SELECT project, run_id FROM {database}.open_runs WHERE since = listed_at AND run_id != ''
     UNION DISTINCT
-    SELECT project, run_id FROM {database}.attempts WHERE stored_at >= listed_at
-    UNION DISTINCT
-    SELECT project, run_id FROM {database}.heartbeat_last WHERE stored_at >= listed_at
+    SELECT project, run_id FROM {database}.run_touches WHERE stored_at >= listed_at
 )
 WHERE (project, run_id) NOT IN (SELECT project, run_id FROM {database}.deleted_runs);
 

@@ -13,6 +13,8 @@ from runwire_disk.spool.format import HEADER_BYTES, LAST_WORD
 from runwire_disk.spool.progress import progress
 from runwire_disk.spool.reader import FolderReader
 from runwire_disk.spool.writer import SpoolWriter
+from runwire_schemas import codec
+from runwire_schemas.events import MetricBatch
 from support.spools import metric_log, new_writer
 
 CALLS = 400
@@ -127,6 +129,9 @@ def test_a_live_segment_is_not_called_damaged_while_a_record_may_be_on_its_way(
     second = reader.cut()
     assert sum(cut.points for cut in second) == 1
     assert sum(cut.points_lost for cut in second) == 1
+    batch = codec.decode(second[0].value)
+    assert isinstance(batch, MetricBatch)
+    assert batch.points_before == 11
     assert [d.lost_records for cut in second for d in cut.damage] == [1]
     reader.close()
     writer.close()

@@ -112,6 +112,26 @@ def test_many_segments_and_a_reader_that_keeps_pace(tmp_path: Path) -> None:
     writer.close()
 
 
+def test_batches_count_the_points_that_were_accepted_before_them(tmp_path: Path) -> None:
+    """Across reads and restarts of the reader: the count is in the records themselves."""
+    writer = new_writer(tmp_path)
+    log = metric_log(writer)
+    sizes: list[int] = []
+    counts: list[int] = []
+    for keys in (1, 3, 2, 5):
+        log.log({f"k{i}": float(i) for i in range(keys)})
+        sizes.append(keys)
+        reader = FolderReader(writer.folder)
+        for cut in read_all(reader):
+            batch = codec.decode(cut.value)
+            assert isinstance(batch, MetricBatch)
+            counts.append(batch.points_before)
+        reader.save()
+        reader.close()
+    assert counts == [sum(sizes[:index]) for index in range(4)]
+    writer.close()
+
+
 def test_ten_thousand_names_are_kept_beyond_the_layout_table(tmp_path: Path) -> None:
     """Distinct names beyond the layout table travel inside the records; none is lost."""
     writer = new_writer(tmp_path)
