@@ -112,6 +112,18 @@ FROM (
     FROM scale_writers ARRAY JOIN range(batches) AS b
     WHERE {OF_FILL}
 )""",
+    "writer_progress": f"""
+INSERT INTO writer_progress
+    (project, run_id, rank, attempt, writer, last_step, last_at, untidy, append_at, whole, last_batch_seq)
+SELECT project, run_id, rank, attempt_key, writer_key, last_step, ended, 0, ended,
+    (batches, series * (last_step - first_step + 1)), batches - 1
+FROM scale_writers WHERE {OF_FILL}""",
+    "attempts": f"""
+INSERT INTO attempts
+    (project, run_id, attempt, first_at, first_step, last_step, heard_at, heard_to, active_to)
+SELECT project, run_id, attempt_key, min(started), min(first_step), max(last_step), min(started),
+    max(ended), max(ended)
+FROM scale_writers WHERE {OF_FILL} GROUP BY project, run_id, attempt_key""",
     "untidy_writers": f"""
 INSERT INTO untidy_writers (project, run_id, rank, writer)
 SELECT project, run_id, rank, writer_key FROM scale_writers WHERE attempts > 1 AND {OF_FILL}""",

@@ -17,6 +17,7 @@ from clickhouse_connect.driver.client import Client
 
 # All tables with rows of a run; the tables that views read first come first.
 RUN_TABLES = (
+    "runs_closed",
     "run_events",
     "attempts",
     "params",
@@ -29,6 +30,7 @@ RUN_TABLES = (
     "heartbeat_last",
     "logs",
     "artifacts",
+    "artifact_heads",
     "checkpoints",
     "dead_letters",
 )
