@@ -23,7 +23,7 @@ from runwire_consumers.core.patience import Stop
 from runwire_consumers.core.sink import Sink
 from runwire_consumers.core.source import Source
 from runwire_consumers.core.worker import Worker, WorkerOptions
-from runwire_consumers.settings import WorkerSettings
+from runwire_consumers.settings import STATE_FILE, WorkerSettings
 from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import SpoolSource
 from runwire_disk.files import replace_json
@@ -35,7 +35,6 @@ from runwire_schemas.errors import ConfigError
 _log = logging.getLogger("runwire.worker")
 
 JOURNAL_DIR = "journal"
-STATE_FILE = "worker.json"
 LOGIN_RETRY_S = 5.0
 FILES_MAX = 65_536  # a spool of thousands of writers keeps a few files open for each
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from runwire_consumers.clickhouse.engine import Connection, Engine
-from runwire_consumers.stack import agent, lock, logs, state
+from runwire_consumers.stack import agent, lifeline, lock, logs, state
 from runwire_consumers.stack.state import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
 from runwire_disk import paths
@@ -138,16 +139,19 @@ class Supervisor:
         self._delays["engine"].started(time.monotonic())
 
     def _migrate(self) -> None:
-        from runwire_consumers.clickhouse.client import connect
-        from runwire_consumers.clickhouse.migrate import apply
-
-        assert self._connection is not None, "the engine is ready before it is migrated"
-        client = connect(self._connection.url, create=True)
-        try:
-            for name in apply(client):
-                _note(f"applied {name}")
-        finally:
-            client.close()
+        """Migrate in a process that ends: driver and numpy would stay in this one for weeks."""
+        command = lifeline.command(
+            "runwire_consumers.stack.migration", "--dir", str(self._root), signum=signal.SIGKILL
+        )
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd="/"
+        )
+        for name in done.stdout.splitlines():
+            _note(f"applied {name}")
+        if done.returncode:
+            print(done.stderr, end="", file=sys.stderr, flush=True)
+            said = done.stderr.splitlines() or [f"status {done.returncode}"]
+            raise StackError(f"the migrations failed: {said[-1]}")
 
     def _start_worker(self) -> None:
         self._worker.start()
@@ -178,7 +182,7 @@ class Supervisor:
     def _keep_house(self) -> None:
         """Keep logs small, trainers watched and artifacts shipped when their agent was killed."""
         try:
-            for log in logs.logs_dir(self._root).glob("*.log"):
+            for log in (*logs.logs_dir(self._root).glob("*.log"), self._engine.log_path):
                 logs.cap_log(log)
             if not local_agents(self._root) and agent.has_work(self._root):
                 agent.ensure_agent(self._root)
