@@ -17,6 +17,7 @@ from runwire_schemas.connections.table import (
 from runwire_schemas.errors import ConfigError
 
 PREFIX = "RUNWIRE_WORKER_"
+STATE_FILE = "worker.json"  # of the running worker, beside the engine's files
 DEFAULT_METRICS_PORT = 9464  # Prometheus' registered port of OpenTelemetry exporters
 
 

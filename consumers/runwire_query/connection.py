@@ -33,6 +33,22 @@ CONNECT_TIMEOUT_S: Final = 5
 QUERY_TIMEOUT_S: Final = 300
 _STREAM_PIECE_BYTES: Final = 1 << 16
 _UNKNOWN_TABLE: Final = 60
+
+
+def _advice(setting: str, variable: str) -> str:
+    return (
+        f"Ask for less: one run, fewer columns, a LIMIT. Or end the query with SETTINGS {setting}"
+        f"=NUMBER; {variable} raises the limit of every query of the embedded engine at its start."
+    )
+
+
+# What to do about the limits of the reader's profile, by the code of the error.
+_LIMITS: Final = {
+    158: _advice("max_rows_to_read", "RUNWIRE_ENGINE_QUERY_ROWS"),
+    159: _advice("max_execution_time", "RUNWIRE_ENGINE_QUERY_S"),
+    241: _advice("max_memory_usage", "RUNWIRE_ENGINE_QUERY_BYTES"),
+    396: _advice("max_result_bytes", "RUNWIRE_ENGINE_RESULT_BYTES"),
+}
 # The statement is the user's own: the server's sentence says more about it than ours.
 _OF_STATEMENT: Final = (
     ClickHouseTrouble.SCHEMA,
@@ -158,6 +174,8 @@ def translate_error(error: Exception, address: ClickHouseAddress) -> Exception:
     """Return a driver's error as a QueryError of one sentence, any other error as it is."""
     if not type(error).__module__.startswith(("clickhouse_connect", "urllib3")):
         return error
+    if (limit := _LIMITS.get(error_code(error) or 0)) is not None and _is_of_query(error):
+        return QueryError(f"{first_line(error)} {limit}")
     trouble = trouble_of(error)
     if trouble is ClickHouseTrouble.TOO_LARGE:  # no block here: the statement needs too much
         passing = ClickHouseTrouble.PASSING
@@ -170,6 +188,11 @@ def translate_error(error: Exception, address: ClickHouseAddress) -> Exception:
             " Either it is misspelt (`runwire sql 'SHOW TABLES'`), or run `runwire migrate`."
         )
     return QueryError(sentence)
+
+
+def _is_of_query(error: Exception) -> bool:
+    """Return whether a limit of this query alone was reached, not that of the server's memory."""
+    return "(total) memory limit" not in str(error)
 
 
 def _aware(value: Any) -> Any:

@@ -9,6 +9,7 @@ import pytest
 
 from house.checks import ROOT, python_files, table_rows
 from runwire.settings import Settings
+from runwire_consumers.clickhouse.engine_settings import EngineSettings
 from runwire_consumers.settings import WorkerSettings
 from runwire_schemas.connections.clickhouse import ClickHouseSettings
 from runwire_schemas.connections.kafka import KafkaSettings, RegistrySettings
@@ -20,7 +21,7 @@ VARIABLE = re.compile(r"\bRUNWIRE_[A-Z0-9_]*")
 SWITCHES = {"RUNWIRE_DEBUG", "RUNWIRE_DISABLED"}
 DOCUMENTS = {
     "producer/README.md": (Settings,),
-    "consumers/README.md": (ClickHouseSettings, WorkerSettings),
+    "consumers/README.md": (ClickHouseSettings, EngineSettings, WorkerSettings),
 }
 
 

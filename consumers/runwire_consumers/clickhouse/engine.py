@@ -18,6 +18,7 @@ from urllib.request import Request
 
 from runwire_consumers.clickhouse import engine_process
 from runwire_consumers.clickhouse.engine_files import EngineAccess, write_config, write_private
+from runwire_consumers.clickhouse.engine_settings import EngineSettings
 from runwire_disk.files import try_lock
 from runwire_schemas.connections.clickhouse import ClickHouseAddress
 from runwire_schemas.connections.loopback import open_here
@@ -73,7 +74,7 @@ class Engine:
 
     @property
     def log_path(self) -> Path:
-        """Path of the engine's log, which every start truncates."""
+        """Path of the engine's log, which every start begins anew."""
         return self.folder / "engine.log"
 
     @property
@@ -100,7 +101,8 @@ class Engine:
         command = [sys.executable, "-m", engine_process.__name__, str(self.folder)]
         if self._die_with_parent:
             command += ["--parent", str(os.getpid())]
-        with self.log_path.open("wb") as log:
+        self.log_path.unlink(missing_ok=True)
+        with self.log_path.open("ab") as log:  # appends, so that `cap_log` may empty it
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -165,7 +167,7 @@ class Engine:
             http_port=http_port,
             tcp_port=tcp_port,
         )
-        write_config(self.folder, access)
+        write_config(self.folder, access, EngineSettings.from_environment(os.environ))
         fields = {name: getattr(connection, name) for name in Connection.__slots__}
         write_private(self.folder / "connection.json", json.dumps(fields, indent=1))
         return connection

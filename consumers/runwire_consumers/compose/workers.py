@@ -25,7 +25,7 @@ from runwire_consumers.core.patience import Stop
 from runwire_consumers.core.sink import Refusals, Sink
 from runwire_consumers.core.source import Source
 from runwire_consumers.core.worker import Worker, WorkerOptions
-from runwire_consumers.settings import WorkerSettings
+from runwire_consumers.settings import STATE_FILE, WorkerSettings
 from runwire_consumers.spool.journal import IntentJournal
 from runwire_consumers.spool.source import SpoolSource
 from runwire_disk.descriptors import allow_many_files
@@ -39,7 +39,6 @@ T = TypeVar("T")
 _log = logging.getLogger("runwire.worker")
 
 JOURNAL_DIR = "journal"
-STATE_FILE = "worker.json"
 LOGIN_RETRY_S = 5.0
 # An array of a round has 8 MB; 32 MiB is the most that glibc takes. A round of a million points
 # uses some 150 MB.

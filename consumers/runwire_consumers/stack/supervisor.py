@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from types import FrameType
 
 from runwire_consumers import settings as worker_settings
 from runwire_consumers.clickhouse.engine import Connection, Engine
-from runwire_consumers.stack import agent, lock, logs, state
+from runwire_consumers.stack import agent, lifeline, lock, logs, state
 from runwire_consumers.stack.housekeeper import Housekeeper
 from runwire_consumers.stack.state import StackError
 from runwire_consumers.stack.worker_process import WorkerProcess
@@ -143,16 +144,19 @@ class Supervisor:
         self._delays["engine"].started(time.monotonic())
 
     def _migrate(self) -> None:
-        from runwire_consumers.clickhouse.client import MIGRATION_ANSWER_S, connect
-        from runwire_consumers.clickhouse.migrate import apply
-
-        assert self._connection is not None, "the engine is ready before it is migrated"
-        client = connect(self._connection.url, create=True, answer_s=MIGRATION_ANSWER_S)
-        try:
-            for name in apply(client):
-                _note(f"applied {name}")
-        finally:
-            client.close()
+        """Migrate in a process that ends: driver and numpy would stay in this one for weeks."""
+        command = lifeline.command(
+            "runwire_consumers.stack.migration", "--dir", str(self._root), signum=signal.SIGKILL
+        )
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd="/"
+        )
+        for name in done.stdout.splitlines():
+            _note(f"applied {name}")
+        if done.returncode:
+            print(done.stderr, end="", file=sys.stderr, flush=True)
+            said = done.stderr.splitlines() or [f"status {done.returncode}"]
+            raise StackError(f"the migrations failed: {said[-1]}")
 
     def _start_worker(self) -> None:
         self._worker.start()
@@ -186,7 +190,7 @@ class Supervisor:
         Start the rounds that remove what was deleted.
         """
         try:
-            for log in logs.logs_dir(self._root).glob("*.log"):
+            for log in (*logs.logs_dir(self._root).glob("*.log"), self._engine.log_path):
                 logs.cap_log(log)
             if self._housekeeper is not None:
                 self._housekeeper.look(time.monotonic())

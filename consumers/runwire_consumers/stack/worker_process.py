@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
-from runwire_consumers.compose.workers import STATE_FILE
+from runwire_consumers.settings import STATE_FILE
 from runwire_consumers.stack import lifeline, logs
 from runwire_disk import paths
 from runwire_schemas.connections.loopback import open_here

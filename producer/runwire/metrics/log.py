@@ -21,7 +21,7 @@ from runwire.conversion import ANY, FLAG, INSTANT, STEP, ArgumentKind, shown
 from runwire.metrics.cuda import PendingCalls
 from runwire.metrics.sorter import ValueSorter
 from runwire.metrics.store import Layout, MetricStore, Stamp
-from runwire.metrics.values import FLOAT_EXACT_MAX, Unloggable, no_mapping
+from runwire.metrics.values import FLOAT_EXACT_MAX, PLAIN, Unloggable, no_mapping
 from runwire.other_trackers import missing_argument
 from runwire_disk.interrupts import is_interrupt, reraise_interrupt
 from runwire_disk.spool.format import LAST_WORD, SpoolError
@@ -123,25 +123,23 @@ class MetricLog:
                 return
             try:
                 offset, seq, call, accepted = series.state
-                segment, end = series.segment, offset + layout.size
+                segment, end = layout.segment, offset + layout.size
                 # Another thread may have opened a segment, which knows no layout of the old one.
-                if (
-                    end > series.ahead
-                    or segment is None
-                    or segment is not layout.segment
-                    or (words := segment.words)[offset >> 3]
-                ):
+                if end > series.ahead or segment is not series.segment or series.is_storing:
                     self._store_slowly(layout, tuple(values), step, at_ns)
                     return
                 step = self._step if step is None else step
                 accepted += layout.n
                 body = layout.pack(seq, call, at_ns, step, accepted, layout.tag, *values)
                 self._step = step + 1  # first: Ctrl-C must not leave it to the next call
+                series.is_storing = True
+                words = segment.words
                 segment.bytes[offset + 8 : end] = body
                 words[offset >> 3] = _crc32(body, layout.low) << 32 | layout.low
                 series.state = (end, seq + 1, call + 1, accepted)
                 words[LAST_WORD] = offset
                 layout.last = body
+                series.is_storing = False
             finally:
                 lock.release()
         except Exception as exc:
@@ -182,7 +180,7 @@ class MetricLog:
         if self._check_at < now:
             self._check_at = now + CHECK_INTERVAL_NS
             self._periodic()
-        if not isinstance(data, Mapping):
+        if type(data) is not dict and not isinstance(data, Mapping):
             raise no_mapping(data)
         at_ns = now if ts is None else self._plain("ts", INSTANT, ts, now)
         step = self._plain("step", STEP, step, None)
@@ -236,7 +234,8 @@ class MetricLog:
             if numbers or not data:  # a call without values still shows how far the trainer is
                 names, values = tuple(numbers), tuple(numbers.values())
                 self._store_next(names, values, number, at_ns)
-            if (layout := self._layouts.get(tuple(data))) is not None:
+            is_plain = type(data) is dict and PLAIN.issuperset(map(type, data.values()))
+            if not is_plain and (layout := self._layouts.get(tuple(data))) is not None:
                 layout.saw(data.values())
         finally:
             lock.release()

@@ -22,6 +22,7 @@ from runwire_disk.spool.writer import SpoolWriter
 LAYOUTS_MAX = 4096
 _FORGOTTEN = 1 << 62
 _json = json.JSONEncoder().encode
+_shapes: dict[int, struct.Struct] = {}  # by the number of values
 _HEAD = "<QQqqQQ"  # METRIC_HEAD with its last two fields as one
 
 Stamp = tuple[int, int, int]  # call number, at_ns, step
@@ -36,11 +37,13 @@ class Layout:
     )
 
     total: Callable[[Iterable[Any], float], Any]
+    segment: Segment
 
     def __init__(self, number: int, names: tuple[str, ...], types: tuple[type, ...]) -> None:
         self.names, self.n = names, len(names)
         self.tag = number | self.n << 32  # both fields of the record's head as one
-        shape = struct.Struct(f"{_HEAD}{self.n}d")
+        if (shape := _shapes.get(self.n)) is None:
+            shape = _shapes[self.n] = struct.Struct(f"{_HEAD}{self.n}d")
         self.pack = shape.pack
         self.low = METRIC << 24 | shape.size
         self.size = shape.size + 8
@@ -49,7 +52,6 @@ class Layout:
         # Position, class and whether it may be on a GPU, of scalars that `item()` reads at once.
         self.scalars: tuple[tuple[int, Any, bool], ...] = ()
         self.last = b""
-        self.segment: Segment | None = None
 
     def saw(self, values: Iterable[Any]) -> None:
         """Stop adding up values once some are not Python numbers; remember which are scalars.
@@ -104,11 +106,9 @@ def _unknown(_values: Iterable[Any], _start: float) -> None:
     """Leave the decision to `Layout.numbers`."""
 
 
-def _with_names(numbers: dict[str, int], names: Iterable[str], rest: str = "") -> bytes:
-    """Return a JSON object of numbers, names and `rest`; `json` alone takes twice the time."""
-    fields = ", ".join([f'"{key}": {number}' for key, number in numbers.items()])
-    quoted = ", ".join(map(encode_basestring, names))
-    return f'{{{fields}, "names": [{quoted}]{rest}}}'.encode("utf-8", "replace")
+def _json_names(names: Iterable[str]) -> str:
+    """Return a JSON array of names, in half the time that an encoder of `json` takes."""
+    return f"[{', '.join(map(encode_basestring, names))}]"
 
 
 def _as_type(value: float, kind: type) -> Any:
@@ -146,7 +146,7 @@ class MetricStore:
                 self._add_wide(stamp, names, values)
             else:
                 packed = layout.pack(0, call, at_ns, step, total, layout.tag, *values)
-                series.append(METRIC, packed[8:], call=call, points=n)
+                series.put(METRIC, packed[8:], call=call, points=n)
                 layout.last = packed
         except (OSError, RecordTooLarge, SeriesClosed) as error:
             self._writer.count_dropped(self._writer.refused(series, error), n)
@@ -162,12 +162,14 @@ class MetricStore:
 
     def _add_wide(self, stamp: Stamp, names: tuple[str, ...], values: tuple[Any, ...]) -> None:
         call, at_ns, step = stamp
-        wide = {"call": call, "at_ns": at_ns, "step": step}
-        wide["accepted"] = self._series.state[3] + len(names)
-        payload = _with_names(wide, names, f', "values": {_json([float(v) for v in values])}')
+        total = self._series.state[3] + len(names)
+        payload = (
+            f'{{"call": {call}, "at_ns": {at_ns}, "step": {step}, "accepted": {total}, '
+            f'"names": {_json_names(names)}, "values": {_json([float(v) for v in values])}}}'
+        ).encode("utf-8", "replace")
         if self._series.make_room(len(payload) + 64):
             self._forget_layouts()
-        self._series.append(WIDE, payload, call=call, points=len(names))
+        self._series.put(WIDE, payload, call=call, points=len(names))
         self._last.update(zip(names, values, strict=True))
 
     def _layout(
@@ -185,12 +187,15 @@ class MetricStore:
         self._next_layout += 1
         layout = Layout(self._next_layout, names, types)
         _, at_ns, step = stamp
-        taught = {"id": self._next_layout, "at_ns": at_ns, "step": step}
-        taught["accepted"] = self._series.state[3]
-        payload = _with_names(taught, names)
+        accepted = self._series.state[3]
+        payload = (
+            f'{{"id": {self._next_layout}, "names": {_json_names(names)}, "at_ns": {at_ns}, '
+            f'"step": {step}, "accepted": {accepted}}}'
+        ).encode("utf-8", "replace")
         if self._series.make_room(len(payload) + layout.size + 64):
             self._forget_layouts()
-        self._series.append(LAYOUT, payload)
+        self._series.put(LAYOUT, payload)
+        assert self._series.segment is not None
         layout.segment = self._series.segment
         self.layouts[names] = layout
         return layout

@@ -1,9 +1,9 @@
 """Writer of one series of segments.
 
 `state` is one tuple on purpose: an exception from outside (Ctrl-C) between two bytecodes leaves
-either the old or the new position, never half of it. If it strikes after an append has stored a
-body or its commit word, the bytes at the position are not zero: the next append adopts a whole
-record, and wipes anything else.
+either the old or the new position, never half of it. If it strikes while an append stores,
+`is_storing` stays true and the next append settles first: it adopts a whole record at the position,
+and wipes the word of anything else. What is left of a longer body is overwritten, word by word.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class Series:
         self.limit = 0
         # Up to here the hot path stores without asking; never beyond the limit.
         self.ahead = 0
+        # An append is under way, or was interrupted: the next one has to `settle` first.
+        self.is_storing = False
         self._next_size = SEGMENT_BYTES_MIN
         self.lock = SeriesLock(self)
 
@@ -84,24 +86,32 @@ class Series:
         """Return the position by name; `state` itself is the plain tuple of the hot path."""
         return SeriesState._make(self.state)
 
-    def append(self, kind: int, payload: bytes, *, call: int | None = None, points: int = 0) -> int:
+    def append(self, kind: int, payload: bytes) -> int:
         """Store one record and return its sequence number. The caller holds `lock`.
 
-        `call` and `points` are those of a metric record.
         Raises: OSError when no segment can be made, RecordTooLarge, SeriesClosed.
         """
-        size = 16 + padded(len(payload))
-        self.make_room(size)
+        self.make_room(16 + padded(len(payload)))
+        return self.put(kind, payload)
+
+    def put(self, kind: int, payload: bytes, *, call: int | None = None, points: int = 0) -> int:
+        """Store one record as `append`; the caller has made room for it.
+
+        `call` and `points` are those of a metric record.
+        """
         segment = self.segment
         assert segment is not None
         offset, seq, next_call, accepted = self.state
         if call is not None:
             next_call = max(next_call, call + 1)
         body = seq.to_bytes(8, "little") + payload
+        self.is_storing = True
         segment.bytes[offset + 8 : offset + 8 + len(body)] = body
         segment.words[offset >> 3] = commit_word(kind, body)
+        size = 8 + padded(len(body))
         self.state = (offset + size, seq + 1, next_call, accepted + points)
         segment.words[LAST_WORD] = offset
+        self.is_storing = False
         return seq
 
     def make_room(self, size: int) -> bool:
@@ -141,6 +151,7 @@ class Series:
             if not self._adopt(segment, word):
                 # A body without its commit word, or the rest of a longer one.
                 segment.words[self.state[0] >> 3] = 0
+        self.is_storing = False
 
     def _adopt(self, segment: Segment, word: int) -> bool:
         """Step over a record that an interrupted append had committed; false if it is none."""

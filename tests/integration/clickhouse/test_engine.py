@@ -12,12 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
 
 pytest.importorskip("chdb", reason="chdb-core is not installed")
 
 from runwire_consumers.clickhouse import engine as engine_module
 from runwire_consumers.clickhouse.client import connect
 from runwire_consumers.clickhouse.engine import Engine, EngineError, read_connection
+from runwire_consumers.clickhouse.engine_settings import MEMORY_BYTES_MIN
+from runwire_query import connection as query_connection
+from runwire_query.errors import QueryError
 
 pytestmark = pytest.mark.engine
 
@@ -85,11 +89,78 @@ def test_engine_takes_another_port_when_its_port_is_taken(engine: Engine) -> Non
     assert read_connection(engine.folder) == second
 
 
+def test_engine_keeps_within_its_share_of_the_memory(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings of the environment are those of the server; a query beyond them ends."""
+    monkeypatch.setenv("RUNWIRE_ENGINE_MEMORY_RATIO", "0")
+    connection = engine.start()
+    engine.wait_ready()
+    client = connect(connection.url, create=True)
+    settings = dict(
+        client.query(
+            "SELECT name, toInt64(value) FROM system.server_settings WHERE name IN "
+            "('max_server_memory_usage', 'mark_cache_size', 'os_threads_nice_value_merge_mutate')"
+        ).result_rows
+    )
+    assert settings == {
+        "max_server_memory_usage": MEMORY_BYTES_MIN,
+        "mark_cache_size": MEMORY_BYTES_MIN // 8,
+        "os_threads_nice_value_merge_mutate": 19,
+    }
+    with pytest.raises(DatabaseError, match="MEMORY_LIMIT_EXCEEDED"):
+        client.query("SELECT count() FROM (SELECT groupArray(number) FROM numbers(300000000))")
+    assert client.query("SELECT 1").result_rows == [(1,)]
+    client.close()
+
+
+# By variable: its value, the limit of ClickHouse, and a query of the reader that goes beyond.
+BEYOND = {
+    "RUNWIRE_ENGINE_QUERY_ROWS": (
+        *("1000000", "max_rows_to_read"),
+        "SELECT sum(number) FROM numbers(2000000)",
+    ),
+    "RUNWIRE_ENGINE_QUERY_S": (
+        *("0.2", "max_execution_time"),
+        "SELECT sum(sipHash64(number)) FROM numbers(10000000000)",
+    ),
+    "RUNWIRE_ENGINE_QUERY_BYTES": (
+        *("100MiB", "max_memory_usage"),
+        "SELECT length(groupArray(number)) FROM numbers(100000000)",
+    ),
+    "RUNWIRE_ENGINE_RESULT_BYTES": (
+        *("1MiB", "max_result_bytes"),
+        "SELECT number FROM numbers(1000000)",
+    ),
+}
+
+
+def test_reader_beyond_a_limit_is_told_which_setting_raises_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each limit ends the query alone; a query may lift the others; the writer has none."""
+    for variable, (value, _, _) in BEYOND.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("RUNWIRE_DIR", str(engine.folder.parent))
+    connection = engine.start()
+    engine.wait_ready()
+    writer = connect(connection.url, create=True)
+    reader = query_connection.connect(None)
+    for variable, (_, limit, sql) in BEYOND.items():
+        others = ", ".join(f"{name} = 0" for _, name, _ in BEYOND.values() if name != limit)
+        with pytest.raises(QueryError, match=rf"SETTINGS {limit}=NUMBER; {variable}"):
+            reader.rows(f"{sql} SETTINGS {others}")
+    assert reader.rows("SELECT 1 AS one") == [{"one": 1}]
+    assert writer.query(BEYOND["RUNWIRE_ENGINE_QUERY_ROWS"][2]).result_rows == [(1999999000000,)]
+    reader.close()
+    writer.close()
+
+
 def test_failed_start_shows_the_end_of_the_log(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error of a failed start contains the last lines of the engine's log."""
-    monkeypatch.setattr(engine_module, "write_config", lambda folder, _access: _broken(folder))
+    monkeypatch.setattr(engine_module, "write_config", lambda folder, *_: _broken(folder))
     engine.start()
     with pytest.raises(EngineError, match=r"(?s)ended.*engine\.log.*SAXParse"):
         engine.wait_ready()

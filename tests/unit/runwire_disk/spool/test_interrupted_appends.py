@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from runwire.metrics.log import MetricLog
 from runwire_disk.spool.format import SpoolError
 from runwire_disk.spool.reader import FolderReader
 from runwire_disk.spool.series_writer import Series
@@ -65,6 +66,16 @@ def texts(writer: SpoolWriter) -> list[str]:
     return found
 
 
+def points(writer: SpoolWriter) -> list[float]:
+    """Read the values of a writer; fail on damage."""
+    reader, found = FolderReader(writer.folder), []
+    while cuts := reader.cut():
+        assert not any(cut.damage for cut in cuts)
+        found += [v for cut in cuts if cut.kind == "metric" for v in codec.decode(cut.value).value]
+    reader.close()
+    return found
+
+
 def say(writer: SpoolWriter, text: str) -> int:
     fields = {"stream": "text", "name": "n", "level": "info", "step": 0, "text": text}
     return writer.append_json("log", fields)
@@ -75,13 +86,29 @@ def test_append_after_an_interrupted_longer_one_is_whole(tmp_path: Path, line: s
     """A body without its commit word is wiped, a committed record adopted, both by shorter ones."""
     writer = new_writer(tmp_path)
     say(writer, "before")
-    with pytest.raises(StopError), at_line(Series.append.__code__, line, stop):
+    with pytest.raises(StopError), at_line(Series.put.__code__, line, stop):
         say(writer, "interrupted" * 200)
     for number in range(40):  # over all that is left of the long one
         assert say(writer, f"after {number}") >= 0
     writer.close()
     found = [text for text in texts(writer) if not text.startswith("interrupted")]
     assert found == ["before", *(f"after {number}" for number in range(40))]
+
+
+@pytest.mark.parametrize("line", ["words[offset >> 3] = _crc32", "series.state = (end"])
+def test_short_calls_after_an_interrupted_long_one_are_whole(tmp_path: Path, line: str) -> None:
+    """What the body of a long call left is overwritten; a call that was committed is kept."""
+    writer = new_writer(tmp_path)
+    log = metric_log(writer)
+    long = {f"m{number}": -1.5 for number in range(100)}
+    for data in (long, {"short": 0.0}):
+        log.log(data)
+    with pytest.raises(StopError), at_line(MetricLog.log.__code__, line, stop):
+        log.log(long)
+    for number in range(40):
+        log.log({"short": float(number)})
+    writer.close()
+    assert points(writer)[-40:] == [float(number) for number in range(40)]
 
 
 def test_interrupted_roll_loses_no_record_of_the_next_segment(tmp_path: Path) -> None:
@@ -131,7 +158,7 @@ def test_append_of_a_signal_handler_inside_an_append_is_stored_after_it(tmp_path
     try:
         line = "segment.words[offset >> 3] = commit"
         act = lambda: signal.raise_signal(signal.SIGUSR1)  # noqa: E731 - one line
-        with at_line(Series.append.__code__, line, act):
+        with at_line(Series.put.__code__, line, act):
             say(writer, "interrupted")
     finally:
         signal.signal(signal.SIGUSR1, before)
@@ -151,7 +178,7 @@ def test_close_by_a_signal_handler_inside_an_append_ends_the_series(tmp_path: Pa
         writer.close()
 
     line = "segment.words[offset >> 3] = commit"
-    with pytest.raises(ValueError, match="released"), at_line(Series.append.__code__, line, end):
+    with pytest.raises(ValueError, match="released"), at_line(Series.put.__code__, line, end):
         say(writer, "interrupted")
     assert texts(writer) == ["last"]
 
@@ -225,7 +252,7 @@ def test_layout_number_of_an_interrupted_call_is_not_used_again(tmp_path: Path) 
     log = metric_log(writer).log
     log({"a": 1.0})
     line = "self.state = (offset +"
-    with pytest.raises(StopError), at_line(Series.append.__code__, line, stop):
+    with pytest.raises(StopError), at_line(Series.put.__code__, line, stop):
         log({"b": 2.0})
     log({"c": 3.0})
     writer.close()
