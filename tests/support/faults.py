@@ -172,6 +172,7 @@ class Stack:
             "RUNWIRE_DIR": str(self.root),
             "RUNWIRE_AGENT": "none",
             "RUNWIRE_CAPTURE_GIT": "0",
+            "RUNWIRE_QUIET": "1",  # what is left on stderr are complaints
         }
         with self.trainers_log.open("ab") as log:
             self.trainer = subprocess.Popen(
