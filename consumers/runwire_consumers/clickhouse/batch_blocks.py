@@ -10,7 +10,14 @@ from typing import Any, Protocol
 
 from runwire_consumers.clickhouse import rows as rows_of
 from runwire_consumers.clickhouse.blocks import PlacedRow, TablePiece, TableRows
-from runwire_consumers.clickhouse.metric_rows import batch_rows, metric_rows, rollup_rows
+from runwire_consumers.clickhouse.books import Whole
+from runwire_consumers.clickhouse.metric_rows import (
+    attempt_rows,
+    batch_rows,
+    metric_rows,
+    progress_rows,
+    rollup_rows,
+)
 from runwire_consumers.clickhouse.native import Block
 from runwire_consumers.clickhouse.points import SortedPoints, sort_points
 from runwire_consumers.clickhouse.refusals import DEAD_LETTER
@@ -19,6 +26,11 @@ from runwire_consumers.core.batch import Batch
 from runwire_consumers.core.errors import Rejection, RowsRejected
 from runwire_schemas.events import Event
 from runwire_schemas.metric_decode import MetricColumns
+
+# The tables that say which points are stored, in their order.
+BOOK_TABLES = ("batches", "writer_progress", "attempts")
+# A metric batch, whether it repeats a step, and what is whole of its writer once it is stored.
+_Judged = tuple[MetricColumns, bool, Whole]
 
 
 class _OfRun(Protocol):
@@ -30,7 +42,7 @@ class _OfRun(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchBlocks:
-    """The pieces of each table but `batches`, whose rows need the history of their writers.
+    """The pieces of each table but BOOK_TABLES, whose rows need the history of their writers.
 
     `metrics` are the metric batches of runs that are not deleted and `points` their points, None
     where there are none; `left_out` counts the rows of
@@ -82,19 +94,27 @@ def build_blocks(batch: Batch, deleted: Collection[tuple[str, str]]) -> BatchBlo
     return BatchBlocks(tables, metrics, points, alive.left_out)
 
 
-def build_books(batch: Batch, blocks: BatchBlocks, untidy: Sequence[bool]) -> list[TablePiece]:
-    """Build the blocks for `batches`.
+def build_books(
+    batch: Batch, blocks: BatchBlocks, untidy: Sequence[bool], whole: Sequence[Whole]
+) -> dict[str, list[TablePiece]]:
+    """Build the blocks for BOOK_TABLES, to be sent once the points are stored.
 
-    Shapes: untidy [blocks.metrics], true where a batch repeats a step.
+    Shapes: untidy and whole [blocks.metrics], from `Tidiness.judge` and `Books.follow`.
     """
-    if blocks.points is None:
-        return []
+    points = blocks.points
+    if points is None:
+        return {table: [] for table in BOOK_TABLES}
     judged = [
-        PlacedRow(item.place, item.index, (item.row, flag))
-        for item, flag in zip(blocks.metrics, untidy, strict=True)
+        PlacedRow(item.place, item.index, (item.row, flag, known))
+        for item, flag, known in zip(blocks.metrics, untidy, whole, strict=True)
     ]
-    encode = partial(_encode_books, blocks.points, batch.append_at_ns)
-    return TableRows("metric", "batches", judged, encode).pieces(batch.pieces)
+    encoders = (_encode_batches, _encode_progress, _encode_attempts)
+    return {
+        table: TableRows(
+            "metric", table, judged, partial(encode, points, batch.append_at_ns)
+        ).pieces(batch.pieces)
+        for table, encode in zip(BOOK_TABLES, encoders, strict=True)
+    }
 
 
 class _Alive:
@@ -137,11 +157,18 @@ def _sorted(points: SortedPoints | None, rows: Sequence[MetricColumns]) -> Sorte
     return sort_points(rows) if points is None else points.of(rows)
 
 
-def _encode_books(
-    points: SortedPoints, append_at_ns: int, judged: Sequence[tuple[MetricColumns, bool]]
-) -> bytes:
-    joined, untidy = points.joined.of([row for row, _ in judged]), [flag for _, flag in judged]
-    return batch_rows(joined, append_at_ns, untidy=untidy)
+def _encode_batches(points: SortedPoints, append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
+    rows, untidy, _ = zip(*judged, strict=True)
+    return batch_rows(points.joined.of(rows), append_at_ns, untidy=untidy)
+
+
+def _encode_progress(points: SortedPoints, append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
+    rows, untidy, whole = zip(*judged, strict=True)
+    return progress_rows(points.joined.of(rows), append_at_ns, untidy=untidy, whole=whole)
+
+
+def _encode_attempts(points: SortedPoints, append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
+    return attempt_rows(points.joined.of([row for row, _, _ in judged]), append_at_ns)
 
 
 def _unencodable(

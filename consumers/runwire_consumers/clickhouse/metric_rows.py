@@ -1,7 +1,8 @@
-"""Native blocks of the tables of points: `metrics`, `metric_rollup` and `batches`.
+"""Native blocks of the tables of points, and of those that sum them up.
 
-`metric_rollup` gets one row per series, which the worker aggregates itself: a materialized view
-would more than double the time of an insert. A replay changes none of the aggregates.
+`metric_rollup`, `writer_progress` and `attempts` get rows that the worker aggregates itself:
+materialized views would more than double the time of an insert. A replay changes none of the
+aggregates.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from runwire_consumers.clickhouse import native
+from runwire_consumers.clickhouse.books import Whole
 from runwire_consumers.clickhouse.native import Array, Block, Column
 from runwire_consumers.clickhouse.points import JoinedRows, Series, SortedPoints
 from runwire_consumers.clickhouse.rollup import roll_up
@@ -100,6 +102,83 @@ def batch_rows(joined: JoinedRows, append_at_ns: int, *, untidy: Sequence[bool])
             ),
         ]
     )
+
+
+def progress_rows(
+    joined: JoinedRows, append_at_ns: int, *, untidy: Sequence[bool], whole: Sequence[Whole]
+) -> bytes:
+    """Build the block for `writer_progress`: one row per writer of the batches.
+
+    Shapes: untidy and whole [rows], as for `batch_rows` and from `Books.follow`.
+    """
+    first = joined.first_calls
+    writers, of_head = dictionary(
+        [(one.project, one.run_id, one.rank, one.attempt, one.writer) for one in joined.heads]
+    )
+    writer = of_head[joined.head_of]
+    projects, runs, ranks, attempts, names = zip(*writers, strict=True)
+    last_step = np.maximum.reduceat(joined.arrays.call_step, first)
+    last_at = np.maximum.reduceat(joined.at_ms, first)
+    batches, points = zip(*whole, strict=True)
+
+    def greatest(name: str, kind: str, values: Array | Sequence[int]) -> Column:
+        return native.numbers(name, kind, _greatest(writer, values))
+
+    return native.block(
+        [
+            native.strings("project", projects),
+            native.strings("run_id", runs),
+            native.numbers("rank", "Int64", ranks),
+            native.numbers("attempt", "UInt64", [attempt_key(name) for name in attempts]),
+            native.numbers("writer", "UInt64", [writer_key(name) for name in names]),
+            greatest("last_step", "Int64", last_step),
+            greatest("last_at", "DateTime64(3)", last_at),
+            greatest("untidy", "UInt8", untidy),
+            instants("append_at", [append_at_ns] * len(writers)),
+            native.tuples(
+                "whole",
+                [greatest("batches", "Int64", batches), greatest("points", "Int64", points)],
+            ),
+            greatest("last_batch_seq", "Int64", joined.batch_seq),
+        ]
+    )
+
+
+def attempt_rows(joined: JoinedRows, append_at_ns: int) -> bytes:
+    """Build the block for `attempts`: one row per attempt of the batches."""
+    first = joined.first_calls
+    found, of_head = dictionary([(one.project, one.run_id, one.attempt) for one in joined.heads])
+    attempt = of_head[joined.head_of]
+    projects, runs, names = zip(*found, strict=True)
+    steps = joined.arrays.call_step
+    first_step = -np.minimum.reduceat(steps, first) - 1  # no overflow of the least step
+    first_at = -np.minimum.reduceat(joined.at_ms, first)
+    last_step = np.maximum.reduceat(steps, first)
+    last_at = np.maximum.reduceat(joined.at_ms, first)
+    heard = [append_at_ns] * len(found)
+    return native.block(
+        [
+            native.strings("project", projects),
+            native.strings("run_id", runs),
+            native.numbers("attempt", "UInt64", [attempt_key(name) for name in names]),
+            native.numbers("first_at", "DateTime64(3)", -_greatest(attempt, first_at)),
+            native.numbers("first_step", "Int64", -_greatest(attempt, first_step) - 1),
+            native.numbers("last_step", "Int64", _greatest(attempt, last_step)),
+            instants("heard_at", heard),
+            instants("heard_to", heard),
+            native.numbers("active_to", "DateTime64(3)", _greatest(attempt, last_at)),
+        ]
+    )
+
+
+def _greatest(group: Array, values: Array | Sequence[int]) -> Array:
+    """Return the greatest value of each group, which all have one.
+
+    Shapes: group and values [items], the result [groups].
+    """
+    greatest = np.full(int(group.max()) + 1, np.iinfo("i8").min)
+    np.maximum.at(greatest, group, np.array(values, "i8"))
+    return greatest
 
 
 def rollup_rows(points: SortedPoints, append_at_ns: int) -> bytes:

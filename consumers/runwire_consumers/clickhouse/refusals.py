@@ -32,7 +32,7 @@ SERVER_BLOCK_BYTES_MIN = 256 * 1024
 PROXY_BLOCK_BYTES_MIN = 8 * 1024
 # Tables that materialized views read: a refusal may come from a view, after the table took the
 # block, so only a proxy's refusal proves that nothing was stored.
-VIEWED_TABLES = frozenset({"artifacts", "batches", "heartbeats", "run_events"})
+VIEWED_TABLES = frozenset({"artifacts", "heartbeats", "run_events"})
 
 _REFUSALS = (ClickHouseTrouble.TOO_LARGE, ClickHouseTrouble.ROWS)
 

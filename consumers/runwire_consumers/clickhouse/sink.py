@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from clickhouse_connect.driver.client import Client
 
-from runwire_consumers.clickhouse.batch_blocks import BatchBlocks, build_blocks, build_books
+from runwire_consumers.clickhouse import rows as rows_of
+from runwire_consumers.clickhouse.batch_blocks import (
+    BOOK_TABLES,
+    BatchBlocks,
+    build_blocks,
+    build_books,
+)
+from runwire_consumers.clickhouse.books import Books, Whole
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
 from runwire_consumers.clickhouse.inserts import Insert, Inserts
 from runwire_consumers.clickhouse.migrate import pending
@@ -43,6 +50,7 @@ class ClickHouseSink:
         self._clock = clock or SystemClock()
         self._inserts = Inserts(url, open_client)
         self._tidiness = Tidiness(self._history)
+        self._books = Books(self._stored_books)
         self._deleted: set[tuple[str, str]] = set()
         self._deleted_at_s: float | None = None
         # Rows left out because their run was deleted, by kind ("metric" counts points).
@@ -96,14 +104,14 @@ class ClickHouseSink:
                 except RowsRejected as error:
                     self._inserts.refusals[batch.token] = error
             self._send(built)
-            written = [pair for pair in built if pair[0].token not in self._inserts.refusals]
+            written = self._unrefused(built)
             self._note_untidy([batch for batch, _ in written])
-            stopped = [blocks for batch, blocks in built if batch.token in self._inserts.refusals]
-            self._tidiness.keep(
-                but={item.row.writer for blocks in stopped for item in blocks.metrics}
-            )
             for _, blocks in written:
                 self.rows_of_deleted_runs += blocks.left_out
+            stopped = [blocks for batch, blocks in built if batch.token in self._inserts.refusals]
+            writers = {item.row.writer for blocks in stopped for item in blocks.metrics}
+            self._tidiness.keep(but=writers)
+            self._books.keep(but=writers)
         except Exception as error:
             self._inserts.forget_stored()
             if isinstance(error, CALL_ERRORS):
@@ -123,12 +131,10 @@ class ClickHouseSink:
 
         Runs come before points: a reader then never sees points of an unknown attempt. The rollup
         comes before points too: the views find in it which points are abandoned. Points come before
-        `batches`: what is counted as stored is stored.
+        the books: what is counted as stored is stored.
         """
         # The history is read before the rollup gets the points of this round.
         flags = self._tidiness.judge([b.points for _, b in built if b.points is not None])
-        left = iter(flags)
-        untidy = [[next(left) for _ in blocks.metrics] for _, blocks in built]
 
         def of(table: str) -> list[Insert]:
             pieces = ((batch, piece) for batch, blocks in built for piece in blocks.tables[table])
@@ -138,14 +144,28 @@ class ClickHouseSink:
             self._inserts.send_together(of(table))
         self._inserts.send_together(of("metric_rollup"))
         self._inserts.send_side_by_side(of("metrics"))
-        self._inserts.send_together(
-            [
-                Insert(batch, piece)
-                for (batch, blocks), flags in zip(built, untidy, strict=True)
-                for piece in build_books(batch, blocks, flags)
-            ]
-        )
+        left = iter(flags)
+        untidy = {batch.token: [next(left) for _ in blocks.metrics] for batch, blocks in built}
+        self._send_books(self._unrefused(built), untidy)
         self._inserts.send_together(of("dead_letters"))
+
+    def _send_books(
+        self, stored: Sequence[tuple[Batch, BatchBlocks]], untidy: Mapping[str, list[bool]]
+    ) -> None:
+        """Send the books of batches whose points are stored; `untidy` is by token."""
+        whole = iter(self._books.follow([item.row for _, b in stored for item in b.metrics]))
+        books = [
+            (batch, build_books(batch, b, untidy[batch.token], [next(whole) for _ in b.metrics]))
+            for batch, b in stored
+        ]
+        for table in BOOK_TABLES:
+            inserts = [Insert(batch, piece) for batch, tables in books for piece in tables[table]]
+            self._inserts.send_together(inserts)
+
+    def _unrefused(
+        self, built: Sequence[tuple[Batch, BatchBlocks]]
+    ) -> list[tuple[Batch, BatchBlocks]]:
+        return [pair for pair in built if pair[0].token not in self._inserts.refusals]
 
     def _try_build(self, batch: Batch) -> BatchBlocks | None:
         try:
@@ -164,6 +184,19 @@ class ClickHouseSink:
         for project, run_id, rank, metric, step in answer.result_rows:
             history.setdefault((project, run_id, rank), {})[metric] = step
         return history
+
+    def _stored_books(self, batches: Sequence[MetricColumns]) -> dict[str, Whole]:
+        """Return what is whole in the store of the writers of the batches."""
+        names = {rows_of.writer_key(batch.writer): batch.writer for batch in batches}
+        answer = self._client().query(
+            "SELECT writer, max(whole).1, max(whole).2 FROM writer_progress "
+            "WHERE (project, run_id) IN %(runs)s AND writer IN %(writers)s GROUP BY writer",
+            parameters={
+                "runs": tuple(sorted({(b.project, b.run_id) for b in batches})),
+                "writers": tuple(sorted(names)),
+            },
+        )
+        return {names[writer]: Whole(*whole) for writer, *whole in answer.result_rows}
 
     def _note_untidy(self, batches: Sequence[Batch]) -> None:
         """Let the store list the untidy writers of runs with a new writer or attempt."""

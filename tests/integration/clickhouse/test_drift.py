@@ -67,12 +67,12 @@ def test_dropped_materialized_view_is_made_again(client: Client, name: str) -> N
 def test_rows_that_missed_their_materialized_view_reach_its_target(client: Client) -> None:
     """What came while it was away is filled in; what was there before is not counted twice."""
     insert = (
-        "INSERT INTO batches (project, run_id, rank, attempt, writer, batch_seq, points, "
-        "first_step, last_step) VALUES ('p', 'r', 0, 1, 7, {0}, 10, {0}, {0})"
+        "INSERT INTO run_events (project, run_id, rank, attempt, writer, seq, resumed_from_step) "
+        "VALUES ('p', 'r', 0, 1, 7, {0}, {0})"
     )
-    total = "SELECT count(), max(last_step) FROM attempts FINAL"
+    total = "SELECT count(), max(resumed_from_step) FROM attempts FINAL"
     client.command(insert.format(1))
-    client.command("DROP VIEW attempts_of_batches_mv")
+    client.command("DROP VIEW attempts_of_events_mv")
     client.command(insert.format(5))
     assert client.query(total).result_rows == [(1, 1)]
     drift.repair(client, drift.find_drift(client))
