@@ -101,20 +101,20 @@ def build_books(
 
     Shapes: untidy and whole [blocks.metrics], from `Tidiness.judge` and `Books.follow`.
     """
-    points = blocks.points
-    if points is None:
+    if blocks.points is None:
         return {table: [] for table in BOOK_TABLES}
     judged = [
         PlacedRow(item.place, item.index, (item.row, flag, known))
         for item, flag, known in zip(blocks.metrics, untidy, whole, strict=True)
     ]
     encoders = (_encode_batches, _encode_progress, _encode_attempts)
-    return {
-        table: TableRows(
-            "metric", table, judged, partial(encode, points, batch.append_at_ns)
-        ).pieces(batch.pieces)
-        for table, encode in zip(BOOK_TABLES, encoders, strict=True)
-    }
+    tables: dict[str, list[TablePiece]] = {}
+    for table, encode in zip(BOOK_TABLES, encoders, strict=True):
+        rows = TableRows(
+            "metric", table, judged, partial(encode, blocks.points, batch.append_at_ns)
+        )
+        tables[table] = rows.pieces(batch.pieces)
+    return tables
 
 
 class _Alive:
@@ -168,7 +168,8 @@ def _encode_progress(points: SortedPoints, append_at_ns: int, judged: Sequence[_
 
 
 def _encode_attempts(points: SortedPoints, append_at_ns: int, judged: Sequence[_Judged]) -> bytes:
-    return attempt_rows(points.joined.of([row for row, _, _ in judged]), append_at_ns)
+    rows, _, _ = zip(*judged, strict=True)
+    return attempt_rows(points.joined.of(rows), append_at_ns)
 
 
 def _unencodable(
