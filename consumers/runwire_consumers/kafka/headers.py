@@ -6,6 +6,7 @@ it can be set aside.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from confluent_kafka import Message
@@ -27,9 +28,12 @@ def read_headers(message: Message) -> dict[str, bytes | str | None]:
 
 def count_points(message: Message) -> int:
     """Return the points that the header says are in the record; 0 for an implausible number."""
-    headers = read_headers(message)
-    value = headers.get("points") or b"" if headers else b""
-    digits = value.encode() if isinstance(value, str) else value
+    return _points(read_headers(message).get("points"))
+
+
+@lru_cache(4096)
+def _points(value: bytes | str | None) -> int:
+    digits = value.encode() if isinstance(value, str) else value or b""
     if not digits.isdigit() or len(digits) > _DIGITS_MAX:
         return 0
     points = int(digits)

@@ -199,12 +199,12 @@ def _record(partition: Partition, message: Message, clock: Clock) -> Record:
     assert offset is not None  # None only for messages that are errors
     is_known = kind != TIMESTAMP_NOT_AVAILABLE and 0 <= at_ms <= _MS_MAX
     return Record(
-        stream=partition.kind,
-        partition=partition.name,
-        offset=offset,
-        last_offset=offset,
-        append_at_ns=at_ms * 1_000_000 if is_known else clock.unix_ns(),
-        value=message.value() or b"",
+        partition.kind,
+        partition.name,
+        offset,
+        offset,
+        at_ms * 1_000_000 if is_known else clock.unix_ns(),
+        message.value() or b"",
         key=message.key() or b"",
         points=count_points(message),
         topic_id=partition.topic_id,
