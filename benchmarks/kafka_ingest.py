@@ -1,8 +1,8 @@
 """Points/s from a real Kafka broker into ClickHouse, and the worker's CPU per point, by record.
 
 An agent looks every 0.2 s: a record holds 1,000 points of a busy trainer and 20 of one that makes
-five steps a second. Floors in the same run: inserting the same rows as prepared Native blocks, and
-consuming the messages without decoding them.
+five steps a second. Floors in the same run: inserting the same rows, as they come, as prepared
+Native blocks, and consuming the messages without decoding them.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from confluent_kafka import Consumer, Producer
 from brokers import topics
 from embedded import engine, worker
 from measure import figure, machine
-from runwire_consumers.clickhouse.metric_rows import metric_rows
-from runwire_consumers.clickhouse.points import sort_points
+from runwire_consumers.clickhouse import native
+from runwire_consumers.clickhouse.points import join_rows
+from runwire_consumers.clickhouse.rows import attempt_key, dictionary, writer_key
 from runwire_consumers.core.batch import decode_ahead
 from runwire_consumers.core.source import Record
 from runwire_schemas import codec
@@ -154,17 +155,41 @@ def measure(shape: Shape) -> None:
            floor="consume without decoding (wall)", ratio=cpu_s / reading_s)  # fmt: skip
 
 
+def plain_block(rows: list[MetricColumns]) -> bytes:
+    """Return the rows as they come, each column written out: what a first sink would send."""
+    joined = join_rows(rows)
+    heads = [joined.heads[place] for place in np.repeat(joined.head_of, joined.row_points)]
+    names = [head.names[k] for head, k in zip(heads, joined.arrays.name_idx.tolist(), strict=True)]
+    calls = joined.arrays
+    texts = {
+        "project": [head.project for head in heads],
+        "run_id": [head.run_id for head in heads],
+        "metric": names,
+    }
+    numbers = {
+        "attempt": [attempt_key(head.attempt) for head in heads],
+        "writer": [writer_key(head.writer) for head in heads],
+    }
+    return native.block(
+        [
+            *(native.low_cardinality(name, *dictionary(items)) for name, items in texts.items()),
+            native.numbers("rank", "Int32", [head.rank for head in heads]),
+            *(native.numbers(name, "UInt64", items) for name, items in numbers.items()),
+            native.numbers("step", "Int64", np.repeat(calls.call_step, calls.call_n)),
+            native.numbers("seq", "Int64", np.repeat(calls.call_seq, calls.call_n)),
+            native.numbers("at", "DateTime64(3)", np.repeat(joined.at_ms, calls.call_n)),
+            native.numbers("value", "Float64", calls.value),
+        ]
+    )
+
+
 def raw_insert(client: Client, values: list[bytes]) -> float:
     """Return the seconds per point to insert prepared blocks into a copy of the table."""
     records = [Record("metric", "p", n, n, 0, data) for n, data in enumerate(values)]
     rows = [row for row in decode_ahead(records) if isinstance(row, MetricColumns)]
-    block = bytes(metric_rows(sort_points(rows)))
+    block = plain_block(rows)
     client.command("CREATE TABLE runwire.floor AS runwire.metrics")
-    settings = {
-        "async_insert": 0,
-        "optimize_on_insert": 0,
-        "allow_suspicious_low_cardinality_types": 1,
-    }
+    settings = {"async_insert": 0, "optimize_on_insert": 0}
     start = time.perf_counter()
     for _ in range(4):
         client.raw_insert("runwire.floor", insert_block=block, fmt="Native", settings=settings)

@@ -120,6 +120,15 @@ def is_current(value: bytes, kind: str) -> bool:
     return _writer(value).fingerprint == _current(kind).fingerprint
 
 
+def stem_of(value: bytes) -> str:
+    """Return the bundled schema that a message was written with, by its header alone.
+
+    Empty for a schema that is not bundled. Raises: DecodeError when unknown.
+    """
+    fingerprint = _writer(value).fingerprint
+    return next((stem for stem, known in BUNDLED.values() if known == fingerprint), "")
+
+
 @cache
 def schema_json(kind: str) -> str:
     """Return the text of the schema in force for a kind. Raises: SchemaError when it has none."""

@@ -2,13 +2,13 @@
 
 The work per message is to find its columns (`metric_find`); each column is then decoded in all
 messages at once, so that a message of 20 points costs little more than its points. The fast path
-accepts exactly the form that our encoder writes (the schema in force, each array one positive
+accepts exactly the form that our encoder writes (the newest schemas, each array one positive
 block) and leaves any other to the careful path of `codec`. A property test compares both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Final
@@ -26,12 +26,17 @@ from runwire_schemas.metric_columns import (
     columns_of,
     without_empty_calls,
 )
-from runwire_schemas.metric_encode import require_columns
+from runwire_schemas.metric_encode import COLUMNS, ColumnType, require_columns
 from runwire_schemas.metric_find import HEAD, LONGS, PADDING, Index, Places
 from runwire_schemas.varint_arrays import Int64s, Octets, ends_in, read_even, read_uneven
 
 __all__ = ["MetricColumns", "decode_fast", "decode_metric_batch"]
 
+# Columns by schema: agents of the last version send for a while after the workers' update.
+FORMS: Final[Mapping[str, Mapping[str, ColumnType]]] = {
+    "metric.v2": COLUMNS,
+    "metric.v1": {name: kind for name, kind in COLUMNS.items() if name != "points_before"},
+}
 # A byte of an index costs as much as a thirtieth of a slice.
 GATHERED_BYTES_MAX: Final = 32
 CALLS: Final = ("call_seq", "call_step", "call_at_ms", "call_n")
@@ -57,27 +62,46 @@ def decode_fast(values: Sequence[bytes]) -> list[MetricColumns | None]:
 
     The arrays of messages that follow each other follow each other too.
     """
-    rows = _decode_form(values, is_thorough=False) if values else []
-    left = [index for index, row in enumerate(rows) if row is None]
-    if left:
-        again = _decode_form([values[index] for index in left], is_thorough=True)
-        for index, row in zip(left, again, strict=True):
-            rows[index] = row
+    rows: list[MetricColumns | None] = [None] * len(values)
+    stems = _stems(values)
+    for stem, columns in FORMS.items():
+        for is_thorough in (False, True):
+            left = [i for i, row in enumerate(rows) if row is None and stems[i] == stem]
+            if left:
+                found = _decode_form([values[i] for i in left], columns, is_thorough=is_thorough)
+                for i, row in zip(left, found, strict=True):
+                    rows[i] = row
     return rows
 
 
-def _decode_form(values: Sequence[bytes], *, is_thorough: bool) -> list[MetricColumns | None]:
+def _stems(values: Sequence[bytes]) -> list[str]:
+    """Return the schema of each message, empty where it is not known or the message too long."""
+    headers = [value[: codec.HEADER_BYTES] for value in values]
+    known = {header: _stem(header) for header in set(headers)}
+    stems = [known[header] for header in headers]
+    if max(map(len, values), default=0) > MESSAGE_BYTES_MAX:
+        stems = [
+            "" if len(v) > MESSAGE_BYTES_MAX else s for v, s in zip(values, stems, strict=True)
+        ]
+    return stems
+
+
+def _stem(header: bytes) -> str:
+    try:
+        return codec.stem_of(header)
+    except RunwireError:  # an id that is unknown, or cannot be asked for now
+        return ""
+
+
+def _decode_form(
+    values: list[bytes], columns: Mapping[str, ColumnType], *, is_thorough: bool
+) -> list[MetricColumns | None]:
     """Return the columns of the messages whose places fit together, None for the others."""
     data = b"".join((*values, PADDING))
     sizes = np.array(list(map(len, values)), np.int64)
     ends = np.cumsum(sizes)
-    starts = ends - sizes
-    is_ours = (sizes >= codec.HEADER_BYTES) & (sizes <= MESSAGE_BYTES_MAX)
-    is_ours &= _are_current(np.frombuffer(data, np.uint8), starts)
-    places = Places(
-        data, np.minimum(starts + codec.HEADER_BYTES, ends), ends, is_thorough=is_thorough
-    )
-    places.good &= is_ours
+    places = Places(data, ends - sizes + codec.HEADER_BYTES, ends, columns)
+    places.find(is_thorough=is_thorough)
     while True:
         messages = np.flatnonzero(places.good)
         try:
@@ -86,10 +110,10 @@ def _decode_form(values: Sequence[bytes], *, is_thorough: bool) -> list[MetricCo
             places.good[messages[misfits.which]] = False
         else:
             break
-    columns: list[MetricColumns | None] = [None] * len(values)
+    found: list[MetricColumns | None] = [None] * len(values)
     for index, row in zip(messages.tolist(), rows, strict=True):
-        columns[index] = row
-    return columns
+        found[index] = row
+    return found
 
 
 class _Misfits(Exception):  # noqa: N818 - never leaves this module
@@ -103,23 +127,6 @@ def _require(good: npt.NDArray[np.bool_]) -> None:
     """Raises: _Misfits where a message is not good."""
     if not bool(good.all()):
         raise _Misfits(np.flatnonzero(~good))
-
-
-def _are_current(octets: Octets, starts: Int64s) -> npt.NDArray[np.bool_]:
-    """Return which messages have a header of the schema in force. Shapes: [messages]."""
-    headers = octets[starts[:, None] + np.arange(codec.HEADER_BYTES)]
-    first = headers[0]
-    if bool((headers == first).all()):
-        return np.full(len(starts), _is_current(first.tobytes()))
-    known = {header: _is_current(header) for header in {row.tobytes() for row in headers}}
-    return np.array([known[row.tobytes()] for row in headers], bool)
-
-
-def _is_current(header: bytes) -> bool:
-    try:
-        return codec.is_current(header, "metric")
-    except RunwireError:  # an id that is unknown, or cannot be asked for now
-        return False
 
 
 def _decode(places: Places, messages: Index) -> list[MetricColumns]:

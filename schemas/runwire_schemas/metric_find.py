@@ -15,7 +15,7 @@ import numpy.typing as npt
 from runwire_schemas.bounds import ARRAY_ITEMS_MAX
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.metric_columns import MetricHead
-from runwire_schemas.metric_encode import COLUMNS, ColumnType
+from runwire_schemas.metric_encode import ColumnType
 from runwire_schemas.varint import VARINT_BYTES_MAX, read_long
 from runwire_schemas.varint_arrays import Int64s, read_each, widths_at
 
@@ -39,19 +39,25 @@ class Places:
     mean nothing.
     """
 
-    def __init__(self, data: bytes, starts: Index, ends: Index, *, is_thorough: bool) -> None:
-        """With `is_thorough` no column is taken to have one width."""
-        self._is_thorough = is_thorough
+    def __init__(
+        self, data: bytes, starts: Index, ends: Index, columns: Mapping[str, ColumnType]
+    ) -> None:
+        self._columns = columns
+        self._is_thorough = False
         self.data, self.octets = data, np.frombuffer(data, np.uint8)
         self.good = np.ones(len(starts), bool)
         self.heads: list[MetricHead] = []
         self.names = np.zeros(len(starts), np.int64)
-        self.longs: dict[str, Int64s] = {}
+        self.longs = {name: np.full(len(starts), -1, np.int64) for name in LONGS}
         self.first: dict[str, Int64s] = {}
         self.end: dict[str, Int64s] = {}
         self.count: dict[str, Int64s] = {}
         self._at, self._ends = starts.astype(np.int64), ends.astype(np.int64)
         self._begin = self._at.tolist()
+
+    def find(self, *, is_thorough: bool) -> None:
+        """Find all places, once; with `is_thorough` no column is taken to have one width."""
+        self._is_thorough = is_thorough
         find: Mapping[ColumnType, Callable[[str], None]] = {
             ColumnType.TEXT: self._text,
             ColumnType.INT: self._rank,
@@ -61,7 +67,7 @@ class Places:
             ColumnType.INTS: self._array,
             ColumnType.DOUBLES: self._doubles,
         }
-        for name, kind in COLUMNS.items():
+        for name, kind in self._columns.items():
             find[kind](name)
         self.good &= self._at == self._ends
 

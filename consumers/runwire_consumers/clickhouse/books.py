@@ -48,12 +48,13 @@ class Books:
         stored = self._read_books(unknown) if unknown else {}
         found = []
         for batch in batches:
-            whole = self._followed.get(batch.writer) or self._kept.get(batch.writer)
+            writer = batch.head.writer
+            whole = self._followed.get(writer) or self._kept.get(writer)
             if whole is None:
-                whole = stored.get(batch.writer, Whole())
+                whole = stored.get(writer, Whole())
             if (batch.batch_seq, batch.points_before) == whole:
                 whole = Whole(batch.batch_seq + 1, batch.points_before + batch.points)
-            self._followed[batch.writer] = whole
+            self._followed[writer] = whole
             found.append(whole)
         return found
 

@@ -14,7 +14,7 @@ import numpy as np
 from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse.books import Whole
 from runwire_consumers.clickhouse.native import Array, Block, Column
-from runwire_consumers.clickhouse.points import JoinedRows, Series, SortedPoints
+from runwire_consumers.clickhouse.points import JoinedRows, MetricSeries, SortedPoints
 from runwire_consumers.clickhouse.rollup import roll_up
 from runwire_consumers.clickhouse.rows import (
     K,
@@ -29,16 +29,18 @@ def metric_rows(points: SortedPoints) -> Block:
     """Build the block for `metrics`: one row per point, in the order of the table."""
     order = points.table_order
 
-    def constant(encode: Callable[[list[K], Array], Column], of: Callable[[Series], K]) -> Column:
+    def constant(
+        encode: Callable[[list[K], Array], Column], of: Callable[[MetricSeries], K]
+    ) -> Column:
         """Encode what all points of a series have in common."""
         keys, index = dictionary([of(one) for one in points.series])
         spread = np.repeat(index.astype(native.position_type(len(keys))), points.counts)
         return encode(keys, spread if order is None else spread[order])
 
-    def text(name: str, of: Callable[[Series], str]) -> Column:
+    def text(name: str, of: Callable[[MetricSeries], str]) -> Column:
         return constant(lambda keys, index: native.low_cardinality(name, keys, index), of)
 
-    def number(name: str, kind: str, of: Callable[[Series], int]) -> Column:
+    def number(name: str, kind: str, of: Callable[[MetricSeries], int]) -> Column:
         return constant(lambda keys, index: native.number_dictionary(name, kind, keys, index), of)
 
     def numbers(name: str, kind: str, values: Array) -> Column:

@@ -26,7 +26,7 @@ from runwire_schemas.metric_columns import MetricArrays, MetricColumns, MetricHe
 _MS_MAX = (2**63 - 1) // 1_000_000
 
 
-class Series(NamedTuple):
+class MetricSeries(NamedTuple):
     """A metric of a writer. The order of these tuples begins with that of the table's key."""
 
     project: str
@@ -78,7 +78,7 @@ class SortedPoints:
     """
 
     joined: JoinedRows
-    series: list[Series]
+    series: list[MetricSeries]
     starts: Array
     counts: Array
     is_rising: Array
@@ -187,9 +187,9 @@ def _parts(
     return parts
 
 
-def _number(joined: JoinedRows) -> tuple[list[Series], Array]:
+def _number(joined: JoinedRows) -> tuple[list[MetricSeries], Array]:
     """Return the series in their order, and the number of each point's series."""
-    places: dict[Series, int] = {}
+    places: dict[MetricSeries, int] = {}
     bases: list[int] = []
     flat: list[int] = []
     for head in joined.heads:
@@ -205,9 +205,9 @@ def _number(joined: JoinedRows) -> tuple[list[Series], Array]:
     return ordered, number
 
 
-def _series_of(head: MetricHead) -> Iterator[Series]:
+def _series_of(head: MetricHead) -> Iterator[MetricSeries]:
     for name in head.names:
-        yield Series(head.project, head.run_id, name, head.rank, head.attempt, head.writer)
+        yield MetricSeries(head.project, head.run_id, name, head.rank, head.attempt, head.writer)
 
 
 def _places(joined: JoinedRows) -> Array:
@@ -237,7 +237,10 @@ def _rising(step: Array, starts: Array) -> Array:
 
 
 def _table_order(
-    series: Sequence[Series], counts: Array, is_rising: Array, steps_and_seqs: tuple[Array, Array]
+    series: Sequence[MetricSeries],
+    counts: Array,
+    is_rising: Array,
+    steps_and_seqs: tuple[Array, Array],
 ) -> Array | None:
     """Return the order of the table's key where it is another one.
 

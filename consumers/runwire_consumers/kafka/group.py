@@ -41,7 +41,7 @@ from runwire_schemas.topics import topic_name
 _log = logging.getLogger("runwire.kafka")
 
 COMMITTED_REQUEST_S = 10.0
-GATHER_BYTES = 1024 * 1024  # a poll goes on below it
+GATHER_BYTES = 1024 * 1024  # a poll goes on below it: small records cost less together
 REOPEN_S = 1.0  # pace of new memberships after errors that end a client
 
 
@@ -86,13 +86,9 @@ class Group:
         consumer = self._open()
         losses_before = self._losses
         try:
-            messages = consumer.consume(messages_max, timeout_s)
-            # Small records cost less together: what is done for each poll is done once for many.
-            size, count = sum(map(len, messages)), messages_max
-            while len(messages) == count and size < GATHER_BYTES:
-                more = consumer.consume(messages_max, 0.0)
-                messages, count = messages + more, count + messages_max
-                size += sum(map(len, more))
+            messages = more = consumer.consume(messages_max, timeout_s)
+            while len(more) == messages_max and sum(map(len, messages)) < GATHER_BYTES:
+                messages = messages + (more := consumer.consume(messages_max, 0.0))
         except KafkaException as error:
             raise self._failed(error) from error
         good = [message for message in messages if self._is_good(message)]

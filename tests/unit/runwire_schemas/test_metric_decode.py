@@ -248,3 +248,30 @@ def test_points_of_a_slice_are_those_of_the_whole() -> None:
             for name in ARRAYS:
                 whole = getattr(columns, name)[start:stop]
                 assert getattr(part, name).tolist() == whole.tolist()
+
+
+OLD_ID = next(number for number, (stem, _) in codec.BUNDLED.items() if stem == "metric.v1")
+
+
+def in_version_1(batch: MetricBatch) -> bytes:
+    """A batch as agents of the last version send it."""
+    schema = fastavro.parse_schema(json.loads(codec.schema_versions("metric")[0]))
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, schema, gen.as_record(batch))
+    return struct.pack(">BI", 0, OLD_ID) + out.getvalue()
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(batches=st.lists(gen.metric_batches(), min_size=1, max_size=4))
+def test_messages_of_both_versions_beside_each_other_take_the_fast_path(
+    batches: list[MetricBatch],
+) -> None:
+    """During an update agents of both versions fill one topic."""
+    messages = [write(b) for b in batches for write in (codec.encode, in_version_1)]
+    found = decode_fast(messages)
+    assert None not in found
+    assert [comparable(columns) for columns in found if columns] == [
+        comparable(columns_of(dataclasses.replace(batch, points_before=before)))
+        for batch in batches
+        for before in (batch.points_before, -1)
+    ]
