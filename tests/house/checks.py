@@ -23,7 +23,7 @@ PATH_ROOTS = (
     "schemas/runwire_schemas", "schemas/runwire_store", "schemas/runwire_disk", "tests",
 )  # fmt: skip
 # Made when the project runs; never in the repository.
-MADE_AT_RUN_TIME = {".venv", ".venv-demo", ".demo", "runwire.toml", ".servers"}
+MADE_AT_RUN_TIME = {".venv", ".venv-demo", ".demo", "retention.toml", "runwire.toml", ".servers"}
 FILE_NAME = re.compile(r"[\w.-]+\.(py|md|sql|toml|avsc|sh|yaml|txt)")
 PATH = re.compile(r"\.?[\w-][\w./-]*/[\w./-]*")
 MACHINE_PATH = re.compile(r"(?<![\w.}/-])/(?:(?:root|work)/\w|home/[a-z]\w*/)")

@@ -41,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
     with opened_client(root) as client:
         ids = dict.fromkeys(args.run)
         chosen = [choose_run(client, run_id, args.project) for run_id in ids]
-        if not args.yes and any(it.mark is None for it in chosen) and not confirm(_ask(chosen)):
+        new = [it for it in chosen if it.mark is None]
+        if new and not args.yes and not confirm(_ask(client, new)):
             print("nothing was deleted", file=sys.stderr)
             return 1
         for it in chosen:
@@ -53,9 +54,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _ask(chosen: Sequence[ChosenRun]) -> str:
-    labels = ", ".join(f"{it.label} of project {it.project}" for it in chosen if it.mark is None)
-    return f"Delete for good: {labels}?"
+def _ask(client: Client, chosen: Sequence[ChosenRun]) -> str:
+    from runwire_consumers.commands.run_choice import label_run
+
+    return f"Delete for good: {', '.join(label_run(client, it) for it in chosen)}?"
 
 
 def _delete(root: Path, client: Client, chosen: ChosenRun) -> None:

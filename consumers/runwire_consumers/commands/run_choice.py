@@ -18,7 +18,6 @@ class ChosenRun:
 
     project: str
     run_id: str
-    label: str
     mark: Tombstone | None = None
 
 
@@ -30,16 +29,18 @@ def choose_run(client: Client, run_id: str, project: str | None) -> ChosenRun:
     from runwire_consumers.clickhouse.tombstones import find_tombstones, literal
     from runwire_consumers.stack.state import StackError
 
-    sql = (
-        "SELECT project, run_id, name, status, last_step FROM v_runs "
-        f"WHERE run_id = {literal(run_id)}"
-    )
+    where = f"run_id = {literal(run_id)}"
     if project:
-        sql += f" AND project = {literal(project)}"
-    found = [_visible(row) for row in client.query(sql).named_results()]
+        where += f" AND project = {literal(project)}"
+    # The table: a view of runs looks at every run to say which of them are lost.
+    rows = client.query(
+        f"SELECT DISTINCT project FROM attempts WHERE {where} "
+        "AND (project, run_id) NOT IN (SELECT project, run_id FROM deleted_runs)"
+    ).result_rows
+    found = [ChosenRun(name, run_id) for (name,) in rows]
     if not found:
         marks = find_tombstones(client, run_id, project or None)
-        found = [ChosenRun(mark.project, run_id, run_id, mark) for mark in marks]
+        found = [ChosenRun(mark.project, run_id, mark) for mark in marks]
     if not found:
         raise StackError(f"no run has the id {run_id!r}; `runwire runs` lists them")
     if len(found) > 1:
@@ -48,10 +49,16 @@ def choose_run(client: Client, run_id: str, project: str | None) -> ChosenRun:
     return found[0]
 
 
-def _visible(row: dict[str, object]) -> ChosenRun:
-    step = "no step" if row["last_step"] is None else f"step {row['last_step']}"
-    label = f"{row['run_id']} ({row['name'] or 'no name'}, {row['status']}, {step})"
-    return ChosenRun(str(row["project"]), str(row["run_id"]), label)
+def label_run(client: Client, chosen: ChosenRun) -> str:
+    """Return id, name, state, step and project of a run, for a question."""
+    from runwire_consumers.clickhouse.tombstones import of_run
+
+    sql = (
+        f"SELECT name, status, last_step FROM v_runs WHERE {of_run(chosen.project, chosen.run_id)}"
+    )
+    ((name, status, last_step),) = client.query(sql).result_rows
+    step = "no step" if last_step is None else f"step {last_step}"
+    return f"{chosen.run_id} ({name or 'no name'}, {status}, {step}) of project {chosen.project}"
 
 
 def confirm(question: str) -> bool:
