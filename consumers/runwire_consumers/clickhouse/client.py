@@ -24,6 +24,8 @@ CALL_ERRORS = (ClickHouseError, HTTPError, OSError)
 # Longest wait for an answer: a hung insert must end before a Kafka group evicts the worker
 # (max.poll.interval.ms 300 s).
 _ANSWER_S = 120
+# A migration may copy a table of any size; who waits for it can interrupt it.
+MIGRATION_ANSWER_S = 7 * 24 * 3600
 _CONNECT_S = 10
 # Seconds until the next try, of troubles that can end without a person; all others are fatal.
 _RETRY_AFTER_S = {
@@ -36,8 +38,10 @@ _RETRY_AFTER_S = {
 }
 
 
-def connect(url: str, *, create: bool = False) -> Client:
+def connect(url: str, *, create: bool = False, answer_s: int = _ANSWER_S) -> Client:
     """Return a client whose database is the one of the URL; `create` makes the database first.
+
+    `answer_s` bounds the wait for each answer.
 
     Raises: Fatal (wrong password, no such database), Retryable (the server does not answer).
     Threads: one thread at a time per client.
@@ -49,7 +53,7 @@ def connect(url: str, *, create: bool = False) -> Client:
             # The URL's database may not exist yet and a client insists on it; `system` always does.
             database="system",
             connect_timeout=_CONNECT_S,
-            send_receive_timeout=_ANSWER_S,
+            send_receive_timeout=answer_s,
             autogenerate_session_id=False,
             compress=not address.is_local,
             pool_mgr=default_pool_manager() if address.is_direct else None,

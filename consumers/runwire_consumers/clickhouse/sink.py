@@ -280,14 +280,14 @@ class ClickHouseSink:
         """Return what is whole in the store of the writers of the batches."""
         names = {rows_of.writer_key(batch.writer): batch.writer for batch in batches}
         answer = self._connected().query(
-            "SELECT writer, max(whole) FROM writer_progress "
+            "SELECT writer, max(whole).1, max(whole).2 FROM writer_progress "
             "WHERE (project, run_id) IN %(runs)s AND writer IN %(writers)s GROUP BY writer",
             parameters={
                 "runs": tuple(sorted({(b.project, b.run_id) for b in batches})),
                 "writers": tuple(sorted(names)),
             },
         )
-        return {names[writer]: Whole(*whole) for writer, whole in answer.result_rows}
+        return {names[writer]: Whole(*whole) for writer, *whole in answer.result_rows}
 
     def _note_untidy(self, batch: Batch) -> None:
         """Let the store list the untidy writers of runs with a new writer or attempt."""

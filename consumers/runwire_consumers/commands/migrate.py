@@ -135,10 +135,10 @@ def _clickhouse_url(args: argparse.Namespace) -> str:
 
 def _migrate_clickhouse(args: argparse.Namespace) -> dict[str, Any]:
     from runwire_consumers.clickhouse import drift, migrate
-    from runwire_consumers.clickhouse.client import connect, shown
+    from runwire_consumers.clickhouse.client import MIGRATION_ANSWER_S, connect, shown
 
     url = _clickhouse_url(args)
-    client = connect(url, create=True)
+    client = connect(url, create=True, answer_s=MIGRATION_ANSWER_S)
     try:
         applied = migrate.apply(client, cluster=args.cluster)
         found = drift.find_drift(client)

@@ -138,11 +138,11 @@ class Supervisor:
         self._delays["engine"].started(time.monotonic())
 
     def _migrate(self) -> None:
-        from runwire_consumers.clickhouse.client import connect
+        from runwire_consumers.clickhouse.client import MIGRATION_ANSWER_S, connect
         from runwire_consumers.clickhouse.migrate import apply
 
         assert self._connection is not None, "the engine is ready before it is migrated"
-        client = connect(self._connection.url, create=True)
+        client = connect(self._connection.url, create=True, answer_s=MIGRATION_ANSWER_S)
         try:
             for name in apply(client):
                 _note(f"applied {name}")

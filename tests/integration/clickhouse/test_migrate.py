@@ -121,6 +121,18 @@ def test_view_columns_have_the_types_of_the_contract(feed: Any) -> None:
     assert types["v_runs", "attempt"] == types["v_metrics", "attempt"] == "Int32"
 
 
+def test_views_have_plain_types(feed: Any) -> None:
+    """No column has an aggregate's type, which clients may not know."""
+    views = [name for (name,) in feed.rows("SHOW TABLES LIKE 'v\\_%'")]
+    types = {
+        f"{view}.{name}": kind
+        for view in views
+        for (name, kind, *_) in feed.rows(f"DESCRIBE TABLE {view}")
+    }
+    assert [name for name, kind in types.items() if "AggregateFunction" in kind] == []
+    feed.client.command("CREATE TABLE copy ORDER BY project AS SELECT * FROM v_runs")
+
+
 def test_migrate_refuses_an_edited_migration(empty: Client) -> None:
     """The checksum of an applied migration must be that of its file."""
     migrate.apply(empty)

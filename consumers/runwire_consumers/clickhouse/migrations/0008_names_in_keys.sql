@@ -107,7 +107,7 @@ SETTINGS non_replicated_deduplication_window = 10000,
     replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1,
     deduplicate_merge_projection_mode = 'rebuild', lightweight_mutation_projection_mode = 'rebuild';
 
--- One row per metric batch of a writer: what "stored" is counted from. `untidy` batches repeat a step
+-- One row per metric batch of a writer: what "stored" is counted from behind a gap. `untidy` batches repeat a step
 -- of some metric of their writer; see v_series.
 CREATE TABLE IF NOT EXISTS {database}.batches {on_cluster}
 (
@@ -133,6 +133,9 @@ ORDER BY (project, run_id, writer, batch_seq)
 SETTINGS non_replicated_deduplication_window = 10000,
     replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
 
+-- One row per writer, filled by the worker: views over batches took three times as long as the insert
+-- below them. The first `batches` batches of the writer are stored and hold `points` points (books.py);
+-- beyond them lie batches behind a gap, up to `last_batch_seq`. Rows of older versions know of none.
 CREATE TABLE IF NOT EXISTS {database}.writer_progress {on_cluster}
 (
     project LowCardinality(String),
@@ -144,6 +147,8 @@ CREATE TABLE IF NOT EXISTS {database}.writer_progress {on_cluster}
     last_at SimpleAggregateFunction(max, DateTime64(3, 'UTC')),
     untidy SimpleAggregateFunction(max, UInt8),
     append_at SimpleAggregateFunction(max, DateTime64(3, 'UTC')),
+    whole SimpleAggregateFunction(max, Tuple(batches Int64, points Int64)),
+    last_batch_seq SimpleAggregateFunction(max, Int64),
     INDEX by_run_id run_id TYPE bloom_filter GRANULARITY 1
 )
 ENGINE = {replicated}AggregatingMergeTree
@@ -194,11 +199,11 @@ ORDER BY (project, run_id, attempt, writer, seq, reporter)
 SETTINGS non_replicated_deduplication_window = 10000,
     replicated_deduplication_window_seconds = 604800, fsync_after_insert = 1, fsync_part_directory = 1;
 
--- One row per attempt, from its run events and from its batches: what numbers attempts and says which
--- of them replaced which. `chain` and `number` are what the trainers counted: attempts of one chain come
--- in the order of their numbers. '1:' is before a chain that a trainer named, '0:' before an attempt that
--- counts alone. `heard_at` and `heard_to` are by the pipeline's clock, `active_to` by the trainer's: what
--- its own processes said last.
+-- One row per attempt, from its run events (by a view) and from its batches (by the worker): what numbers
+-- attempts and says which of them replaced which. `chain` and `number` are what the trainers counted:
+-- attempts of one chain come in the order of their numbers. '1:' is before a chain that a trainer named,
+-- '0:' before an attempt that counts alone. `heard_at` and `heard_to` are by the pipeline's clock,
+-- `active_to` by the trainer's: what its own processes said last.
 CREATE TABLE IF NOT EXISTS {database}.attempts {on_cluster}
 (
     project LowCardinality(String),

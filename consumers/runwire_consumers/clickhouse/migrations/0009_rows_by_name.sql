@@ -41,6 +41,7 @@ DROP TABLE IF EXISTS {database}.params_by_hash {on_cluster} SYNC;
 INSERT INTO {database}.heartbeats
     (project, run_id, rank, attempt, writer, writer_name, seq, at, append_at, last_step,
     last_progress_at, phase, accepted, dropped, host, pid, spool_bytes)
+SETTINGS max_partitions_per_insert_block = 0
 SELECT
     project, run_id, rank, attempt, writer, writer_name, seq, at, append_at, last_step,
     last_progress_at, phase, accepted, dropped, host, pid, spool_bytes
@@ -159,17 +160,6 @@ FROM {database}.metrics_by_hash;
 -- only while metrics_by_hash has run_key
 DROP TABLE IF EXISTS {database}.metrics_by_hash {on_cluster} SYNC;
 
-CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.writer_progress_mv {on_cluster}
-TO {database}.writer_progress AS
-SELECT
-    project, run_id, rank, attempt, writer,
-    max(last_step) AS last_step,
-    max(last_at) AS last_at,
-    max(toUInt8(untidy)) AS untidy,
-    max(append_at) AS append_at
-FROM {database}.batches
-GROUP BY project, run_id, attempt, rank, writer;
-
 CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.attempts_of_events_mv {on_cluster}
 TO {database}.attempts AS
 SELECT
@@ -183,19 +173,6 @@ SELECT
     max(toNullable(append_at)) AS heard_to,
     maxOrNullIf(at, reporter = '') AS active_to
 FROM {database}.run_events AS e
-GROUP BY project, run_id, attempt;
-
-CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.attempts_of_batches_mv {on_cluster}
-TO {database}.attempts AS
-SELECT
-    project, run_id, attempt,
-    min(toNullable(first_at)) AS first_at,
-    min(toNullable(first_step)) AS first_step,
-    max(toNullable(last_step)) AS last_step,
-    min(toNullable(append_at)) AS heard_at,
-    max(toNullable(append_at)) AS heard_to,
-    max(toNullable(last_at)) AS active_to
-FROM {database}.batches
 GROUP BY project, run_id, attempt;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS {database}.heartbeat_last_mv {on_cluster}

@@ -4,6 +4,8 @@
 --
 -- A filter on project, run_id or metric reaches the tables through every view: those columns are
 -- keys of each GROUP BY, PARTITION BY and JOIN on the way.
+-- An aggregate of a SimpleAggregateFunction column has that type too, which some clients do not know:
+-- views cast it.
 -- use_skip_indexes_if_final_exact_mode = 0 is exact here: rows that FINAL could collapse have the
 -- same key, hence the same run and metric and the same values, hence are never pruned apart.
 
@@ -12,10 +14,6 @@
 -- (project, run_id) costs a large curve more than all the rest; what it lets through is only slower.
 CREATE OR REPLACE VIEW {database}.marked_runs {on_cluster} AS
 SELECT run_id FROM {database}.deleted_runs UNION ALL SELECT run_id FROM {database}.untidy_writers;
-
--- Runs of which the views have to number attempts and find abandoned points; all others have one.
-CREATE OR REPLACE VIEW {database}.restarted_runs {on_cluster} AS
-SELECT project, run_id FROM {database}.attempts GROUP BY project, run_id HAVING uniqExact(attempt) > 1;
 
 -- Attempts are numbered in the order in which the pipeline heard of them; of those that trainers counted
 -- a later one comes after an earlier one, whatever arrived first.
@@ -65,7 +63,7 @@ FROM
             (
                 SELECT
                     project, run_id, attempt AS attempt_key,
-                    max(a.attempt_name) AS attempt_name,
+                    toString(max(a.attempt_name)) AS attempt_name,
                     max(a.chain) AS chain,
                     max(a.number) AS number,
                     min(a.started_at) AS said_start_at,
@@ -85,8 +83,8 @@ FROM
 );
 
 -- From `limit_step` on, the points of a series that this attempt logged are abandoned: the first step
--- at which an attempt from `replaced_by` on logged the same metric of the same rank. Of runs with one
--- attempt, which have no limits, this lists nothing.
+-- at which an attempt from `replaced_by` on logged the same metric of the same rank. Only of runs with
+-- writers in untidy_writers: all others have one attempt.
 CREATE OR REPLACE VIEW {database}.series_limits {on_cluster} AS
 SELECT
     project, run_id, metric, rank, one.1 AS attempt_key, one.2 AS attempt,
@@ -100,7 +98,7 @@ FROM
     (
         SELECT project, run_id, metric, rank, attempt, min(s.first_step) AS first_step
         FROM {database}.metric_rollup AS s
-        WHERE (project, run_id) IN (SELECT project, run_id FROM {database}.restarted_runs)
+        WHERE (project, run_id) IN (SELECT project, run_id FROM {database}.untidy_writers)
         GROUP BY project, run_id, metric, rank, attempt
     ) AS r
     INNER JOIN {database}.v_attempts AS a
@@ -163,12 +161,12 @@ FROM
 CREATE OR REPLACE VIEW {database}.v_latest {on_cluster} AS
 SELECT
     r.project AS project, r.run_id AS run_id, r.metric AS metric, r.rank AS rank,
-    max((a.attempt, r.newest)) AS newest,
-    newest.2.5 AS step,
-    least(newest.2.4, toDateTime64('2262-01-01 00:00:00', 3, 'UTC')) AS at,
-    newest.2.6 AS value,
+    max((a.attempt, r.newest.1, r.newest.2, r.newest.3, r.newest.4, r.newest.5, r.newest.6)) AS newest,
+    newest.6 AS step,
+    least(newest.5, toDateTime64('2262-01-01 00:00:00', 3, 'UTC')) AS at,
+    newest.7 AS value,
     min(r.min) AS min, max(r.max) AS max,
-    min(r.first_step) AS first_step, max(r.last_step) AS last_step
+    toInt64(min(r.first_step)) AS first_step, toInt64(max(r.last_step)) AS last_step
 FROM {database}.metric_rollup AS r
 LEFT JOIN {database}.v_attempts AS a
     ON a.project = r.project AND a.run_id = r.run_id AND a.attempt_key = r.attempt
@@ -196,8 +194,8 @@ GROUP BY project, run_id, key;
 -- accepted = stored + dead_lettered + pending + what was dropped after it had been accepted (reasons
 -- evicted and spool_lost; points of all other reasons were never accepted). Until a writer has said how
 -- much it accepted in all, what is stored already counts as accepted: its heartbeats lag behind its
--- points.
--- Counts of calls that failed are no points; v_runs has them.
+-- points. Counts of calls that failed are no points; v_runs has them.
+-- Stored is what the books say; only of writers with a gap the rows of batches are added up.
 CREATE OR REPLACE VIEW {database}.v_completeness {on_cluster} AS
 SELECT
     c.project AS project, c.run_id AS run_id, c.rank AS rank,
@@ -212,24 +210,30 @@ FROM
 (
     SELECT
         project, run_id, rank, writer_key,
-        sum(u.points) AS stored,
+        if(max(u.whole).1 > max(u.last_batch_seq), max(u.whole).2, sum(u.points)) AS stored,
         if(max(u.ended), max(u.at_end), NULL) AS total,
         ifNull(max(u.at_heartbeat), 0) AS so_far,
         mapFilter((reason, _) -> NOT startsWith(reason, 'call:'), maxMap(u.dropped)) AS drops
     FROM
     (
         SELECT
-            project, run_id, rank, writer AS writer_key, toInt64(points) AS points,
+            project, run_id, rank, writer AS writer_key, whole, last_batch_seq, toInt64(0) AS points,
             false AS ended, CAST(NULL, 'Nullable(Int64)') AS at_end, CAST(NULL, 'Nullable(Int64)') AS at_heartbeat,
             CAST(map(), 'Map(String, Int64)') AS dropped
-        FROM {database}.batches FINAL
+        FROM {database}.writer_progress
         UNION ALL
         SELECT
-            project, run_id, rank, writer, 0, accepted IS NOT NULL, accepted, NULL, dropped
+            project, run_id, rank, writer, (0, 0), -1, toInt64(points), false, NULL, NULL, map()
+        FROM {database}.batches FINAL
+        WHERE (project, run_id, writer) IN (
+            SELECT project, run_id, writer FROM {database}.writer_progress WHERE whole.1 <= last_batch_seq)
+        UNION ALL
+        SELECT
+            project, run_id, rank, writer, (0, 0), -1, 0, accepted IS NOT NULL, accepted, NULL, dropped
         FROM {database}.run_events
         UNION ALL
         SELECT
-            project, run_id, rank, writer, 0, false, NULL, accepted, dropped
+            project, run_id, rank, writer, (0, 0), -1, 0, false, NULL, accepted, dropped
         FROM {database}.heartbeat_last
     ) AS u
     WHERE (project, run_id) NOT IN (SELECT project, run_id FROM {database}.deleted_runs)

@@ -189,6 +189,10 @@ LEFT JOIN {database}.v_attempts AS a
 WHERE l.stream != 'histogram' AND (l.project, l.run_id) NOT IN (SELECT project, run_id FROM {database}.deleted_runs)
 SETTINGS use_skip_indexes_if_final_exact_mode = 0;
 
+-- Runs of which the views have to find abandoned histograms; all others have one attempt.
+CREATE OR REPLACE VIEW {database}.restarted_runs {on_cluster} AS
+SELECT project, run_id FROM {database}.attempts GROUP BY project, run_id HAVING uniqExact(attempt) > 1;
+
 -- Like series_limits, of histograms.
 CREATE OR REPLACE VIEW {database}.histogram_limits {on_cluster} AS
 SELECT
