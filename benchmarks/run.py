@@ -16,6 +16,10 @@ SCRIPTS = (
     *(
         "series_query",
         "agent_cost",
+    *("caller_cost", "loop_slowdown", "ingest", "kafka_ingest", "freshness", "series_query"),
+    *(
+        "agent_cost",
+        "many_writers",
         "checkpoint_save",
         "artifact_capture",
         "object_store",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 
@@ -46,4 +47,13 @@ def wait_stored(writer: SpoolWriter, timeout: float | None) -> FlushReport:
         report = report_of(writer)
         if not report.pending or time.monotonic() >= deadline:
             return report
+        _await(writer, report.spooled)
         time.sleep(_LOOK_INTERVAL_S)
+
+
+def _await(writer: SpoolWriter, accepted: int) -> None:
+    """Ask the reader to save its position once it has this many points."""
+    segment = writer.series["metric"].segment
+    if segment is not None:
+        with contextlib.suppress(ValueError):  # another thread has just closed it; ask again
+            segment.set_awaited(accepted)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from runwire_agent.ship.broker import Broker, Failure, ValueOf, keep_bundled_id
 from runwire_agent.ship.folder_cuts import BatchRange
 from runwire_disk.spool.cut import Cut
 from runwire_disk.spool.series_reader import CUT_BYTES
 
-if TYPE_CHECKING:
-    from runwire_agent.ship.shipped_folder import ShippedFolder
-
-__all__ = ["REFUSED_RETRY_S", "InFlight", "Sent", "SeriesInFlight"]
+__all__ = ["REFUSED_RETRY_S", "InFlight", "Reported", "Sent", "SeriesInFlight"]
 
 REFUSED_RETRY_S = 1.0  # between two offers of a series that its topic refuses; doubled each time
+
+
+class Reported(Protocol):
+    """A folder that got a report about its cuts."""
+
+    def settle(self, now_s: float) -> None:
+        """Deal with the reports; it takes itself off the list once no retry is to come."""
+        ...
 
 
 @dataclass(slots=True)
@@ -36,7 +41,7 @@ class InFlight:
     batch_bytes_wanted: int | None = None
     cut_bytes: int = CUT_BYTES  # less once a topic refused one
     # Folders with a report since they were settled, or with a retry to come.
-    reported: set[ShippedFolder] = field(default_factory=set)
+    reported: set[Reported] = field(default_factory=set)
 
 
 @dataclass(slots=True, eq=False)

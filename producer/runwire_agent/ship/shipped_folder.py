@@ -201,14 +201,15 @@ class ShippedFolder:
     def is_save_due(self, now_s: float) -> bool:
         """Tell whether to save the cursor now: every few seconds, or because somebody waits.
 
-        The journal makes a replay exact, so the cursor may be old. A quiet writer may be waiting
-        in `flush`, the end of a run in `finish`, and a segment for its deletion.
+        The journal makes a replay exact, so the cursor may be old. A caller may wait in `flush`,
+        the end of a run in `finish`, a person for a quiet spool, and a segment for its deletion.
         """
         return self.is_unsaved and (
             self._is_urgent
             or now_s - self._saved_s >= SAVE_S
             or now_s - self._news_s >= QUIET_S
             or self.reader.has_consumed_segment()
+            or self.reader.is_awaited()
         )
 
     def save(self, now_s: float = float("-inf")) -> None:

@@ -173,8 +173,11 @@ class Shipper:
         news = self.folders.visit(
             self._read, has_room=lambda: self._has_room() and self._clock() < end_s
         )
+        is_cut_short = self._clock() >= end_s
         self._hand_on()
         self._pace.note(begin_s=begin_s, end_s=self._clock(), has_news=news > 0, news_bytes=news)
+        if is_cut_short:
+            self._pace.hurry()  # the folders that it did not reach wait
         self.folders.tidy(has_news=news > 0)
 
     def _is_mine(self, folder: Path, meta: Meta) -> bool:

@@ -89,7 +89,7 @@ class FolderReader:
         self._sync = sync
         self._series = {name: self._reader(name) for name in SERIES}
         self._committed_batch_seq = 0
-        self._committed_accepted = 0
+        self._committed_accepted = self._saved_accepted = 0
         self._accepted_after: dict[int, int] = {}
         self._delivered: dict[str, int] = {}
         self._writer_gone = False
@@ -120,6 +120,10 @@ class FolderReader:
     def has_consumed_segment(self) -> bool:
         """Tell whether `save` would delete a segment."""
         return any(reader.has_consumed_segment() for reader in self._series.values())
+
+    def is_awaited(self) -> bool:
+        """Tell whether a caller of the writer waits for a newer saved position than there is."""
+        return self._series["metric"].awaited() > self._saved_accepted
 
     @property
     def accepted(self) -> int:
@@ -276,6 +280,7 @@ class FolderReader:
             skip_accepted=self._skip[1],
         )
         write_cursor(self.folder, cursor)
+        self._saved_accepted = cursor.accepted
         for reader in self._series.values():
             for path in reader.consumed_segments(reader.committed):
                 with contextlib.suppress(FileNotFoundError):
@@ -319,7 +324,7 @@ class FolderReader:
     def _load(self) -> None:
         cursor = read_cursor(self.folder)
         self._committed_batch_seq = self.batch_seq = cursor.batch_seq
-        self._committed_accepted = cursor.accepted
+        self._committed_accepted = self._saved_accepted = cursor.accepted
         self._skip = (cursor.skip_seq, cursor.skip_accepted)
         for name in self._series:
             self._seek(name, cursor.positions[name])

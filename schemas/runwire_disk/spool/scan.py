@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runwire_disk.spool.format import (
+    AWAITED_WORD,
     HEADER_BYTES,
     KINDS,
     LAST_WORD,
@@ -88,6 +89,10 @@ class Scan:
         if not HEADER_BYTES <= last < self.size or last % 8:
             return self.size
         return last + WORD_BYTES
+
+    def awaited(self) -> int:
+        """Return how many accepted points a caller waits for."""
+        return int.from_bytes(os.pread(self.fd, WORD_BYTES, AWAITED_WORD * WORD_BYTES), "little")
 
     def has_moved(self) -> bool:
         """Tell whether the header names a record that was not read yet: one small read."""

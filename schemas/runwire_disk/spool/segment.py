@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runwire_disk.interrupts import suppressed
 from runwire_disk.spool.format import (
+    AWAITED_WORD,
     DROP_REASONS,
     DROPPED_WORD,
     HEADER_BYTES,
@@ -54,6 +55,10 @@ class Segment:
             self.words[DROPPED_WORD + index] = dropped.get(reason, 0)
         raw = phase.encode("utf-8")[: PHASE_BYTES - 1]
         self.bytes[PHASE_OFFSET : PHASE_OFFSET + PHASE_BYTES] = raw.ljust(PHASE_BYTES, b"\0")
+
+    def set_awaited(self, accepted: int) -> None:
+        """Tell the reader that a caller waits until its cursor has this many points."""
+        self.words[AWAITED_WORD] = accepted
 
     def is_linked(self) -> bool:
         """Tell whether the file still has a name; false once the spool was deleted."""

@@ -75,6 +75,10 @@ class SeriesReader:
             return not self._is_listed
         return self._is_followed or self._scan.has_moved()
 
+    def awaited(self) -> int:
+        """Return how many accepted points a caller waits for."""
+        return 0 if self._scan is None else self._scan.awaited()
+
     def has_consumed_segment(self) -> bool:
         """Tell whether a segment could be deleted: all of it is committed."""
         return len(self._bases) > 1 and bool(self.consumed_segments(self.committed))

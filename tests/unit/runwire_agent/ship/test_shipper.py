@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from runwire.metrics.flush import wait_stored
 from runwire_agent.ship import shipped_folder
 from runwire_agent.ship.broker import UNREACHABLE, Failure
 from runwire_agent.ship.shipper import AWAY_AFTER_S
@@ -258,3 +259,19 @@ def test_full_producer_queue_delays_records_and_loses_none(
         writer.append_json("run", {"event": "updated"})
     rig.settle()
     assert len(rig.messages("run")) == 20
+
+
+def test_cursor_is_saved_at_once_for_a_caller_that_waits(rig: ShippingRig) -> None:
+    """A writer that logs on has its position saved every few seconds, in `flush` right away."""
+    writer, log = rig.writer()
+    log.log({"a": 0.0})
+    rig.settle()
+    for call in range(1, 4):
+        log.log({"a": call})
+        rig.run(1.0)
+    assert len(rig.messages("metric")) == 4
+    assert read_cursor(writer.folder).accepted == 1
+    assert wait_stored(writer, 0.001).pending == 3
+    log.log({"a": 4.0})
+    rig.run(1.0)
+    assert read_cursor(writer.folder).accepted == 5
