@@ -13,7 +13,8 @@ from measure import machine, three_digits
 HERE = Path(__file__).parent
 SCRIPTS = (
     *("caller_cost", "loop_slowdown", "ingest", "kafka_ingest", "freshness", "series_query"),
-    *("agent_cost", "checkpoint_save", "artifact_capture", "object_store", "object_routes"),
+    *("scale_views", "agent_cost", "checkpoint_save", "artifact_capture"),
+    *("object_store", "object_routes"),
 )
 HEAD = """# Results
 
