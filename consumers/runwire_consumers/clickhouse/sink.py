@@ -14,7 +14,6 @@ from runwire_consumers.clickhouse import rows as rows_of
 from runwire_consumers.clickhouse.blocks import PlacedRow, TablePiece, TableRows
 from runwire_consumers.clickhouse.books import Books, Whole
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
-from runwire_consumers.clickhouse.closing import RunCloser
 from runwire_consumers.clickhouse.migrate import pending
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
 from runwire_consumers.clickhouse.tidiness import NOTE_UNTIDY, History, Tidiness
@@ -77,7 +76,6 @@ class ClickHouseSink:
         self._client: Client | None = None
         self._tidiness = Tidiness(self._history)
         self._books = Books(self._stored_books)
-        self._closer = RunCloser(self._clock)
         self._deleted: set[tuple[str, str]] = set()
         self._deleted_at_s: float | None = None
         # Rows left out because their run was deleted, by kind ("metric" counts points).
@@ -122,7 +120,6 @@ class ClickHouseSink:
             self._books.keep()
             self.rows_of_deleted_runs += self._left_out
             self._stored_of = ""
-            self._closer.close_if_due(self._connected())
         except CALL_ERRORS as error:
             if trouble_of(error) not in _REFUSALS:
                 self._stored_of = ""  # a server that went away may have lost what it had confirmed

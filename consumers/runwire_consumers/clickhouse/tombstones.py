@@ -10,7 +10,6 @@ from runwire_consumers.clickhouse.client import CALL_ERRORS, explain
 
 # All tables with rows of a run; the tables that views read first come first.
 RUN_TABLES = (
-    "runs_closed",
     "run_events",
     "attempts",
     "params",
