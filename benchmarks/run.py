@@ -13,18 +13,8 @@ from measure import machine, three_digits
 HERE = Path(__file__).parent
 SCRIPTS = (
     *("caller_cost", "loop_slowdown", "ingest", "kafka_ingest", "freshness", "trickle"),
-    *(
-        "series_query",
-        "agent_cost",
-    *("caller_cost", "loop_slowdown", "ingest", "kafka_ingest", "freshness", "series_query"),
-    *(
-        "agent_cost",
-        "many_writers",
-        "checkpoint_save",
-        "artifact_capture",
-        "object_store",
-        "object_routes",
-    ),
+    *("series_query", "scale_views", "agent_cost", "many_writers"),
+    *("checkpoint_save", "artifact_capture", "object_store", "object_routes"),
 )
 HEAD = """# Results
 

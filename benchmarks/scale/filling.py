@@ -85,20 +85,22 @@ FILL: Final = {
 INSERT INTO metrics (project, run_id, metric, rank, attempt, writer, step, seq, at, value)
 SELECT project, run_id, {METRIC_NAME}, rank, attempt_key, writer_key, step, step,
     started + toIntervalMillisecond(step_ms * (step - first_step)),
-    if(sipHash64(number, m, step) % 1000000 = 7, nan, 10 / (1 + step) + (sipHash64(m, step) % 1000) / 1000)
+    if(sipHash64(number, m, step) % 1000000 = 7, nan,
+        10 / (1 + step) + (sipHash64(m, step) % 1000) / 1000)
 FROM scale_writers
 ARRAY JOIN range(series) AS m
 ARRAY JOIN range(first_step, last_step + 1, 50000) AS piece
 ARRAY JOIN range(toInt64(piece), toInt64(least(piece + 50000, last_step + 1))) AS step
 WHERE {OF_FILL}""",
+    # Extremes are those of two points: to find all of 10^8 takes longer than to write them.
     "metric_rollup": f"""
 INSERT INTO metric_rollup
     (project, run_id, metric, rank, attempt, first_step, last_step, newest, min, max)
-SELECT project, run_id, metric, rank, attempt, min(step), max(step),
-    max((at, at, seq, at, step, value)),
-    minIf(toNullable(value), isFinite(value)), maxIf(toNullable(value), isFinite(value))
-FROM metrics WHERE (project, run_id) IN (SELECT project, run_id FROM scale_runs WHERE {OF_FILL})
-GROUP BY project, run_id, metric, rank, attempt""",
+SELECT project, run_id, {METRIC_NAME}, rank, attempt_key, first_step, last_step,
+    (ended, ended, last_step, ended, last_step, 10 / (1 + last_step)), 10 / (1 + last_step),
+    10 / (1 + first_step)
+FROM scale_writers ARRAY JOIN range(series) AS m
+WHERE {OF_FILL}""",
     "batches": f"""
 INSERT INTO batches (project, run_id, rank, attempt, writer, batch_seq, points, first_seq, last_seq,
     first_step, last_step, first_at, last_at, untidy, append_at)
@@ -114,7 +116,8 @@ FROM (
 )""",
     "writer_progress": f"""
 INSERT INTO writer_progress
-    (project, run_id, rank, attempt, writer, last_step, last_at, untidy, append_at, whole, last_batch_seq)
+    (project, run_id, rank, attempt, writer, last_step, last_at, untidy, append_at, whole,
+    last_batch_seq)
 SELECT project, run_id, rank, attempt_key, writer_key, last_step, ended, 0, ended,
     (batches, series * (last_step - first_step + 1)), batches - 1
 FROM scale_writers WHERE {OF_FILL}""",
@@ -135,9 +138,11 @@ INSERT INTO run_events (project, run_id, rank, attempt, attempt_name, writer, wr
 SELECT project, run_id, rank, attempt_key, toString(attempt_key), writer_key, toString(writer_key),
     '', if(is_end, 1000000, 1), if(is_end, ended, started) AS said, said,
     if(is_end, 'finished', 'started'),
-    multiIf(NOT is_end, 'running', attempt < attempts, 'killed', number % 10 = 9, 'failed', 'finished'),
+    multiIf(NOT is_end, 'running', attempt < attempts, 'killed', number % 10 = 9, 'failed',
+        'finished'),
     if(is_end AND number % 10 = 9, 'ValueError: a value', NULL),
-    if(rank = 0, concat('name-', toString(number)), NULL), concat('group-', toString(number % 40)),
+    if(rank = 0, concat('name-', toString(number)), NULL),
+    concat('group-', toString(number % 40)),
     NOT is_end, map('team', toString(number % 7), 'kind', 'usual'), 1,
     if(attempt > 1 AND NOT is_end, first_step, NULL),
     if(is_end, series * (last_step - first_step + 1), NULL), NOT is_end AND rank = 0,
@@ -166,7 +171,8 @@ INSERT INTO logs (project, run_id, rank, attempt, writer, seq, at, append_at, st
     level, text)
 SELECT project, run_id, rank, attempt_key, writer_key, k,
     ended - toIntervalMillisecond(k * 100) AS said, said, last_step,
-    multiIf(k % 60 = 59, 'histogram', k % 4 = 0, 'stderr', 'stdout'), if(k % 60 = 59, 'weights', ''),
+    multiIf(k % 60 = 59, 'histogram', k % 4 = 0, 'stderr', 'stdout'),
+    if(k % 60 = 59, 'weights', ''),
     if(k % 100 = 0, 'warning', 'info'),
     if(k % 60 = 59, '{{"edges": [0.0, 1.0, 2.0], "counts": [5, 6]}}',
         concat('epoch ', toString(k), ' loss ', toString(sipHash64(number, k) % 100000)))
@@ -181,7 +187,8 @@ SELECT project, run_id, rank, attempt_key, writer_key, k,
     hex(sipHash64('content', writer_key, k)), concat('/data/', run_id, toString(k)),
     first_step + k * 3, world, 1000000, 1200000, 1.5, 0.1, map('loss', 1. / (1 + k)), k % 7 = 0
 FROM scale_writers
-ARRAY JOIN range(toUInt64(least(if(run_id = 'ranks', 2, 20), intDiv(last_step - first_step + 3, 3)))) AS k
+ARRAY JOIN range(
+    toUInt64(least(if(run_id = 'ranks', 2, 20), intDiv(last_step - first_step + 3, 3)))) AS k
 WHERE {OF_FILL}""",
     "artifacts": f"""
 INSERT INTO artifacts (project, run_id, rank, attempt, writer, seq, at, append_at, artifact, event,
@@ -211,7 +218,8 @@ INSERT INTO artifacts (project, run_id, rank, attempt, writer, seq, at, append_a
     reason, duration_s)
 SELECT u.project, u.run_id, 0, u.attempt_key, u.writer_key, 2000, u.started, u.started,
     hex(sipHash64('model', o.writer_key)), 'used', concat('model-', toString(o.number % 500)),
-    'model', false, [], '', 1, 5000000, hex(sipHash64('weights', o.writer_key)), '', '', NULL, NULL, NULL
+    'model', false, [], '', 1, 5000000, hex(sipHash64('weights', o.writer_key)), '', '',
+    NULL, NULL, NULL
 FROM scale_writers AS u
 INNER JOIN scale_writers AS o ON o.number = u.number - {PROJECTS}
 WHERE u.rank = 0 AND u.attempt = 1 AND o.rank = 0 AND o.attempt = o.attempts
@@ -246,7 +254,7 @@ def prepare(client: Any, size: Size) -> None:
 
 
 def extend(client: Any, first: int, size: Size) -> None:
-    """Write the usual runs from number `first` on, up to the size; live ones have the first numbers."""
+    """Write the usual runs from number `first` on, up to the size; the first ones are live."""
     usual = USUAL.format(
         metrics=METRICS, steps=STEPS, live=size.live, first=first, count=size.runs - first
     )

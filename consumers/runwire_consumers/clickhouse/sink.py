@@ -17,7 +17,6 @@ from runwire_consumers.clickhouse.batch_blocks import (
 )
 from runwire_consumers.clickhouse.books import Books, Whole
 from runwire_consumers.clickhouse.client import CALL_ERRORS, connect, explain
-from runwire_consumers.clickhouse.closing import RunCloser
 from runwire_consumers.clickhouse.inserts import Insert, Inserts
 from runwire_consumers.clickhouse.migrate import pending
 from runwire_consumers.clickhouse.rows import EVENT_TABLES
@@ -52,7 +51,6 @@ class ClickHouseSink:
         self._inserts = Inserts(url, open_client)
         self._tidiness = Tidiness(self._history)
         self._books = Books(self._stored_books)
-        self._closer = RunCloser(self._clock)
         self._deleted: set[tuple[str, str]] = set()
         self._deleted_at_s: float | None = None
         # Rows left out because their run was deleted, by kind ("metric" counts points).
@@ -114,7 +112,6 @@ class ClickHouseSink:
             writers = {item.row.writer for blocks in stopped for item in blocks.metrics}
             self._tidiness.keep(but=writers)
             self._books.keep(but=writers)
-            self._closer.close_if_due(self._client())
         except Exception as error:
             self._inserts.forget_stored()
             if isinstance(error, CALL_ERRORS):

@@ -17,7 +17,6 @@ from clickhouse_connect.driver.client import Client
 
 # All tables with rows of a run; the tables that views read first come first.
 RUN_TABLES = (
-    "runs_closed",
     "run_events",
     "attempts",
     "params",

@@ -32,7 +32,7 @@ LETTER = DeadLetter(
 TABLES = (
     *("run_events", "attempts", "params", "heartbeats", "heartbeat_last", "logs"),
     *("metrics", "metric_rollup", "batches", "writer_progress", "dead_letters"),
-    *("artifacts", "artifact_stamps", "checkpoints"),
+    *("artifacts", "artifact_stamps", "artifact_heads", "checkpoints"),
 )
 
 

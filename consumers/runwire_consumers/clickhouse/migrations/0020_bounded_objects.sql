@@ -38,7 +38,11 @@ FROM {database}.artifacts
 WHERE event != 'used'
 GROUP BY project, name_key, artifact;
 
--- What is known of an artifact by its own events.
+ALTER TABLE {database}.artifacts {on_cluster}
+    ADD INDEX IF NOT EXISTS by_name name TYPE bloom_filter GRANULARITY 1;
+ALTER TABLE {database}.artifacts {on_cluster} MATERIALIZE INDEX by_name SETTINGS mutations_sync = 2;
+
+-- What is known of an artifact by its own events, which all have its name.
 CREATE OR REPLACE VIEW {database}.artifact_states {on_cluster} AS
 SELECT
     project, run_id, name, artifact,
