@@ -13,7 +13,7 @@ from measure import machine, three_digits
 HERE = Path(__file__).parent
 SCRIPTS = (
     *("caller_cost", "loop_slowdown", "ingest", "kafka_ingest", "freshness", "series_query"),
-    *("agent_cost", "checkpoint_save", "artifact_capture", "object_store", "object_routes"),
+    *("agent_cost", "checkpoint_save", "artifact_capture", "object_store", "object_routes", "idle"),
 )
 HEAD = """# Results
 
