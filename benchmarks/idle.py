@@ -87,22 +87,17 @@ def measure(root: Path, *, seconds: float) -> None:
     time.sleep(seconds)
     elapsed = time.monotonic() - start
     hours = elapsed / 3600
-    written = 0
     for name, process in parts.items():
         now, then = use_of(process), before[name]
         share = (now.cpu_s - then.cpu_s) / elapsed
-        written += now.written_bytes - then.written_bytes
+        per_hour = (now.written_bytes - then.written_bytes) / hours / 2**20
         figure(f"idle {name}, CPU", 100 * share, "%", floor="one core", ratio=share, bar=BARS[name])
         for kind, size in (("PSS", now.pss_bytes), ("RSS", now.rss_bytes)):
             figure(
                 f"idle {name}, {kind}", size / 2**20, "MiB", floor="engine",
                 ratio=size / use_of(parts["engine"]).rss_bytes,
             )  # fmt: skip
-    per_hour = written / hours / 2**20
-    figure(
-        "idle stack, writes", per_hour, "MiB/h", floor="100 MiB/h", ratio=per_hour / 100,
-        bar="<= 100 MiB/h",
-    )  # fmt: skip
+        figure(f"idle {name}, writes", per_hour, "MiB/h", floor="100 MiB/h", ratio=per_hour / 100)
     for name, grown in (("logs", log_bytes(root) - logs), ("disk", folder_bytes(root) - disk)):
         rate = grown / hours / 2**20
         figure(f"idle stack, growth of {name}", rate, "MiB/h", floor="100 MiB/h", ratio=rate / 100)
