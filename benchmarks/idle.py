@@ -23,7 +23,7 @@ from measure import figure, machine
 MINUTES = 3.0
 # After its start the engine still merges, and closes what it opened.
 SETTLE_S = 30.0
-BARS = {"engine": "<= 2 %", "worker": "<= 1 %", "supervisor": "<= 0.5 %", "agent": "<= 0.5 %"}
+BARS = {"engine": "<= 2.5 %", "worker": "<= 1.5 %", "supervisor": "<= 0.5 %", "agent": "<= 0.5 %"}
 
 
 class Use(NamedTuple):
