@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 SCRIPTS = (
     *("caller_cost", "loop_slowdown", "ingest", "kafka_ingest", "freshness", "trickle"),
     *("series_query", "scale_views", "agent_cost", "many_writers"),
-    *("checkpoint_save", "artifact_capture", "object_store", "object_routes"),
+    *("checkpoint_save", "artifact_capture", "object_store", "object_routes", "idle"),
 )
 HEAD = """# Results
 

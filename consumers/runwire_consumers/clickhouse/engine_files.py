@@ -49,6 +49,7 @@ _USERS = """<clickhouse>
 
 # Merges run in threads of the lowest priority, beside a training on the same cores. Parts that were
 # merged stay the usual eight minutes: a merged part is not synced, the kernel writes it meanwhile.
+# The query log is the only log table; each flush of it makes a part, so it is flushed seldom.
 _CONFIG = """<clickhouse>
   <logger><level>warning</level><console>1</console></logger>
   <listen_host>127.0.0.1</listen_host>
@@ -64,7 +65,7 @@ _CONFIG = """<clickhouse>
   <query_log>
     <database>system</database><table>query_log</table>
     <ttl>event_date + INTERVAL 3 DAY DELETE</ttl>
-    <flush_interval_milliseconds>7500</flush_interval_milliseconds>
+    <flush_interval_milliseconds>60000</flush_interval_milliseconds>
   </query_log>
   <backups><allowed_path>{data}/backups/</allowed_path></backups>
 </clickhouse>

@@ -77,21 +77,13 @@ class MetricLog:
     @declared(data=ANY, step=STEP, rest=ANY, commit=FLAG, ts=INSTANT, sync=FLAG)
     @holds_series
     def log(
-        self,
-        data: Any = None,
-        step: int | None = None,
-        *rest: Any,
-        commit: bool = True,
-        ts: Any = None,
-        sync: bool = False,
-        **unknown: Any,
-    ) -> None:
-        """Log `data`, a mapping of names to scalars or texts, at `step`, else at the next step.
+        self, data: Any = None, step: int | None = None, *rest: Any,
+        commit: bool = True, ts: Any = None, sync: bool = False, **unknown: Any,
+    ) -> None:  # fmt: skip
+        """Log scalars and texts at `step`, else at the next one; report `rest` and `unknown`.
 
-        `rest` and `unknown` are left out with a sentence.
         Raises: nothing unless strict. Blocks: never on I/O; `sync` waits for CUDA values.
         """
-        values: Any
         try:
             if rest or unknown:
                 self._leave_out(rest, unknown)

@@ -12,6 +12,8 @@ import time
 import psutil
 import pytest
 
+from runwire_consumers.clickhouse.client import connect
+
 pytestmark = pytest.mark.engine
 WAIT_S = 90
 
@@ -147,6 +149,24 @@ def test_a_failing_start_prints_reason_and_log(cli):
     done = cli("up", check=False)
     assert done.returncode == 1
     assert "did not start" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert cli.processes() == []
+
+
+def test_supervisor_stays_small_and_says_why_a_migration_failed(cli):
+    """It migrates in a process that ends: no numpy stays, and the sentence of a failure comes."""
+    cli("up")
+    supervisor = psutil.Process(status(cli)["supervisor"]["pid"])
+    assert not [area.path for area in supervisor.memory_maps() if "numpy" in area.path]
+    url = json.loads((cli.root / "embedded" / "connection.json").read_text())["url"]
+    client = connect(url)
+    future = {"version": 9999, "name": "9999_future", "checksum": "other"}
+    client.insert("schema_migrations", [list(future.values())], column_names=list(future))
+    client.close()
+    cli("down")
+    done = cli("up", check=False)
+    assert done.returncode == 1
+    assert "was migrated by a newer runwire (migration 9999)" in done.stderr
     assert "Traceback" not in done.stderr
     assert cli.processes() == []
 
