@@ -40,6 +40,7 @@ from runwire_schemas.topics import topic_name
 NAMES = 10
 SIZES = (100, 400, 1000)
 WARM_S, MEASURED_S, END_S = 6.0, 20.0, 120.0
+PATIENCE_S = 15.0  # so late may the last record be
 # Counts its syncs into a file; the rest is `python -m runwire_agent`.
 COUNTING = """
 import atexit, os, sys
@@ -148,7 +149,8 @@ def measure(
         time.sleep(MEASURED_S)
         after, took_s = process.cpu_times(), time.monotonic() - begin_s
         to_ms = time.time() * 1000
-        delays = sorted(latencies(kafka, from_ms, to_ms))
+        # Where nothing arrived at all the figure is how long it was waited for.
+        delays = sorted(latencies(kafka, from_ms, to_ms)) or [MEASURED_S + PATIENCE_S]
     finally:
         agent.terminate()
         agent.wait(END_S)
@@ -172,7 +174,7 @@ def latencies(kafka: KafkaSettings, from_ms: float, to_ms: float) -> list[float]
     partitions = consumer.list_topics(topic).topics[topic].partitions
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
     delays: list[float] = []
-    until_s = time.monotonic() + 15.0  # so late may the last one be
+    until_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < until_s:
         for message in consumer.consume(1000, 1.0):
             batch = codec.decode(message.value())
