@@ -42,6 +42,7 @@ class Verdict:
     raw_rows: int = 0
     removed_by_final: int = 0
     inserted_twice: int = 0
+    completeness: int = 0
     batches_sum: int = 0
     batches_repeated: int = 0
     rollup_mismatches: int = 0
@@ -102,6 +103,7 @@ def assert_exactly_once(verdict: Verdict) -> None:
     assert (verdict.lost, verdict.duplicates) == (0, 0)
     assert (verdict.removed_by_final, verdict.inserted_twice) == (0, 0)
     assert (verdict.batches_sum, verdict.batches_repeated) == (verdict.stored, 0)
+    assert verdict.completeness == verdict.stored
     assert (verdict.rollup_mismatches, verdict.dead_letters) == (0, 0)
 
 
@@ -111,6 +113,7 @@ def judge_tables(client: Client, verdict: Verdict) -> None:
     final = _number(client, "SELECT count() FROM metrics FINAL")
     verdict.removed_by_final = verdict.raw_rows - final
     verdict.inserted_twice = _number(client, "SELECT sum(n) FROM inserted") - final
+    verdict.completeness = _number(client, "SELECT sum(stored) FROM v_completeness")
     verdict.batches_sum = _number(client, "SELECT sum(points) FROM batches FINAL")
     verdict.batches_repeated = _number(client, "SELECT count() FROM batches") - _number(
         client, "SELECT count() FROM batches FINAL"

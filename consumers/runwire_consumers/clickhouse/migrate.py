@@ -98,9 +98,14 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
     filled = words(database, cluster)
     execute(client, _RECORD, filled, "migration schema_migrations")
     applied = _applied(client, database)
-    known, done = migrations(), []
+    known = migrations()
     is_new = bool(starting(known)) and not applied and not _has_tables(client, database)
-    is_started = is_new or _START in applied
+    skipped = []
+    if is_new or _START in applied:
+        skipped = [m for m in known if m.version < _START and m.version not in applied]
+        _record(client, skipped)
+        applied |= {migration.version: migration.checksum for migration in skipped}
+    done = [migration.name for migration in skipped]
     for migration in known:
         checksum = applied.pop(migration.version, None)
         if checksum == migration.checksum:
@@ -110,10 +115,8 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
                 f"migration {migration.name} was applied to `{database}` with a different text: "
                 f"never edit a released migration, add a new one"
             )
-        if migration.version >= _START or not is_started:
-            _run(client, migration, filled)
-        row = [migration.version, migration.name, migration.checksum]
-        client.insert("schema_migrations", [row], column_names=["version", "name", "checksum"])
+        _run(client, migration, filled)
+        _record(client, [migration])
         done.append(migration.name)
     if applied:
         newest = max(applied)
@@ -122,6 +125,12 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
             f"upgrade runwire on this machine"
         )
     return done
+
+
+def _record(client: Client, done: list[Migration]) -> None:
+    rows = [[migration.version, migration.name, migration.checksum] for migration in done]
+    if rows:
+        client.insert("schema_migrations", rows, column_names=["version", "name", "checksum"])
 
 
 def _run(client: Client, migration: Migration, words: dict[str, str]) -> None:

@@ -70,6 +70,8 @@ STORED = {
 }
 # Of the older version: nothing has them any more.
 HASHES = ("run_key", "metric_id")
+# A column of v_latest that no document names: how far a point is ahead of others.
+INNER = ("newest",)
 
 
 @pytest.fixture
@@ -102,12 +104,16 @@ def _items(columns: str) -> list[str]:
 
 
 def contents(client: Client) -> dict[str, tuple[int, int]]:
-    """Rows and hash of every public view, without the columns that are hashes of names."""
+    """Rows and hash of every public view, of the columns that both versions have."""
     views = [name for (name,) in client.query("SHOW TABLES LIKE 'v\\_%'").result_rows]
     found = {}
     for view in views:
         columns = [row[0] for row in client.query(f"DESCRIBE TABLE {view}").result_rows]
-        texts = [f"toString(`{name}`)" for name in sorted(columns) if name not in HASHES]
+        texts = [
+            f"ifNull(toString(`{name}`), '')"
+            for name in sorted(columns)
+            if name not in (*HASHES, *INNER)
+        ]
         query = f"SELECT count(), sum(cityHash64({', '.join(texts)})) FROM {view}"
         found[view] = client.query(query).result_rows[0]
     return found

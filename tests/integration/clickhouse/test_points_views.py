@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -213,6 +214,33 @@ def test_filter_on_names_skips_granules_through_the_views(
     assert feed.row(f"SELECT count() FROM {view} WHERE run_id = 'run-2' AND metric = 'm1'") == (
         20_000,
     )
+
+
+@pytest.mark.parametrize("view", ["v_metrics", "v_series"])
+def test_restart_of_another_run_adds_nothing_to_a_curve(
+    feed: Any, points: Points, attempts: Attempts, view: str
+) -> None:
+    """The part of the view that thins restarted runs reads no granule of a run without restart."""
+    wanted = [(i, i, 1.0) for i in range(20_000)]
+    feed.write(points(wanted, writer="w", run_id="run-2"))
+    of_run = "project = 'tests' AND run_id = 'run-2' AND metric = 'loss'"
+    query = f"SELECT value FROM {view} WHERE {of_run}"
+    before = granules_of_parts(feed, query)
+    feed.write(*attempts, points(wanted, **A1), points(wanted, **A2))
+    assert feed.row("SELECT count() FROM untidy_writers") == (2,)
+    feed.client.command("OPTIMIZE TABLE metrics FINAL")
+    alone, thinned = granules_of_parts(feed, query)
+    assert sum(before) <= 20_000 // 8192 + 1
+    assert alone <= 20_000 // 8192 + 2
+    assert thinned == 0
+
+
+def granules_of_parts(feed: Any, query: str) -> list[int]:
+    """Granules that each part of a view reads of `metrics`."""
+    plan = "\n".join(line for (line,) in feed.rows(f"EXPLAIN indexes = 1 {query}"))
+    reads = re.split(r"ReadFromMergeTree \(", plan)[1:]
+    found = [re.findall(r"Granules: (\d+)", read) for read in reads if ".metrics)" in read[:60]]
+    return [int(counts[-1]) for counts in found]
 
 
 def granules(feed: Any, query: str) -> int:

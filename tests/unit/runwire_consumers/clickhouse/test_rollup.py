@@ -25,6 +25,7 @@ def batch(rng: random.Random, writer: int) -> MetricColumns:
         writer=f"w{writer}",
         rank=writer % 2,
         batch_seq=0,
+        points_before=0,
         names=[f"m{i}" for i in range(6)],
         seq=np.array([rng.randrange(10) for _ in range(points)]),
         step=np.array([rng.randrange(-5, 5) for _ in range(points)]),
