@@ -38,9 +38,9 @@ FROM {database}.artifacts
 WHERE event != 'used'
 GROUP BY project, name_key, artifact;
 
+-- Parts that are there already get it when they are merged.
 ALTER TABLE {database}.artifacts {on_cluster}
     ADD INDEX IF NOT EXISTS by_name name TYPE bloom_filter GRANULARITY 1;
-ALTER TABLE {database}.artifacts {on_cluster} MATERIALIZE INDEX by_name SETTINGS mutations_sync = 2;
 
 -- What is known of an artifact by its own events, which all have its name.
 CREATE OR REPLACE VIEW {database}.artifact_states {on_cluster} AS
