@@ -30,6 +30,8 @@ _ANSWER_S = 120
 # A migration may copy a table of any size; who waits for it can interrupt it.
 MIGRATION_ANSWER_S = 7 * 24 * 3600
 _CONNECT_S = 10
+# Replicas have less time than the client, which then hears that they did not answer.
+_QUORUM_MS = 60_000
 # Seconds until the next try, of troubles that can end without a person; all others are fatal.
 _RETRY_AFTER_S = {
     ClickHouseTrouble.UNREACHABLE: 1.0,
@@ -97,6 +99,9 @@ def insert_block(
             "async_insert": 0,
             # Reads use FINAL anyway; collapsing at insert too would cost a third of it.
             "optimize_on_insert": 0,
+            # On most replicas, because the spool then deletes its copy; other tables ignore it.
+            "insert_quorum": "auto",
+            "insert_quorum_timeout": _QUORUM_MS,
             "insert_deduplicate": 1,
             "insert_deduplication_token": token,
             "deduplicate_blocks_in_dependent_materialized_views": 1,

@@ -96,6 +96,9 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
     """
     database = client.database or "runwire"
     filled = words(database, cluster)
+    if cluster:  # the connection made it on one replica only
+        make = "CREATE DATABASE IF NOT EXISTS {database} {on_cluster}"
+        execute(client, make, filled, "creation of the database")
     execute(client, _RECORD, filled, "migration schema_migrations")
     applied = _applied(client, database)
     known = migrations()

@@ -173,3 +173,10 @@ def test_every_table_has_a_deduplication_window_and_cluster_words() -> None:
             if statement.startswith("CREATE TABLE"):
                 assert "non_replicated_deduplication_window = 10000" in statement
                 assert "ENGINE = {replicated}" in statement
+
+
+def test_migration_of_a_cluster_begins_with_the_database_on_all_its_replicas(empty: Client) -> None:
+    """Tables of a replica without the database could not be created; no table is made before."""
+    with pytest.raises(Fatal, match="creation of the database failed"):
+        migrate.apply(empty, cluster="nowhere")
+    assert empty.query("SHOW TABLES").result_rows == []
