@@ -30,6 +30,8 @@ _ANSWER_S = 120
 # A migration may copy a table of any size; who waits for it can interrupt it.
 MIGRATION_ANSWER_S = 7 * 24 * 3600
 _CONNECT_S = 10
+# A query may name every run of a round, or of a purge; the server's default is 256 KiB.
+_QUERY_BYTES_MAX = 256 * 1024 * 1024
 # Seconds until the next try, of troubles that can end without a person; all others are fatal.
 _RETRY_AFTER_S = {
     ClickHouseTrouble.UNREACHABLE: 1.0,
@@ -60,7 +62,7 @@ def connect(url: str, *, create: bool = False, answer_s: int = _ANSWER_S) -> Cli
             autogenerate_session_id=False,
             compress=not address.is_local,
             pool_mgr=default_pool_manager() if address.is_direct else None,
-            settings={"async_insert": 0},
+            settings={"async_insert": 0, "max_query_size": _QUERY_BYTES_MAX},
         )
         if create:
             client.command(f"CREATE DATABASE IF NOT EXISTS `{address.database}`")

@@ -210,3 +210,19 @@ def test_compressed_block_is_stored_as_it_was(clickhouse_url: str) -> None:
         insert_block(client, "squares", block, token="t", is_compressed=True)
     assert numbers(client, "count() FROM squares", "sum(a) FROM squares") == [1000, 332_833_500]
     client.close()
+
+
+def test_round_of_very_many_runs_is_stored_after_a_restart(clickhouse_url: str) -> None:
+    """The past of all its writers is asked for at once: the query is longer than 256 KiB."""
+    runs = [f"{'a-name-that-people-choose-' * 8}{number:05}" for number in range(1300)]
+    batches = [
+        metric_batch(1, run_id=run, writer=f"{number:032x}", batch_seq=1)
+        for number, run in enumerate(runs)
+    ]
+    sink = ClickHouseSink(clickhouse_url)
+    records = [record(one, number) for number, one in enumerate(batches)]
+    assert sink.write_round([batch_of(records, "m:0")]) == {}
+    sink.close(Deadline(1))
+    client = connect(clickhouse_url)
+    assert numbers(client, "uniqExact(run_id) FROM metrics") == [len(runs)]
+    client.close()
