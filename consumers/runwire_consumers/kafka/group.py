@@ -90,6 +90,7 @@ class Group:
             while len(more) == messages_max and sum(map(len, messages)) < GATHER_BYTES:
                 messages = messages + (more := consumer.consume(messages_max, 0.0))
         except KafkaException as error:
+            self._must_reopen = True  # what these calls fetched is gone: it is fetched again
             raise self._failed(error) from error
         good = [message for message in messages if self._is_good(message)]
         if self._fatal is not None:
