@@ -14,9 +14,10 @@ from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse.client import connect, insert_block
-from runwire_consumers.clickhouse.sink import ClickHouseSink
+from runwire_consumers.clickhouse.sink import TOMBSTONES_REFRESH_S, ClickHouseSink
+from runwire_consumers.clickhouse.tombstones import hide_run
 from runwire_consumers.core.batch import Batch
-from runwire_consumers.core.clock import Deadline
+from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.core.dead_letters import letter_of
 from runwire_consumers.core.errors import PiecesNeeded, Retryable, RowsRejected
 from support.body_limit import BodyLimit
@@ -225,4 +226,26 @@ def test_round_of_very_many_runs_is_stored_after_a_restart(clickhouse_url: str) 
     sink.close(Deadline(1))
     client = connect(clickhouse_url)
     assert numbers(client, "uniqExact(run_id) FROM metrics") == [len(runs)]
+    client.close()
+
+
+def test_blocks_built_ahead_leave_out_a_run_deleted_before_the_write(clickhouse_url: str) -> None:
+    """Retries may last for hours, until its mark is gone: nothing would hide such rows then."""
+    clock = MemoryClock()
+    sink = ClickHouseSink(clickhouse_url, clock=clock)
+    client = connect(clickhouse_url)
+    sink.check()
+    batches = [
+        batch_of([record(metric_batch(2, run_id=run, writer=f"{number:032x}"), 0)], f"m:{number}")
+        for number, run in enumerate(("deleted", "alive"))
+    ]
+    prepared = sink.prepare(batches)
+    hide_run(client, "tests", "deleted")
+    clock.advance(TOMBSTONES_REFRESH_S)
+    assert sink.write_round(prepared) == {}
+    sink.close(Deadline(1))
+    assert client.query("SELECT run_id, count() FROM metrics GROUP BY run_id").result_rows == [
+        ("alive", 4)
+    ]
+    assert sink.rows_of_deleted_runs == {"metric": 4}
     client.close()
