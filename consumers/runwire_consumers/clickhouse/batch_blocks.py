@@ -44,15 +44,16 @@ class _OfRun(Protocol):
 class BatchBlocks:
     """The pieces of each table but BOOK_TABLES, whose rows need the history of their writers.
 
-    `metrics` are the metric batches of runs that are not deleted and `points` their points, None
-    where there are none; `left_out` counts the rows of
-    those that are, by kind ("metric" counts points).
+    `metrics` are the metric batches of runs that are not in `deleted` and `points` their points,
+    None where there are none; `left_out` counts the rows of those that are, by kind ("metric"
+    counts points).
     """
 
     tables: dict[str, list[TablePiece]]
     metrics: list[PlacedRow]
     points: SortedPoints | None
     left_out: Counter[str]
+    deleted: Collection[tuple[str, str]]
 
 
 def build_blocks(batch: Batch, deleted: Collection[tuple[str, str]]) -> BatchBlocks:
@@ -91,7 +92,7 @@ def build_blocks(batch: Batch, deleted: Collection[tuple[str, str]]) -> BatchBlo
         TableRows(DEAD_LETTER, "dead_letters", placed, rows_of.dead_rows),
     ):
         tables[rows.table] = rows.pieces(batch.pieces)
-    return BatchBlocks(tables, metrics, points, alive.left_out)
+    return BatchBlocks(tables, metrics, points, alive.left_out, deleted)
 
 
 def build_books(

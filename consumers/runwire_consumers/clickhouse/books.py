@@ -17,7 +17,7 @@ from runwire_schemas.metric_decode import MetricColumns
 
 __all__ = ["Books", "Whole"]
 
-# About 200 bytes each.
+# About 300 bytes each.
 WRITERS_MAX: Final = 100_000
 
 
@@ -26,6 +26,13 @@ class Whole(NamedTuple):
 
     batches: int = 0
     points: int = 0
+
+
+class _Book(NamedTuple):
+    """What is whole of a writer, and the number of the batch that was followed last."""
+
+    whole: Whole
+    last_seq: int
 
 
 class Books:
@@ -38,31 +45,45 @@ class Books:
         self, read_books: Callable[[Sequence[MetricColumns]], Mapping[str, Whole]]
     ) -> None:
         self._read_books = read_books
-        self._kept: OrderedDict[str, Whole] = OrderedDict()
-        self._followed: dict[str, Whole] = {}
+        self._kept: OrderedDict[str, _Book] = OrderedDict()
+        self._followed: dict[str, _Book] = {}
 
     def follow(self, batches: Sequence[MetricColumns]) -> list[Whole]:
         """Return what is whole of its writer once each batch is stored; repeatable until `keep`."""
         self._followed = {}
-        unknown = [b for b in batches if b.batch_seq > 0 and b.writer not in self._kept]
+        unknown = self._unknown(batches)
         stored = self._read_books(unknown) if unknown else {}
         found = []
         for batch in batches:
             writer = batch.head.writer
-            whole = self._followed.get(writer) or self._kept.get(writer)
-            if whole is None:
-                whole = stored.get(writer, Whole())
+            book = self._followed.get(writer) or self._kept.get(writer)
+            whole = max(book.whole if book else Whole(), stored.get(writer, Whole()))
             if (batch.batch_seq, batch.points_before) == whole:
                 whole = Whole(batch.batch_seq + 1, batch.points_before + batch.points)
-            self._followed[writer] = whole
+            self._followed[writer] = _Book(whole, batch.batch_seq)
             found.append(whole)
         return found
 
+    def _unknown(self, batches: Sequence[MetricColumns]) -> list[MetricColumns]:
+        """Return the batches before which one is missing that another worker may have stored."""
+        lasts: dict[str, int] = {}
+        unknown = []
+        for batch in batches:
+            writer, number = batch.head.writer, batch.batch_seq
+            last = lasts.get(writer)
+            if last is None:
+                kept = self._kept.get(writer)
+                last = kept.last_seq if kept else -1
+            if number > last + 1:
+                unknown.append(batch)
+            lasts[writer] = number
+        return unknown
+
     def keep(self, *, but: Collection[str] = ()) -> None:
         """Remember the followed batches, as they are stored, but those of these writers."""
-        for writer, whole in self._followed.items():
+        for writer, book in self._followed.items():
             if writer not in but:
-                self._kept[writer] = whole
+                self._kept[writer] = book
                 self._kept.move_to_end(writer)
         self._followed = {}
         while len(self._kept) > WRITERS_MAX:

@@ -32,6 +32,8 @@ MIGRATION_ANSWER_S = 7 * 24 * 3600
 _CONNECT_S = 10
 # Replicas have less time than the client, which then hears that they did not answer.
 _QUORUM_MS = 60_000
+# A query may name every run of a round, or of a purge; the server's default is 256 KiB.
+_QUERY_BYTES_MAX = 256 * 1024 * 1024
 # Seconds until the next try, of troubles that can end without a person; all others are fatal.
 _RETRY_AFTER_S = {
     ClickHouseTrouble.UNREACHABLE: 1.0,
@@ -62,7 +64,7 @@ def connect(url: str, *, create: bool = False, answer_s: int = _ANSWER_S) -> Cli
             autogenerate_session_id=False,
             compress=not address.is_local,
             pool_mgr=default_pool_manager() if address.is_direct else None,
-            settings={"async_insert": 0},
+            settings={"async_insert": 0, "max_query_size": _QUERY_BYTES_MAX},
         )
         if create:
             client.command(f"CREATE DATABASE IF NOT EXISTS `{address.database}`")

@@ -107,5 +107,6 @@ class RefusalRules:
         learned = self._sizes.get(piece.table)
         if learned is None and self._refusals[token] < REFUSALS_MAX:
             return None
+        del self._refusals[token]  # it is never sent again
         size = self._sizes[piece.table] = min(size, learned or size)
         return batch.pieces.cut(piece.table, piece.first, size)

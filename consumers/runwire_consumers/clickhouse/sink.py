@@ -73,7 +73,7 @@ class ClickHouseSink:
     def prepare(self, batches: Sequence[Batch]) -> list[Batch]:
         """Return the batches with the blocks that need nothing but their rows.
 
-        A run that is deleted from now on keeps its rows in them: views hide it.
+        They are built again at the write if a run was deleted meanwhile.
         """
         if self._deleted_at_s is None:
             return list(batches)
@@ -100,7 +100,7 @@ class ClickHouseSink:
             built: list[tuple[Batch, BatchBlocks]] = []
             for batch in batches:
                 try:
-                    built.append((batch, batch.blocks or build_blocks(batch, self._deleted)))
+                    built.append((batch, self._blocks_of(batch)))
                 except RowsRejected as error:
                     self._inserts.refusals[batch.token] = error
             self._send(built)
@@ -167,6 +167,13 @@ class ClickHouseSink:
     ) -> list[tuple[Batch, BatchBlocks]]:
         return [pair for pair in built if pair[0].token not in self._inserts.refusals]
 
+    def _blocks_of(self, batch: Batch) -> BatchBlocks:
+        """Return the blocks that were prepared, or new ones. Raises: RowsRejected."""
+        prepared: BatchBlocks | None = batch.blocks
+        if prepared is not None and prepared.deleted is self._deleted:
+            return prepared
+        return build_blocks(batch, self._deleted)
+
     def _try_build(self, batch: Batch) -> BatchBlocks | None:
         try:
             return build_blocks(batch, self._deleted)
@@ -217,5 +224,7 @@ class ClickHouseSink:
     def _refresh_tombstones(self) -> None:
         now_s = self._clock.monotonic_s()
         if self._deleted_at_s is None or now_s - self._deleted_at_s >= TOMBSTONES_REFRESH_S:
-            self._deleted = deleted_runs(self._client())
+            deleted = deleted_runs(self._client())
+            if deleted != self._deleted:  # else prepared blocks stay good
+                self._deleted = deleted
             self._deleted_at_s = now_s

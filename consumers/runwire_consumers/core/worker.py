@@ -37,6 +37,7 @@ _log = logging.getLogger("runwire.worker")
 
 # After a wait in vain the registry is not waited for during this many times the wait.
 REGISTRY_RESTS = 10.0
+UNREAD = "cannot be decoded without the schema registry"  # begins the reasons of such letters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,7 @@ class Worker:
             decoded = decode(record)
         except Retryable as error:
             self._metrics.add("runwire_worker_dead_letters_total", reason="decode")
-            reason = f"cannot be decoded without the schema registry: {error}; replay it later"
+            reason = f"{UNREAD}: {error}; replay it later"
             into.add_bad(record, reason)
         except DecodeError as error:
             self._metrics.add("runwire_worker_dead_letters_total", reason="decode")
@@ -243,17 +244,26 @@ class Worker:
 
     def _rebuild(self, pending: Pending) -> Batch:
         builder = BatchBuilder()
+        is_in_pieces = bool(pending.pieces.sizes)
+        unread = self._patience.insist(self._read_unread) if is_in_pieces else {}
         for record, decoded in zip(
             pending.records, self._decode_many(pending.records), strict=True
         ):
-            if decoded is None:
-                self._gather(record, builder, is_in_pieces=bool(pending.pieces.sizes))
+            if unread and (reason := unread.get(letter_of(record, "", at_ns=0).id)):
+                builder.add_bad(record, reason)  # as before, although it can be read by now
+            elif decoded is None:
+                self._gather(record, builder, is_in_pieces=is_in_pieces)
             else:
                 builder.add(record, decoded)
         batch = builder.close_again(pending)
         _log.info("writing batch %s again: %d rows", batch.token, batch.rows)
         self._metrics.add("runwire_worker_replayed_batches_total")
         return batch
+
+    def _read_unread(self) -> dict[str, str]:
+        """Return why records were set aside for want of the registry, by the id of the letter."""
+        letters = self._dead_letters.read()
+        return {one.id: one.reason for one in letters if one.reason.startswith(UNREAD)}
 
     def _drop_revoked(self) -> None:
         if not (lost := self._source.revoked()):

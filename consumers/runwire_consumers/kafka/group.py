@@ -4,13 +4,7 @@ import logging
 import time
 from collections.abc import Iterable
 
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Message,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from runwire_consumers.core.errors import Retryable
@@ -90,6 +84,7 @@ class Group:
             while len(more) == messages_max and sum(map(len, messages)) < GATHER_BYTES:
                 messages = messages + (more := consumer.consume(messages_max, 0.0))
         except KafkaException as error:
+            self._must_reopen = True  # what these calls fetched is gone: it is fetched again
             raise self._failed(error) from error
         good = [message for message in messages if self._is_good(message)]
         if self._fatal is not None:
@@ -97,8 +92,8 @@ class Group:
         if good:
             self._connection.worked()
         if self._losses != losses_before:
-            self._damaged.clear()  # their partitions are asked again
             self._seek_back(good)
+            self._damaged.clear()
             return []
         problem, self._problem = self._problem, None
         if problem is not None and not good:
@@ -287,8 +282,10 @@ class Group:
         self._metrics.set("runwire_worker_assigned_partitions", len(self.partitions))
 
     def _seek_back(self, messages: list[Message]) -> None:
-        """Fetch these messages again: some may be older than the loss of partitions."""
+        """Fetch these and what is damaged again: some may be older than the loss of partitions."""
         names = {f"{message.topic()}/{message.partition()}" for message in messages}
+        self._unsettled |= self._damaged.keys() & self.partitions.keys()
+        names |= self._damaged.keys()
         for name in names & self.partitions.keys():
             self._seek(self.partitions[name])
 
@@ -308,12 +305,13 @@ class Group:
 
     def _is_good(self, message: Message) -> bool:
         error = message.error()
-        if error is None and not self._unsettled:
+        if error is None and not self._unsettled and not self._damaged:
             return True
         name = f"{message.topic()}/{message.partition()}"
         if error is None or error.code() == KafkaError._PARTITION_EOF:
             self._unsettled.discard(name)
-            return True
+            # What is behind a damaged batch is fetched again: taken now, it would hide the damage.
+            return error is not None or name not in self._damaged
         if name in self._damaged:
             return False
         if name in self._unsettled and name in self.partitions:

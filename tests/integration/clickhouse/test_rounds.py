@@ -14,9 +14,10 @@ from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse import native
 from runwire_consumers.clickhouse.client import connect, insert_block
-from runwire_consumers.clickhouse.sink import ClickHouseSink
+from runwire_consumers.clickhouse.sink import TOMBSTONES_REFRESH_S, ClickHouseSink
+from runwire_consumers.clickhouse.tombstones import hide_run
 from runwire_consumers.core.batch import Batch
-from runwire_consumers.core.clock import Deadline
+from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.core.dead_letters import letter_of
 from runwire_consumers.core.errors import PiecesNeeded, Retryable, RowsRejected
 from support.body_limit import BodyLimit
@@ -209,4 +210,42 @@ def test_compressed_block_is_stored_as_it_was(clickhouse_url: str) -> None:
     for _ in range(2):
         insert_block(client, "squares", block, token="t", is_compressed=True)
     assert numbers(client, "count() FROM squares", "sum(a) FROM squares") == [1000, 332_833_500]
+    client.close()
+
+
+def test_round_of_very_many_runs_is_stored_after_a_restart(clickhouse_url: str) -> None:
+    """The past of all its writers is asked for at once: the query is longer than 256 KiB."""
+    runs = [f"{'a-name-that-people-choose-' * 8}{number:05}" for number in range(1300)]
+    batches = [
+        metric_batch(1, run_id=run, writer=f"{number:032x}", batch_seq=1)
+        for number, run in enumerate(runs)
+    ]
+    sink = ClickHouseSink(clickhouse_url)
+    records = [record(one, number) for number, one in enumerate(batches)]
+    assert sink.write_round([batch_of(records, "m:0")]) == {}
+    sink.close(Deadline(1))
+    client = connect(clickhouse_url)
+    assert numbers(client, "uniqExact(run_id) FROM metrics") == [len(runs)]
+    client.close()
+
+
+def test_blocks_built_ahead_leave_out_a_run_deleted_before_the_write(clickhouse_url: str) -> None:
+    """Retries may last for hours, until its mark is gone: nothing would hide such rows then."""
+    clock = MemoryClock()
+    sink = ClickHouseSink(clickhouse_url, clock=clock)
+    client = connect(clickhouse_url)
+    sink.check()
+    batches = [
+        batch_of([record(metric_batch(2, run_id=run, writer=f"{number:032x}"), 0)], f"m:{number}")
+        for number, run in enumerate(("deleted", "alive"))
+    ]
+    prepared = sink.prepare(batches)
+    hide_run(client, "tests", "deleted")
+    clock.advance(TOMBSTONES_REFRESH_S)
+    assert sink.write_round(prepared) == {}
+    sink.close(Deadline(1))
+    assert client.query("SELECT run_id, count() FROM metrics GROUP BY run_id").result_rows == [
+        ("alive", 4)
+    ]
+    assert sink.rows_of_deleted_runs == {"metric": 4}
     client.close()

@@ -136,7 +136,7 @@ def points(batches: list[MetricBatch]) -> list[tuple[Any, ...]]:
     for batch in batches:
         columns = decode_metric_batch(codec.encode(batch))
         bits = (struct.unpack("<Q", struct.pack("<d", value))[0] for value in columns.value)
-        named = (columns.names[index] for index in columns.name_idx)
+        named = (columns.head.names[index] for index in columns.name_idx)
         steps, times = columns.step.tolist(), columns.at_ms.tolist()
         rows = zip(named, steps, times, bits, strict=True)
         found += [(columns.run_id, *row) for row in rows]

@@ -18,7 +18,7 @@ from runwire_schemas import codec
 from runwire_schemas.bounds import ARRAY_ITEMS_MAX
 from runwire_schemas.errors import DecodeError
 from runwire_schemas.events import MetricBatch
-from runwire_schemas.metric_columns import MetricColumns, columns_of
+from runwire_schemas.metric_columns import MetricColumns, MetricHead, columns_of
 from runwire_schemas.metric_decode import decode_fast, decode_metric_batch
 from runwire_schemas.varint import encode_long
 from support.effort import examples
@@ -248,6 +248,23 @@ def test_points_of_a_slice_are_those_of_the_whole() -> None:
             for name in ARRAYS:
                 whole = getattr(columns, name)[start:stop]
                 assert getattr(part, name).tolist() == whole.tolist()
+
+
+def test_names_of_writers_are_kept_up_to_a_number_of_bytes() -> None:
+    """Heads are shared while a writer sends the same names, and let go when all are too long."""
+
+    def head_of(writer: str, names: list[str]) -> MetricHead:
+        batch = dataclasses.replace(BATCH, writer=writer, names=names)
+        return decode_metric_batch(codec.encode(batch)).head
+
+    first = head_of("w", BATCH.names)
+    assert head_of("w", BATCH.names) is first
+    long = "x" * (12 * 1024 * 1024)
+    for number in range(4):
+        head_of(f"of-long-names-{number}", [*BATCH.names, long])
+    again = head_of("w", BATCH.names)
+    assert again == first
+    assert again is not first
 
 
 OLD_ID = next(number for number, (stem, _) in codec.BUNDLED.items() if stem == "metric.v1")

@@ -61,6 +61,28 @@ def test_books_forget_what_was_not_stored() -> None:
     assert books.follow([columns(1, 2, 3)]) == [(2, 5)]
 
 
+def test_books_go_on_behind_what_another_worker_stored() -> None:
+    """The partition went away and came back; a gap that the store has too is read once."""
+    stored = Whole()
+    reads = 0
+
+    def read(_: Sequence[MetricColumns]) -> dict[str, Whole]:
+        nonlocal reads
+        reads += 1
+        return {"w": stored}
+
+    books = Books(read)
+    assert books.follow([columns(0, 3, 0), columns(1, 2, 3)]) == [(1, 3), (2, 5)]
+    books.keep()
+    stored = Whole(7, 30)
+    assert books.follow([columns(7, 4, 30)]) == [(8, 34)]
+    books.keep()
+    assert books.follow([columns(9, 1, 35)]) == [(8, 34)]
+    books.keep()
+    assert books.follow([columns(10, 1, 36)]) == [(8, 34)]
+    assert reads == 2
+
+
 def test_books_call_whole_only_what_is_stored(seed: int) -> None:
     """Over random gaps, replays and restarts; without a gap they call all of it whole."""
     rng = random.Random(seed)

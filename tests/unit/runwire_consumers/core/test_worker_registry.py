@@ -81,3 +81,19 @@ def test_record_of_a_batch_in_pieces_has_the_outcome_of_the_first_time(*, has_le
     assert bench.store.points == (4 if has_letter else 6)
     assert len(bench.letters) == int(has_letter)
     assert (bench.clock.monotonic_s() > 5 * WAIT_S) is not has_letter
+
+
+def test_unread_record_of_a_batch_in_pieces_stays_a_letter_when_the_registry_is_back() -> None:
+    """Read now, it would move its neighbours to other places, and a token in use drops them."""
+    bench = Bench()
+    bench.log.append([metric_record(offset) for offset in range(3)])
+    assert bench.start(decode=Registry(bench, {0}).decode).run() == 0
+    assert (bench.store.points, len(bench.letters)) == (4, 1)
+
+    after = Bench(letters=dict(bench.letters))
+    after.log.append([metric_record(offset) for offset in range(3)])
+    pieces = WHOLE.cut("metrics", 0, 2)
+    after.log.intent = Pending("memory:1", {"p/metric": Span(0, 2)}, AT_NS, (), pieces)
+    assert after.start().run() == 0
+    assert after.store.points == 4
+    assert after.letters == bench.letters
