@@ -161,9 +161,11 @@ class FolderSet(Generic[H]):
         news = 0
         idle: list[Path] = []
         for folder, place in list(self._places.items()):
+            if self._places.get(folder) is not place:  # given back meanwhile
+                continue
             if place.was_visited and not self._has_news(folder, place):
                 idle.append(folder)
-            elif folder in self._places:
+            else:
                 if not has_room():
                     return news
                 news += self.visit_one(folder, take)
@@ -196,7 +198,8 @@ class FolderSet(Generic[H]):
             self.waiting[folder] = None  # one more that needs what the others give back
             self._note_shortage()
             self._give_back(place.visited_s, 1)
-            self.waiting.pop(folder, None)
+            if self._places.get(folder) is place:  # else it waits for its own descriptors
+                self.waiting.pop(folder, None)
         elif not news and place.held.drained:
             self._drained[folder] = None
         return news

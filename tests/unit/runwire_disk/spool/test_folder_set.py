@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -430,4 +431,28 @@ def test_error_of_a_visit_reaches_the_caller(rig: Rig) -> None:
         rig.folders.visit(fail)
     assert rig.folders.get(writer.folder) is not None
     assert rig.round() == [writer.folder]
+    writer.close()
+
+
+def test_folder_that_gives_back_its_own_descriptors_has_another_turn(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other folder is at rest, so the one that needs more gives back what it has, and waits."""
+    writer = new_writer(rig.root)
+    metric_log(writer).log({"a": 1.0})
+    opens = os.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".seg"):
+            raise OSError(errno.EMFILE, "too many open files")
+        return opens(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        for _ in range(3):
+            rig.round()
+    rig.drain()
+    assert read_cursor(writer.folder).accepted == 0
+    rig.folders.save(writer.folder)
+    assert read_cursor(writer.folder).accepted == 1
     writer.close()
