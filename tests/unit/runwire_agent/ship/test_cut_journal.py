@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -211,3 +214,49 @@ def test_other_destinations_have_journals_of_their_own(tmp_path: Path) -> None:
     other = CutJournal(tmp_path, "d2")
     assert open_cuts(other, folder_of(tmp_path)).open_cuts(0) == []
     other.abandon()
+
+
+def test_journal_that_is_taken_over_while_it_is_looked_for_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process died, and another copies it away between the listing and the reading."""
+    dead, reading = journal_of(tmp_path), journal_of(tmp_path)
+    open_cuts(reading, folder_of(tmp_path, "other"))
+    mine = open_cuts(dead, folder_of(tmp_path))
+    dead.add((mine, cut) for cut in cuts(2))
+    dead.abandon()
+    gone, taking = log_of(tmp_path), journal_of(tmp_path)
+    stat = Path.stat
+
+    def take_over(path: Path, **kwargs: Any) -> os.stat_result:
+        if path == gone:
+            monkeypatch.setattr(Path, "stat", stat)
+            open_cuts(taking, folder_of(tmp_path, "third"))
+        return stat(path, **kwargs)
+
+    monkeypatch.setattr(Path, "stat", take_over)
+    theirs = open_cuts(reading, folder_of(tmp_path))
+    assert log_of(tmp_path) != gone
+    assert theirs.open_cuts(0) == cuts(2)
+    assert theirs.next_batch_seq == 2
+    for journal in (reading, taking):
+        journal.abandon()
+
+
+def test_journals_that_cannot_be_listed_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken for none, they would free the numbers of batches that were sent."""
+    killed_journal(tmp_path, 2)
+
+    def refuse(*_args: Any) -> Any:
+        raise PermissionError(errno.EACCES, "permission denied")
+
+    journal = journal_of(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", refuse)
+        patch.setattr(os, "scandir", refuse)
+        with pytest.raises(PermissionError):
+            open_cuts(journal, folder_of(tmp_path))
+    assert open_cuts(journal, folder_of(tmp_path)).open_cuts(0) == cuts(2)
+    journal.abandon()
