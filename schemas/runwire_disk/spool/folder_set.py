@@ -366,8 +366,12 @@ class FolderSet(Generic[H]):
             else:
                 place.held.remove()
                 self._forget(folder)
+        except FileNotFoundError:
+            self.lose(folder)
         except OSError as error:
             self.log_once(folder, f"is delivered and cannot be deleted for now: {error}")
+            with contextlib.suppress(OSError):  # or each try reads its last records again
+                place.held.save()
             self.release(folder, retry_s=SKIPPED_RETRY_S)
 
     def _forget(self, folder: Path) -> _Place[H]:
