@@ -200,15 +200,21 @@ class CutJournal:
         return known[1]
 
 
-def read_cuts(root: Path, destination: str, folder: Path, position: int) -> FolderCuts:
+def read_cuts(
+    root: Path, destination: str, folder: Path, *, position: int, saved_batch_seq: int
+) -> FolderCuts:
     """Return the cuts of a folder in all journals, which stay as they are. Raises: OSError."""
-    cuts = FolderCuts(folder.name)
+    cuts, lost = FolderCuts(folder.name), 0
     for content in _read_all(spool_dir(root), destination, _read):
         cuts.apply_all(content.cuts.get(folder.name, ()))
+        lost += sum(count for _, count in content.lost)
     legacy = read_legacy(folder)
     if legacy is not None:
         cuts.apply_all(legacy.cuts)
-    cuts.forget(position, 0)
+        lost += legacy.lost
+    cuts.forget(position, saved_batch_seq)
+    if lost:
+        cuts.skip_numbers(lost)
     return cuts
 
 

@@ -36,6 +36,11 @@ def open_cuts(
     return journal.open(folder, meta(), position=position, saved_batch_seq=saved)
 
 
+def known_cuts(folder: Path, *, position: int = 0, saved: int = 0) -> FolderCuts:
+    root = folder.parent.parent
+    return read_cuts(root, DESTINATION, folder, position=position, saved_batch_seq=saved)
+
+
 def log_of(root: Path) -> Path:
     (path,) = (root / "spool" / ".cuts").glob("*.log")
     return path
@@ -158,7 +163,7 @@ def test_log_of_an_older_agent_is_taken_over(tmp_path: Path) -> None:
     legacy = folder / CUTS_LOG_FILE
     legacy.write_bytes(b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
     kept = [BatchRange(0, 9, 3), BatchRange(10, 19, 4)]
-    assert read_cuts(tmp_path, DESTINATION, folder, 0).open_cuts(0) == kept
+    assert known_cuts(folder).open_cuts(0) == kept
     for _ in range(2):
         journal = journal_of(tmp_path)
         again = open_cuts(journal, folder)
@@ -187,7 +192,7 @@ def test_journal_deleted_under_its_process_is_written_again(tmp_path: Path) -> N
     shutil.rmtree(tmp_path / "spool" / ".cuts")
     journal.add([(mine, cuts(2)[1])])
     journal.abandon()
-    assert read_cuts(tmp_path, DESTINATION, folder_of(tmp_path), 0).open_cuts(0) == cuts(2)
+    assert known_cuts(folder_of(tmp_path)).open_cuts(0) == cuts(2)
 
 
 def test_journal_stays_small_while_cuts_are_acknowledged(tmp_path: Path) -> None:
@@ -202,9 +207,9 @@ def test_journal_stays_small_while_cuts_are_acknowledged(tmp_path: Path) -> None
             journal.forget(folder, number + 1, number + 1)
     assert log_of(tmp_path).stat().st_size < 2 * COMPACT_BYTES
     journal.abandon()
-    first = read_cuts(tmp_path, DESTINATION, folder_of(tmp_path, names[0]), 0)
+    first = known_cuts(folder_of(tmp_path, names[0]))
     assert len(first.open_cuts(0)) == 200
-    last = read_cuts(tmp_path, DESTINATION, folder_of(tmp_path, names[1]), 200)
+    last = known_cuts(folder_of(tmp_path, names[1]), position=200)
     assert last.next_batch_seq == 200
 
 
@@ -260,3 +265,16 @@ def test_journals_that_cannot_be_listed_are_an_error(
             open_cuts(journal, folder_of(tmp_path))
     assert open_cuts(journal, folder_of(tmp_path)).open_cuts(0) == cuts(2)
     journal.abandon()
+
+
+def test_folder_that_moves_elsewhere_leaves_out_numbers_that_damage_swallowed(
+    tmp_path: Path,
+) -> None:
+    """`runwire sync --to` reads the journal, too: both destinations may fill the same tables."""
+    killed_journal(tmp_path, 4)
+    path = log_of(tmp_path)
+    *lines, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + b"x" + last[1:])
+    assert known_cuts(folder_of(tmp_path)).next_batch_seq >= 4
+    path.write_bytes(b"x" * 40 + b"\n")
+    assert known_cuts(folder_of(tmp_path), position=500, saved=50).next_batch_seq > 50
