@@ -10,6 +10,7 @@ the lock that its owner keeps beside the log.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -140,7 +141,12 @@ class LineLog:
 
     def is_linked(self) -> bool:
         """Tell whether the file still has a name; false once somebody deleted it."""
-        return self._fd >= 0 and os.fstat(self._fd).st_nlink > 0
+        try:
+            return self._fd >= 0 and os.fstat(self._fd).st_nlink > 0
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # another machine deleted it on a shared file system
+                return False
+            raise
 
     def close(self) -> None:
         """Release the file."""

@@ -278,3 +278,26 @@ def test_folder_that_moves_elsewhere_leaves_out_numbers_that_damage_swallowed(
     assert known_cuts(folder_of(tmp_path)).next_batch_seq >= 4
     path.write_bytes(b"x" * 40 + b"\n")
     assert known_cuts(folder_of(tmp_path), position=500, saved=50).next_batch_seq > 50
+
+
+def test_journal_deleted_by_another_machine_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS says of such a file that its handle is stale, at every look at it."""
+    journal = journal_of(tmp_path)
+    mine = open_cuts(journal, folder_of(tmp_path))
+    journal.add([(mine, cuts(2)[0])])
+    gone, fstat = log_of(tmp_path).stat().st_ino, os.fstat
+    log_of(tmp_path).rename(tmp_path / "gone")
+
+    def refuse(fd: int) -> os.stat_result:
+        state = fstat(fd)
+        if state.st_ino == gone:
+            raise OSError(errno.ESTALE, "stale file handle")
+        return state
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", refuse)
+        journal.add([(mine, cuts(2)[1])])
+    journal.abandon()
+    assert known_cuts(folder_of(tmp_path)).open_cuts(0) == cuts(2)
