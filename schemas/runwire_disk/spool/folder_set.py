@@ -144,6 +144,8 @@ class FolderSet(Generic[H]):
             return
         self.waiting.update(dict.fromkeys(due))
         room = self._descriptors() // DESCRIPTORS_EACH if self.waiting else 0
+        if not self._places:
+            room = max(1, room)  # beside a trainer that uses the reserve they are read one by one
         for folder in list(self.waiting)[:room]:
             self._open_or_skip(folder, now_s)
         self._note_shortage()

@@ -363,6 +363,30 @@ def test_folders_take_turns_while_descriptors_are_short(
     assert caplog.text.count("no file descriptor is left for 7 spool folders") == 1
 
 
+def test_folders_are_read_one_by_one_where_only_the_reserve_is_left(tmp_path: Path) -> None:
+    """An agent in a thread of a trainer that has most of its files open still ships."""
+    rig = Rig(tmp_path)
+    rig.folders = FolderSet(
+        tmp_path,
+        FolderReader,
+        is_mine=lambda _folder, _meta: True,
+        monotonic_s=lambda: rig.now_s,
+        descriptors=lambda: 0,
+    )
+    writers = [new_writer(tmp_path) for _ in range(3)]
+    for writer in writers:
+        metric_log(writer).log({"a": 1.0})
+    for _ in range(12):
+        rig.round()
+        assert len(rig.folders.readers()) <= 1
+    for reader in rig.folders.readers():
+        reader.save()
+    rig.folders.close()
+    assert [read_cursor(writer.folder).accepted for writer in writers] == [1, 1, 1]
+    for writer in writers:
+        writer.close()
+
+
 def test_folder_with_uncommitted_cuts_keeps_its_descriptors(short: Rig) -> None:
     """What was read and is not stored yet must not be read again under another number."""
     writers = [new_writer(short.root) for _ in range(4)]
