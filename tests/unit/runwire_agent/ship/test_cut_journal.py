@@ -301,3 +301,25 @@ def test_journal_deleted_by_another_machine_is_written_again(
         journal.add([(mine, cuts(2)[1])])
     journal.abandon()
     assert known_cuts(folder_of(tmp_path)).open_cuts(0) == cuts(2)
+
+
+def test_cut_that_could_not_be_synced_is_in_no_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not sent, and its own process forgets it: no other one may send it either."""
+    journal = journal_of(tmp_path)
+    mine = open_cuts(journal, folder_of(tmp_path))
+    journal.add([(mine, cuts(2)[0])])
+
+    def refuse(_fd: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", refuse)
+        with pytest.raises(OSError, match="input/output"):
+            journal.add([(mine, cuts(2)[1])])
+    assert mine.open_cuts(0) == known_cuts(folder_of(tmp_path)).open_cuts(0) == cuts(1)
+    other = BatchRange(10, 30, 1)
+    journal.add([(mine, other)])
+    journal.abandon()
+    assert known_cuts(folder_of(tmp_path)).open_cuts(0) == [*cuts(1), other]
