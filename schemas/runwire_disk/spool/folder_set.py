@@ -221,7 +221,7 @@ class FolderSet(Generic[H]):
             folder = next(iter(self._drained))
             del self._drained[folder]
             place = self._places.get(folder)
-            if place is not None and place.held.drained and self._is_settled(folder, place):
+            if place is not None and place.held.drained:
                 self._retire(folder, place)
             if self._clock() >= end_s:
                 return
@@ -359,8 +359,10 @@ class FolderSet(Generic[H]):
         return now_s - place.drained_s >= AGENT_GRACE_S
 
     def _retire(self, folder: Path, place: _Place[H]) -> None:
-        """Delete a drained folder, or keep it unread."""
+        """Delete a drained folder once nobody needs it, or keep it unread."""
         try:
+            if not self._is_settled(folder, place):
+                return
             if self._stays(place.held):
                 place.held.save()
                 self.kept.add(folder)

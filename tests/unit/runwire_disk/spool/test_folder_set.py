@@ -329,6 +329,33 @@ def test_drained_folders_are_deleted_after_the_news_of_others(rig: Rig) -> None:
     assert not any(writer.folder.exists() for writer in ended)
 
 
+@pytest.mark.parametrize("cause", ["deleted", "no descriptor"])
+def test_drained_folder_that_cannot_be_looked_at_stops_nobody(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    """Somebody deleted it, or no descriptor is left for its last records: others go on."""
+    writers = [ended_writer(rig.root) for _ in range(2)]
+    rig.round()
+    rig.now_s += FULL_LOOK_S
+    rig.folders.visit(rig.take)
+    opens = os.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).startswith(str(writers[0].folder / "lifecycle-")):
+            raise OSError(errno.EMFILE, "too many open files")
+        return opens(path, *args, **kwargs)
+
+    if cause == "deleted":
+        shutil.rmtree(writers[0].folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        rig.folders.tidy()
+    assert not writers[1].folder.exists()
+    rig.now_s += SKIPPED_RETRY_S
+    rig.drain()
+    assert not writers[0].folder.exists()
+
+
 @pytest.fixture
 def short(tmp_path: Path) -> Iterator[Rig]:
     """A set that may open folders while fewer than three are open."""
