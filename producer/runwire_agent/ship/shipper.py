@@ -252,7 +252,10 @@ class Shipper:
 
     def _settle(self, now_s: float) -> None:
         for shipped in list(self.in_flight.reported):
-            shipped.settle(now_s)
+            try:
+                shipped.settle(now_s)
+            except OSError as error:  # it has to keep what a topic refuses, and cannot
+                self._give_up(shipped, error)
         if self.in_flight.delivered != self._delivered:
             self._delivered, self.delivered_s = self.in_flight.delivered, now_s
             self.progress_s = now_s

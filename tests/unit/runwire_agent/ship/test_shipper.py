@@ -209,6 +209,24 @@ def test_record_that_never_fits_is_set_aside_as_a_file(
     assert rig.shipper.in_flight.set_aside == 1
 
 
+def test_record_that_cannot_be_set_aside_waits_and_others_go_on(rig: ShippingRig) -> None:
+    """A disk that is full at this moment ends no agent; the record is kept once it has room."""
+    rig.cluster.bytes_max = 4096
+    (writer, _), (_, log) = rig.writer(), rig.writer()
+    obstacle = writer.folder / "oversized-lifecycle-0.bin"
+    obstacle.mkdir()
+    writer.append_json("run", {"event": "updated", "summary": "x" * 10_000})
+    rig.run(3)
+    log.log({"a": 1.0})
+    rig.run(3)
+    assert len(rig.messages("metric")) == 1
+    assert rig.events("deadletter") == []
+    obstacle.rmdir()
+    rig.run(5)
+    assert obstacle.stat().st_size > 10_000
+    assert len(rig.events("deadletter")) == 1
+
+
 def test_points_of_a_call_that_never_fits_are_counted(rig: ShippingRig) -> None:
     """The call is set aside as one dead letter of all its points; its neighbours arrive."""
     rig.cluster.bytes_max = 4096
