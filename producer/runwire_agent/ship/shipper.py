@@ -19,7 +19,7 @@ from runwire_agent.ship.broker import (
     keep_bundled_id,
 )
 from runwire_agent.ship.cut_journal import CutJournal
-from runwire_agent.ship.in_flight import InFlight
+from runwire_agent.ship.in_flight import InFlight, Reported
 from runwire_agent.ship.shipped_folder import ShippedFolder
 from runwire_disk.spool.folder_set import SKIPPED_RETRY_S, Accepts, FolderSet
 from runwire_disk.spool.format import Meta, SpoolError, destination_of
@@ -213,7 +213,7 @@ class Shipper:
         for shipped in ready:
             shipped.send()
 
-    def _give_up(self, shipped: ShippedFolder, error: Exception) -> None:
+    def _give_up(self, shipped: Reported, error: Exception) -> None:
         """Release a folder that cannot be read now; it is read again from its saved position."""
         self.folders.log_once(shipped.folder, f"cannot be shipped for now: {error}")
         self.folders.release(shipped.folder, retry_s=SKIPPED_RETRY_S)
