@@ -10,6 +10,7 @@ the lock that its owner keeps beside the log.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -106,17 +107,18 @@ class LineLog:
     def append(self, facts: Iterable[object], *, sync: bool = True) -> None:
         """Append facts; with `sync` they survive a power cut once this returns.
 
-        An error before the sync leaves the log as it was. Blocks: with `sync`, one fdatasync.
+        An error leaves the log as it was. Blocks: with `sync`, one fdatasync.
         """
         data = b"".join(map(_line, facts))
         try:
             write_all(self._fd, data)
+            if sync:
+                os.fdatasync(self._fd)
         except OSError:
-            os.ftruncate(self._fd, self.size)  # no half line before the next whole one
+            # No half line before the next whole one, and no fact that its owner takes for absent.
+            os.ftruncate(self._fd, self.size)
             raise
         self.size += len(data)
-        if sync:
-            os.fdatasync(self._fd)
 
     def rewrite(self, facts: Iterable[object]) -> None:
         """Replace the file in one step by one of these facts, and append to that from now on.
@@ -140,7 +142,12 @@ class LineLog:
 
     def is_linked(self) -> bool:
         """Tell whether the file still has a name; false once somebody deleted it."""
-        return self._fd >= 0 and os.fstat(self._fd).st_nlink > 0
+        try:
+            return self._fd >= 0 and os.fstat(self._fd).st_nlink > 0
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # another machine deleted it on a shared file system
+                return False
+            raise
 
     def close(self) -> None:
         """Release the file."""

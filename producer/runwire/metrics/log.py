@@ -139,15 +139,17 @@ class MetricLog:
 
     def _leave_out(self, rest: tuple[Any, ...], unknown: Mapping[str, Any]) -> None:
         """Report the arguments that `log` does not have. Raises: as `report`."""
-        named = {
-            name: f"{missing_argument(name)}; give values as log({{name: value}})"
+        left = [
+            (name, name, f"{missing_argument(name)}; give values as log({{name: value}})")
             for name in unknown
-        }
-        named |= {shown(value): "only data and step are given by position" for value in rest}
-        for argument, sentence in named.items():
+        ]
+        # One kind for all values: a loop may give another one in each call.
+        by_position = "only data and step are given by position"
+        left += [("data, step, ...", shown(value), by_position) for value in rest]
+        for kind, argument, sentence in left:
             problem = Unloggable(sentence)
             hint = f"{argument} is left out, the rest of the call is kept."
-            self._report(f"log({argument})", problem, hint=hint)
+            self._report(f"log({kind})", problem, hint=hint)
 
     def _failed(self, data: object, exc: Exception) -> None:
         """Report a failure of `log`, and count the points that it may have cost."""

@@ -16,7 +16,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -71,7 +71,7 @@ class CutJournal:
             self._take_over()
             self._is_started = True
         cuts = self._folders.setdefault(folder.name, FolderCuts(folder.name))
-        contents = list(self._contents_of_others())
+        contents = self._contents_of_others()
         for content in contents:
             cuts.apply_all(content.cuts.get(folder.name, ()))
         legacy = read_legacy(folder)
@@ -179,37 +179,63 @@ class CutJournal:
             for _, fd in taken:
                 os.close(fd)
 
-    def _contents_of_others(self) -> Iterator[_Content]:
-        """Yield the journals of other processes, parsed again only when they changed."""
-        found: dict[Path, tuple[tuple[int, int], _Content]] = {}
-        for path in _journals(self._spool, self._destination):
-            if path == self._path:
-                continue
-            try:
-                state = path.stat()
-            except FileNotFoundError:
-                continue
-            key = (state.st_mtime_ns, state.st_size)
-            known = self._others.get(path)
-            found[path] = known if known and known[0] == key else (key, _read(path))
-            yield found[path][1]
-        self._others = found
+    def _contents_of_others(self) -> list[_Content]:
+        """Return the journals of other processes, parsed again only when they changed."""
+        contents = _read_all(self._spool, self._destination, self._content_of)
+        for path in [path for path in self._others if not path.exists()]:
+            del self._others[path]
+        return contents
+
+    def _content_of(self, path: Path) -> _Content:
+        if path == self._path:
+            return _Content()
+        try:
+            state = path.stat()
+        except FileNotFoundError:
+            return _Content()
+        key = (state.st_mtime_ns, state.st_size)
+        known = self._others.get(path)
+        if known is None or known[0] != key:
+            known = self._others[path] = (key, _read(path))
+        return known[1]
 
 
-def read_cuts(root: Path, destination: str, folder: Path, position: int) -> FolderCuts:
+def read_cuts(
+    root: Path, destination: str, folder: Path, *, position: int, saved_batch_seq: int
+) -> FolderCuts:
     """Return the cuts of a folder in all journals, which stay as they are. Raises: OSError."""
-    cuts = FolderCuts(folder.name)
-    for path in _journals(spool_dir(root), destination):
-        cuts.apply_all(_read(path).cuts.get(folder.name, ()))
+    cuts, lost = FolderCuts(folder.name), 0
+    for content in _read_all(spool_dir(root), destination, _read):
+        cuts.apply_all(content.cuts.get(folder.name, ()))
+        lost += sum(count for _, count in content.lost)
     legacy = read_legacy(folder)
     if legacy is not None:
         cuts.apply_all(legacy.cuts)
-    cuts.forget(position, 0)
+        lost += legacy.lost
+    cuts.forget(position, saved_batch_seq)
+    if lost:
+        cuts.skip_numbers(lost)
     return cuts
 
 
+def _read_all(spool: Path, destination: str, read: Callable[[Path], _Content]) -> list[_Content]:
+    """Return the content of every journal; one that went meanwhile was copied to another before."""
+    while True:
+        paths = _journals(spool, destination)
+        contents = [read(path) for path in paths]
+        if set(paths) <= set(_journals(spool, destination)):
+            return contents
+
+
 def _journals(spool: Path, destination: str) -> list[Path]:
-    return sorted((spool / FOLDER).glob(f"{destination}-*{LOG_SUFFIX}"))
+    """Return the paths of all journals. Raises: OSError, where `glob` would find none."""
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(
+            path
+            for path in (spool / FOLDER).iterdir()
+            if path.name.startswith(f"{destination}-") and path.suffix == LOG_SUFFIX
+        )
+    return []
 
 
 def _lock_of_dead(path: Path) -> int:

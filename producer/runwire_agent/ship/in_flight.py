@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from runwire_agent.ship.broker import Broker, Failure, ValueOf, keep_bundled_id
@@ -19,8 +20,16 @@ REFUSED_RETRY_S = 1.0  # between two offers of a series that its topic refuses; 
 class Reported(Protocol):
     """A folder that got a report about its cuts."""
 
+    @property
+    def folder(self) -> Path:
+        """Path of the folder."""
+        ...
+
     def settle(self, now_s: float) -> None:
-        """Deal with the reports; it takes itself off the list once no retry is to come."""
+        """Deal with the reports; it takes itself off the list once no retry is to come.
+
+        Raises: OSError when it cannot keep what a topic refuses.
+        """
         ...
 
 

@@ -134,8 +134,9 @@ class ShippedFolder:
 
     @property
     def has_oversized(self) -> bool:
-        """Tell whether the folder keeps records that no broker takes."""
-        return any(self.folder.glob(OVERSIZED_GLOB))
+        """Tell whether the folder keeps records that no broker takes. Raises: OSError."""
+        # `glob` finds nothing where no descriptor is left.
+        return any(path.match(OVERSIZED_GLOB) for path in self.folder.iterdir())
 
     def read(self) -> int:
         """Read the next cuts, which `send` sends; return how many bytes of the spool they were.
@@ -215,19 +216,20 @@ class ShippedFolder:
     def save(self, now_s: float = float("-inf")) -> None:
         """Write the cursor and delete what it covers. Raises: OSError."""
         if self.is_unsaved:
-            self.is_unsaved = self._is_urgent = False
             self._saved_s = now_s
             self.reader.save()
+            self.is_unsaved = self._is_urgent = False
             self._journal.forget(
                 self.cuts, self.reader.positions[METRIC], self.reader.committed_batch_seq
             )
 
     def remove(self) -> None:
         """Delete the folder of a writer that is gone and wholly delivered."""
+        self.reader.remove()
         self._is_closed = True
         self._in_flight.reported.discard(self)
+        # Not before: one that cannot be deleted is read again from its saved position.
         self._journal.release(self.cuts, is_deleted=True)
-        self.reader.remove()
 
     def close(self) -> None:
         """Release the folder; the next reader reads again from the saved position."""

@@ -19,7 +19,7 @@ from runwire_agent.ship.broker import (
     keep_bundled_id,
 )
 from runwire_agent.ship.cut_journal import CutJournal
-from runwire_agent.ship.in_flight import InFlight
+from runwire_agent.ship.in_flight import InFlight, Reported
 from runwire_agent.ship.shipped_folder import ShippedFolder
 from runwire_disk.spool.folder_set import SKIPPED_RETRY_S, Accepts, FolderSet
 from runwire_disk.spool.format import Meta, SpoolError, destination_of
@@ -213,7 +213,7 @@ class Shipper:
         for shipped in ready:
             shipped.send()
 
-    def _give_up(self, shipped: ShippedFolder, error: Exception) -> None:
+    def _give_up(self, shipped: Reported, error: Exception) -> None:
         """Release a folder that cannot be read now; it is read again from its saved position."""
         self.folders.log_once(shipped.folder, f"cannot be shipped for now: {error}")
         self.folders.release(shipped.folder, retry_s=SKIPPED_RETRY_S)
@@ -252,7 +252,10 @@ class Shipper:
 
     def _settle(self, now_s: float) -> None:
         for shipped in list(self.in_flight.reported):
-            shipped.settle(now_s)
+            try:
+                shipped.settle(now_s)
+            except OSError as error:  # it has to keep what a topic refuses, and cannot
+                self._give_up(shipped, error)
         if self.in_flight.delivered != self._delivered:
             self._delivered, self.delivered_s = self.in_flight.delivered, now_s
             self.progress_s = now_s

@@ -96,7 +96,13 @@ def _doubt(reader: FolderReader, is_in_intent: bool) -> str:
 
 def _cuts_of(reader: FolderReader) -> FolderCuts:
     destination, root = destination_of(reader.meta), reader.folder.parent.parent
-    return read_cuts(root, destination, reader.folder, reader.positions["metric"])
+    return read_cuts(
+        root,
+        destination,
+        reader.folder,
+        position=reader.positions["metric"],
+        saved_batch_seq=reader.committed_batch_seq,
+    )
 
 
 def _where(meta: Meta) -> str:

@@ -144,6 +144,8 @@ class FolderSet(Generic[H]):
             return
         self.waiting.update(dict.fromkeys(due))
         room = self._descriptors() // DESCRIPTORS_EACH if self.waiting else 0
+        if not self._places:
+            room = max(1, room)  # beside a trainer that uses the reserve they are read one by one
         for folder in list(self.waiting)[:room]:
             self._open_or_skip(folder, now_s)
         self._note_shortage()
@@ -161,9 +163,11 @@ class FolderSet(Generic[H]):
         news = 0
         idle: list[Path] = []
         for folder, place in list(self._places.items()):
+            if self._places.get(folder) is not place:  # given back meanwhile
+                continue
             if place.was_visited and not self._has_news(folder, place):
                 idle.append(folder)
-            elif folder in self._places:
+            else:
                 if not has_room():
                     return news
                 news += self.visit_one(folder, take)
@@ -196,7 +200,8 @@ class FolderSet(Generic[H]):
             self.waiting[folder] = None  # one more that needs what the others give back
             self._note_shortage()
             self._give_back(place.visited_s, 1)
-            self.waiting.pop(folder, None)
+            if self._places.get(folder) is place:  # else it waits for its own descriptors
+                self.waiting.pop(folder, None)
         elif not news and place.held.drained:
             self._drained[folder] = None
         return news
@@ -216,7 +221,7 @@ class FolderSet(Generic[H]):
             folder = next(iter(self._drained))
             del self._drained[folder]
             place = self._places.get(folder)
-            if place is not None and place.held.drained and self._is_settled(folder, place):
+            if place is not None and place.held.drained:
                 self._retire(folder, place)
             if self._clock() >= end_s:
                 return
@@ -354,8 +359,10 @@ class FolderSet(Generic[H]):
         return now_s - place.drained_s >= AGENT_GRACE_S
 
     def _retire(self, folder: Path, place: _Place[H]) -> None:
-        """Delete a drained folder, or keep it unread."""
+        """Delete a drained folder once nobody needs it, or keep it unread."""
         try:
+            if not self._is_settled(folder, place):
+                return
             if self._stays(place.held):
                 place.held.save()
                 self.kept.add(folder)
@@ -363,8 +370,12 @@ class FolderSet(Generic[H]):
             else:
                 place.held.remove()
                 self._forget(folder)
+        except FileNotFoundError:
+            self.lose(folder)
         except OSError as error:
             self.log_once(folder, f"is delivered and cannot be deleted for now: {error}")
+            with contextlib.suppress(OSError):  # or each try reads its last records again
+                place.held.save()
             self.release(folder, retry_s=SKIPPED_RETRY_S)
 
     def _forget(self, folder: Path) -> _Place[H]:

@@ -167,10 +167,9 @@ class SeriesReader:
     def _current(self) -> Scan | None:
         if self._scan is None:
             numbers = [1] if self._is_listed else segment_numbers(self.folder, self.series)
-            self._is_listed = True
-            if not numbers or not self._exists(numbers[0]):
-                return None
-            self._open(self._number_holding(numbers))
+            if numbers and self._exists(numbers[0]):
+                self._open(self._number_holding(numbers))
+            self._is_listed = True  # not before: after a failed open the first one may be deleted
         return self._scan
 
     def _number_holding(self, numbers: list[int]) -> int:

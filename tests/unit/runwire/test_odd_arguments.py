@@ -107,6 +107,9 @@ def test_log_with_an_unknown_argument_records_the_others(folder: Path) -> None:
             log({"a": 1.0}, 3, True, loss=0.5)
         assert dict(run.summary) == {"a": 1.0}
         assert run.step == 4
+        for number in range(10):
+            run.log({"a": 1.0}, number, number)
+    assert sum("only data and step" in line for line in messages.lines) == 1
     assert any("log({name: value})" in line for line in messages.lines)
     with runwire.init("p", settings={"strict": True}) as run:
         with pytest.raises(TypeError, match="no argument 'loss'"):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +34,11 @@ def open_cuts(
     journal: CutJournal, folder: Path, *, position: int = 0, saved: int = 0
 ) -> FolderCuts:
     return journal.open(folder, meta(), position=position, saved_batch_seq=saved)
+
+
+def known_cuts(folder: Path, *, position: int = 0, saved: int = 0) -> FolderCuts:
+    root = folder.parent.parent
+    return read_cuts(root, DESTINATION, folder, position=position, saved_batch_seq=saved)
 
 
 def log_of(root: Path) -> Path:
@@ -155,7 +163,7 @@ def test_log_of_an_older_agent_is_taken_over(tmp_path: Path) -> None:
     legacy = folder / CUTS_LOG_FILE
     legacy.write_bytes(b"".join(b"%08x %s\n" % (zlib.crc32(text), text) for text in texts))
     kept = [BatchRange(0, 9, 3), BatchRange(10, 19, 4)]
-    assert read_cuts(tmp_path, DESTINATION, folder, 0).open_cuts(0) == kept
+    assert known_cuts(folder).open_cuts(0) == kept
     for _ in range(2):
         journal = journal_of(tmp_path)
         again = open_cuts(journal, folder)
@@ -184,7 +192,7 @@ def test_journal_deleted_under_its_process_is_written_again(tmp_path: Path) -> N
     shutil.rmtree(tmp_path / "spool" / ".cuts")
     journal.add([(mine, cuts(2)[1])])
     journal.abandon()
-    assert read_cuts(tmp_path, DESTINATION, folder_of(tmp_path), 0).open_cuts(0) == cuts(2)
+    assert known_cuts(folder_of(tmp_path)).open_cuts(0) == cuts(2)
 
 
 def test_journal_stays_small_while_cuts_are_acknowledged(tmp_path: Path) -> None:
@@ -199,9 +207,9 @@ def test_journal_stays_small_while_cuts_are_acknowledged(tmp_path: Path) -> None
             journal.forget(folder, number + 1, number + 1)
     assert log_of(tmp_path).stat().st_size < 2 * COMPACT_BYTES
     journal.abandon()
-    first = read_cuts(tmp_path, DESTINATION, folder_of(tmp_path, names[0]), 0)
+    first = known_cuts(folder_of(tmp_path, names[0]))
     assert len(first.open_cuts(0)) == 200
-    last = read_cuts(tmp_path, DESTINATION, folder_of(tmp_path, names[1]), 200)
+    last = known_cuts(folder_of(tmp_path, names[1]), position=200)
     assert last.next_batch_seq == 200
 
 
@@ -211,3 +219,107 @@ def test_other_destinations_have_journals_of_their_own(tmp_path: Path) -> None:
     other = CutJournal(tmp_path, "d2")
     assert open_cuts(other, folder_of(tmp_path)).open_cuts(0) == []
     other.abandon()
+
+
+def test_journal_that_is_taken_over_while_it_is_looked_for_is_not_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process died, and another copies it away between the listing and the reading."""
+    dead, reading = journal_of(tmp_path), journal_of(tmp_path)
+    open_cuts(reading, folder_of(tmp_path, "other"))
+    mine = open_cuts(dead, folder_of(tmp_path))
+    dead.add((mine, cut) for cut in cuts(2))
+    dead.abandon()
+    gone, taking = log_of(tmp_path), journal_of(tmp_path)
+    stat = Path.stat
+
+    def take_over(path: Path, **kwargs: Any) -> os.stat_result:
+        if path == gone:
+            monkeypatch.setattr(Path, "stat", stat)
+            open_cuts(taking, folder_of(tmp_path, "third"))
+        return stat(path, **kwargs)
+
+    monkeypatch.setattr(Path, "stat", take_over)
+    theirs = open_cuts(reading, folder_of(tmp_path))
+    assert log_of(tmp_path) != gone
+    assert theirs.open_cuts(0) == cuts(2)
+    assert theirs.next_batch_seq == 2
+    for journal in (reading, taking):
+        journal.abandon()
+
+
+def test_journals_that_cannot_be_listed_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken for none, they would free the numbers of batches that were sent."""
+    killed_journal(tmp_path, 2)
+
+    def refuse(*_args: Any) -> Any:
+        raise PermissionError(errno.EACCES, "permission denied")
+
+    journal = journal_of(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", refuse)
+        patch.setattr(os, "scandir", refuse)
+        with pytest.raises(PermissionError):
+            open_cuts(journal, folder_of(tmp_path))
+    assert open_cuts(journal, folder_of(tmp_path)).open_cuts(0) == cuts(2)
+    journal.abandon()
+
+
+def test_folder_that_moves_elsewhere_leaves_out_numbers_that_damage_swallowed(
+    tmp_path: Path,
+) -> None:
+    """`runwire sync --to` reads the journal, too: both destinations may fill the same tables."""
+    killed_journal(tmp_path, 4)
+    path = log_of(tmp_path)
+    *lines, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + b"x" + last[1:])
+    assert known_cuts(folder_of(tmp_path)).next_batch_seq >= 4
+    path.write_bytes(b"x" * 40 + b"\n")
+    assert known_cuts(folder_of(tmp_path), position=500, saved=50).next_batch_seq > 50
+
+
+def test_journal_deleted_by_another_machine_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS says of such a file that its handle is stale, at every look at it."""
+    journal = journal_of(tmp_path)
+    mine = open_cuts(journal, folder_of(tmp_path))
+    journal.add([(mine, cuts(2)[0])])
+    gone, fstat = log_of(tmp_path).stat().st_ino, os.fstat
+    log_of(tmp_path).rename(tmp_path / "gone")
+
+    def refuse(fd: int) -> os.stat_result:
+        state = fstat(fd)
+        if state.st_ino == gone:
+            raise OSError(errno.ESTALE, "stale file handle")
+        return state
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", refuse)
+        journal.add([(mine, cuts(2)[1])])
+    journal.abandon()
+    assert known_cuts(folder_of(tmp_path)).open_cuts(0) == cuts(2)
+
+
+def test_cut_that_could_not_be_synced_is_in_no_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not sent, and its own process forgets it: no other one may send it either."""
+    journal = journal_of(tmp_path)
+    mine = open_cuts(journal, folder_of(tmp_path))
+    journal.add([(mine, cuts(2)[0])])
+
+    def refuse(_fd: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", refuse)
+        with pytest.raises(OSError, match="input/output"):
+            journal.add([(mine, cuts(2)[1])])
+    assert mine.open_cuts(0) == known_cuts(folder_of(tmp_path)).open_cuts(0) == cuts(1)
+    other = BatchRange(10, 30, 1)
+    journal.add([(mine, other)])
+    journal.abandon()
+    assert known_cuts(folder_of(tmp_path)).open_cuts(0) == [*cuts(1), other]

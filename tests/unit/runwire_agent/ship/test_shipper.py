@@ -1,5 +1,6 @@
 """The shipper against brokers in memory: order, acknowledgements, journal, outages."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from runwire.metrics.flush import wait_stored
 from runwire_agent.ship import shipped_folder
 from runwire_agent.ship.broker import UNREACHABLE, Failure
+from runwire_agent.ship.shipped_folder import QUIET_S, SAVE_S
 from runwire_agent.ship.shipper import AWAY_AFTER_S
-from runwire_disk.spool.format import read_cursor
+from runwire_disk.spool.format import ENDED_FILE, read_cursor
 from runwire_disk.spool.reader import FolderReader, list_folders
 from runwire_schemas.events import DeadLetter
 from support.effort import IS_QUICK
@@ -207,6 +209,24 @@ def test_record_that_never_fits_is_set_aside_as_a_file(
     assert rig.shipper.in_flight.set_aside == 1
 
 
+def test_record_that_cannot_be_set_aside_waits_and_others_go_on(rig: ShippingRig) -> None:
+    """A disk that is full at this moment ends no agent; the record is kept once it has room."""
+    rig.cluster.bytes_max = 4096
+    (writer, _), (_, log) = rig.writer(), rig.writer()
+    obstacle = writer.folder / "oversized-lifecycle-0.bin"
+    obstacle.mkdir()
+    writer.append_json("run", {"event": "updated", "summary": "x" * 10_000})
+    rig.run(3)
+    log.log({"a": 1.0})
+    rig.run(3)
+    assert len(rig.messages("metric")) == 1
+    assert rig.events("deadletter") == []
+    obstacle.rmdir()
+    rig.run(5)
+    assert obstacle.stat().st_size > 10_000
+    assert len(rig.events("deadletter")) == 1
+
+
 def test_points_of_a_call_that_never_fits_are_counted(rig: ShippingRig) -> None:
     """The call is set aside as one dead letter of all its points; its neighbours arrive."""
     rig.cluster.bytes_max = 4096
@@ -275,3 +295,41 @@ def test_cursor_is_saved_at_once_for_a_caller_that_waits(rig: ShippingRig) -> No
     log.log({"a": 4.0})
     rig.run(1.0)
     assert read_cursor(writer.folder).accepted == 5
+
+
+def test_position_that_could_not_be_saved_is_saved_later(rig: ShippingRig) -> None:
+    """A disk without room for a moment: nobody logs again, and a caller of `flush` waits."""
+    writer, log = rig.writer()
+    log.log({"a": 1.0})
+    obstacle = writer.folder / "cursor.json.new"
+    obstacle.mkdir()
+    rig.run(SAVE_S + QUIET_S)
+    assert len(rig.messages("metric")) == 1
+    assert read_cursor(writer.folder).accepted == 0
+    obstacle.rmdir()
+    rig.run(2 * SAVE_S)
+    assert read_cursor(writer.folder).accepted == 1
+    assert len(rig.messages("metric")) == 1
+
+
+def test_folder_that_cannot_be_deleted_is_not_sent_under_other_numbers(rig: ShippingRig) -> None:
+    """Its position was not saved yet; the journal still knows the cuts, and one save ends it."""
+    writer, log = rig.writer()
+    log.log({"a": 0.0})
+    rig.settle()
+    for call in (1.0, 2.0):
+        log.log({"a": call})
+        rig.run(0.5)
+    obstacle = writer.folder.with_name("." + writer.folder.name)
+    (obstacle / "left").mkdir(parents=True)
+    (writer.folder / ENDED_FILE).write_text("{}", "utf-8")
+    writer.close()
+    rig.run(20)
+    sent = len(rig.messages("metric"))
+    batches = distinct_batches(rig.messages("metric"))
+    assert len(points_of(batches)) == len(set(points_of(batches))) == 3
+    rig.run(20)
+    assert len(rig.messages("metric")) == sent
+    shutil.rmtree(obstacle)
+    rig.run(5)
+    assert list_folders(rig.root) == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,3 +247,34 @@ def test_damaged_cut_is_rebuilt_with_its_damage(tmp_path: Path) -> None:
         again = reader.replay(cut.series, cut.first_seq, cut.last_seq, batch_seq=cut.batch_seq)
         assert again == [cut]
         reader.close()
+
+
+def test_segment_without_a_descriptor_for_it_is_read_at_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first segment is consumed and gone, which does not mean that there is nothing to read."""
+    writer = write_segments(tmp_path, segments=2)
+    reader = FolderReader(writer.folder)
+    while fresh := reader.cut():
+        for cut in fresh:
+            reader.advance(cut.series, cut.last_seq + 1, batch_seq=reader.batch_seq)
+    reader.save()
+    reader.close()
+    assert len(list(writer.folder.glob("metric-*.seg"))) == 1
+    metric_log(writer).log({"unread": 1.0})
+    writer.close()
+    opens = os.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".seg"):
+            raise OSError(errno.EMFILE, "too many open files")
+        return opens(path, *args, **kwargs)
+
+    reader = FolderReader(writer.folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert reader.cut() == []
+        assert reader.is_short
+        assert not reader.drained
+    assert [cut.points for cut in reader.cut()] == [1]
+    reader.close()

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -328,6 +329,33 @@ def test_drained_folders_are_deleted_after_the_news_of_others(rig: Rig) -> None:
     assert not any(writer.folder.exists() for writer in ended)
 
 
+@pytest.mark.parametrize("cause", ["deleted", "no descriptor"])
+def test_drained_folder_that_cannot_be_looked_at_stops_nobody(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    """Somebody deleted it, or no descriptor is left for its last records: others go on."""
+    writers = [ended_writer(rig.root) for _ in range(2)]
+    rig.round()
+    rig.now_s += FULL_LOOK_S
+    rig.folders.visit(rig.take)
+    opens = os.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).startswith(str(writers[0].folder / "lifecycle-")):
+            raise OSError(errno.EMFILE, "too many open files")
+        return opens(path, *args, **kwargs)
+
+    if cause == "deleted":
+        shutil.rmtree(writers[0].folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        rig.folders.tidy()
+    assert not writers[1].folder.exists()
+    rig.now_s += SKIPPED_RETRY_S
+    rig.drain()
+    assert not writers[0].folder.exists()
+
+
 @pytest.fixture
 def short(tmp_path: Path) -> Iterator[Rig]:
     """A set that may open folders while fewer than three are open."""
@@ -360,6 +388,30 @@ def test_folders_take_turns_while_descriptors_are_short(
         assert read_cursor(writer.folder).accepted == 3
         writer.close()
     assert caplog.text.count("no file descriptor is left for 7 spool folders") == 1
+
+
+def test_folders_are_read_one_by_one_where_only_the_reserve_is_left(tmp_path: Path) -> None:
+    """An agent in a thread of a trainer that has most of its files open still ships."""
+    rig = Rig(tmp_path)
+    rig.folders = FolderSet(
+        tmp_path,
+        FolderReader,
+        is_mine=lambda _folder, _meta: True,
+        monotonic_s=lambda: rig.now_s,
+        descriptors=lambda: 0,
+    )
+    writers = [new_writer(tmp_path) for _ in range(3)]
+    for writer in writers:
+        metric_log(writer).log({"a": 1.0})
+    for _ in range(12):
+        rig.round()
+        assert len(rig.folders.readers()) <= 1
+    for reader in rig.folders.readers():
+        reader.save()
+    rig.folders.close()
+    assert [read_cursor(writer.folder).accepted for writer in writers] == [1, 1, 1]
+    for writer in writers:
+        writer.close()
 
 
 def test_folder_with_uncommitted_cuts_keeps_its_descriptors(short: Rig) -> None:
@@ -430,4 +482,28 @@ def test_error_of_a_visit_reaches_the_caller(rig: Rig) -> None:
         rig.folders.visit(fail)
     assert rig.folders.get(writer.folder) is not None
     assert rig.round() == [writer.folder]
+    writer.close()
+
+
+def test_folder_that_gives_back_its_own_descriptors_has_another_turn(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other folder is at rest, so the one that needs more gives back what it has, and waits."""
+    writer = new_writer(rig.root)
+    metric_log(writer).log({"a": 1.0})
+    opens = os.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if str(path).endswith(".seg"):
+            raise OSError(errno.EMFILE, "too many open files")
+        return opens(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        for _ in range(3):
+            rig.round()
+    rig.drain()
+    assert read_cursor(writer.folder).accepted == 0
+    rig.folders.save(writer.folder)
+    assert read_cursor(writer.folder).accepted == 1
     writer.close()
