@@ -125,6 +125,20 @@ def test_curve_of_a_metric_with_a_very_long_name_is_read(
     assert len(shown) < 2_000
 
 
+def test_curve_over_steps_of_all_64_bits_keeps_far_steps_apart(
+    feed: Any, reader: Reader, points: Callable[..., MetricBatch]
+) -> None:
+    """Their range overflows Int64, and so does a lesser one times the number of buckets."""
+    feed.write(run_event())
+    for name, steps in (("a", (-(2**63), 0, 2**63 - 1)), ("b", (0, 10**18, 4 * 10**18))):
+        feed.write(points([(seq, step, 1.0) for seq, step in enumerate(steps)], name=name))
+    curves = read_curves(reader, RUN, read_latest(reader, RUN))
+    assert [[point.step for point in curve] for curve in curves] == [
+        [-(2**63), 0, 2**63 - 1],
+        [0, 10**18, 4 * 10**18],
+    ]
+
+
 def test_curves_of_all_series_are_read_by_one_query(
     feed: Any, reader: Reader, points: Callable[..., MetricBatch]
 ) -> None:
