@@ -29,6 +29,8 @@ ENGINE = {replicated}ReplacingMergeTree(applied_at) ORDER BY version
 # A new database starts with this migration: it and those behind it make everything. Earlier ones
 # are run only where an older version has been, whose rows it takes over.
 _START = 8
+# The table that every older version had first, and the column that it had until then.
+_OLD = ("metrics", "run_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
     execute(client, _RECORD, filled, "migration schema_migrations")
     applied = _applied(client, database)
     known = migrations()
-    is_new = bool(starting(known)) and not applied and not _has_tables(client, database)
+    # By the tables, not by their record alone: each shard of a cluster has a record of its own.
+    is_new = bool(starting(known)) and not applied and not _columns(client, {_OLD})
     skipped = []
     if is_new or _START in applied:
         skipped = [m for m in known if m.version < _START and m.version not in applied]
@@ -198,11 +201,3 @@ def _columns(client: Client, wanted: set[tuple[str, str]]) -> set[tuple[str, str
     )
     rows = client.query(query, parameters={"names": names}).result_rows
     return wanted & {(str(table), str(column)) for table, column in rows}
-
-
-def _has_tables(client: Client, database: str) -> bool:
-    query = (
-        "SELECT count() FROM system.tables WHERE database = %(database)s "
-        "AND name != 'schema_migrations'"
-    )
-    return bool(client.query(query, parameters={"database": database}).result_rows[0][0])
