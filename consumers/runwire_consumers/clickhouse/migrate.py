@@ -102,7 +102,13 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
     applied = _applied(client, database)
     known = migrations()
     # By the tables, not by their record alone: each shard of a cluster has a record of its own.
-    is_new = bool(starting(known)) and not applied and not _columns(client, {_OLD})
+    is_old = bool(_columns(client, {_OLD}))
+    if is_old and cluster and (shards := _shards(client, cluster)) > 1:
+        raise Fatal(
+            f"`{database}` has tables of an older version on {shards} shards, and only the rows of "
+            f"one would be moved: for each shard, give --cluster a cluster of its replicas alone"
+        )
+    is_new = bool(starting(known)) and not applied and not is_old
     skipped = []
     if is_new or _START in applied:
         skipped = [m for m in known if m.version < _START and m.version not in applied]
@@ -143,6 +149,10 @@ def _run(client: Client, migration: Migration, words: dict[str, str]) -> None:
     holding = _columns(client, guards) if guards else set()
     for one in guarded:
         if one.guard is None or one.guard in holding:
+            if one.guard and words["{replicated}"] and one.text.startswith("INSERT "):
+                # What it copies is then dropped on all replicas, so this one must have all of it.
+                sync = f"SYSTEM SYNC REPLICA {{database}}.{one.guard[0]}"
+                execute(client, sync, words, f"migration {migration.name}")
             execute(client, one.text, words, f"migration {migration.name}")
             if one.guard:
                 holding = _columns(client, guards)
@@ -201,3 +211,8 @@ def _columns(client: Client, wanted: set[tuple[str, str]]) -> set[tuple[str, str
     )
     rows = client.query(query, parameters={"names": names}).result_rows
     return wanted & {(str(table), str(column)) for table, column in rows}
+
+
+def _shards(client: Client, cluster: str) -> int:
+    query = "SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = %(cluster)s"
+    return int(client.query(query, parameters={"cluster": cluster}).result_rows[0][0])

@@ -174,3 +174,36 @@ def test_copy_that_was_cut_off_half_way_is_completed(old: Client) -> None:
     migrate.apply(old)
     assert contents(old) == before
     assert leftovers(old) == []
+
+
+def test_replica_has_all_rows_of_a_table_before_they_are_copied(
+    old: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the drop on the whole cluster would remove what this replica had not fetched yet.
+
+    This engine has no replicas: the statements for a cluster run here as they do without one.
+    """
+    before = contents(old)
+    execute, alone = migrate.execute, migrate.words(str(old.database), None)
+    ran: list[str] = []
+
+    def run(client: Client, statement: str, words: dict[str, str], purpose: str) -> None:
+        ran.append(statement)
+        if not statement.startswith("SYSTEM SYNC REPLICA "):
+            execute(client, statement, alone, purpose)
+
+    monkeypatch.setattr(migrate, "execute", run)
+    migrate.apply(old, cluster="all_replicas")
+    copies = [at for at, statement in enumerate(ran) if statement.endswith("_by_hash")
+              and statement.startswith("INSERT ")]  # fmt: skip
+    assert len(copies) == len(_renamed())
+    for at in copies:
+        source = ran[at].rpartition("FROM ")[2]
+        assert ran[at - 1] == f"SYSTEM SYNC REPLICA {source}"
+    assert contents(old) == before
+
+
+def _renamed() -> list[str]:
+    """The statements that move tables aside."""
+    moved = migrate.statements(KNOWN[len(OLD)].text)
+    return [one.text for one in moved if one.text.startswith("RENAME ")]
