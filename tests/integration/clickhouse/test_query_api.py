@@ -195,6 +195,20 @@ def test_follower_returns_each_call_once_and_late_ones_too(
     assert follower.new_calls() == []
 
 
+def test_calls_of_two_writers_of_a_rank_are_followed_apart(
+    feed: Any, reader: Reader, points: Callable[..., MetricBatch]
+) -> None:
+    """A forked process has the rank of its parent and counts its calls and steps from 0 as well."""
+    feed.write(run_event(), points([(0, 0, 1.0)], writer="parent"))
+    follower = Follower(reader, RUN, lines=9)
+    assert [call.values for call in follower.new_calls()] == [{"loss": 1.0}]
+    later = [AT_NS // 10**6 + 5_000]
+    feed.write(points([(0, 0, 2.0)], writer="child", name="acc", call_at_ms=later))
+    assert [call.values for call in follower.new_calls()] == [{"acc": 2.0}]
+    whole = Follower(reader, RUN, lines=9)
+    assert [call.values for call in whole.new_calls()] == [{"loss": 1.0}, {"acc": 2.0}]
+
+
 def test_answer_without_clickhouse_has_the_reason_instead_of_a_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
