@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from runwire_consumers.clickhouse import migrate
 from runwire_consumers.clickhouse.client import connect
@@ -174,6 +175,33 @@ def test_copy_that_was_cut_off_half_way_is_completed(old: Client) -> None:
     migrate.apply(old)
     assert contents(old) == before
     assert leftovers(old) == []
+
+
+def test_what_an_older_worker_writes_during_the_migration_is_refused_or_whole(
+    old: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that was taken is an attempt afterwards: no table is without what fills others."""
+    execute = migrate.execute
+    taken: list[int] = []
+
+    def beside_a_worker(
+        client: Client, statement: str, words: dict[str, str], purpose: str
+    ) -> None:
+        execute(client, statement, words, purpose)
+        attempt = 1000 + len(taken)
+        with contextlib.suppress(ClickHouseError):
+            client.command(
+                "INSERT INTO run_events (project, run_key, run_id, rank, attempt, writer, seq, at,"
+                f" append_at, event) SELECT 'late', 1, 'r', 0, {attempt}, 7, 0, now64(3), now64(3),"
+                " 'started'"
+            )
+            taken.append(attempt)
+
+    monkeypatch.setattr(migrate, "execute", beside_a_worker)
+    migrate.apply(old)
+    assert taken
+    query = "SELECT attempt_key FROM v_attempts WHERE project = 'late' ORDER BY attempt_key"
+    assert [key for (key,) in old.query(query).result_rows] == taken
 
 
 def test_replica_has_all_rows_of_a_table_before_they_are_copied(
