@@ -46,25 +46,29 @@ def main() -> None:
         extend(client, small.runs, large)
         after = ask_all(client)
         tables = purpose_made(client, {question.view for question in QUESTIONS})
-        run = one_run(client)
+        names = named(client)
         for question in QUESTIONS:
-            floor = ask(client, question.sql.format(view=tables[question.view], run=run))
+            floor = ask(client, question.sql.format(view=tables[question.view], **names))
             report(question, before[question], after[question], floor)
 
 
-def one_run(client: Any) -> str:
-    """Return the condition of a finished run of the usual size, the same at every size."""
+def named(client: Any) -> dict[str, str]:
+    """Return what questions name: a finished run of the usual size and the newest time."""
     run_id = client.query(
         "SELECT run_id FROM scale_runs WHERE project = 'project-05' AND NOT live "
         "AND number >= 100 ORDER BY number LIMIT 1"
     ).first_row[0]
-    return f"project = 'project-05' AND run_id = '{run_id}'"
+    newest = client.query("SELECT toString(max(ended)) FROM scale_runs").first_row[0]
+    return {
+        "run": f"project = 'project-05' AND run_id = '{run_id}'",
+        "now": f"toDateTime64('{newest}', 3, 'UTC')",
+    }
 
 
 def ask_all(client: Any) -> dict[Question, Cost]:
     """Return what each question costs now."""
-    run = one_run(client)
-    return {q: ask(client, q.sql.format(view=q.view, run=run)) for q in QUESTIONS}
+    names = named(client)
+    return {q: ask(client, q.sql.format(view=q.view, **names)) for q in QUESTIONS}
 
 
 def report(question: Question, before: Cost, after: Cost, floor: Cost) -> None:

@@ -11,7 +11,11 @@ RUN, PAGE, LIVE, HISTORY = "one run", "one page", "live runs", "history"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question; `{view}` stands for the view or its purpose-made table, `{run}` for one run."""
+    """One question.
+
+    `{view}` stands for the view or its purpose-made table, `{run}` for one run, `{now}` for the
+    newest time of the history: filling takes longer than the ten minutes that rules look back.
+    """
 
     name: str
     view: str
@@ -97,7 +101,7 @@ QUESTIONS: Final = (
     Question(
         "NaN of live runs, last 10 minutes", "v_metrics", LIVE,
         f"SELECT run_id, metric, count() FROM {{view}} WHERE {_LIVE} "
-        "AND at > now() - 600 AND NOT isFinite(value) GROUP BY run_id, metric",
+        "AND at > {now} - 600 AND NOT isFinite(value) GROUP BY run_id, metric",
     ),
     Question(
         "last 100 lines of a run", "v_logs", RUN,
@@ -105,7 +109,7 @@ QUESTIONS: Final = (
     ),
     Question(
         "warnings of the last 10 minutes", "v_logs", LIVE,
-        "SELECT project, run_id, text FROM {view} WHERE at > now() - 600 AND level = 'warning'",
+        "SELECT project, run_id, text FROM {view} WHERE at > {now} - 600 AND level = 'warning'",
     ),
     Question("one run", "v_histograms", RUN, "SELECT * FROM {view} WHERE {run}"),
     Question("one run", "v_checkpoints", RUN, "SELECT * FROM {view} WHERE {run}", 80),

@@ -29,6 +29,8 @@ ENGINE = {replicated}ReplacingMergeTree(applied_at) ORDER BY version
 # A new database starts with this migration: it and those behind it make everything. Earlier ones
 # are run only where an older version has been, whose rows it takes over.
 _START = 8
+# The table that every older version had first, and the column that it had until then.
+_OLD = ("metrics", "run_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,14 @@ def apply(client: Client, *, cluster: str | None = None) -> list[str]:
     execute(client, _RECORD, filled, "migration schema_migrations")
     applied = _applied(client, database)
     known = migrations()
-    is_new = bool(starting(known)) and not applied and not _has_tables(client, database)
+    # By the tables, not by their record alone: each shard of a cluster has a record of its own.
+    is_old = bool(_columns(client, {_OLD}))
+    if is_old and cluster and (shards := _shards(client, cluster)) > 1:
+        raise Fatal(
+            f"`{database}` has tables of an older version on {shards} shards, and only the rows of "
+            f"one would be moved: for each shard, give --cluster a cluster of its replicas alone"
+        )
+    is_new = bool(starting(known)) and not applied and not is_old
     skipped = []
     if is_new or _START in applied:
         skipped = [m for m in known if m.version < _START and m.version not in applied]
@@ -143,6 +152,10 @@ def _run(client: Client, migration: Migration, words: dict[str, str]) -> None:
     holding = _columns(client, guards) if guards else set()
     for one in guarded:
         if one.guard is None or one.guard in holding:
+            if one.guard and words["{replicated}"] and one.text.startswith("INSERT "):
+                # What it copies is then dropped on all replicas, so this one must have all of it.
+                sync = f"SYSTEM SYNC REPLICA {{database}}.{one.guard[0]}"
+                execute(client, sync, words, f"migration {migration.name}")
             execute(client, one.text, words, f"migration {migration.name}")
             if one.guard:
                 holding = _columns(client, guards)
@@ -203,9 +216,6 @@ def _columns(client: Client, wanted: set[tuple[str, str]]) -> set[tuple[str, str
     return wanted & {(str(table), str(column)) for table, column in rows}
 
 
-def _has_tables(client: Client, database: str) -> bool:
-    query = (
-        "SELECT count() FROM system.tables WHERE database = %(database)s "
-        "AND name != 'schema_migrations'"
-    )
-    return bool(client.query(query, parameters={"database": database}).result_rows[0][0])
+def _shards(client: Client, cluster: str) -> int:
+    query = "SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = %(cluster)s"
+    return int(client.query(query, parameters={"cluster": cluster}).result_rows[0][0])

@@ -18,7 +18,9 @@ LATE: Final = timedelta(seconds=60)
 # Before the newest point: where the first poll looks for the last lines, before it reads all.
 FIRST_SPANS: Final = (LATE, timedelta(hours=1), timedelta(days=1))
 
-CallKey: TypeAlias = tuple[int, int, int, int]
+# Writer, seq and step. A forked process has the rank and attempt of its parent and counts anew, and
+# attempts may be numbered anew while a run is followed.
+CallKey: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +34,6 @@ class LoggedCall:
     at: datetime
     values: Mapping[str, float]
 
-    @property
-    def key(self) -> CallKey:
-        """The identity of the call within its run."""
-        return self.rank, self.attempt, self.seq, self.step
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Call:
@@ -44,11 +41,12 @@ class _Call:
     attempt: int
     seq: int
     step: int
+    writer_key: int
     called_at: datetime
 
     @property
     def key(self) -> CallKey:
-        return self.rank, self.attempt, self.seq, self.step
+        return self.writer_key, self.seq, self.step
 
 
 class Follower:
@@ -103,8 +101,9 @@ class Follower:
         """Return the newest calls since a time, oldest first, without their values."""
         rows = self._reader.read(
             _Call,
-            "SELECT rank, attempt, seq, step, max(at) AS called_at "
-            f"FROM v_metrics WHERE {self._conditions(since)} GROUP BY rank, attempt, seq, step "
+            "SELECT writer_key, seq, step, any(rank) AS rank, any(attempt) AS attempt, "
+            "max(at) AS called_at "
+            f"FROM v_metrics WHERE {self._conditions(since)} GROUP BY writer_key, seq, step "
             f"ORDER BY called_at DESC, seq DESC LIMIT {CALLS_A_POLL}",
             self._parameters(since),
         )
@@ -117,14 +116,14 @@ class Follower:
         since = min(call.called_at for call in calls)
         keys = ", ".join(str(call.key) for call in calls)
         rows = self._reader.rows(
-            "SELECT rank, attempt, seq, step, groupArray(metric) AS names, "
+            "SELECT writer_key, seq, step, groupArray(metric) AS names, "
             "groupArray(value) AS numbers "
             f"FROM v_metrics WHERE {self._conditions(since)} "
-            f"AND (rank, attempt, seq, step) IN ({keys}) GROUP BY rank, attempt, seq, step",
+            f"AND (writer_key, seq, step) IN ({keys}) GROUP BY writer_key, seq, step",
             self._parameters(since),
         )
         values = {
-            (row["rank"], row["attempt"], row["seq"], row["step"]): dict(
+            (row["writer_key"], row["seq"], row["step"]): dict(
                 sorted(zip(row["names"], row["numbers"], strict=True))
             )
             for row in rows

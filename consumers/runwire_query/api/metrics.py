@@ -86,8 +86,11 @@ def read_curves(
         f"FROM (SELECT metric, rank, step, value FROM v_series WHERE {OF_RUN} "
         f"AND metric IN (SELECT metric FROM ({ends})) AND has({{ranks:Array(Int32)}}, rank)) AS s "
         f"INNER JOIN ({ends}) AS e ON e.metric = s.metric AND e.rank = s.rank "
-        "GROUP BY metric, rank, intDiv((s.step - e.first_step) * {points:UInt32}, "
-        "e.last_step - e.first_step + 1) ORDER BY first_step) GROUP BY metric, rank",
+        # Steps may span all 64 bits: only an unsigned number holds that, and only a float more.
+        "GROUP BY metric, rank, least(floor(toFloat64(toUInt64(s.step - e.first_step)) "
+        "* {points:UInt32} / (toFloat64(toUInt64(e.last_step - e.first_step)) + 1)), "
+        "{points:UInt32} - 1.) "
+        "ORDER BY first_step) GROUP BY metric, rank",
         run.parameters(
             names=sorted({name for name, _ in places}),
             ranks=sorted({rank for _, rank in places}),

@@ -56,6 +56,14 @@ def test_migrate_completes_a_migration_whose_record_was_lost(empty: Client, done
     assert migrate.apply(empty) == [migrate.migrations()[done].name]
 
 
+def test_migrate_without_records_does_not_run_what_made_older_tables(empty: Client) -> None:
+    """Tables that were made through another shard, or restored without the records, are kept."""
+    names = migrate.apply(empty)
+    empty.command("DROP TABLE schema_migrations SYNC")
+    assert migrate.apply(empty) == names
+    assert migrate.pending(empty) == []
+
+
 # Two attempts as an earlier version stored them: (attempt, seconds, metric, first and last step).
 STORED = [(1, 0, "loss", 0, 9), (1, 0, "acc", 0, 1), (2, 60, "acc", 1, 2)]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from runwire_consumers.clickhouse import migrate
 from runwire_consumers.clickhouse.client import connect
@@ -174,3 +175,63 @@ def test_copy_that_was_cut_off_half_way_is_completed(old: Client) -> None:
     migrate.apply(old)
     assert contents(old) == before
     assert leftovers(old) == []
+
+
+def test_what_an_older_worker_writes_during_the_migration_is_refused_or_whole(
+    old: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that was taken is an attempt afterwards: no table is without what fills others."""
+    execute = migrate.execute
+    taken: list[int] = []
+
+    def beside_a_worker(
+        client: Client, statement: str, words: dict[str, str], purpose: str
+    ) -> None:
+        execute(client, statement, words, purpose)
+        attempt = 1000 + len(taken)
+        with contextlib.suppress(ClickHouseError):
+            client.command(
+                "INSERT INTO run_events (project, run_key, run_id, rank, attempt, writer, seq, at,"
+                f" append_at, event) SELECT 'late', 1, 'r', 0, {attempt}, 7, 0, now64(3), now64(3),"
+                " 'started'"
+            )
+            taken.append(attempt)
+
+    monkeypatch.setattr(migrate, "execute", beside_a_worker)
+    migrate.apply(old)
+    assert taken
+    query = "SELECT attempt_key FROM v_attempts WHERE project = 'late' ORDER BY attempt_key"
+    assert [key for (key,) in old.query(query).result_rows] == taken
+
+
+def test_replica_has_all_rows_of_a_table_before_they_are_copied(
+    old: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the drop on the whole cluster would remove what this replica had not fetched yet.
+
+    This engine has no replicas: the statements for a cluster run here as they do without one.
+    """
+    before = contents(old)
+    execute, alone = migrate.execute, migrate.words(str(old.database), None)
+    ran: list[str] = []
+
+    def run(client: Client, statement: str, words: dict[str, str], purpose: str) -> None:
+        ran.append(statement)
+        if not statement.startswith("SYSTEM SYNC REPLICA "):
+            execute(client, statement, alone, purpose)
+
+    monkeypatch.setattr(migrate, "execute", run)
+    migrate.apply(old, cluster="all_replicas")
+    copies = [at for at, statement in enumerate(ran) if statement.endswith("_by_hash")
+              and statement.startswith("INSERT ")]  # fmt: skip
+    assert len(copies) == len(_renamed())
+    for at in copies:
+        source = ran[at].rpartition("FROM ")[2]
+        assert ran[at - 1] == f"SYSTEM SYNC REPLICA {source}"
+    assert contents(old) == before
+
+
+def _renamed() -> list[str]:
+    """The statements that move tables aside."""
+    moved = migrate.statements(KNOWN[len(OLD)].text)
+    return [one.text for one in moved if one.text.startswith("RENAME ")]

@@ -125,6 +125,20 @@ def test_curve_of_a_metric_with_a_very_long_name_is_read(
     assert len(shown) < 2_000
 
 
+def test_curve_over_steps_of_all_64_bits_keeps_far_steps_apart(
+    feed: Any, reader: Reader, points: Callable[..., MetricBatch]
+) -> None:
+    """Their range overflows Int64, and so does a lesser one times the number of buckets."""
+    feed.write(run_event())
+    for name, steps in (("a", (-(2**63), 0, 2**63 - 1)), ("b", (0, 10**18, 4 * 10**18))):
+        feed.write(points([(seq, step, 1.0) for seq, step in enumerate(steps)], name=name))
+    curves = read_curves(reader, RUN, read_latest(reader, RUN))
+    assert [[point.step for point in curve] for curve in curves] == [
+        [-(2**63), 0, 2**63 - 1],
+        [0, 10**18, 4 * 10**18],
+    ]
+
+
 def test_curves_of_all_series_are_read_by_one_query(
     feed: Any, reader: Reader, points: Callable[..., MetricBatch]
 ) -> None:
@@ -179,6 +193,20 @@ def test_follower_returns_each_call_once_and_late_ones_too(
     (late,) = follower.new_calls()
     assert (late.step, late.values, late.at.tzinfo) == (20, {"loss": 1.5}, UTC)
     assert follower.new_calls() == []
+
+
+def test_calls_of_two_writers_of_a_rank_are_followed_apart(
+    feed: Any, reader: Reader, points: Callable[..., MetricBatch]
+) -> None:
+    """A forked process has the rank of its parent and counts its calls and steps from 0 as well."""
+    feed.write(run_event(), points([(0, 0, 1.0)], writer="parent"))
+    follower = Follower(reader, RUN, lines=9)
+    assert [call.values for call in follower.new_calls()] == [{"loss": 1.0}]
+    later = [AT_NS // 10**6 + 5_000]
+    feed.write(points([(0, 0, 2.0)], writer="child", name="acc", call_at_ms=later))
+    assert [call.values for call in follower.new_calls()] == [{"acc": 2.0}]
+    whole = Follower(reader, RUN, lines=9)
+    assert [call.values for call in whole.new_calls()] == [{"loss": 1.0}, {"acc": 2.0}]
 
 
 def test_answer_without_clickhouse_has_the_reason_instead_of_a_value(

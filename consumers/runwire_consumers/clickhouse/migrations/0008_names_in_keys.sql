@@ -15,17 +15,6 @@
 -- still runs is refused and writes the same batch again, while readers are refused until the views of
 -- the next files stand. Copies collapse by key, so an interrupted one is made again.
 
--- only while metrics has run_key
-DROP VIEW IF EXISTS {database}.writer_progress_mv {on_cluster};
--- only while metrics has run_key
-DROP VIEW IF EXISTS {database}.attempts_of_events_mv {on_cluster};
--- only while metrics has run_key
-DROP VIEW IF EXISTS {database}.attempts_of_batches_mv {on_cluster};
--- only while metrics has run_key
-DROP VIEW IF EXISTS {database}.heartbeat_last_mv {on_cluster};
--- only while metrics has run_key
-DROP VIEW IF EXISTS {database}.artifact_stamps_mv {on_cluster};
-
 -- only while run_events has run_key
 RENAME TABLE {database}.run_events TO {database}.run_events_by_hash {on_cluster};
 -- only while attempts has run_key
@@ -56,6 +45,18 @@ RENAME TABLE {database}.writer_progress TO {database}.writer_progress_by_hash {o
 RENAME TABLE {database}.metric_rollup TO {database}.metric_rollup_by_hash {on_cluster};
 -- only while metrics has run_key
 RENAME TABLE {database}.metrics TO {database}.metrics_by_hash {on_cluster};
+
+-- After the tables: until they are moved, what is written still reaches those that these fill.
+-- only while metrics_by_hash has run_key
+DROP VIEW IF EXISTS {database}.writer_progress_mv {on_cluster};
+-- only while metrics_by_hash has run_key
+DROP VIEW IF EXISTS {database}.attempts_of_events_mv {on_cluster};
+-- only while metrics_by_hash has run_key
+DROP VIEW IF EXISTS {database}.attempts_of_batches_mv {on_cluster};
+-- only while metrics_by_hash has run_key
+DROP VIEW IF EXISTS {database}.heartbeat_last_mv {on_cluster};
+-- only while metrics_by_hash has run_key
+DROP VIEW IF EXISTS {database}.artifact_stamps_mv {on_cluster};
 
 -- Neighbours have equal names, which cost almost nothing; codecs and merges by columns because merging
 -- costs more than inserting (decision 0004 has the figures).
