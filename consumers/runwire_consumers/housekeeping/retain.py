@@ -73,6 +73,11 @@ SELECT project, run_id, metric, rank, point.1, point.2, point.3 FROM
     GROUP BY project, run_id, metric, rank, attempt{bucket}
 )
 """
+_THINNING: Final = """
+SELECT count() FROM system.mutations
+WHERE database = currentDatabase() AND table = 'metrics' AND NOT is_done
+    AND position(command, '_row_exists') > 0 AND position(command, 'arrayJoin') > 0
+"""
 _POINT: Final = "(step, writer, seq)"
 _LAST: Final = f"argMax({_POINT}, (step, seq, writer))"
 _FIRST: Final = f"argMin({_POINT}, (step, seq, writer))"
@@ -95,9 +100,15 @@ class Planned:
 
 
 def plan(client: Client, rules: Sequence[RunRule]) -> list[Planned]:
-    """Return what the rules do now, oldest runs first. Raises: an error of CALL_ERRORS."""
+    """Return what the rules do now, oldest runs first; a run is thinned by one rule at a time.
+
+    Raises: an error of CALL_ERRORS.
+    """
     if not rules:
         return []
+    # Of two deletions that are carried out in one pass, neither sees what the other leaves: a point
+    # would stay only if both keep it, and of a curve next to nothing.
+    is_thinning = bool(client.command(_THINNING))
     kept_for = {
         (project, run_id): artifact
         for sql in (_USED, _PROMOTED)
@@ -113,7 +124,7 @@ def plan(client: Client, rules: Sequence[RunRule]) -> list[Planned]:
             kept_for=kept_for.get((row["project"], row["run_id"]), ""),
         )
         for row in client.query(_RUNS).named_results()
-        for rule in _rules_for(row, rules)
+        if (rule := _rule_for(row, rules, is_thinning=is_thinning)) is not None
     ]
 
 
@@ -161,16 +172,20 @@ def thin(client: Client, runs: Sequence[RunNames], rule: RunRule) -> None:
     client.command(f"INSERT INTO thinned_runs (project, run_id, rule, thinned_at) VALUES {values}")
 
 
-def _rules_for(run: dict[str, Any], rules: Sequence[RunRule]) -> list[RunRule]:
-    """Return the rules that act on the run: the first that deletes it, else all that thin it."""
+def _rule_for(
+    run: dict[str, Any], rules: Sequence[RunRule], *, is_thinning: bool
+) -> RunRule | None:
+    """Return the first rule that deletes the run, else the next one that thins it."""
     fitting = [rule for rule in rules if _fits(run, rule)]
     for rule in fitting:
         if rule.action == DELETE:
-            return [rule]
+            return rule
     # A run that was resumed after it was thinned has new points.
     thinned = {text for text, at in run["rules"] if at >= run["over_at"]}
-    todo = {rule.text: rule for rule in fitting if rule.text not in thinned}
-    return list(todo.values())
+    todo = [rule for rule in fitting if rule.text not in thinned]
+    if not todo or (run["rules"] and is_thinning):
+        return None
+    return todo[0]
 
 
 def _fits(run: dict[str, Any], rule: RunRule) -> bool:

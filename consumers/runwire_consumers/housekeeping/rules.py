@@ -1,7 +1,8 @@
 """Rules of retention of runs: whose runs, from which age on, deleted or thinned.
 
 ```toml
-# retention.toml in the data folder; a run follows the first rule with its action that fits.
+# retention.toml in the data folder: one rule that deletes a run is enough, else all that fit
+# thin it, in this order.
 [[rule]]
 project = "cats"            # without: every project
 older_than = "90d"          # since the run ended; s, min, h, d or w
