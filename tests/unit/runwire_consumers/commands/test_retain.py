@@ -18,5 +18,5 @@ def test_empty_option_does_not_widen_the_rule(option: str, tmp_path: Path) -> No
     retain.add_arguments(parser)
     args = parser.parse_args(["--older-than", "0s", "--delete", "--yes", option, ""])
     args.dir = tmp_path
-    with pytest.raises(RuleError, match="write|not empty"):
+    with pytest.raises(RuleError, match=r"write|not empty"):
         retain.run(args)
