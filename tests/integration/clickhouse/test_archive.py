@@ -273,3 +273,26 @@ def test_deletion_asked_for_during_a_return_wins_over_it(feed: Any, tmp_path: Pa
 
     wait_for("the purge", is_settled)
     assert read_archive(store, *RUN) is not None
+
+
+def test_run_that_is_back_is_not_taken_for_a_late_one_by_a_slow_purge(
+    feed: Any, tmp_path: Path
+) -> None:
+    """A purge that saw no rows before the return began sets its mark while rows come back."""
+
+    class PurgedMeanwhile(MemoryObjectStore):
+        def get_file(self, key: str, path: Path, *, progress: Progress | None = None) -> None:
+            super().get_file(key, path, progress=progress)
+            if find_tombstones(feed.client, "run-1"):
+                feed.client.command(
+                    "INSERT INTO purged_runs SELECT project, run_id, deleted_at, now64(3) "
+                    "FROM deleted_runs WHERE run_id = 'run-1' LIMIT 1"
+                )
+
+    store = PurgedMeanwhile()
+    archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    hide_archived(feed.client, store, *RUN)
+    unarchive_run(feed.client, store, *RUN, scratch=tmp_path, report=silent)
+    report = purge(feed.client, forget_s=1e9, settle_s=0.0)
+    assert (report.returned, report.left) == ((), {})
+    assert feed.row("SELECT count() FROM v_runs") == (2,)
