@@ -45,9 +45,11 @@ from runwire_consumers.housekeeping.run_rows import (
     run_tables,
 )
 from runwire_store.layout import archive_key, archive_prefix
-from runwire_store.store import NotFound, ObjectStore
+from runwire_store.store import NotFound, ObjectStore, map_in_parallel
 
 SCRATCH_PREFIX: Final = ".archive-"
+# Longer than any archive takes to be made.
+ABANDONED_MS: Final = 7 * 86_400_000
 
 
 def archive_run(
@@ -59,7 +61,7 @@ def archive_run(
     scratch: Path,
     rows_per_file: int = ROWS_PER_FILE,
 ) -> ArchiveManifest:
-    """Store the rows of a run and return the manifest; an archive of the same rows is kept.
+    """Store the rows of a run and return the manifest; a whole archive of the same rows is kept.
 
     Files pass through the folder `scratch`, one at a time.
     Raises: ArchiveError, StoreAway, StoreRefused, OSError; an error of CALL_ERRORS.
@@ -67,7 +69,7 @@ def archive_run(
     tables = run_tables(client)
     hashes = _hash_tables(client, tables, project, run_id)
     known = read_archive(store, project, run_id)
-    if known is not None and _differing(known, hashes) == []:
+    if known is not None and not _differing(known, hashes) and not _missing_files(store, known):
         return known
     stamp_ms = time.time_ns() // 1_000_000
     files: list[ArchivedFile] = []
@@ -100,21 +102,24 @@ def archive_run(
         files=tuple(files),
     )
     store.put(manifest.key, manifest.to_json())
-    kept = {manifest.key, *(file.key for file in files)}
-    stale = [stat.key for stat in store.list(archive_prefix(project, run_id))]
-    store.delete(key for key in stale if key not in kept)
+    _delete_replaced(store, known, manifest)
     return manifest
 
 
 def hide_archived(client: Client, store: ObjectStore, project: str, run_id: str) -> Tombstone:
     """Hide a run whose rows are all in its archive; the purge removes them.
 
-    Raises: ArchiveError when the archive is missing or holds other rows; StoreAway, StoreRefused;
-    an error of CALL_ERRORS.
+    Raises: ArchiveError when the archive is missing, lacks files or holds other rows; StoreAway,
+    StoreRefused; an error of CALL_ERRORS.
     """
     manifest = read_archive(store, project, run_id)
     if manifest is None:
         raise ArchiveError(f"run {run_id} of {project} has no archive: its rows stay")
+    if missing := _missing_files(store, manifest):
+        raise ArchiveError(
+            f"the archive of run {run_id} lacks its file {missing[0]}: archive it again; its rows "
+            "stay"
+        )
     differing = _differing(manifest, _hash_tables(client, run_tables(client), project, run_id))
     if differing:
         raise ArchiveError(
@@ -200,6 +205,29 @@ class _Archiving:
                 "run the command again"
             )
         return files
+
+
+def _delete_replaced(
+    store: ObjectStore, known: ArchiveManifest | None, manifest: ArchiveManifest
+) -> None:
+    """Delete the files of the archive before this one, and what interrupted commands left."""
+    prefix = archive_prefix(manifest.project, manifest.run_id)
+    # Keys begin with their stamp. Younger files may be of another command that runs now.
+    oldest = f"{prefix}{manifest.archived_at_ms - ABANDONED_MS:014d}"
+    stale = {stat.key for stat in store.list(prefix) if stat.key < oldest}
+    if known is not None:
+        stale |= {file.key for file in known.files}
+    store.delete(sorted(stale - {file.key for file in manifest.files}))
+
+
+def _missing_files(store: ObjectStore, manifest: ArchiveManifest) -> list[str]:
+    """Return the keys of files that are not there, or have another size."""
+    stats = map_in_parallel(store.stat, [file.key for file in manifest.files])
+    return [
+        file.key
+        for file, stat in zip(manifest.files, stats, strict=True)
+        if stat is None or stat.size != file.size
+    ]
 
 
 def _fetch(store: ObjectStore, file: ArchivedFile, path: Path) -> None:

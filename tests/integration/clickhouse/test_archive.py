@@ -296,3 +296,41 @@ def test_run_that_is_back_is_not_taken_for_a_late_one_by_a_slow_purge(
     report = purge(feed.client, forget_s=1e9, settle_s=0.0)
     assert (report.returned, report.left) == ((), {})
     assert feed.row("SELECT count() FROM v_runs") == (2,)
+
+
+def test_two_archives_at_once_leave_one_with_all_its_files(feed: Any, tmp_path: Path) -> None:
+    """Whichever stores its manifest last, the other has deleted none of its files."""
+
+    class BesideAnother(MemoryObjectStore):
+        is_first = True
+
+        def put(self, key: str, data: bytes) -> None:
+            super().put(key, data)
+            if key.endswith("manifest.json") and self.is_first:
+                self.is_first = False
+                self.delete([key])  # the other one has looked for an archive before
+                archive_run(feed.client, self, *RUN, scratch=tmp_path)
+                super().put(key, data)
+
+    store = BesideAnother()
+    before = seen(feed)
+    manifest = archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    assert read_archive(store, *RUN) == manifest
+    hide_archived(feed.client, store, *RUN)
+    unarchive_run(feed.client, store, *RUN, scratch=tmp_path, report=silent)
+    assert seen(feed) == before
+
+
+def test_archive_that_lost_a_file_hides_nothing_and_is_made_again(
+    feed: Any, tmp_path: Path
+) -> None:
+    """A manifest alone is no archive, whoever deleted its file."""
+    store = MemoryObjectStore()
+    manifest = archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    store.delete([manifest.files[-1].key])
+    with pytest.raises(ArchiveError, match="lacks its file"):
+        hide_archived(feed.client, store, *RUN)
+    again = archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    assert again.archived_at_ms > manifest.archived_at_ms
+    hide_archived(feed.client, store, *RUN)
+    assert feed.row("SELECT count() FROM v_runs") == (1,)
