@@ -28,7 +28,6 @@ HEAD: Final = ("project", "run_id", "attempt", "writer", "rank")
 LONGS: Final = ("batch_seq", "points_before")
 _WRITERS_MAX: Final = 16_384
 _NAME_SETS_MAX: Final = 16  # of a writer
-_NAMES_BYTES_MAX: Final = 32 * 1024 * 1024  # of all; they take about five times as much in memory
 _INDEX_OF_ONE_BYTE_MAX: Final = 64
 
 
@@ -166,22 +165,19 @@ class _KnownHeads:
     def __init__(self) -> None:
         self.last: dict[bytes, _Known] = {}
         self._sets: dict[bytes, dict[bytes, MetricHead]] = {}
-        self._bytes = 0
 
     def find(self, writer: bytes, data: bytes, at: int) -> _Known:
         """Return the array of names at a place, and the head. Raises: DecodeError."""
         end = _end_of_names(data, at)
         names = data[at:end]
-        if len(self._sets) >= _WRITERS_MAX or self._bytes > _NAMES_BYTES_MAX:
-            self._sets, self.last, self._bytes = {}, {}, 0
+        if len(self._sets) >= _WRITERS_MAX:
+            self._sets, self.last = {}, {}
         sets = self._sets.setdefault(writer, {})
         head = sets.get(names)
         if head is None:
             if len(sets) >= _NAME_SETS_MAX:
-                self._bytes -= sum(map(len, sets))
                 sets.clear()
             head = sets[names] = _read_head(writer, names)
-            self._bytes += len(names)
         self.last[writer] = (names, head)
         return names, head
 
