@@ -17,6 +17,7 @@ from typing import Final
 from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse.tombstones import (
+    LONG_STATEMENT,
     REMOVABLE,
     RUN_TABLES,
     RunNames,
@@ -87,7 +88,8 @@ def count_rows(client: Client, condition: str = REMOVABLE) -> RowsLeft:
         "GROUP BY project, run_id"
         for table in RUN_TABLES
     ]
-    for project, run_id, table, count in client.query(" UNION ALL ".join(selects)).result_rows:
+    found = client.query(" UNION ALL ".join(selects), settings=LONG_STATEMENT)
+    for project, run_id, table, count in found.result_rows:
         left.setdefault((project, run_id), {})[table] = count
     return left
 
@@ -183,9 +185,8 @@ def forget(client: Client, *, forget_s: float, spooled: Collection[RunNames] = (
     )
     if spooled:
         where += f" AND NOT {of_runs(sorted(spooled))}"
-    count = int(
-        str(client.command(f"SELECT uniqExact(project, run_id) FROM purged_runs WHERE {where}"))
-    )
+    sql = f"SELECT uniqExact(project, run_id) FROM purged_runs WHERE {where}"
+    count = int(str(client.command(sql, settings=LONG_STATEMENT)))
     if count:
         remove_rows(client, "purged_runs", where)
     return count

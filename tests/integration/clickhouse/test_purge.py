@@ -241,3 +241,18 @@ def test_run_that_is_being_restored_keeps_its_rows_from_a_deletion_on_its_way(
     assert [mark.state for mark in find_tombstones(feed.client, "run-1")] == [DELETED]
     wait_until_purged(feed.client, [RUN], silent)
     assert count_rows(feed.client, "run_id = 'run-1'") == {}
+
+
+def test_thousands_of_marks_move_and_are_forgotten_in_one_round(feed: Any) -> None:
+    """Statements that name all of them are longer than a server takes unless it is told."""
+    feed.client.command(
+        "INSERT INTO deleted_runs (project, run_id, deleted_at) "
+        "SELECT 'tests', concat('a-long-name-of-a-run-', toString(number)), now64(3) "
+        "FROM numbers(3000)"
+    )
+    spooled = {("tests", f"a-long-name-of-a-run-{number}") for number in range(10_000)}
+    report = purge(feed.client, forget_s=0.0, settle_s=0.0, spooled=spooled)
+    assert (len(report.settled), report.forgotten) == (3000, 0)
+    wait_for("the marks", lambda: feed.row("SELECT count() FROM deleted_runs") == (0,))
+    assert purge(feed.client, forget_s=0.0).forgotten == 3000
+    wait_until_purged(feed.client, sorted(spooled), silent)
