@@ -170,6 +170,9 @@ def unarchive_run(
             f"the rows of run {run_id} are not those of its archive ({', '.join(differing)}); it "
             "stays hidden: run the command again"
         )
+    # A purge that looked at the run before it came back may have set this mark only now; rows of a
+    # run with that mark alone are taken for late ones, and removed.
+    _forget_purge(client, project, run_id)
     _show(client, restoring)
     return manifest
 

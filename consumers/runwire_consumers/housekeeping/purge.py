@@ -19,6 +19,7 @@ from clickhouse_connect.driver.client import Client
 from runwire_consumers.clickhouse.tombstones import (
     LONG_STATEMENT,
     REMOVABLE,
+    RESTORING,
     RUN_TABLES,
     RunNames,
     hide_run,
@@ -130,7 +131,7 @@ def settle(client: Client, *, settle_s: float = SETTLE_S) -> tuple[RunNames, ...
     old = client.query(
         "SELECT project, run_id FROM deleted_runs GROUP BY project, run_id "
         f"HAVING max(deleted_at) <= toDateTime64('{cutoff}', 3, 'UTC') "
-        "AND argMax(state, deleted_at) != 'restoring'"
+        f"AND argMax(state, deleted_at) != '{RESTORING}'"
     ).result_rows
     runs: list[RunNames] = [(project, run_id) for project, run_id in old]
     settled: list[RunNames] = []
@@ -143,7 +144,10 @@ def settle(client: Client, *, settle_s: float = SETTLE_S) -> tuple[RunNames, ...
         client.command(
             "INSERT INTO purged_runs (project, run_id, deleted_at, purged_at) "
             "SELECT project, run_id, max(deleted_at), now64(3) FROM deleted_runs "
-            f"WHERE {of_runs(gone)} GROUP BY project, run_id"
+            f"WHERE {of_runs(gone)} GROUP BY project, run_id "
+            # Not one that is being brought back since it was looked at.
+            f"HAVING argMax(state, deleted_at) != '{RESTORING}'",
+            settings=LONG_STATEMENT,
         )
         remove_rows(
             client,
