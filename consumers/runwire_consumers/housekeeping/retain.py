@@ -18,6 +18,7 @@ from runwire_consumers.clickhouse.tombstones import (
     RunNames,
     hide_run,
     literal,
+    of_run,
     of_runs,
     remove_rows,
 )
@@ -129,18 +130,19 @@ def plan(client: Client, rules: Sequence[RunRule]) -> list[Planned]:
 
 
 def apply_plan(client: Client, store: ObjectStore, planned: Iterable[Planned]) -> None:
-    """Delete and thin; the rows go in the background.
+    """Delete and thin, but not runs that were resumed since; the rows go in the background.
 
     Raises: StoreAway, StoreRefused; an error of CALL_ERRORS.
     """
     todo = [it for it in planned if not it.kept_for]
     for it in todo:
-        if it.rule.action == DELETE:
+        if it.rule.action == DELETE and _is_as_planned(client, it):
             # Objects first: views show where content is, and must not outlive the only record.
             delete_objects(store, it.project, it.run_id)
             hide_run(client, it.project, it.run_id)
     for rule in dict.fromkeys(it.rule for it in todo if it.rule.action == THIN):
-        runs = iter([(it.project, it.run_id) for it in todo if it.rule == rule])
+        of_rule = (it for it in todo if it.rule == rule and _is_as_planned(client, it))
+        runs = ((it.project, it.run_id) for it in of_rule)
         while some := list(islice(runs, RUNS_PER_STATEMENT)):
             thin(client, some, rule)
 
@@ -170,6 +172,15 @@ def thin(client: Client, runs: Sequence[RunNames], rule: RunRule) -> None:
         for project, run_id in runs
     )
     client.command(f"INSERT INTO thinned_runs (project, run_id, rule, thinned_at) VALUES {values}")
+
+
+def _is_as_planned(client: Client, planned: Planned) -> bool:
+    """Whether the run ended when it had by the plan; a plan may wait for a yes, or for others."""
+    rows = client.query(
+        "SELECT status, ifNull(finished_at, last_seen_at) FROM v_runs "
+        f"WHERE {of_run(planned.project, planned.run_id)}"
+    ).result_rows
+    return [tuple(row) for row in rows] == [(planned.status, planned.over_at)]
 
 
 def _rule_for(

@@ -198,3 +198,26 @@ def test_second_rule_thins_what_the_first_has_left_even_if_both_are_new(
     left = {step: values[step] for step in expected(values, rules[0])}
     steps = [step for step, _ in feed.rows(SERIES.format("old"))]
     assert steps == sorted(expected(left, rules[1]))
+
+
+def test_run_resumed_since_the_plan_is_neither_deleted_nor_thinned(
+    feed: Any, points: Points
+) -> None:
+    """A plan may wait hours for a yes, or for the runs before."""
+    for name in ("deleted", "thinned", "ended"):
+        some = [(step, step, 1.0) for step in range(100)]
+        feed.write(*ended_run(name, 10, tags={name: ""}), points(some, run_id=name, writer=name))
+    planned = plan(
+        feed.client,
+        [
+            RunRule(action="delete", older_than_s=0.0, without_tag="thinned"),
+            RunRule(action="thin", older_than_s=0.0, keep_every=50),
+        ],
+    )
+    assert len(planned) == 3
+    for name in ("deleted", "thinned"):
+        feed.write(run_event(run_id=name, attempt="2", writer=f"{name}-2", at_ns=time.time_ns()))
+    apply_plan(feed.client, MemoryObjectStore(), planned)
+    wait_for("the deletions", lambda: feed.row(PENDING) == (0,))
+    left = "SELECT run_id, count() FROM v_metrics GROUP BY run_id ORDER BY run_id"
+    assert feed.rows(left) == [("deleted", 100), ("thinned", 100)]
