@@ -60,8 +60,14 @@ def run(args: argparse.Namespace) -> int:
             print("nothing was changed", file=sys.stderr)
             return 1
         with opened_store(root) as store:
-            apply_plan(client, store, todo)
+            done = apply_plan(client, store, todo)
         send_deletions(client)
+    if left := len(todo) - len(done):
+        print(
+            f"{left} runs are left: they were resumed meanwhile, or the server still removes "
+            "points of others; run the command again",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -6,6 +6,7 @@ another run uses, are kept as they are. Everything may be interrupted and repeat
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,12 +23,14 @@ from runwire_consumers.clickhouse.tombstones import (
     of_runs,
     remove_rows,
 )
+from runwire_consumers.housekeeping.purge import POLL_S
 from runwire_consumers.housekeeping.rules import DELETE, THIN, RunRule
 from runwire_store.releasing import delete_objects
 from runwire_store.store import ObjectStore
 
-# The names of the points to keep are in memory while a statement runs.
+# The hashes of the points to keep are in memory while a statement runs.
 RUNS_PER_STATEMENT: Final = 20
+THINNING_S: Final = 60.0
 
 # Aliases of checkpoints are set by every save, so they promote nothing.
 _PROMOTED: Final = """
@@ -67,7 +70,7 @@ ORDER BY over_at, project, run_id
 # Of each series and attempt. A second evaluation, on what the first has left, gives the same
 # points, so a statement that was interrupted between two parts may be repeated.
 _KEPT: Final = """
-SELECT project, run_id, metric, rank, point.1, point.2, point.3 FROM
+SELECT sipHash64(project, run_id, metric, rank, point.1, point.2, point.3) FROM
 (
     SELECT project, run_id, metric, rank, arrayJoin([{points}]) AS point
     FROM metrics WHERE {runs}
@@ -107,9 +110,6 @@ def plan(client: Client, rules: Sequence[RunRule]) -> list[Planned]:
     """
     if not rules:
         return []
-    # Of two deletions that are carried out in one pass, neither sees what the other leaves: a point
-    # would stay only if both keep it, and of a curve next to nothing.
-    is_thinning = bool(client.command(_THINNING))
     kept_for = {
         (project, run_id): artifact
         for sql in (_USED, _PROMOTED)
@@ -125,26 +125,54 @@ def plan(client: Client, rules: Sequence[RunRule]) -> list[Planned]:
             kept_for=kept_for.get((row["project"], row["run_id"]), ""),
         )
         for row in client.query(_RUNS).named_results()
-        if (rule := _rule_for(row, rules, is_thinning=is_thinning)) is not None
+        if (rule := _rule_for(row, rules)) is not None
     ]
 
 
-def apply_plan(client: Client, store: ObjectStore, planned: Iterable[Planned]) -> None:
-    """Delete and thin, but not runs that were resumed since; the rows go in the background.
+def apply_plan(
+    client: Client,
+    store: ObjectStore,
+    planned: Iterable[Planned],
+    *,
+    thinning_s: float = THINNING_S,
+) -> list[Planned]:
+    """Delete and thin, but not runs that were resumed since; return what was done.
 
+    The rows go in the background. Runs are thinned some at a time; those that `thinning_s` does
+    not suffice for are left to the next plan.
     Raises: StoreAway, StoreRefused; an error of CALL_ERRORS.
+    Blocks: also up to `thinning_s`, for earlier points to be removed.
     """
     todo = [it for it in planned if not it.kept_for]
+    done: list[Planned] = []
     for it in todo:
         if it.rule.action == DELETE and _is_as_planned(client, it):
             # Objects first: views show where content is, and must not outlive the only record.
             delete_objects(store, it.project, it.run_id)
             hide_run(client, it.project, it.run_id)
+            done.append(it)
+    deadline = time.monotonic() + thinning_s
     for rule in dict.fromkeys(it.rule for it in todo if it.rule.action == THIN):
         of_rule = (it for it in todo if it.rule == rule and _is_as_planned(client, it))
-        runs = ((it.project, it.run_id) for it in of_rule)
-        while some := list(islice(runs, RUNS_PER_STATEMENT)):
-            thin(client, some, rule)
+        while some := list(islice(of_rule, RUNS_PER_STATEMENT)):
+            if not _wait_thinned(client, deadline):
+                return done
+            thin(client, [(it.project, it.run_id) for it in some], rule)
+            done += some
+    return done
+
+
+def _wait_thinned(client: Client, deadline: float) -> bool:
+    """Whether no points are being thinned any more, at the latest by then.
+
+    Of two deletions that are carried out in one pass, neither sees what the other leaves: a point
+    would stay only if both keep it. And the points to keep of both would be in memory at once.
+    """
+    while client.command(_THINNING):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
 
 
 def thin(client: Client, runs: Sequence[RunNames], rule: RunRule) -> None:
@@ -165,7 +193,8 @@ def thin(client: Client, runs: Sequence[RunNames], rule: RunRule) -> None:
         client,
         "metrics",
         f"{where} AND NOT ({is_kept}) "
-        f"AND (project, run_id, metric, rank, step, writer, seq) NOT IN ({kept})",
+        # Two points with one hash are both kept.
+        f"AND sipHash64(project, run_id, metric, rank, step, writer, seq) NOT IN ({kept})",
     )
     values = ", ".join(
         f"({literal(project)}, {literal(run_id)}, {literal(rule.text)}, now64(3))"
@@ -183,9 +212,7 @@ def _is_as_planned(client: Client, planned: Planned) -> bool:
     return [tuple(row) for row in rows] == [(planned.status, planned.over_at)]
 
 
-def _rule_for(
-    run: dict[str, Any], rules: Sequence[RunRule], *, is_thinning: bool
-) -> RunRule | None:
+def _rule_for(run: dict[str, Any], rules: Sequence[RunRule]) -> RunRule | None:
     """Return the first rule that deletes the run, else the next one that thins it."""
     fitting = [rule for rule in rules if _fits(run, rule)]
     for rule in fitting:
@@ -194,9 +221,7 @@ def _rule_for(
     # A run that was resumed after it was thinned has new points.
     thinned = {text for text, at in run["rules"] if at >= run["over_at"]}
     todo = [rule for rule in fitting if rule.text not in thinned]
-    if not todo or (run["rules"] and is_thinning):
-        return None
-    return todo[0]
+    return todo[0] if todo else None
 
 
 def _fits(run: dict[str, Any], rule: RunRule) -> bool:

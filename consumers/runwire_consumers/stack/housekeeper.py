@@ -95,10 +95,11 @@ def _apply_rules(root: Path, client: Client) -> list[str]:
     from runwire_consumers.stack.access import opened_store
 
     planned = [it for it in plan(client, read_rules(root / RULES_FILE)) if not it.kept_for]
-    if planned:
-        with opened_store(root) as store:
-            apply_plan(client, store, planned)
-    return [f"{it.rule.text}: run {it.run_id} of {it.project}" for it in planned]
+    if not planned:
+        return []
+    with opened_store(root) as store:
+        done = apply_plan(client, store, planned)
+    return [f"{it.rule.text}: run {it.run_id} of {it.project}" for it in done]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
