@@ -38,6 +38,7 @@ from runwire_consumers.housekeeping.archive_manifest import (
 from runwire_consumers.housekeeping.purge import POLL_S, wait_until_purged
 from runwire_consumers.housekeeping.run_rows import (
     CHUNK_BYTES,
+    FADING,
     ROWS_PER_FILE,
     RowsHash,
     RunTable,
@@ -60,17 +61,22 @@ def archive_run(
     *,
     scratch: Path,
     rows_per_file: int = ROWS_PER_FILE,
+    may_shrink: bool = False,
 ) -> ArchiveManifest:
     """Store the rows of a run and return the manifest; a whole archive of the same rows is kept.
 
+    One of more rows is replaced only if it `may_shrink`: the run was thinned since, or begun anew.
     Files pass through the folder `scratch`, one at a time.
     Raises: ArchiveError, StoreAway, StoreRefused, OSError; an error of CALL_ERRORS.
     """
     tables = run_tables(client)
     hashes = _hash_tables(client, tables, project, run_id)
     known = read_archive(store, project, run_id)
-    if known is not None and not _differing(known, hashes) and not _missing_files(store, known):
-        return known
+    if known is not None and not _missing_files(store, known):
+        if not _differing(known, hashes):
+            return known
+        if not may_shrink:
+            _check_growth(known, hashes)
     stamp_ms = time.time_ns() // 1_000_000
     files: list[ArchivedFile] = []
     with _scratch(scratch) as folder:
@@ -153,7 +159,9 @@ def unarchive_run(
         return manifest
     if mark is None and _has_rows(client, tables, manifest):
         raise ArchiveError(
-            f"run {run_id} of {project} is here, with other rows than its archive: delete one"
+            f"run {run_id} of {project} is here, with other rows than its archive, so it stays as "
+            "it is. `runwire delete` would delete both, `runwire archive --force` replace the "
+            "archive"
         )
     if mark is not None and mark.state != RESTORING and not mark.is_purged:
         wait_until_purged(client, [(project, run_id)], report)
@@ -208,6 +216,18 @@ class _Archiving:
                 "run the command again"
             )
         return files
+
+
+def _check_growth(known: ArchiveManifest, hashes: dict[str, RowsHash]) -> None:
+    """Raises: ArchiveError when the archive has rows that the run lacks."""
+    for name, table in known.tables.items():
+        now = hashes[name].rows if name in hashes else 0
+        if name not in FADING and now < table.rows:
+            raise ArchiveError(
+                f"the archive of run {known.run_id} has {table.rows} rows of {name}, and the run "
+                f"has {now}: it was thinned since, or begun anew. The archive stays; --force "
+                "replaces it"
+            )
 
 
 def _delete_replaced(

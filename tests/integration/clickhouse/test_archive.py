@@ -20,6 +20,8 @@ from runwire_consumers.core.errors import WorkerError
 from runwire_consumers.housekeeping.archive import archive_run, hide_archived, unarchive_run
 from runwire_consumers.housekeeping.archive_manifest import ArchiveError, read_archive
 from runwire_consumers.housekeeping.purge import count_rows, purge, wait_until_purged
+from runwire_consumers.housekeeping.retain import thin
+from runwire_consumers.housekeeping.rules import RunRule
 from runwire_schemas.events import MetricBatch
 from runwire_store.layout import ARCHIVES
 from runwire_store.memory import MemoryObjectStore
@@ -334,3 +336,20 @@ def test_archive_that_lost_a_file_hides_nothing_and_is_made_again(
     assert again.archived_at_ms > manifest.archived_at_ms
     hide_archived(feed.client, store, *RUN)
     assert feed.row("SELECT count() FROM v_runs") == (1,)
+
+
+def test_archive_of_all_points_is_not_replaced_by_one_of_a_thinned_run(
+    feed: Any, tmp_path: Path
+) -> None:
+    """The archive may be the only place with those rows, so only a word of its own replaces it."""
+    store = MemoryObjectStore()
+    whole = archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    thin(feed.client, [RUN], RunRule(action="thin", older_than_s=0.0, keep_every=50))
+    pending = "SELECT count() FROM system.mutations WHERE NOT is_done"
+    wait_for("the thinning", lambda: feed.row(pending) == (0,))
+    with pytest.raises(ArchiveError, match="300 rows of metrics"):
+        archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    assert read_archive(store, *RUN) == whole
+    smaller = archive_run(feed.client, store, *RUN, scratch=tmp_path, may_shrink=True)
+    assert read_archive(store, *RUN) == smaller
+    assert smaller.rows < whole.rows
