@@ -213,18 +213,20 @@ def wait_until_purged(
 ) -> None:
     """Return when no row of the runs is readable; send deletions as long as there are some.
 
-    `report` gets the rows left and the reasons of failed deletions whenever the number changes.
+    `report` gets the rows left and the reasons of failed deletions whenever they change.
     Blocks: until then, which includes a merge that runs now.
     """
-    condition, before = f"{of_runs(runs)} AND {REMOVABLE}", -1
+    condition = f"{of_runs(runs)} AND {REMOVABLE}"
+    before: tuple[int, dict[str, str]] | None = None
     while True:
         left, _, waiting = send_deletions(client, condition)
         count = sum(sum(counts.values()) for counts in left.values())
         if not count:
             return
-        if count != before:
-            report(count, {table: reason for table, reason in waiting.items() if reason})
-            before = count
+        now = (count, {table: reason for table, reason in waiting.items() if reason})
+        if now != before:
+            report(*now)
+            before = now
         time.sleep(POLL_S)
 
 

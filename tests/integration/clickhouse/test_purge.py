@@ -16,6 +16,7 @@ from runwire_consumers.clickhouse.tombstones import (
     RUN_TABLES,
     find_tombstones,
     hide_run,
+    remove_rows,
 )
 from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.housekeeping.purge import (
@@ -256,3 +257,25 @@ def test_thousands_of_marks_move_and_are_forgotten_in_one_round(feed: Any) -> No
     wait_for("the marks", lambda: feed.row("SELECT count() FROM deleted_runs") == (0,))
     assert purge(feed.client, forget_s=0.0).forgotten == 3000
     wait_until_purged(feed.client, sorted(spooled), silent)
+
+
+def test_reason_of_a_deletion_that_fails_is_reported_while_it_is_waited_for(
+    feed: Any, points: Points
+) -> None:
+    """The number of rows stays the same then; only the reason is news."""
+    feed.write(*everything(points))
+    hide_run(feed.client, *RUN)
+    fails = (
+        "throwIf(value < 1e300, 'no space') "
+        "OR (project, run_id) IN (SELECT project, run_id FROM deleted_runs)"
+    )
+    remove_rows(feed.client, "metrics", fails)
+    reasons: list[str] = []
+
+    def end_it(_count: int, failures: dict[str, str]) -> None:
+        if failures:
+            reasons.append(failures["metrics"])
+            feed.client.command("KILL MUTATION WHERE table = 'metrics' AND NOT is_done")
+
+    wait_until_purged(feed.client, [RUN], end_it)
+    assert "no space" in reasons[0]
