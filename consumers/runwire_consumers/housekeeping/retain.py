@@ -51,7 +51,8 @@ GROUP BY produced_in, produced_by
 _RUNS: Final = """
 SELECT r.project AS project, r.run_id AS run_id, r.status AS status, r.tags AS tags,
     ifNull(r.finished_at, r.last_seen_at) AS over_at,
-    dateDiff('second', over_at, now64(3)) AS age_s,
+    -- By the later of two clocks: one that was years behind on a node must not age its runs.
+    dateDiff('second', greatest(over_at, h.heard_at), now64(3)) AS age_s,
     t.rules AS rules
 FROM (SELECT project, run_id, status, tags, finished_at, last_seen_at FROM v_runs) AS r
 LEFT JOIN
@@ -64,6 +65,10 @@ LEFT JOIN
     )
     GROUP BY project, run_id
 ) AS t ON t.project = r.project AND t.run_id = r.run_id
+LEFT JOIN
+(
+    SELECT project, run_id, max(append_at) AS heard_at FROM run_events GROUP BY project, run_id
+) AS h ON h.project = r.project AND h.run_id = r.run_id
 WHERE r.status != 'running'
 ORDER BY over_at, project, run_id
 """

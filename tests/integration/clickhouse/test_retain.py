@@ -222,3 +222,12 @@ def test_run_resumed_since_the_plan_is_neither_deleted_nor_thinned(
     wait_for("the deletions", lambda: feed.row(PENDING) == (0,))
     left = "SELECT run_id, count() FROM v_metrics GROUP BY run_id ORDER BY run_id"
     assert feed.rows(left) == [("deleted", 100), ("thinned", 100)]
+
+
+def test_clock_of_a_node_that_is_years_behind_ages_no_run(feed: Any) -> None:
+    """The age counts from the end, and not before its record was read."""
+    now_ns = time.time_ns()
+    feed.write(*ended_run("behind", 20_000), append_at_ns=now_ns - 2 * DAY_NS)
+    assert acted_on(feed.client, RunRule(action="delete", older_than_s=3 * 86_400.0)) == {}
+    old = acted_on(feed.client, RunRule(action="delete", older_than_s=86_400.0))
+    assert old == {"behind": ["delete"]}
