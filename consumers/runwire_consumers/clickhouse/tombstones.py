@@ -47,6 +47,9 @@ REMOVABLE: Final = (
     f"HAVING argMax(state, deleted_at) != '{RESTORING}')"
 )
 
+# For statements that name many runs, once per table: a server takes 256 KiB otherwise.
+LONG_STATEMENT: Final = {"max_query_size": 256 * 1024**2}
+
 # A run's names: (project, run id).
 RunNames = tuple[str, str]
 
@@ -128,6 +131,7 @@ def remove_rows(client: Client, table: str, where: str) -> None:
     client.command(
         f"DELETE FROM {table} WHERE {where}",
         settings={
+            **LONG_STATEMENT,
             "lightweight_deletes_sync": 0,
             # Replicas evaluate a condition on `deleted_runs` each for itself.
             "allow_nondeterministic_mutations": 1,

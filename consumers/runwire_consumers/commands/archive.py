@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="then hide the run and remove its rows; `runwire unarchive` brings them back",
     )
     parser.add_argument(
-        "--force", action="store_true", help="also a run that still runs or has points on their way"
+        "--force",
+        action="store_true",
+        help="also a run that still runs, has points on their way, or fewer rows than its archive",
     )
     parser.add_argument("--json", action="store_true", help="print a line of JSON per archive")
 
@@ -68,7 +70,8 @@ def _archive(
         return known
     if not args.force:
         _check_complete(client, project, run_id)
-    manifest = archive_run(client, store, project, run_id, scratch=paths.state_dir(args.dir))
+    scratch = paths.state_dir(args.dir)
+    manifest = archive_run(client, store, project, run_id, scratch=scratch, may_shrink=args.force)
     if args.delete_rows:
         hide_archived(client, store, project, run_id)
         send_deletions(client)

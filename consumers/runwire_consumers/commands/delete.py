@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from runwire_consumers.commands.run_choice import ChosenRun
 
-SUMMARY = "delete runs and everything they logged, for good"
+SUMMARY = "delete runs with all they logged, their artifacts, checkpoints and archives, for good"
 EXAMPLE = "runwire delete a1b2c3d4 --yes"
 
 
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     with opened_client(root) as client:
         ids = dict.fromkeys(args.run)
         chosen = [choose_run(client, run_id, args.project) for run_id in ids]
-        new = [it for it in chosen if it.mark is None]
-        if new and not args.yes and not confirm(_ask(client, new)):
+        lost = [it for it in chosen if it.mark is None or _has_archive(root, it)]
+        if lost and not args.yes and not confirm(_ask(client, lost)):
             print("nothing was deleted", file=sys.stderr)
             return 1
         for it in chosen:
@@ -57,7 +57,17 @@ def run(args: argparse.Namespace) -> int:
 def _ask(client: Client, chosen: Sequence[ChosenRun]) -> str:
     from runwire_consumers.commands.run_choice import label_run
 
-    return f"Delete for good: {', '.join(label_run(client, it) for it in chosen)}?"
+    runs = ", ".join(label_run(client, it) for it in chosen)
+    return f"Delete for good, with artifacts, checkpoints and archives: {runs}?"
+
+
+def _has_archive(root: Path, chosen: ChosenRun) -> bool:
+    """Whether rows of a run that is hidden are kept in the store. Raises: StackError."""
+    from runwire_consumers.stack.access import opened_store
+    from runwire_store.layout import archive_manifest_key
+
+    with opened_store(root) as store:
+        return store.stat(archive_manifest_key(chosen.project, chosen.run_id)) is not None
 
 
 def _delete(root: Path, client: Client, chosen: ChosenRun) -> None:
@@ -102,7 +112,11 @@ def _describe(client: Client, chosen: ChosenRun, *, as_json: bool) -> str:
             {"project": chosen.project, "run_id": chosen.run_id, "rows_left": sum(left.values())}
         )
     verb = "deleted run" if chosen.mark is None else "deleted before: run"
-    line = f"{verb} {chosen.run_id} of {chosen.project}; late records of it are ignored"
+    line = (
+        f"{verb} {chosen.run_id} of {chosen.project}, with its artifacts, checkpoints and archive; "
+        "late records of it are ignored. Content that no other run uses goes with the next sweep "
+        "(`runwire artifact sweep`)"
+    )
     if left:
         tables = ", ".join(f"{table} {count}" for table, count in left.items())
         line += (

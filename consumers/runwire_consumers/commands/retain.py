@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rules", type=Path, metavar="FILE", help="default: retention.toml in the data folder"
     )
     parser.add_argument("--older-than", metavar="AGE", help="one rule: since the end, such as 90d")
-    parser.add_argument("--project", default="", help="one rule: only of this project")
+    parser.add_argument("--project", help="one rule: only of this project")
     parser.add_argument("--state", action="append", help="one rule: only in this state; repeat it")
-    parser.add_argument("--tag", default="", help="one rule: only with tag NAME or NAME=VALUE")
-    parser.add_argument("--without-tag", default="", help="one rule: only without this tag")
+    parser.add_argument("--tag", help="one rule: only with tag NAME or NAME=VALUE")
+    parser.add_argument("--without-tag", help="one rule: only without this tag")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--delete", action="store_true", help="one rule: delete the runs")
     action.add_argument(
@@ -60,8 +60,14 @@ def run(args: argparse.Namespace) -> int:
             print("nothing was changed", file=sys.stderr)
             return 1
         with opened_store(root) as store:
-            apply_plan(client, store, todo)
+            done = apply_plan(client, store, todo)
         send_deletions(client)
+    if left := len(todo) - len(done):
+        print(
+            f"{left} runs are left: they were resumed meanwhile, or the server still removes "
+            "points of others; run the command again",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -79,7 +85,7 @@ def _rules(args: argparse.Namespace, root: Path) -> list[RunRule]:
         "bucket": args.bucket,
         "older_than": args.older_than,
     }
-    table = {name: value for name, value in given.items() if value not in (None, "")}
+    table = {name: value for name, value in given.items() if value is not None}
     if table or args.delete:
         if args.rules:
             raise StackError("give rules in a file or one by options, not both", 2)

@@ -53,6 +53,8 @@ def label_run(client: Client, chosen: ChosenRun) -> str:
     """Return id, name, state, step and project of a run, for a question."""
     from runwire_consumers.clickhouse.tombstones import of_run
 
+    if chosen.mark is not None:
+        return f"{chosen.run_id} (archived) of project {chosen.project}"
     sql = (
         f"SELECT name, status, last_step FROM v_runs WHERE {of_run(chosen.project, chosen.run_id)}"
     )

@@ -38,6 +38,7 @@ from runwire_consumers.housekeeping.archive_manifest import (
 from runwire_consumers.housekeeping.purge import POLL_S, wait_until_purged
 from runwire_consumers.housekeeping.run_rows import (
     CHUNK_BYTES,
+    FADING,
     ROWS_PER_FILE,
     RowsHash,
     RunTable,
@@ -45,9 +46,11 @@ from runwire_consumers.housekeeping.run_rows import (
     run_tables,
 )
 from runwire_store.layout import archive_key, archive_prefix
-from runwire_store.store import NotFound, ObjectStore
+from runwire_store.store import NotFound, ObjectStore, map_in_parallel
 
 SCRATCH_PREFIX: Final = ".archive-"
+# Longer than any archive takes to be made.
+ABANDONED_MS: Final = 7 * 86_400_000
 
 
 def archive_run(
@@ -58,17 +61,22 @@ def archive_run(
     *,
     scratch: Path,
     rows_per_file: int = ROWS_PER_FILE,
+    may_shrink: bool = False,
 ) -> ArchiveManifest:
-    """Store the rows of a run and return the manifest; an archive of the same rows is kept.
+    """Store the rows of a run and return the manifest; a whole archive of the same rows is kept.
 
+    One of more rows is replaced only if it `may_shrink`: the run was thinned since, or begun anew.
     Files pass through the folder `scratch`, one at a time.
     Raises: ArchiveError, StoreAway, StoreRefused, OSError; an error of CALL_ERRORS.
     """
     tables = run_tables(client)
     hashes = _hash_tables(client, tables, project, run_id)
     known = read_archive(store, project, run_id)
-    if known is not None and _differing(known, hashes) == []:
-        return known
+    if known is not None and not _missing_files(store, known):
+        if not _differing(known, hashes):
+            return known
+        if not may_shrink:
+            _check_growth(known, hashes)
     stamp_ms = time.time_ns() // 1_000_000
     files: list[ArchivedFile] = []
     with _scratch(scratch) as folder:
@@ -100,21 +108,24 @@ def archive_run(
         files=tuple(files),
     )
     store.put(manifest.key, manifest.to_json())
-    kept = {manifest.key, *(file.key for file in files)}
-    stale = [stat.key for stat in store.list(archive_prefix(project, run_id))]
-    store.delete(key for key in stale if key not in kept)
+    _delete_replaced(store, known, manifest)
     return manifest
 
 
 def hide_archived(client: Client, store: ObjectStore, project: str, run_id: str) -> Tombstone:
     """Hide a run whose rows are all in its archive; the purge removes them.
 
-    Raises: ArchiveError when the archive is missing or holds other rows; StoreAway, StoreRefused;
-    an error of CALL_ERRORS.
+    Raises: ArchiveError when the archive is missing, lacks files or holds other rows; StoreAway,
+    StoreRefused; an error of CALL_ERRORS.
     """
     manifest = read_archive(store, project, run_id)
     if manifest is None:
         raise ArchiveError(f"run {run_id} of {project} has no archive: its rows stay")
+    if missing := _missing_files(store, manifest):
+        raise ArchiveError(
+            f"the archive of run {run_id} lacks its file {missing[0]}: archive it again; its rows "
+            "stay"
+        )
     differing = _differing(manifest, _hash_tables(client, run_tables(client), project, run_id))
     if differing:
         raise ArchiveError(
@@ -148,7 +159,9 @@ def unarchive_run(
         return manifest
     if mark is None and _has_rows(client, tables, manifest):
         raise ArchiveError(
-            f"run {run_id} of {project} is here, with other rows than its archive: delete one"
+            f"run {run_id} of {project} is here, with other rows than its archive, so it stays as "
+            "it is. `runwire delete` would delete both, `runwire archive --force` replace the "
+            "archive"
         )
     if mark is not None and mark.state != RESTORING and not mark.is_purged:
         wait_until_purged(client, [(project, run_id)], report)
@@ -165,6 +178,9 @@ def unarchive_run(
             f"the rows of run {run_id} are not those of its archive ({', '.join(differing)}); it "
             "stays hidden: run the command again"
         )
+    # A purge that looked at the run before it came back may have set this mark only now; rows of a
+    # run with that mark alone are taken for late ones, and removed.
+    _forget_purge(client, project, run_id)
     _show(client, restoring)
     return manifest
 
@@ -200,6 +216,41 @@ class _Archiving:
                 "run the command again"
             )
         return files
+
+
+def _check_growth(known: ArchiveManifest, hashes: dict[str, RowsHash]) -> None:
+    """Raises: ArchiveError when the archive has rows that the run lacks."""
+    for name, table in known.tables.items():
+        now = hashes[name].rows if name in hashes else 0
+        if name not in FADING and now < table.rows:
+            raise ArchiveError(
+                f"the archive of run {known.run_id} has {table.rows} rows of {name}, and the run "
+                f"has {now}: it was thinned since, or begun anew. The archive stays; --force "
+                "replaces it"
+            )
+
+
+def _delete_replaced(
+    store: ObjectStore, known: ArchiveManifest | None, manifest: ArchiveManifest
+) -> None:
+    """Delete the files of the archive before this one, and what interrupted commands left."""
+    prefix = archive_prefix(manifest.project, manifest.run_id)
+    # Keys begin with their stamp. Younger files may be of another command that runs now.
+    oldest = f"{prefix}{manifest.archived_at_ms - ABANDONED_MS:014d}"
+    stale = {stat.key for stat in store.list(prefix) if stat.key < oldest}
+    if known is not None:
+        stale |= {file.key for file in known.files}
+    store.delete(sorted(stale - {file.key for file in manifest.files}))
+
+
+def _missing_files(store: ObjectStore, manifest: ArchiveManifest) -> list[str]:
+    """Return the keys of files that are not there, or have another size."""
+    stats = map_in_parallel(store.stat, [file.key for file in manifest.files])
+    return [
+        file.key
+        for file, stat in zip(manifest.files, stats, strict=True)
+        if stat is None or stat.size != file.size
+    ]
 
 
 def _fetch(store: ObjectStore, file: ArchivedFile, path: Path) -> None:

@@ -17,7 +17,9 @@ from typing import Final
 from clickhouse_connect.driver.client import Client
 
 from runwire_consumers.clickhouse.tombstones import (
+    LONG_STATEMENT,
     REMOVABLE,
+    RESTORING,
     RUN_TABLES,
     RunNames,
     hide_run,
@@ -87,7 +89,8 @@ def count_rows(client: Client, condition: str = REMOVABLE) -> RowsLeft:
         "GROUP BY project, run_id"
         for table in RUN_TABLES
     ]
-    for project, run_id, table, count in client.query(" UNION ALL ".join(selects)).result_rows:
+    found = client.query(" UNION ALL ".join(selects), settings=LONG_STATEMENT)
+    for project, run_id, table, count in found.result_rows:
         left.setdefault((project, run_id), {})[table] = count
     return left
 
@@ -128,7 +131,7 @@ def settle(client: Client, *, settle_s: float = SETTLE_S) -> tuple[RunNames, ...
     old = client.query(
         "SELECT project, run_id FROM deleted_runs GROUP BY project, run_id "
         f"HAVING max(deleted_at) <= toDateTime64('{cutoff}', 3, 'UTC') "
-        "AND argMax(state, deleted_at) != 'restoring'"
+        f"AND argMax(state, deleted_at) != '{RESTORING}'"
     ).result_rows
     runs: list[RunNames] = [(project, run_id) for project, run_id in old]
     settled: list[RunNames] = []
@@ -141,7 +144,10 @@ def settle(client: Client, *, settle_s: float = SETTLE_S) -> tuple[RunNames, ...
         client.command(
             "INSERT INTO purged_runs (project, run_id, deleted_at, purged_at) "
             "SELECT project, run_id, max(deleted_at), now64(3) FROM deleted_runs "
-            f"WHERE {of_runs(gone)} GROUP BY project, run_id"
+            f"WHERE {of_runs(gone)} GROUP BY project, run_id "
+            # Not one that is being brought back since it was looked at.
+            f"HAVING argMax(state, deleted_at) != '{RESTORING}'",
+            settings=LONG_STATEMENT,
         )
         remove_rows(
             client,
@@ -183,9 +189,8 @@ def forget(client: Client, *, forget_s: float, spooled: Collection[RunNames] = (
     )
     if spooled:
         where += f" AND NOT {of_runs(sorted(spooled))}"
-    count = int(
-        str(client.command(f"SELECT uniqExact(project, run_id) FROM purged_runs WHERE {where}"))
-    )
+    sql = f"SELECT uniqExact(project, run_id) FROM purged_runs WHERE {where}"
+    count = int(str(client.command(sql, settings=LONG_STATEMENT)))
     if count:
         remove_rows(client, "purged_runs", where)
     return count
@@ -208,18 +213,20 @@ def wait_until_purged(
 ) -> None:
     """Return when no row of the runs is readable; send deletions as long as there are some.
 
-    `report` gets the rows left and the reasons of failed deletions whenever the number changes.
+    `report` gets the rows left and the reasons of failed deletions whenever they change.
     Blocks: until then, which includes a merge that runs now.
     """
-    condition, before = f"{of_runs(runs)} AND {REMOVABLE}", -1
+    condition = f"{of_runs(runs)} AND {REMOVABLE}"
+    before: tuple[int, dict[str, str]] | None = None
     while True:
         left, _, waiting = send_deletions(client, condition)
         count = sum(sum(counts.values()) for counts in left.values())
         if not count:
             return
-        if count != before:
-            report(count, {table: reason for table, reason in waiting.items() if reason})
-            before = count
+        now = (count, {table: reason for table, reason in waiting.items() if reason})
+        if now != before:
+            report(*now)
+            before = now
         time.sleep(POLL_S)
 
 

@@ -1,7 +1,8 @@
 """Rules of retention of runs: whose runs, from which age on, deleted or thinned.
 
 ```toml
-# retention.toml in the data folder; a run follows the first rule with its action that fits.
+# retention.toml in the data folder: one rule that deletes a run is enough, else all that fit
+# thin it, in this order.
 [[rule]]
 project = "cats"            # without: every project
 older_than = "90d"          # since the run ended; s, min, h, d or w
@@ -92,8 +93,11 @@ class RunRule:
             if not _is_count(values.get(name, 1)):
                 raise RuleError(f"{name} = {values[name]!r}: give a number of steps, 1 or more")
         texts = [name for name in ("action", "project", "tag", "without_tag") if name in values]
-        if wrong := [name for name in texts if not isinstance(values[name], str)]:
-            raise RuleError(f"{wrong[0]} = {values[wrong[0]]!r}: give a text")
+        # An empty one, such as of an unset variable of a shell, must not mean every run.
+        if wrong := [
+            name for name in texts if not (values[name] and isinstance(values[name], str))
+        ]:
+            raise RuleError(f"{wrong[0]} = {values[wrong[0]]!r}: give a text that is not empty")
         if isinstance(states, str):
             states = [states]
         if not isinstance(states, Sequence) or not all(isinstance(one, str) for one in states):

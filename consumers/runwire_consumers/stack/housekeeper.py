@@ -14,11 +14,15 @@ import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runwire_consumers import settings as worker_settings
 from runwire_consumers.stack import lifeline, logs
 from runwire_disk import paths
 from runwire_schemas.errors import RunwireError
+
+if TYPE_CHECKING:
+    from clickhouse_connect.driver.client import Client
 
 
 class Housekeeper:
@@ -64,30 +68,38 @@ class Housekeeper:
 def do_round(root: Path, settings: worker_settings.WorkerSettings) -> list[str]:
     """Apply the rules, then purge; return what was done, as sentences.
 
-    Raises: StackError, RuleError. Blocks: for the statements, not for merges.
+    Raises: StackError. Blocks: for the statements, not for merges.
     """
     from runwire_consumers.housekeeping.purge import purge, spooled_runs
-    from runwire_consumers.housekeeping.retain import apply_plan, plan
-    from runwire_consumers.housekeeping.rules import RULES_FILE, RuleError, read_rules
-    from runwire_consumers.stack.access import opened_client, opened_store
+    from runwire_consumers.housekeeping.rules import RuleError
+    from runwire_consumers.stack.access import opened_client
+    from runwire_consumers.stack.state import StackError
 
-    done = []
     with opened_client(root) as client:
         try:
-            planned = [it for it in plan(client, read_rules(root / RULES_FILE)) if not it.kept_for]
-        except RuleError as error:  # the purge does not depend on it
-            planned = []
-            done.append(f"no rule was applied: {error}")
-        if planned:
-            with opened_store(root) as store:
-                apply_plan(client, store, planned)
-            done += [f"{it.rule.text}: run {it.run_id} of {it.project}" for it in planned]
+            done = _apply_rules(root, client)
+        except (RuleError, StackError) as error:  # the purge needs neither rules nor store
+            done = [f"the rules were not applied, or not all of them: {error}"]
         report = purge(client, forget_s=settings.forget_s, spooled=spooled_runs(root))
     if report.sent:
         done.append(f"removing rows of {len(report.left)} runs from {', '.join(report.sent)}")
     done += [f"table {table}: {why}" for table, why in report.waiting.items() if why]
     done += [f"run {run_id} of {project} has no row left" for project, run_id in report.settled]
     return done
+
+
+def _apply_rules(root: Path, client: Client) -> list[str]:
+    """Return what the rules did, as sentences. Raises: RuleError; StackError of the store."""
+    from runwire_consumers.housekeeping.retain import apply_plan, plan
+    from runwire_consumers.housekeeping.rules import RULES_FILE, read_rules
+    from runwire_consumers.stack.access import opened_store
+
+    planned = [it for it in plan(client, read_rules(root / RULES_FILE)) if not it.kept_for]
+    if not planned:
+        return []
+    with opened_store(root) as store:
+        done = apply_plan(client, store, planned)
+    return [f"{it.rule.text}: run {it.run_id} of {it.project}" for it in done]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

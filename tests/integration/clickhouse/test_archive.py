@@ -20,6 +20,8 @@ from runwire_consumers.core.errors import WorkerError
 from runwire_consumers.housekeeping.archive import archive_run, hide_archived, unarchive_run
 from runwire_consumers.housekeeping.archive_manifest import ArchiveError, read_archive
 from runwire_consumers.housekeeping.purge import count_rows, purge, wait_until_purged
+from runwire_consumers.housekeeping.retain import thin
+from runwire_consumers.housekeeping.rules import RunRule
 from runwire_schemas.events import MetricBatch
 from runwire_store.layout import ARCHIVES
 from runwire_store.memory import MemoryObjectStore
@@ -273,3 +275,81 @@ def test_deletion_asked_for_during_a_return_wins_over_it(feed: Any, tmp_path: Pa
 
     wait_for("the purge", is_settled)
     assert read_archive(store, *RUN) is not None
+
+
+def test_run_that_is_back_is_not_taken_for_a_late_one_by_a_slow_purge(
+    feed: Any, tmp_path: Path
+) -> None:
+    """A purge that saw no rows before the return began sets its mark while rows come back."""
+
+    class PurgedMeanwhile(MemoryObjectStore):
+        def get_file(self, key: str, path: Path, *, progress: Progress | None = None) -> None:
+            super().get_file(key, path, progress=progress)
+            if find_tombstones(feed.client, "run-1"):
+                feed.client.command(
+                    "INSERT INTO purged_runs SELECT project, run_id, deleted_at, now64(3) "
+                    "FROM deleted_runs WHERE run_id = 'run-1' LIMIT 1"
+                )
+
+    store = PurgedMeanwhile()
+    archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    hide_archived(feed.client, store, *RUN)
+    unarchive_run(feed.client, store, *RUN, scratch=tmp_path, report=silent)
+    report = purge(feed.client, forget_s=1e9, settle_s=0.0)
+    assert (report.returned, report.left) == ((), {})
+    assert feed.row("SELECT count() FROM v_runs") == (2,)
+
+
+def test_two_archives_at_once_leave_one_with_all_its_files(feed: Any, tmp_path: Path) -> None:
+    """Whichever stores its manifest last, the other has deleted none of its files."""
+
+    class BesideAnother(MemoryObjectStore):
+        is_first = True
+
+        def put(self, key: str, data: bytes) -> None:
+            super().put(key, data)
+            if key.endswith("manifest.json") and self.is_first:
+                self.is_first = False
+                self.delete([key])  # the other one has looked for an archive before
+                archive_run(feed.client, self, *RUN, scratch=tmp_path)
+                super().put(key, data)
+
+    store = BesideAnother()
+    before = seen(feed)
+    manifest = archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    assert read_archive(store, *RUN) == manifest
+    hide_archived(feed.client, store, *RUN)
+    unarchive_run(feed.client, store, *RUN, scratch=tmp_path, report=silent)
+    assert seen(feed) == before
+
+
+def test_archive_that_lost_a_file_hides_nothing_and_is_made_again(
+    feed: Any, tmp_path: Path
+) -> None:
+    """A manifest alone is no archive, whoever deleted its file."""
+    store = MemoryObjectStore()
+    manifest = archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    store.delete([manifest.files[-1].key])
+    with pytest.raises(ArchiveError, match="lacks its file"):
+        hide_archived(feed.client, store, *RUN)
+    again = archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    assert again.archived_at_ms > manifest.archived_at_ms
+    hide_archived(feed.client, store, *RUN)
+    assert feed.row("SELECT count() FROM v_runs") == (1,)
+
+
+def test_archive_of_all_points_is_not_replaced_by_one_of_a_thinned_run(
+    feed: Any, tmp_path: Path
+) -> None:
+    """The archive may be the only place with those rows, so only a word of its own replaces it."""
+    store = MemoryObjectStore()
+    whole = archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    thin(feed.client, [RUN], RunRule(action="thin", older_than_s=0.0, keep_every=50))
+    pending = "SELECT count() FROM system.mutations WHERE NOT is_done"
+    wait_for("the thinning", lambda: feed.row(pending) == (0,))
+    with pytest.raises(ArchiveError, match="300 rows of metrics"):
+        archive_run(feed.client, store, *RUN, scratch=tmp_path)
+    assert read_archive(store, *RUN) == whole
+    smaller = archive_run(feed.client, store, *RUN, scratch=tmp_path, may_shrink=True)
+    assert read_archive(store, *RUN) == smaller
+    assert smaller.rows < whole.rows

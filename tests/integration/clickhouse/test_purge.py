@@ -16,6 +16,7 @@ from runwire_consumers.clickhouse.tombstones import (
     RUN_TABLES,
     find_tombstones,
     hide_run,
+    remove_rows,
 )
 from runwire_consumers.core.clock import Deadline, MemoryClock
 from runwire_consumers.housekeeping.purge import (
@@ -242,3 +243,40 @@ def test_run_that_is_being_restored_keeps_its_rows_from_a_deletion_on_its_way(
     assert [mark.state for mark in find_tombstones(feed.client, "run-1")] == [DELETED]
     wait_until_purged(feed.client, [RUN], silent)
     assert count_rows(feed.client, "run_id = 'run-1'") == {}
+
+
+def test_thousands_of_marks_move_and_are_forgotten_in_one_round(feed: Any) -> None:
+    """Statements that name all of them are longer than a server takes unless it is told."""
+    feed.client.command(
+        "INSERT INTO deleted_runs (project, run_id, deleted_at) "
+        "SELECT 'tests', concat('a-long-name-of-a-run-', toString(number)), now64(3) "
+        "FROM numbers(3000)"
+    )
+    spooled = {("tests", f"a-long-name-of-a-run-{number}") for number in range(10_000)}
+    report = purge(feed.client, forget_s=0.0, settle_s=0.0, spooled=spooled)
+    assert (len(report.settled), report.forgotten) == (3000, 0)
+    wait_for("the marks", lambda: feed.row("SELECT count() FROM deleted_runs") == (0,))
+    assert purge(feed.client, forget_s=0.0).forgotten == 3000
+    wait_until_purged(feed.client, sorted(spooled), silent)
+
+
+def test_reason_of_a_deletion_that_fails_is_reported_while_it_is_waited_for(
+    feed: Any, points: Points
+) -> None:
+    """The number of rows stays the same then; only the reason is news."""
+    feed.write(*everything(points))
+    hide_run(feed.client, *RUN)
+    fails = (
+        "throwIf(value < 1e300, 'no space') "
+        "OR (project, run_id) IN (SELECT project, run_id FROM deleted_runs)"
+    )
+    remove_rows(feed.client, "metrics", fails)
+    reasons: list[str] = []
+
+    def end_it(_count: int, failures: dict[str, str]) -> None:
+        if failures:
+            reasons.append(failures["metrics"])
+            feed.client.command("KILL MUTATION WHERE table = 'metrics' AND NOT is_done")
+
+    wait_until_purged(feed.client, [RUN], end_it)
+    assert "no space" in reasons[0]

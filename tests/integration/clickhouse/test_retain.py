@@ -161,10 +161,12 @@ def test_thinned_run_is_thinned_again_only_after_it_was_resumed(feed: Any, point
         RunRule(action="thin", older_than_s=0.0, keep_every=10),
         RunRule(action="thin", older_than_s=0.0, bucket=100),
     ]
-    assert acted_on(feed.client, *rules) == {"old": ["keep_every=10", "bucket=100"]}
+    assert acted_on(feed.client, *rules) == {"old": ["keep_every=10"]}
     apply_plan(feed.client, MemoryObjectStore(), plan(feed.client, rules[:1]))
+    wait_for("the deletions", lambda: feed.row(PENDING) == (0,))
     assert acted_on(feed.client, *rules) == {"old": ["bucket=100"]}
     apply_plan(feed.client, MemoryObjectStore(), plan(feed.client, rules))
+    wait_for("the deletions", lambda: feed.row(PENDING) == (0,))
     assert acted_on(feed.client, *rules) == {}
     late = {"attempt": "attempt-2", "writer": "later", "at_ns": time.time_ns() + DAY_NS}
     feed.write(
@@ -173,3 +175,59 @@ def test_thinned_run_is_thinned_again_only_after_it_was_resumed(feed: Any, point
     )
     rules = [RunRule(action="thin", older_than_s=-1e9, keep_every=10)]
     assert acted_on(feed.client, *rules) == {"old": ["keep_every=10"]}
+
+
+def test_second_rule_thins_what_the_first_has_left_even_if_both_are_new(
+    feed: Any, points: Points
+) -> None:
+    """A server may carry both deletions out in one pass, which would keep only what both keep."""
+    values = {step: math.sin(step) for step in range(1, 1000)}
+    feed.write(points([(step, step, value) for step, value in values.items()], run_id="old"))
+    feed.write(*ended_run("old", 10))
+    rules = [
+        RunRule(action="thin", older_than_s=0.0, keep_every=10),
+        RunRule(action="thin", older_than_s=0.0, bucket=100),
+    ]
+    feed.client.command("SYSTEM STOP MERGES metrics")
+    for done in (1, 0):
+        planned = plan(feed.client, rules)
+        assert len(apply_plan(feed.client, MemoryObjectStore(), planned, thinning_s=0.0)) == done
+    feed.client.command("SYSTEM START MERGES metrics")
+    wait_for("the deletions", lambda: feed.row(PENDING) == (0,))
+    apply_plan(feed.client, MemoryObjectStore(), plan(feed.client, rules))
+    wait_for("the deletions", lambda: feed.row(PENDING) == (0,))
+    left = {step: values[step] for step in expected(values, rules[0])}
+    steps = [step for step, _ in feed.rows(SERIES.format("old"))]
+    assert steps == sorted(expected(left, rules[1]))
+
+
+def test_run_resumed_since_the_plan_is_neither_deleted_nor_thinned(
+    feed: Any, points: Points
+) -> None:
+    """A plan may wait hours for a yes, or for the runs before."""
+    for name in ("deleted", "thinned", "ended"):
+        some = [(step, step, 1.0) for step in range(100)]
+        feed.write(*ended_run(name, 10, tags={name: ""}), points(some, run_id=name, writer=name))
+    planned = plan(
+        feed.client,
+        [
+            RunRule(action="delete", older_than_s=0.0, without_tag="thinned"),
+            RunRule(action="thin", older_than_s=0.0, keep_every=50),
+        ],
+    )
+    assert len(planned) == 3
+    for name in ("deleted", "thinned"):
+        feed.write(run_event(run_id=name, attempt="2", writer=f"{name}-2", at_ns=time.time_ns()))
+    apply_plan(feed.client, MemoryObjectStore(), planned)
+    wait_for("the deletions", lambda: feed.row(PENDING) == (0,))
+    left = "SELECT run_id, count() FROM v_metrics GROUP BY run_id ORDER BY run_id"
+    assert feed.rows(left) == [("deleted", 100), ("thinned", 100)]
+
+
+def test_clock_of_a_node_that_is_years_behind_ages_no_run(feed: Any) -> None:
+    """The age counts from the end, and not before its record was read."""
+    now_ns = time.time_ns()
+    feed.write(*ended_run("behind", 20_000), append_at_ns=now_ns - 2 * DAY_NS)
+    assert acted_on(feed.client, RunRule(action="delete", older_than_s=3 * 86_400.0)) == {}
+    old = acted_on(feed.client, RunRule(action="delete", older_than_s=86_400.0))
+    assert old == {"behind": ["delete"]}
