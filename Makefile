@@ -7,8 +7,8 @@ VENV ?= .venv
 # What the commands below run, so that VENV may also name an environment made elsewhere.
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.runwire-installed
-# Two per core: many tests wait for processes and clocks.
-WORKERS := $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
+# Three on two cores: some tests wait for clocks, but each process imports all tests.
+WORKERS := $(shell expr \( 3 \* $$(getconf _NPROCESSORS_ONLN) + 1 \) / 2)
 PYTEST := $(BIN)/python -m pytest
 # Tests against servers, two files side by side: each worker starts servers of its own. Tests of
 # whole stacks, faults and trainings are the only ones on the machine: they watch for moments.
