@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from runwire_schemas.metric_decode import MetricColumns
 
-__all__ = ["Books", "Whole"]
+__all__ = ["Books", "Whole", "remember"]
+
+T = TypeVar("T")
 
 # About 300 bytes each.
 WRITERS_MAX: Final = 100_000
@@ -33,6 +35,18 @@ class _Book(NamedTuple):
 
     whole: Whole
     last_seq: int
+
+
+def remember(
+    kept: OrderedDict[str, T], stored: Mapping[str, T], *, but: Collection[str], writers_max: int
+) -> None:
+    """Keep what is known of writers, except these; forget those that were heard longest ago."""
+    for writer, known in stored.items():
+        if writer not in but:
+            kept[writer] = known
+            kept.move_to_end(writer)
+    while len(kept) > writers_max:
+        kept.popitem(last=False)
 
 
 class Books:
@@ -81,10 +95,5 @@ class Books:
 
     def keep(self, *, but: Collection[str] = ()) -> None:
         """Remember the followed batches, as they are stored, but those of these writers."""
-        for writer, book in self._followed.items():
-            if writer not in but:
-                self._kept[writer] = book
-                self._kept.move_to_end(writer)
+        remember(self._kept, self._followed, but=but, writers_max=WRITERS_MAX)
         self._followed = {}
-        while len(self._kept) > WRITERS_MAX:
-            self._kept.popitem(last=False)

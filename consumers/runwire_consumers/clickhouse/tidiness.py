@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from runwire_consumers.clickhouse.books import remember
 from runwire_consumers.clickhouse.native import Array
 from runwire_consumers.clickhouse.points import SortedPoints
 from runwire_schemas.metric_decode import MetricColumns
@@ -78,13 +79,8 @@ class Tidiness:
 
     def keep(self, *, but: Collection[str] = ()) -> None:
         """Remember the judged batches, as they are stored, but those of these writers."""
-        for writer, past in self._judged.items():
-            if writer not in but:
-                self._pasts[writer] = past
-                self._pasts.move_to_end(writer)
+        remember(self._pasts, self._judged, but=but, writers_max=WRITERS_MAX)
         self._judged = {}
-        while len(self._pasts) > WRITERS_MAX:
-            self._pasts.popitem(last=False)
 
     def _unknown(self, own: _WriterRows) -> Iterator[MetricColumns]:
         """Yield the rows of a writer whose past only the store knows."""

@@ -98,11 +98,6 @@ def find_tombstones(client: Client, run_id: str, project: str | None = None) -> 
     return [found[name] for name in sorted(found)]
 
 
-def list_tombstones(client: Client) -> list[Tombstone]:
-    """Return the marks of all runs that may still have rows."""
-    return _read_marks(client, "1")
-
-
 def deleted_runs(client: Client) -> set[RunNames]:
     """Return the runs whose records workers drop: hidden ones and purged ones."""
     rows = client.query(
